@@ -1,0 +1,30 @@
+# Two commands do everything: `make quickstart` and `make test`. PYTHON names the interpreter to build on.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE := 1
+
+.PHONY: quickstart test lint evidence evidence-slice clean
+
+quickstart: $(VENV)/.done
+	$(BIN)/align quickstart
+
+test: $(VENV)/.done lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+evidence: $(VENV)/.done
+	$(BIN)/python benchmarks/evidence.py --all
+
+evidence-slice: $(VENV)/.done
+	$(BIN)/python benchmarks/evidence.py --slice
+
+$(VENV)/.done: pyproject.toml constraints.txt scripts/make_venv.sh
+	sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,196 @@
+"""Configuration: one YAML file, one run, one stage, read so that it cannot lie.
+
+In: a YAML file and dotted overrides. Out: a frozen pydantic object of the stage's schema.
+Unknown keys are refused with the nearest valid name, repeated keys are refused with their line, and
+``3e-6`` is a number (YAML 1.1 reads it as text). Secrets never stand here: they come from the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class BadInput(Exception):
+    """Something the user gave or the outside did cannot be used: one line, exit code 2."""
+
+
+class Frozen(BaseModel):
+    """A config section: immutable, with no room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class StageConfig(Frozen):
+    """What every stage's YAML holds.
+
+    ``INPUTS`` names the fields that are paths to what the stage reads (run folders, model folders, files):
+    they are hashed into the run's record. A field may hold one path or a list of paths.
+    """
+
+    INPUTS: ClassVar[tuple[str, ...]] = ()
+
+    stage: str
+    run: Path = Field(description="folder this run is written to")
+    seed: int = 0
+
+    def heads(self) -> dict[str, str]:
+        """Hashes of inputs that are not files, by field name (the chain head of a feedback store)."""
+        return {}
+
+
+class Compute(Frozen):
+    """Where and how a model runs; every value is explicit so that two arms of a comparison are alike."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    max_tokens: int = Field(default=4096, ge=16, description="rows x length of one forward pass")
+    gradient_checkpointing: bool = False
+    layout: Literal["auto", "tree", "padded"] = "auto"
+
+
+class Lora(Frozen):
+    """A LoRA adapter over all linear layers; no dropout, so that a log-probability is a function of the weights."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Optim(Frozen):
+    """AdamW with a warm-up and a schedule."""
+
+    lr: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
+
+
+class Watch(Frozen):
+    """The fixed prompts whose answers are written to samples.jsonl while training."""
+
+    prompts: int = Field(default=16, ge=0)
+    every: int = Field(default=10, ge=1, description="steps (PPO: iterations) between two looks")
+    max_new_tokens: int = Field(default=64, ge=1)
+
+
+Tracker = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader that refuses repeated keys and reads 3e-6 as a number."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise BadInput(f"{key_node.start_mark.name}:{line}: key '{key}' stands twice; keep one")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parse YAML text strictly; ``name`` stands in every error."""
+    loader = _StrictLoader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise BadInput(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    finally:
+        loader.dispose()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such config file; name an existing YAML with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+    data = parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: expected 'key: value' lines, found {type(data).__name__}")
+    return data
+
+
+def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Apply dotted overrides such as ``optim.lr=1e-6`` to a copy of ``data``; values are read as YAML."""
+    result = _copy(data)
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise BadInput(f"'{assignment}': an override is written key=value, for example optim.lr=1e-6")
+        target = result
+        *parents, last = key.split(".")
+        for parent in parents:
+            child = target.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise BadInput(f"override '{key}': '{parent}' holds a value, not a section")
+            target = child
+        target[last] = parse_yaml(value, f"override {key}")
+    return result
+
+
+def build(schema: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT:
+    """Validate ``data`` by ``schema``; an error names the key, what was expected and the nearest valid key."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise BadInput("; ".join(_explain(schema, problem, where) for problem in error.errors())) from None
+
+
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+
+
+def _explain(schema: type[BaseModel], problem: Any, where: str) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path) or "(whole file)"
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(schema, problem["loc"][:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(known))}"
+        return f"{where}: unknown key '{key}'; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: key '{key}' is missing; add it"
+    given = problem.get("input")
+    return f"{where}: key '{key}': {problem['msg']} (given: {given!r})"
+
+
+def _fields_at(schema: type[BaseModel], location: Iterable[Any]) -> list[str]:
+    """Field names of the section that ``location`` leads to."""
+    section: Any = schema
+    for part in location:
+        field = getattr(section, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        candidates = (field.annotation, *get_args(field.annotation))
+        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        section = inner[0] if inner else section
+    return list(getattr(section, "model_fields", {}))

@@ -1,0 +1,174 @@
+"""Files that are never seen half-written, hashes that mean content, and the lock of a runs folder.
+
+Everything a run leaves goes through here: written aside and renamed. No torch: a safetensors file is hashed
+from its own header.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from align.core.config import BadInput
+
+VOLATILE = {"run.json", "config.yaml", "metrics.jsonl", "samples.jsonl"}
+VOLATILE_FOLDERS = {"checkpoints", "tracker"}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it, so that it is never seen half-written."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; BadInput names the file and the first line that is not a JSON object."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{path}:{number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def cut_jsonl(path: Path, last_step: int) -> None:
+    """Drop rows after ``last_step`` (and a half-written last line): what a resumed run will write again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= last_step:
+            kept.append(row)
+    write_jsonl(path, kept)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the one lock of a runs folder; re-entrant within a process, refused to a second process."""
+    key = folder.resolve()
+    if key in _HELD or int(os.environ.get("RANK", "0")) != 0:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")  # noqa: SIM115 (held until the block ends)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error.strerror}); choose another runs folder") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise BadInput(f"{folder}: another process is working in this runs folder; wait or use another") from None
+    _HELD.add(key)
+    try:
+        yield
+    finally:
+        _HELD.discard(key)
+        file.close()
+
+
+_HELD: set[Path] = set()
+
+
+def file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def artefact_hash(folder: Path) -> str:
+    """Hash of what a run (or a model folder) is for: tensors by name, JSON by content, other files by bytes.
+
+    JSON is hashed in canonical form because PEFT writes sets in an order that depends on PYTHONHASHSEED.
+    """
+    roots = [folder / name for name in ("adapter", "model", "value") if (folder / name).is_dir()] or [folder]
+    digest = hashlib.sha256()
+    for root in roots:
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            relative = path.relative_to(folder)
+            if relative.parts[0] in VOLATILE_FOLDERS or relative.name in VOLATILE:
+                continue
+            if path.name.startswith(".") or path.suffix in (".tmp", ".md", ".html"):
+                continue
+            digest.update(f"{relative}\0{_content_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _content_hash(path: Path) -> str:
+    if path.suffix == ".safetensors":
+        return _tensor_hash(path)
+    if path.suffix == ".json":
+        try:
+            value = _canonical(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            return file_hash(path)
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return file_hash(path)
+
+
+def _canonical(value: Any) -> Any:
+    """Lists of strings are compared as sets: PEFT's target modules have no order."""
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return sorted(value) if all(isinstance(v, str) for v in value) else [_canonical(v) for v in value]
+    return value
+
+
+def _tensor_hash(path: Path) -> str:
+    """sha256 over (name, dtype, shape, bytes) sorted by name: the order in the file does not count."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        for name in sorted(key for key in header if key != "__metadata__"):
+            begin, end = header[name]["data_offsets"]
+            file.seek(8 + size + begin)
+            digest.update(f"{name}\0{header[name]['dtype']}\0{header[name]['shape']}\0".encode())
+            digest.update(file.read(end - begin))
+    return digest.hexdigest()

@@ -1,0 +1,246 @@
+"""What every training loop shares: the optimiser step, the journal, and checkpoints that resume to the bit.
+
+A step's loss is a sum over its rectangles divided by a denominator known beforehand, so gradients add up, in
+one process or in several: processes take every n-th prompt and sum their gradients once a step in one flat
+all-reduce. Adapters are not wrapped in DDP (two roles' backward passes break it). Everything random is seeded
+by its place, so a checkpoint holds tensors and numbers only: safetensors and JSON, written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from align.core.config import BadInput, Optim
+from align.core.files import cut_jsonl, write_bytes, write_json
+from align.core.runs import Run
+
+
+class NotFinite(BadInput):
+    """A number that must be finite was not; nothing of the step was kept."""
+
+
+class Processes:
+    """This process's place among its siblings; alone, every method is the identity."""
+
+    def __init__(self) -> None:
+        self.state = PartialState(cpu=not torch.cuda.is_available())
+        self.index, self.count = self.state.process_index, self.state.num_processes
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of a step's items."""
+        return list(items[self.index :: self.count])
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over processes, in float64."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(list(values), dtype=torch.float64, device=self.state.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add gradients over processes in one flat all-reduce; a missing gradient counts as zero."""
+        if self.count == 1:
+            return
+        owned = list(parameters)
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in owned])
+        torch.distributed.all_reduce(flat)
+        for parameter, part in zip(owned, flat.split([p.numel() for p in owned]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def wait(self) -> None:
+        self.state.wait_for_everyone()
+
+
+class Learner:
+    """AdamW over one role's tensors with a warm-up and a schedule set by step number."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], optim: Optim, steps: int, processes: Processes) -> None:
+        self.parameters = dict(sorted(parameters.items()))
+        self.optim, self.steps, self.processes = optim, steps, processes
+        self.adamw = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            foreach=True,
+        )
+        self.done = 0
+
+    def rate(self) -> float:
+        """Learning rate of the step about to be taken."""
+        warmup = math.ceil(self.optim.warmup * self.steps)
+        if self.done < warmup:
+            return self.optim.lr * (self.done + 1) / warmup
+        progress = (self.done - warmup) / max(1, self.steps - warmup)
+        factor = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+        return self.optim.lr * max(0.0, factor[self.optim.schedule])
+
+    def step(self) -> dict[str, float]:
+        """Sum gradients over processes, clip, update, clear.
+
+        Raises:
+            NotFinite: the gradient is not finite; the weights are as they were.
+        """
+        self.processes.sum_gradients(self.parameters.values())
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.optim.max_grad_norm))
+        if not math.isfinite(norm):
+            raise NotFinite(f"step {self.done + 1}: the gradient is not finite; lower optim.lr or look at the data")
+        rate = self.rate()
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self.done += 1
+        return {"grad_norm": norm, "lr": rate}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimiser moments by name."""
+        found = {f"weight.{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            state = self.adamw.state.get(parameter, {})
+            found |= {f"{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
+        """Put weights, moments and the step count back."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"weight.{name}"])
+                if done:
+                    keys = ("step", "exp_avg", "exp_avg_sq")
+                    self.adamw.state[parameter] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
+                    for key in ("exp_avg", "exp_avg_sq"):
+                        self.adamw.state[parameter][key] = self.adamw.state[parameter][key].to(parameter.device)
+        self.done = done
+
+
+class Journal:
+    """metrics.jsonl, the progress bar and the tracker of a run."""
+
+    def __init__(self, run: Run, total: int, tracker: str, start: int = 0) -> None:
+        self.run = run
+        self.bar = tqdm(
+            total=total, initial=start, desc=run.record.stage, unit="step", disable=not run.is_main, mininterval=0.5
+        )
+        self.tracker = _tracker(tracker, run) if run.is_main else None
+
+    def log(self, step: int, metrics: Mapping[str, float | int | None], show: Sequence[str] = ()) -> None:
+        """Write one step's numbers.
+
+        Raises:
+            NotFinite: a number is NaN or infinite, named with its step.
+        """
+        for name, value in metrics.items():
+            if value is not None and not math.isfinite(value):
+                raise NotFinite(f"step {step}: {name} is {value}; lower the learning rate or look at the data")
+        self.run.append("metrics.jsonl", [{"step": step, **metrics}])
+        if self.tracker is not None:
+            self.tracker.log({name: value for name, value in metrics.items() if value is not None}, step=step)
+        self.bar.set_postfix({name: f"{metrics[name]:.3f}" for name in show if metrics.get(name) is not None})
+        self.bar.update(step - self.bar.n)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append looks at the watched prompts; a tracker that takes tables gets them as one."""
+        self.run.append("samples.jsonl", [{"step": step, **row} for row in rows])
+        if self.tracker is not None and rows:
+            _log_table(self.tracker, rows, step)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.tracker is not None:
+            self.tracker.finish()
+
+
+def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write ``checkpoints/step-N`` aside and rename it, then drop older ones."""
+    if not run.is_main:
+        return
+    folder = run.path / "checkpoints"
+    aside = folder / "writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write_bytes(aside / "tensors.safetensors", save({name: t.cpu().contiguous() for name, t in tensors.items()}))
+    write_json(aside / "state.json", {"step": step, "threads": torch.get_num_threads(), **state})
+    target = folder / f"step-{step:08d}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(aside, target)
+    for older in folder.glob("step-*"):
+        if older != target:
+            shutil.rmtree(older)
+
+
+def load_checkpoint(run: Run) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """The newest whole checkpoint of an interrupted run, its journals cut back to it; None starts afresh."""
+    folders = sorted((run.path / "checkpoints").glob("step-*"))
+    step = -1
+    found = None
+    if folders:
+        state = json.loads((folders[-1] / "state.json").read_text())
+        step = int(state["step"])
+        found = (step, load_file(str(folders[-1] / "tensors.safetensors")), state)
+        if state["threads"] != torch.get_num_threads():
+            run.note(
+                f"resumed at step {step} with {torch.get_num_threads()} threads instead of {state['threads']}: "
+                "the result may differ in its last bits"
+            )
+    if run.is_main:
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            cut_jsonl(run.path / name, step)
+    return found
+
+
+def epochs(n: int, batch: int, n_epochs: int, seed: int) -> list[list[int]]:
+    """Batches of indices: every epoch a permutation of its own, the last batch of an epoch may be short."""
+    batches = []
+    for epoch in range(n_epochs):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(n, generator=generator).tolist()
+        batches += [order[start : start + batch] for start in range(0, n, batch)]
+    return batches
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """A 31-bit seed for what a stage draws at its start (a fresh adapter, an order), from sha256(seed, stage)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{stage}".encode()).digest()[:4], "big") >> 1
+
+
+def _tracker(name: str, run: Run) -> Any:
+    """An Accelerate tracker by the name the user typed."""
+    if name == "none":
+        return None
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    try:
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        folder = {"logging_dir": str(run.path / "tracker")} if kind.requires_logging_directory else {}
+        tracker = kind(run_name=f"align-{run.record.stage}", **folder)
+        tracker.start()
+    except (ImportError, KeyError, AttributeError, NameError) as error:
+        raise BadInput(f"tracker: {name} is not installed ({error}); install it or set tracker: none") from error
+    tracker.store_init_configuration({"run": str(run.path), "seed": run.record.seed})
+    return tracker
+
+
+def _log_table(tracker: Any, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+    if hasattr(tracker, "log_table"):
+        columns = list(rows[0])
+        tracker.log_table("samples", columns=columns, data=[[row[c] for c in columns] for row in rows], step=step)
+        return
+    writer = getattr(tracker, "writer", None)
+    if writer is not None and hasattr(writer, "add_text"):
+        lines = [f"{row.get('prompt', '')}\n\n> {row.get('response', '')}" for row in rows]
+        writer.add_text("samples", "\n\n---\n\n".join(lines), step)

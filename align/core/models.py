@@ -1,0 +1,388 @@
+"""One frozen base and the adapters that play roles on it: policy, reference, reward, value.
+
+The base is loaded once. ``Stack.use(role)`` switches the active adapter; a backward pass must come before the
+next switch (PEFT drops the gradient of an adapter that is switched off, without an error), so losses are
+back-propagated role by role. Log-probabilities, values and scores are read at response positions only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from align.core.config import BadInput, Compute, Lora
+from align.core.files import write_bytes, write_json
+from align.core.objectives import exact_token_kl
+from align.core.packing import Layout, Rectangle
+from align.core.runs import finished_run, is_run
+from align.core.text import Chat
+
+CHUNK_CELLS = 1 << 24  # positions x vocabulary held at once by the head, in fp32 cells (64 MiB)
+
+
+class Source(NamedTuple):
+    """Where a policy lives: a base folder and, on it, an adapter folder (or none)."""
+
+    base: Path
+    adapter: Path | None
+
+
+def find_source(path: Path) -> Source:
+    """Resolve a run folder or a model folder to a base and an adapter.
+
+    Raises:
+        BadInput: neither a finished run nor a local model folder. Nothing is looked up on a network.
+    """
+    if is_run(path):
+        record = finished_run(path)
+        if (path / "model").is_dir():
+            return Source(path / "model", None)
+        if not (path / "adapter").is_dir():
+            raise BadInput(f"{path}: a run of '{record.stage}' holds no policy (no adapter/ or model/)")
+        settings = json.loads((path / "adapter" / "adapter_config.json").read_text())
+        return Source(Path(settings["base_model_name_or_path"]), path / "adapter")
+    if not (path / "config.json").is_file():
+        raise BadInput(f"{path}: neither a run folder (run.json) nor a local model folder (config.json)")
+    return Source(path, None)
+
+
+def template_of(path: Path, asked: str | None) -> str | None:
+    """The chat template to use with a policy: what was asked for, else what its run was trained with."""
+    if asked is not None or not is_run(path):
+        return asked
+    inherited = finished_run(path).resolved.get("chat_template")
+    return str(inherited) if inherited else None
+
+
+class ScalarHead(nn.Module):
+    """Hidden state to one number, in fp32: ``weight . h + bias``; starts at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(..., D)`` to ``(...)``."""
+        return self.linear(hidden.float())[..., 0]
+
+
+class Stack:
+    """The base, its tokenizer and template, and the roles on it."""
+
+    def __init__(self, source: Path, compute: Compute, chat_template: str | None = None) -> None:
+        self.compute = compute
+        self.device = _device(compute)
+        self.dtype = getattr(torch, compute.dtype)
+        self.base_path = source
+        self.tokenizer = load_tokenizer(source)
+        self.chat = Chat(self.tokenizer, chat_template)
+        self.base = load_base(source, compute)
+        self.peft: PeftModel | None = None
+        self.trainable: dict[str, bool] = {}
+        self.heads: dict[str, ScalarHead] = {}
+        self.layout: Layout = "tree"
+        self.head_is_plain = True
+        if compute.gradient_checkpointing:
+            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.base.enable_input_require_grads()
+
+    # --- roles ---------------------------------------------------------------------------------------------
+
+    def add(self, role: str, *, adapter: Path | None, lora: Lora | None = None, trainable: bool) -> None:
+        """Add a role: a copy of a saved adapter, or a fresh LoRA adapter (which starts as the base itself)."""
+        config = PeftConfig.from_pretrained(str(adapter)) if adapter else _lora_config(lora or Lora())
+        config.inference_mode = False
+        if self.peft is None:
+            self.peft = get_peft_model(self.base, config, adapter_name=role)
+        else:
+            self.peft.add_adapter(role, config)
+        if adapter:
+            tensors = load_file(str(adapter / "adapter_model.safetensors"))
+            missing = set_peft_model_state_dict(self.peft, tensors, adapter_name=role)
+            if missing.unexpected_keys:
+                raise BadInput(f"{adapter}: tensors that do not fit this base: {missing.unexpected_keys[0]}, ...")
+        self.trainable[role] = trainable
+        for name, parameter in self.peft.named_parameters():
+            if f".{role}." in name:
+                parameter.data = parameter.data.float()
+        self.peft.to(self.device)
+
+    def add_head(self, role: str, folder: Path | None = None) -> ScalarHead:
+        """Give a role a scalar head, zero or as saved in ``folder/head.safetensors``."""
+        head = ScalarHead(width(self.base))
+        if folder is not None:
+            file = folder / "head.safetensors"
+            if not file.is_file():
+                raise BadInput(f"{file}: missing; a reward model is an adapter and its head")
+            head.linear.load_state_dict(load_file(str(file)))
+        head.requires_grad_(self.trainable[role])
+        self.heads[role] = head.to(self.device)
+        return head
+
+    @contextmanager
+    def use(self, role: str | None) -> Iterator[None]:
+        """Make a role's adapter the active one; None is the bare base.
+
+        Run the backward pass of what was computed inside before the block ends.
+        """
+        if role is None:
+            if self.peft is None:
+                yield
+                return
+            with self.peft.disable_adapter():
+                yield
+            return
+        self.activate(role)
+        yield
+
+    def activate(self, role: str) -> None:
+        """Switch to a role's adapter for good; only it can receive gradients, and only if it is trainable."""
+        assert self.peft is not None
+        self.peft.base_model.set_adapter(role, inference_mode=not self.trainable[role])
+        self.peft.active_adapter = role
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """The tensors a role owns, by a name that does not depend on the role: adapter first, then head."""
+        assert self.peft is not None
+        named = {
+            name.replace(f".{role}.", "."): parameter
+            for name, parameter in self.peft.named_parameters()
+            if f".{role}." in name
+        }
+        if role in self.heads:
+            named |= {f"head.{name}": parameter for name, parameter in self.heads[role].linear.named_parameters()}
+        return named
+
+    def save_role(self, role: str, folder: Path) -> None:
+        """Write a role as a flat PEFT adapter folder, with ``head.safetensors`` where it has a head."""
+        assert self.peft is not None
+        tensors = get_peft_model_state_dict(self.peft, adapter_name=role)
+        write_bytes(folder / "adapter_model.safetensors", save(_plain(tensors)))
+        settings = self.peft.peft_config[role].to_dict()
+        settings |= {"base_model_name_or_path": str(self.base_path), "inference_mode": True}
+        write_json(folder / "adapter_config.json", _jsonable(settings))
+        if role in self.heads:
+            write_bytes(folder / "head.safetensors", save(_plain(self.heads[role].linear.state_dict())))
+
+    def seat_policy(self, adapter: Path | None, lora: Lora) -> None:
+        """The policy as a trainable copy of a parent's adapter, the reference as that adapter frozen.
+
+        Without a parent adapter the policy is a fresh one, and the reference is the base itself.
+        """
+        self.add("policy", adapter=adapter, lora=lora, trainable=True)
+        if adapter:
+            self.add("reference", adapter=adapter, trainable=False)
+
+    @property
+    def reference(self) -> str | None:
+        """The role that plays reference: None is the bare base."""
+        return "reference" if "reference" in self.trainable else None
+
+    # --- forward passes ------------------------------------------------------------------------------------
+
+    def hidden(self, rectangle: Rectangle) -> Tensor:
+        """Final hidden states ``(R, L, D)`` under the active role."""
+        return forward_hidden(self.base, rectangle)
+
+    def logprobs(self, rectangle: Rectangle, temperature: float = 1.0) -> Tensor:
+        """Log-probability of each response token ``(N,)``, fp32, under the active role."""
+        hidden_ND = self.at_targets(rectangle)
+        whole = len(hidden_ND) <= self.chunk
+        parts = [
+            self._selected(hidden, target, temperature)
+            if whole or not torch.is_grad_enabled()
+            else checkpoint(self._selected, hidden, target, temperature, use_reentrant=False)
+            for hidden, target in zip(hidden_ND.split(self.chunk), rectangle.target_N.split(self.chunk), strict=True)
+        ]
+        return torch.cat(parts)
+
+    def exact_kl(
+        self, rectangle: Rectangle, policy: str | None, reference: str | None, temperature: float = 1.0
+    ) -> Tensor:
+        """Full-vocabulary KL(policy || reference) at each response token ``(N,)``, head computed in chunks."""
+        with self.use(policy):
+            policy_ND = self.at_targets(rectangle)
+        with self.use(reference):
+            reference_ND = self.at_targets(rectangle)
+        parts = [
+            exact_token_kl(self.head_logits(p) / temperature, self.head_logits(r) / temperature)
+            for p, r in zip(policy_ND.split(self.chunk), reference_ND.split(self.chunk), strict=True)
+        ]
+        return torch.cat(parts)
+
+    def scores(self, role: str, rectangle: Rectangle) -> Tensor:
+        """One number a response ``(S,)``: the role's head read at the response's last token."""
+        hidden_RLD = self.hidden(rectangle)
+        return self.heads[role](hidden_RLD[rectangle.stop_row_S, rectangle.stop_column_S])
+
+    def values(self, role: str, rectangle: Rectangle) -> Tensor:
+        """One number a response token ``(N,)``: the role's head read where that token is predicted."""
+        return self.heads[role](self.at_targets(rectangle))
+
+    def head_logits(self, hidden_ND: Tensor) -> Tensor:
+        """Hidden states to fp32 logits ``(N, V)`` through the model's own head, with its scale and cap."""
+        if self.head_is_plain:
+            return self.base.get_output_embeddings()(hidden_ND).float()
+        return model_head(self.base, hidden_ND)
+
+    def at_targets(self, rectangle: Rectangle) -> Tensor:
+        """Final hidden states ``(N, D)`` where each response token is predicted, under the active role."""
+        return self.hidden(rectangle)[rectangle.row_N, rectangle.column_N]
+
+    def _selected(self, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> Tensor:
+        logits_NV = self.head_logits(hidden_ND) / temperature
+        return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+
+    @property
+    def chunk(self) -> int:
+        """How many positions the head computes at once: logits of a whole batch never exist."""
+        return max(1, CHUNK_CELLS // int(self.base.get_output_embeddings().weight.shape[0]))
+
+
+def forward_hidden(model: Any, rectangle: Rectangle) -> Tensor:
+    """Final hidden states ``(R, L, D)`` of a causal model on a rectangle, tree or padded."""
+    trunk = getattr(model, model.base_model_prefix)
+    return trunk(
+        input_ids=rectangle.tokens_RL,
+        position_ids=rectangle.positions_RL,
+        attention_mask=attention_mask(model, rectangle),
+        use_cache=False,
+    ).last_hidden_state
+
+
+def attention_mask(model: Any, rectangle: Rectangle) -> Any:
+    """What the model is told about who may look at whom: a 2-D mask when padded, else 4-D, per layer type."""
+    if rectangle.layout == "padded":
+        return rectangle.filled().long()
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    full = _as_attention(model, rectangle.attention())
+    if window is None or not layer_types & {"sliding_attention", "chunked_attention"}:
+        return full if window is None else _as_attention(model, rectangle.attention(window))
+    return {"full_attention": full, "sliding_attention": _as_attention(model, rectangle.attention(window))}
+
+
+def _as_attention(model: Any, allowed: Tensor) -> Tensor:
+    """SDPA takes booleans; eager attention *adds* its mask and needs 0 and the lowest number."""
+    if model.config._attn_implementation != "eager":
+        return allowed
+    dtype = next(model.parameters()).dtype
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def load_tokenizer(path: Path) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: no usable tokenizer there ({str(error).splitlines()[0]})") from error
+    if not tokenizer.is_fast:
+        raise BadInput(f"{path}: its tokenizer has no fast version (tokenizer.json); convert it first")
+    return tokenizer
+
+
+def load_base(path: Path, compute: Compute) -> Any:
+    """Load a causal model frozen, in eval mode, from a local folder (safetensors only)."""
+    if not (path / "config.json").is_file():
+        raise BadInput(f"{path}: no such model folder (config.json is missing); nothing is fetched from a hub")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    dtype = getattr(torch, compute.dtype)
+    quantization = None
+    if compute.quantization == "int8":
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
+    elif compute.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    arguments: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            device_map={"": str(_device(compute))},
+            **arguments,
+        )
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: the model cannot be loaded ({str(error).splitlines()[0]})") from error
+    return model.eval().requires_grad_(False)
+
+
+def width(model: Any) -> int:
+    return int(model.config.get_text_config().hidden_size)
+
+
+def context_length(model: Any) -> int | None:
+    """The longest row the model was made for, in tokens, or None where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def model_head(model: Any, hidden_ND: Tensor) -> Tensor:
+    """Logits of given hidden states by the model's own forward, its trunk standing aside for one call."""
+    prefix = model.base_model_prefix
+    trunk = getattr(model, prefix)
+    handle = trunk.register_forward_hook(lambda module, args, output: _replaced(output, hidden_ND[None]))
+    try:
+        one = torch.zeros(1, 1, dtype=torch.long, device=hidden_ND.device)
+        return model(input_ids=one, use_cache=False).logits[0].float()
+    finally:
+        handle.remove()
+
+
+def _replaced(output: Any, hidden: Tensor) -> Any:
+    output.last_hidden_state = hidden
+    return output
+
+
+def _lora_config(lora: Lora) -> LoraConfig:
+    return LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+    )
+
+
+def _device(compute: Compute) -> torch.device:
+    if compute.device != "auto":
+        if compute.device == "cuda" and not torch.cuda.is_available():
+            raise BadInput("compute.device: cuda was asked for and none is available; use auto or cpu")
+        return torch.device(compute.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(getattr(value, "value", value))
+
+
+def config_of(path: Path) -> Any:
+    """A model folder's configuration, without loading weights."""
+    try:
+        return AutoConfig.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: no readable model configuration ({str(error).splitlines()[0]})") from error

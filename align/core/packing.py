@@ -1,0 +1,180 @@
+"""Prompt trees and the rectangles they are computed in.
+
+In: trees of token ids (a prompt and its k responses). Out: rectangles ``rows x length`` with
+``rows * length <= max_tokens``, positions, and the index tensors that say where each response token is
+predicted and where each response ends. The prompt of a tree is computed once; a response attends to the
+prompt and to itself only, and its positions restart at ``len(prompt)``.
+
+Nothing here looks at what a token id means: no mask is derived from ids, so pad = EOS is harmless.
+Axes: R rows, L length, N response tokens of the rectangle, S responses of the rectangle, T longest response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Layout = Literal["tree", "padded"]
+
+
+class Tree(NamedTuple):
+    """A prompt and its responses, as token ids; every response ends with what the reward is read at."""
+
+    prompt: list[int]
+    responses: list[list[int]]
+
+
+class Rectangle(NamedTuple):
+    """One forward pass. ``members[s] = (tree, k)`` names response s by its place in the packed list of trees."""
+
+    layout: Layout
+    tokens_RL: Tensor
+    positions_RL: Tensor
+    enter_RL: Tensor
+    leave_RL: Tensor
+    row_N: Tensor
+    column_N: Tensor
+    target_N: Tensor
+    response_N: Tensor
+    step_N: Tensor
+    stop_row_S: Tensor
+    stop_column_S: Tensor
+    members: list[tuple[int, int]]
+
+    @property
+    def n_responses(self) -> int:
+        return len(self.members)
+
+    def attention(self, window: int | None = None) -> Tensor:
+        """Boolean mask ``(R, 1, L, L)``: True where query (third axis) may look at key (last axis).
+
+        A node enters at ``enter`` and leaves at ``leave``; k is an ancestor of q, or q's own node, exactly
+        when ``enter[k] <= enter[q] < leave[k]``. ``window`` limits the distance in positions.
+        """
+        enter_q, enter_k = self.enter_RL[:, :, None], self.enter_RL[:, None, :]
+        leave_k = self.leave_RL[:, None, :]
+        column = torch.arange(self.tokens_RL.shape[1], device=self.tokens_RL.device)
+        allowed = (enter_k <= enter_q) & (enter_q < leave_k) & (column[None, :] <= column[:, None])
+        if window is not None:
+            allowed &= self.positions_RL[:, :, None] - self.positions_RL[:, None, :] < window
+        return allowed[:, None]
+
+    def filled(self) -> Tensor:
+        """``(R, L)`` bool: True on real tokens, False on padding."""
+        return self.enter_RL >= 0
+
+    def by_response(self, values_N: Tensor) -> Tensor:
+        """Spread per-token values over ``(S, T)``; cells past a response's end hold 0 (see :meth:`mask`)."""
+        values_ST = values_N.new_zeros(self.n_responses, self._longest())
+        return values_ST.index_put((self.response_N, self.step_N), values_N)
+
+    def mask(self) -> Tensor:
+        """``(S, T)`` bool: True where :meth:`by_response` holds a token."""
+        mask_ST = torch.zeros(self.n_responses, self._longest(), dtype=torch.bool, device=self.step_N.device)
+        mask_ST[self.response_N, self.step_N] = True
+        return mask_ST
+
+    def sums(self, values_N: Tensor) -> Tensor:
+        """Per-response sums ``(S,)`` of per-token values."""
+        return values_N.new_zeros(self.n_responses).index_add(0, self.response_N, values_N)
+
+    def _longest(self) -> int:
+        return int(self.step_N.max()) + 1
+
+    def to(self, device: torch.device) -> Rectangle:
+        moved: dict[str, Any] = {name: v.to(device) for name, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved)
+
+
+def row_lengths(tree: Tree, layout: Layout) -> list[int]:
+    """Lengths of the rows a tree takes: one row as a tree, one row a response when padded."""
+    if layout == "tree":
+        return [len(tree.prompt) + sum(map(len, tree.responses))]
+    return [len(tree.prompt) + len(response) for response in tree.responses]
+
+
+def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[Rectangle]:
+    """Sort trees by length and cut them into rectangles of at most ``max_tokens`` cells.
+
+    A tree is never divided: its responses share a rectangle, so a loss over its pairs is local. A single
+    tree larger than ``max_tokens`` gets a rectangle of its own.
+
+    Raises:
+        ValueError: a tree has an empty prompt, no response, or an empty response.
+    """
+    for index, tree in enumerate(trees):
+        if not tree.prompt or not tree.responses or not all(tree.responses):
+            raise ValueError(f"tree {index}: prompt, responses and every response must hold at least one token")
+    lengths = [max(row_lengths(tree, layout)) for tree in trees]
+    n_rows = [len(row_lengths(tree, layout)) for tree in trees]
+    order = sorted(range(len(trees)), key=lambda index: (-lengths[index], index))
+    rectangles: list[Rectangle] = []
+    group: list[int] = []
+    for index in order:
+        rows = sum(n_rows[member] for member in group) + n_rows[index]
+        if group and rows * lengths[group[0]] > max_tokens:
+            rectangles.append(_rectangle(trees, group, layout))
+            group = []
+        group.append(index)
+    if group:
+        rectangles.append(_rectangle(trees, group, layout))
+    return rectangles
+
+
+def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> Rectangle:
+    """Lay the trees of ``group`` out row by row."""
+    rows: list[tuple[int, Tree, list[int]]] = []
+    for index in group:
+        ks = list(range(len(trees[index].responses)))
+        rows += [(index, trees[index], ks)] if layout == "tree" else [(index, trees[index], [k]) for k in ks]
+    length = max(len(tree.prompt) + sum(len(tree.responses[k]) for k in ks) for _, tree, ks in rows)
+    tokens = torch.zeros(len(rows), length, dtype=torch.long)
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    enter = torch.full((len(rows), length), -1, dtype=torch.long)
+    leave = torch.zeros(len(rows), length, dtype=torch.long)
+    row_N: list[int] = []
+    column_N: list[int] = []
+    target_N: list[int] = []
+    response_N: list[int] = []
+    step_N: list[int] = []
+    stops: list[tuple[int, int]] = []
+    members: list[tuple[int, int]] = []
+    for row, (index, tree, ks) in enumerate(rows):
+        n_prompt = len(tree.prompt)
+        tokens[row, :n_prompt] = torch.tensor(tree.prompt)
+        positions[row, :n_prompt] = torch.arange(n_prompt)
+        enter[row, :n_prompt], leave[row, :n_prompt] = 0, len(ks) + 1
+        at = n_prompt
+        for node, k in enumerate(ks, 1):
+            response = tree.responses[k]
+            end = at + len(response)
+            tokens[row, at:end] = torch.tensor(response)
+            positions[row, at:end] = torch.arange(n_prompt, n_prompt + len(response))
+            enter[row, at:end], leave[row, at:end] = node, node + 1
+            row_N += [row] * len(response)
+            column_N += [n_prompt - 1, *range(at, end - 1)]
+            target_N += response
+            response_N += [len(members)] * len(response)
+            step_N += range(len(response))
+            stops.append((row, end - 1))
+            members.append((index, k))
+            at = end
+    stop_row_S, stop_column_S = torch.tensor(stops).unbind(1)
+    return Rectangle(
+        layout=layout,
+        tokens_RL=tokens,
+        positions_RL=positions,
+        enter_RL=enter,
+        leave_RL=leave,
+        row_N=torch.tensor(row_N),
+        column_N=torch.tensor(column_N),
+        target_N=torch.tensor(target_N),
+        response_N=torch.tensor(response_N),
+        step_N=torch.tensor(step_N),
+        stop_row_S=stop_row_S,
+        stop_column_S=stop_column_S,
+        members=members,
+    )

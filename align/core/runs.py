@@ -1,0 +1,358 @@
+"""Run folders: the only thing stages share.
+
+A run is a folder with ``run.json`` (what was asked, read, used and found), ``config.yaml`` (resolved),
+``metrics.jsonl``, ``samples.jsonl``, its artefact (``adapter/``, ``model/`` or data files) and, while it
+trains, ``checkpoints/``. ``run.json`` is written at the start with ``status: running``, so a crash shows.
+A finished run is never written again. No torch here: reports read runs without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from align.core.config import BadInput, StageConfig
+from align.core.files import artefact_hash, file_hash, lock, write_text
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
+
+
+class RunRecord(BaseModel):
+    """What ``run.json`` holds. Paths are as given; hashes are sha256 in hex."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    stage: str
+    status: Literal["running", "finished", "failed", "interrupted"]
+    path: str
+    seed: int
+    given: dict[str, Any]
+    resolved: dict[str, Any]
+    inputs: dict[str, dict[str, str]] = Field(default_factory=dict)
+    parents: dict[str, dict[str, str]] = Field(default_factory=dict)
+    lineage: dict[str, str] = Field(default_factory=dict)
+    artefact: str | None = None
+    headline: dict[str, Any] = Field(default_factory=dict)
+    dropped: dict[str, int] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    error: str | None = None
+    created: str = ""
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    code: dict[str, str] = Field(default_factory=dict)
+    packages: dict[str, str] = Field(default_factory=dict)
+    machine: dict[str, Any] = Field(default_factory=dict)
+
+
+class Run:
+    """An open run: its folder, its record, and the ways to write into it (main process only)."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.path = Path(record.path)
+        self.is_main = int(os.environ.get("RANK", "0")) == 0
+
+    def note(self, text: str) -> None:
+        """Record a fact worth reading later and say it once on the terminal."""
+        if text not in self.record.notes:
+            self.record.notes.append(text)
+            if self.is_main:
+                print(f"[{self.record.stage}] {text}", file=sys.stderr)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count rows that could not be used."""
+        if count:
+            self.record.dropped[reason] = self.record.dropped.get(reason, 0) + count
+
+    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to a JSON-lines file of the run."""
+        if self.is_main:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def save(self) -> None:
+        if self.is_main:
+            write_text(self.path / "run.json", self.record.model_dump_json(indent=1) + "\n")
+
+
+Parameters = ParamSpec("Parameters")
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+
+
+def stage(
+    body: Callable[Concatenate[ConfigT, Run, Parameters], dict[str, Any]],
+) -> Callable[Concatenate[ConfigT, Parameters], RunRecord]:
+    """Turn ``body(config, run, ...) -> headline`` into the stage's public function, which returns its record.
+
+    The wrapper opens the run (or resumes an unfinished one of the same config and inputs, or returns a
+    finished one untouched), records how it ended, and hashes what it left.
+
+    Raises:
+        BadInput: the folder holds a run of another config or other inputs, or an input is missing.
+    """
+
+    @functools.wraps(body)
+    def run_stage(config: ConfigT, *args: Parameters.args, **kwargs: Parameters.kwargs) -> RunRecord:
+        with lock(config.run.parent):
+            record, finished = _open(config)
+            if finished:
+                return record
+            run = Run(record)
+            started = time.monotonic()
+            _reset_peak_memory()
+            try:
+                record.headline = body(config, run, *args, **kwargs)
+            except BaseException as error:
+                record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                record.error = f"{type(error).__name__}: {error}".splitlines()[0]
+                _account(record, started)
+                run.save()
+                raise
+            _account(record, started)
+            record.status = "finished"
+            record.error = None
+            record.machine["threads"] = _threads()
+            if run.is_main:
+                record.artefact = artefact_hash(run.path)
+                record.lineage[record.stage] = record.artefact
+                shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+            run.save()
+            return record
+
+    return run_stage
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read ``run.json`` of a run folder.
+
+    Raises:
+        BadInput: no such folder, or its record cannot be read.
+    """
+    file = path / "run.json"
+    try:
+        record = RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: not a run folder (no run.json); name the folder a stage wrote") from None
+    except ValueError as error:
+        raise BadInput(f"{file}: not a readable run record ({str(error).splitlines()[0]})") from error
+    record.path = str(path)
+    return record
+
+
+def finished_run(path: Path, stages: Iterable[str] = ()) -> RunRecord:
+    """Read a run that must be finished and, where ``stages`` is given, of one of these stages."""
+    record = read_run(path)
+    if record.status != "finished":
+        raise BadInput(f"{path}: this {record.stage} run is '{record.status}', not finished; run its stage again")
+    wanted = tuple(stages)
+    if wanted and record.stage not in wanted:
+        raise BadInput(f"{path}: expected a run of {' or '.join(wanted)}, found '{record.stage}'")
+    return record
+
+
+def is_run(path: Path) -> bool:
+    return (path / "run.json").is_file()
+
+
+def input_hash(path: Path) -> str:
+    """Hash of an input: a run's recorded artefact, a folder's artefact hash, or a file's bytes."""
+    if is_run(path):
+        record = finished_run(path)
+        return record.artefact or artefact_hash(path)
+    if path.is_dir():
+        return artefact_hash(path)
+    if path.is_file():
+        return file_hash(path)
+    raise BadInput(f"{path}: no such file or folder")
+
+
+def input_paths(config: StageConfig) -> dict[str, Path]:
+    """The inputs of a config by name; a list field yields name[0], name[1], ..."""
+    found: dict[str, Path] = {}
+    for name in config.INPUTS:
+        value = getattr(config, name)
+        if isinstance(value, list | tuple):
+            found |= {f"{name}[{index}]": Path(path) for index, path in enumerate(value)}
+        elif value is not None:
+            found[name] = Path(value)
+    return found
+
+
+def differing_key(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The first dotted key at which two resolved configs differ, or None."""
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            if inner := differing_key(before, after, f"{prefix}{key}."):
+                return inner
+        elif before != after:
+            return f"{prefix}{key}"
+    return None
+
+
+def resolved(config: StageConfig) -> dict[str, Any]:
+    """A config as plain JSON values, without the folder it is written to."""
+    data = json.loads(config.model_dump_json())
+    data.pop("run")
+    return data
+
+
+def settings(config: StageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that is not a path: inputs count by their content, wherever they lie."""
+    return {key: value for key, value in values.items() if key not in config.INPUTS and key != "feedback"}
+
+
+def input_hashes(config: StageConfig) -> dict[str, str]:
+    """Content hash of every input by name."""
+    return {name: input_hash(path) for name, path in input_paths(config).items()} | config.heads()
+
+
+def difference(record: RunRecord, config: StageConfig) -> str | None:
+    """What makes ``config`` another run than ``record``, in words; None if nothing does."""
+    if key := differing_key(settings(config, record.resolved), settings(config, resolved(config))):
+        return f"key '{key}' differs from the run that stands there"
+    hashes = input_hashes(config)
+    own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
+    for name in sorted(own | set(hashes)):
+        if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
+            return f"input '{name}' has other content than what the run that stands there read"
+    return None
+
+
+def _open(config: StageConfig) -> tuple[RunRecord, bool]:
+    """The record to work under, and whether it is already finished."""
+    if is_run(config.run):
+        record = read_run(config.run)
+        if record.status == "running" and record.stage == config.stage:
+            record.status = "interrupted"
+        if reason := difference(record, config):
+            raise BadInput(f"{config.run}: {reason}; choose another run= folder or remove this one")
+        if record.status == "finished":
+            print(f"[{config.stage}] {config.run} is finished; nothing to do", file=sys.stderr)
+            return record, True
+        record.status = "running"
+        Run(record).save()
+        return record, False
+    record = _new_record(config)
+    run = Run(record)
+    run.save()
+    if run.is_main:
+        write_text(config.run / "config.yaml", yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False))
+    return record, False
+
+
+def _new_record(config: StageConfig) -> RunRecord:
+    inputs: dict[str, dict[str, str]] = {}
+    parents: dict[str, dict[str, str]] = {}
+    lineage: dict[str, str] = {}
+    for name, path in input_paths(config).items():
+        inputs[name] = {"path": str(path), "sha256": input_hash(path)}
+        if is_run(path):
+            parent = read_run(path)
+            parents[name] = {
+                "path": str(path),
+                "id": parent.id,
+                "stage": parent.stage,
+                "artefact": parent.artefact or "",
+            }
+            lineage |= parent.lineage
+    for name, head in config.heads().items():
+        inputs[name] = {"path": str(getattr(config, name)), "sha256": head}
+    values = resolved(config)
+    identity = json.dumps([settings(config, values), {n: i["sha256"] for n, i in inputs.items()}], sort_keys=True)
+    return RunRecord(
+        id=f"{config.stage}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}",
+        stage=config.stage,
+        status="running",
+        path=str(config.run),
+        seed=config.seed,
+        given=json.loads(config.model_dump_json(exclude_unset=True)),
+        resolved=values,
+        inputs=inputs,
+        parents=parents,
+        lineage=lineage,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        code=_code(),
+        packages={name: version for name in PACKAGES if (version := _version(name))},
+        machine={
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "threads": _threads(),
+        },
+    )
+
+
+def _account(record: RunRecord, started: float) -> None:
+    record.seconds = round((record.seconds or 0.0) + time.monotonic() - started, 2)
+    record.peak_memory_mb = max(record.peak_memory_mb or 0.0, _peak_memory_mb())
+
+
+def _reset_peak_memory() -> None:
+    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_memory_mb() -> float:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 1e6)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1000
+
+
+def _threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch is not None else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _code() -> dict[str, str]:
+    """Revision of the code and a hash of its uncommitted difference, where it runs from a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        diff = subprocess.run(["git", "diff", "HEAD"], cwd=here, capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    if head.returncode:
+        return {}
+    return {"revision": head.stdout.strip(), "diff_sha256": hashlib.sha256(diff.stdout).hexdigest()[:16]}

@@ -1,0 +1,212 @@
+"""Conversations to token ids and back.
+
+A prompt is rendered by the chat template with its generation prompt; a response is what the template puts
+after it, up to and including one stop token. Prompt and response ids are made once and joined, never made
+from their joined text, so a prompt is a prefix of its rows by construction. Text in which a user spells a
+special token is text: it is split, never looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from align.core.config import BadInput
+
+PLAIN = (
+    "{{ bos }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '\n\nAssistant: ' + (message['content'] or '') }}"
+    "{% if loop.last %}{{ eos_token }}{% endif %}"
+    "{% else %}{{ '\n\nHuman: ' + message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '') "
+    "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+Messages = Sequence[Mapping[str, Any]]
+
+
+class Unusable(ValueError):
+    """A row that this template or tokenizer cannot express; callers drop it and count the reason."""
+
+
+class Chat:
+    """A tokenizer with the template it is used with.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        template: None for the tokenizer's own, ``plain``, ``chatml``, or a path to a Jinja file.
+
+    Raises:
+        BadInput: no template is given and the tokenizer has none, or there is no token to stop with.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.name = template or "tokenizer"
+        self.template = self._find(template)
+        self.stop_id = self._stop()
+
+    def _find(self, template: str | None) -> str:
+        if template is None:
+            if not self.tokenizer.chat_template:
+                raise BadInput("this model has no chat template; set chat_template: plain, chatml or a Jinja file")
+            own = self.tokenizer.chat_template
+            return own if isinstance(own, str) else own["default"]
+        if template == "plain":
+            return PLAIN
+        if template == "chatml":
+            return CHATML
+        path = Path(template)
+        if not path.is_file():
+            raise BadInput(f"chat_template: '{template}' is neither plain, chatml nor a readable file")
+        return path.read_text(encoding="utf-8")
+
+    def render(
+        self, messages: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None, ask: bool = False
+    ) -> str:
+        """The conversation as text; ``ask`` adds the generation prompt."""
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    chat_template=self.template,
+                    tools=tools,
+                    tokenize=False,
+                    add_generation_prompt=ask,
+                    bos=self._bos,
+                    **(arguments or {}),
+                )
+            )
+        except Exception as error:  # Jinja templates raise what they like: the row is what cannot be used
+            raise Unusable(f"the chat template refuses it ({type(error).__name__}: {error})") from error
+
+    def prompt_ids(
+        self, messages: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Token ids of the prompt with its generation prompt.
+
+        Raises:
+            Unusable: the template refuses the messages, or hides a text that spells a special token.
+        """
+        text = self.render(messages, tools, arguments, ask=True)
+        if not self._spells_special(messages):
+            return self._encode(text)
+        marked, contents = _mark(messages)
+        return self._encode_marked(self.render(marked, tools, arguments, ask=True), contents, text)
+
+    def response_ids(
+        self, prompt: Messages, response: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Token ids of a response given its prompt: what the template writes for it, and one stop token.
+
+        Raises:
+            Unusable: the template changes the prompt when the response is there, or refuses the messages.
+        """
+        asked = self.render(prompt, tools, arguments, ask=True)
+        whole = self.render([*prompt, *response], tools, arguments)
+        if not whole.startswith(asked):
+            raise Unusable("the chat template writes the prompt differently when an answer follows it")
+        text = self._without_stop(whole[len(asked) :])
+        if self._spells_special(response):
+            marked, contents = _mark(response)
+            answer = self.render([*prompt, *marked], tools, arguments)[len(asked) :]
+            return [*self._encode_marked(self._without_stop(answer), contents, text), self.stop_id]
+        if self._spells_special(prompt):
+            return [*self._encode(text), self.stop_id]
+        prompt_ids, joined = self._encode(asked), self._encode(asked + text)
+        if joined[: len(prompt_ids)] == prompt_ids:
+            return [*joined[len(prompt_ids) :], self.stop_id]
+        return [*self._encode(text), self.stop_id]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """A response's ids as text, without special tokens and without the space a template put before it."""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return text.removeprefix(" ") if self.template == PLAIN else text
+
+    def stop_ids(self, model: Any = None) -> list[int]:
+        """What ends a response while generating: the template's stop token and the model's own ends."""
+        ends = {self.stop_id, self.tokenizer.eos_token_id}
+        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        ends |= set(configured) if isinstance(configured, list) else {configured}
+        return sorted(end for end in ends if end is not None)
+
+    @cached_property
+    def special_strings(self) -> list[str]:
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [token.content for token in added if token.special]
+
+    @cached_property
+    def _bos(self) -> str:
+        """The begin token where this tokenizer puts one by itself, else nothing."""
+        bos = self.tokenizer.bos_token
+        if bos is None:
+            return ""
+        return bos if self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id] else ""
+
+    def _stop(self) -> int:
+        marker = "\ue000stop\ue001"
+        exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
+        try:
+            tail = self.render(exchange).rpartition(marker)[2]
+        except Unusable as error:
+            raise BadInput(f"chat_template {self.name}: {error}") from None
+        ids = self._encode(tail.strip()) if tail.strip() else []
+        specials = set(self.tokenizer.added_tokens_decoder)
+        if ids and ids[0] in specials:
+            return ids[0]
+        if self.tokenizer.eos_token_id is None:
+            raise BadInput(f"chat_template {self.name}: it ends an answer with no token and the tokenizer has no EOS")
+        return int(self.tokenizer.eos_token_id)
+
+    def _without_stop(self, text: str) -> str:
+        """Cut the template's stop token and whatever it writes after it."""
+        head, found, _ = text.rpartition(self.tokenizer.convert_ids_to_tokens(self.stop_id))
+        return head if found else text
+
+    def _spells_special(self, messages: Messages) -> bool:
+        text = "\0".join(str(message.get("content") or "") for message in messages)
+        return any(special in text for special in self.special_strings)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _encode_marked(self, rendered: str, contents: list[str], expected: str) -> list[int]:
+        """Encode a rendering whose contents were replaced by marks: template parsed, contents as plain text."""
+        ids: list[int] = []
+        rebuilt = ""
+        for index, content in enumerate(contents):
+            before, found, rendered = rendered.partition(_marker(index))
+            if not found:
+                raise Unusable("it spells a special token and the chat template does not show it as it is")
+            ids += self._encode(before)
+            ids += self.tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids
+            rebuilt += before + content
+        if rebuilt + rendered != expected:
+            raise Unusable("it spells a special token and the chat template rewrites it")
+        return ids + self._encode(rendered)
+
+
+def _marker(index: int) -> str:
+    return f"\ue000{index}\ue001"
+
+
+def _mark(messages: Messages) -> tuple[list[dict[str, Any]], list[str]]:
+    marked = [{**message, "content": _marker(index)} for index, message in enumerate(messages)]
+    return marked, [str(message.get("content") or "") for message in messages]
+
+
+def untrained_tokens(chat: Chat, embedding_VD: Any) -> list[str]:
+    """Special tokens of the template whose embedding was never trained (zero, or far below the usual norm).
+
+    ``embedding_VD`` is the input embedding matrix. Training moves them, but a frozen base cannot: name them first.
+    """
+    rendered = chat.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}], ask=True)
+    used = {chat.stop_id, *(i for i in chat._encode(rendered) if i in chat.tokenizer.added_tokens_decoder)}
+    norm_V = embedding_VD.detach().float().norm(dim=1)
+    usual = float(norm_V.median())
+    return [str(chat.tokenizer.convert_ids_to_tokens(i)) for i in sorted(used) if float(norm_V[i]) < 0.2 * usual]

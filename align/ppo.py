@@ -1,0 +1,400 @@
+"""Stage `ppo`: RLHF with PPO, four roles on one base.
+
+In: the policy to start from (an SFT run; its frozen adapter is the reference), a reward run and / or reward
+functions, and the prompts of a pairs run. Out: ``adapter/`` (policy) and ``value/`` (critic).
+One iteration is five sentences: act, judge, assign credit, improve, account. Rollouts, old log-probabilities
+and updates share their rows, whose packing is fixed for all epochs, so the first ratio is exactly 1.
+Not here: reward whitening, an adaptive KL coefficient, PPO-ptx, advantages shared within a prompt.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from align import guards
+from align.core import objectives
+from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
+from align.core.files import artefact_hash
+from align.core.layout import choose_layout
+from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
+from align.core.models import Stack, context_length, find_source, template_of
+from align.core.packing import Rectangle, Tree, pack
+from align.core.runs import Run, stage
+from align.rollout import Sample, respond
+from align.watch import Watched, watched_rows
+from annotation.types import Message
+from rewards.data import load_pairs, prompts_hash
+from rewards.functions import RewardFunction, load_function
+from rewards.model import add_reward
+
+
+class PPOConfig(StageConfig):
+    """Hyper-parameters of PPO; ``batch`` counts prompts of an iteration, each with ``samples`` responses."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("policy", "reward", "pairs")
+
+    stage: Literal["ppo"] = "ppo"
+    policy: Path
+    pairs: Path = Field(description="the pairs run whose training prompts are used")
+    reward: Path | None = None
+    functions: list[str] = Field(default_factory=list, description="further rewards, module:function, added up")
+    iterations: int = Field(default=50, ge=1)
+    batch: int = Field(default=32, ge=1)
+    samples: int = Field(default=4, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    minibatches: int = Field(default=4, ge=1)
+    kl: float = Field(default=0.05, ge=0, description="coefficient of the per-token KL in the reward")
+    kl_max: float | None = Field(default=None, gt=0, description="nats a response; learning stops beyond it")
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0)
+    value_clip: float = Field(default=0.2, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+    missing_eos_penalty: float = Field(default=1.0, ge=0, description="taken off the score of a cut response")
+    kl_prompts: int = Field(default=64, ge=1, description="prompts for the three KL estimates at the end")
+    optim: Optim = Optim(lr=5e-5, eps=1e-5)
+    value_optim: Optim = Optim(lr=1e-4, eps=1e-5)
+    lora: Lora = Lora()
+    compute: Compute = Compute()
+    chat_template: str | None = None
+    checkpoint_every: int = Field(default=5, ge=1, description="iterations")
+    watch: Watch = Watch()
+    tracker: Tracker = "none"
+
+
+class Prompt(NamedTuple):
+    id: str
+    messages: list[Message]
+    ids: list[int]
+
+
+class Rollout(NamedTuple):
+    """One rectangle of responses and what PPO knows of them; S responses, T tokens. In memory only."""
+
+    rectangle: Rectangle
+    mask_ST: Tensor
+    old_ST: Tensor
+    reference_ST: Tensor
+    values_ST: Tensor
+    scores_S: Tensor
+    advantages_ST: Tensor
+    returns_ST: Tensor
+
+
+class Judged(NamedTuple):
+    """The samples of a minibatch with the scores of reward functions and gold utility, by (prompt, k)."""
+
+    trees: list[Tree]
+    samples: list[list[Sample]]
+    extra: list[list[float]]
+    gold: list[list[float | None]]
+
+
+class PPO:
+    """The state of a run: roles, learners, prompts. The five steps of an iteration are its methods."""
+
+    def __init__(self, config: PPOConfig, run: Run, gold: RewardFunction | None) -> None:
+        self.config, self.gold = config, gold
+        self.functions = [load_function(name) for name in config.functions]
+        torch.manual_seed(stage_seed(config.seed, "ppo"))
+        source = find_source(config.policy)
+        self.stack = _seat(config, source.base, source.adapter)
+        run.note(f"layout: {(verdict := choose_layout(self.stack)).layout} ({verdict.reason})")
+        self.prompts = self._prompts(run)
+        run.record.lineage |= {"base": artefact_hash(source.base)}
+        self.processes = Processes()
+        steps = config.iterations * config.epochs * config.minibatches
+        self.policy = Learner(self.stack.parameters("policy"), config.optim, steps, self.processes)
+        self.value = Learner(self.stack.parameters("value"), config.value_optim, steps, self.processes)
+
+    def _prompts(self, run: Run) -> list[Prompt]:
+        stack, config = self.stack, self.config
+        train = load_pairs(run, config.pairs, "train", stack.chat, context_length(stack.base), 1)
+        run.record.lineage |= {"prompts": prompts_hash(train)}
+        prompts = [Prompt(found.prompt_id, found.rows[0].prompt, found.tree.prompt) for found in train]
+        context = context_length(stack.base) or 1 << 30
+        kept = [prompt for prompt in prompts if len(prompt.ids) + config.max_new_tokens <= context]
+        run.drop("ppo: prompt leaves no room for max_new_tokens", len(prompts) - len(kept))
+        if len(kept) < config.batch:
+            raise BadInput(
+                f"{config.pairs}: {len(kept)} usable prompts, ppo.batch asks for {config.batch} an iteration; "
+                "lower batch or max_new_tokens"
+            )
+        return kept
+
+    def minibatches(self, iteration: int) -> list[list[Prompt]]:
+        """The prompts of an iteration, cut into minibatches; the same whatever came before."""
+        config = self.config
+        needed = math.ceil(config.iterations * config.batch / len(self.prompts))
+        order = [i for batch in epochs(len(self.prompts), len(self.prompts), needed, config.seed) for i in batch]
+        chosen = [self.prompts[i] for i in order[(iteration - 1) * config.batch : iteration * config.batch]]
+        return [chosen[m :: config.minibatches] for m in range(config.minibatches) if chosen[m :: config.minibatches]]
+
+    # 1 act
+    def act(self, iteration: int | str, prompts: Sequence[Prompt]) -> list[list[Sample]]:
+        """Sample responses; each sequence is seeded by (seed, stage, iteration, prompt, k)."""
+        config = self.config
+        return respond(
+            self.stack,
+            "policy",
+            [prompt.ids for prompt in prompts],
+            [(config.seed, "ppo", iteration, prompt.id) for prompt in prompts],
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            k=config.samples,
+        )
+
+    # 2 judge
+    def judge(self, prompts: Sequence[Prompt], samples: list[list[Sample]]) -> Judged:
+        """Scores of reward functions (and the penalty of a cut response), beside the reward model's fast path."""
+        flat = [(prompt, sample) for prompt, found in zip(prompts, samples, strict=True) for sample in found]
+        texts = [[{"role": "assistant", "content": self.stack.chat.text(sample.ids)}] for _, sample in flat]
+        asked = [prompt.messages for prompt, _ in flat]
+        ended = [sample.ended for _, sample in flat]
+        extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]
+        for name, function in zip(self.config.functions, self.functions, strict=True):
+            for i, value in enumerate(function(asked, texts, ended=ended)):
+                if value is None or not math.isfinite(value):
+                    raise BadInput(f"reward function {name}: gave {value} for prompt {flat[i][0].id}; return a number")
+                extra[i] += value
+        gold = self.gold(asked, texts, ended=ended) if self.gold else [None] * len(flat)
+        k = self.config.samples
+        trees = [Tree(p.ids, [sample.ids for sample in found]) for p, found in zip(prompts, samples, strict=True)]
+        return Judged(trees, samples, _chunks(extra, k), _chunks(gold, k))
+
+    @torch.no_grad()
+    def look_back(self, judged: Judged) -> list[Rollout]:
+        """Pack the responses once and read every role on the same rows."""
+        rollouts = []
+        for packed in pack(judged.trees, self.stack.compute.max_tokens, self.stack.layout):
+            rectangle = packed.to(self.stack.device)
+            scores_S = torch.tensor([judged.extra[tree][k] for tree, k in rectangle.members], device=self.stack.device)
+            if "reward" in self.stack.heads:
+                with self.stack.use("reward"):
+                    scores_S = scores_S + self.stack.scores("reward", rectangle)
+            with self.stack.use(self.stack.reference):
+                reference_N = self.stack.logprobs(rectangle, self.config.temperature)
+            with self.stack.use("value"):
+                values_N = self.stack.values("value", rectangle)
+            with self.stack.use("policy"):
+                old_N = self.stack.logprobs(rectangle, self.config.temperature)
+            old_ST, reference_ST, values_ST = map(rectangle.by_response, (old_N, reference_N, values_N))
+            nothing = torch.zeros_like(old_ST)
+            rollouts.append(
+                Rollout(rectangle, rectangle.mask(), old_ST, reference_ST, values_ST, scores_S, nothing, nothing)
+            )
+        return rollouts
+
+    # 3 assign credit
+    def assign_credit(self, minibatches: list[list[Rollout]]) -> list[list[Rollout]]:
+        """GAE on KL-shaped rewards; advantages whitened over every token of the iteration, in all processes."""
+        config = self.config
+        credited = []
+        for rollouts in minibatches:
+            part = []
+            for r in rollouts:
+                kl_ST = objectives.token_kl(r.old_ST, r.reference_ST, "k1")
+                rewards_ST = objectives.shape_rewards(r.scores_S, kl_ST, r.mask_ST, config.kl)
+                credit = objectives.gae(rewards_ST, r.values_ST, r.mask_ST, config.gamma, config.lam)
+                part.append(r._replace(advantages_ST=credit.advantages_BT, returns_ST=credit.returns_BT))
+            credited.append(part)
+        mean, variance = self._moments([r for part in credited for r in part])
+        return [
+            [r._replace(advantages_ST=objectives.standardise(r.advantages_ST, mean, variance)) for r in part]
+            for part in credited
+        ]
+
+    def _moments(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        advantages = [r.advantages_ST[r.mask_ST].double() for r in rollouts]
+        n, total = self.processes.sum([sum(map(len, advantages)), sum(float(a.sum()) for a in advantages)])
+        mean = total / n
+        (squares,) = self.processes.sum([sum(float(((a - mean) ** 2).sum()) for a in advantages)])
+        moments = torch.tensor([mean, squares / n], dtype=torch.float32, device=self.stack.device)
+        return moments[0], moments[1]
+
+    # 4 improve
+    def improve(self, minibatches: list[list[Rollout]], check: bool) -> dict[str, float]:
+        """A few clipped epochs over the iteration's rollouts, policy and critic in turn."""
+        found: list[dict[str, float]] = []
+        for epoch in range(self.config.epochs):
+            for number, rollouts in enumerate(minibatches):
+                (n_tokens,) = self.processes.sum([float(sum(int(r.mask_ST.sum()) for r in rollouts))])
+                sums = [0.0] * 5
+                for rollout in rollouts:
+                    part = self._backward(rollout, n_tokens, check and epoch == 0 and number == 0)
+                    sums = [a + b for a, b in zip(sums, part, strict=True)]
+                names = ("policy_loss", "clip_fraction", "approx_kl", "value_loss", "value_clip_fraction")
+                stats = dict(zip(names, self.processes.sum(sums), strict=True))
+                stats |= self.policy.step()
+                stats["value_grad_norm"] = self.value.step()["grad_norm"]
+                found.append(stats)
+        return {name: sum(stats[name] for stats in found) / len(found) for name in found[0]}
+
+    def _backward(self, r: Rollout, n_tokens: float, check: bool) -> list[float]:
+        """Gradients of one rectangle, role by role: a backward pass comes before the next switch."""
+        config = self.config
+        with self.stack.use("policy"):
+            logprob_ST = r.rectangle.by_response(self.stack.logprobs(r.rectangle, config.temperature))
+            if check:
+                guards.same_ratio(logprob_ST.detach(), r.old_ST, r.mask_ST, self.stack.compute.dtype)
+            policy = objectives.policy_loss(logprob_ST, r.old_ST, r.advantages_ST, r.mask_ST, config.clip, n_tokens)
+            policy.loss.backward()
+        with self.stack.use("value"):
+            values_ST = r.rectangle.by_response(self.stack.values("value", r.rectangle))
+            value = objectives.value_loss(values_ST, r.values_ST, r.returns_ST, r.mask_ST, config.value_clip, n_tokens)
+            value.loss.backward()
+        stats = (policy.loss, policy.clip_fraction, policy.approx_kl, value.loss, value.clip_fraction)
+        return [number.item() for number in stats]
+
+    # 5 account
+    def account(self, judged: Sequence[Judged], minibatches: list[list[Rollout]]) -> dict[str, float | None]:
+        """Means over the iteration's responses, with everything a collapse shows in."""
+        rollouts = [r for part in minibatches for r in part]
+        samples = [sample for found in judged for row in found.samples for sample in row]
+        gold = [value for found in judged for row in found.gold for value in row if value is not None]
+
+        def total(kind: objectives.KlKind) -> float:
+            kls = (objectives.token_kl(r.old_ST, r.reference_ST, kind) for r in rollouts)
+            return sum(float(objectives.masked_sum(kl, r.mask_ST)) for kl, r in zip(kls, rollouts, strict=True))
+
+        n, score, k1, k3, tokens, ended, gold_sum, n_gold = self.processes.sum(
+            [
+                len(samples),
+                sum(float(r.scores_S.sum()) for r in rollouts),
+                total("k1"),
+                total("k3"),
+                sum(len(sample.ids) for sample in samples),
+                sum(sample.ended for sample in samples),
+                sum(gold),
+                len(gold),
+            ]
+        )
+        return {
+            "score": score / n,
+            "kl": k1 / n,
+            "kl_k3": k3 / n,
+            "length": tokens / n,
+            "ended": ended / n,
+            "utility": gold_sum / n_gold if n_gold else None,
+            "explained_variance": _explained(rollouts),
+        }
+
+    def measure_kl(self) -> dict[str, Any]:
+        """Three estimates of the final KL on fresh rollouts."""
+        prompts = self.prompts[: self.config.kl_prompts]
+        samples = self.act("end", prompts)
+        trees = [Tree(p.ids, [s.ids for s in found]) for p, found in zip(prompts, samples, strict=True)]
+        return guards.three_kls(self.stack, trees, self.config.temperature, self.config.kl_max)
+
+
+@stage
+def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
+    """Train a policy against a reward; ``gold`` scores what it writes meanwhile, where the truth is known."""
+    if config.reward is None and not config.functions:
+        raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or both")
+    state = PPO(config, run, gold)
+    start = 0
+    if resumed := load_checkpoint(run):
+        start, tensors, saved = resumed
+        state.policy.restore(_under("policy", tensors), saved["policy_steps"])
+        state.value.restore(_under("value", tensors), saved["value_steps"])
+    seconds = _iterate(config, run, state, start)
+    if run.is_main:
+        state.stack.save_role("policy", run.path / "adapter")
+        state.stack.save_role("value", run.path / "value")
+    kl = state.measure_kl()
+    if kl["within_kl_max"] is False:
+        run.note(f"exact KL {kl['exact']:.2f} nats a response is above kl_max {config.kl_max}; raise kl or lower lr")
+    return {"kl": kl, "train_seconds": round(seconds, 2), "iterations": config.iterations}
+
+
+def _iterate(config: PPOConfig, run: Run, state: PPO, start: int) -> float:
+    journal = Journal(run, config.iterations, config.tracker, start)
+    reward_role = "reward" if config.reward else None
+    rows = watched_rows(config.pairs, config.watch.prompts)
+    watched = Watched(
+        state.stack,
+        rows,
+        max_new_tokens=config.watch.max_new_tokens,
+        seed=config.seed,
+        reward_role=reward_role,
+        gold=state.gold,
+    )
+    if start == 0 and run.is_main:
+        journal.samples(0, watched.look("policy"))
+    started = time.monotonic()
+    for iteration in range(start + 1, config.iterations + 1):
+        prompts = [state.processes.share(part) for part in state.minibatches(iteration)]
+        judged = [state.judge(part, state.act(iteration, part)) for part in prompts]
+        rollouts = [state.look_back(found) for found in judged]
+        if iteration == 1:
+            _check_sampler(judged, rollouts, state.stack.compute.dtype)
+        rollouts = state.assign_credit(rollouts)
+        metrics = state.account(judged, rollouts)
+        journal.log(iteration, metrics | state.improve(rollouts, iteration == 1), ["score", "kl", "utility"])
+        if run.is_main and (iteration % config.watch.every == 0 or iteration == config.iterations):
+            journal.samples(iteration, watched.look("policy"))
+        if config.kl_max is not None and (metrics["kl"] or 0.0) > config.kl_max:
+            run.note(f"stopped at iteration {iteration}: KL {metrics['kl']:.2f} passed kl_max {config.kl_max}")
+            break
+        if iteration % config.checkpoint_every == 0 and iteration < config.iterations:
+            tensors = _over("policy", state.policy.tensors()) | _over("value", state.value.tensors())
+            save_checkpoint(
+                run, iteration, tensors, {"policy_steps": state.policy.done, "value_steps": state.value.done}
+            )
+    journal.close()
+    return time.monotonic() - started
+
+
+def _seat(config: PPOConfig, base: Path, adapter: Path | None) -> Stack:
+    """Policy, reference, reward and value on one base; the value starts as the reward model where there is one."""
+    stack = Stack(base, config.compute, template_of(config.policy, config.chat_template))
+    stack.seat_policy(adapter, config.lora)
+    if config.reward is not None:
+        add_reward(stack, config.reward)
+        add_reward(stack, config.reward, "value", trainable=True)
+    else:
+        stack.add("value", adapter=adapter, lora=config.lora, trainable=True)
+        stack.add_head("value")
+    return stack
+
+
+def _check_sampler(judged: Sequence[Judged], rollouts: Sequence[Sequence[Rollout]], dtype: str) -> None:
+    scored: list[float] = []
+    sampled: list[float] = []
+    for found, part in zip(judged, rollouts, strict=True):
+        for r in part:
+            for own_T, (tree, k) in zip(r.old_ST.tolist(), r.rectangle.members, strict=True):
+                sampled += found.samples[tree][k].logprobs
+                scored += own_T[: len(found.samples[tree][k].logprobs)]
+    guards.same_sampler(scored, sampled, dtype)
+
+
+def _explained(rollouts: Sequence[Rollout]) -> float | None:
+    values, returns, masks = (
+        [getattr(r, name)[r.mask_ST][None] for r in rollouts] for name in ("values_ST", "returns_ST", "mask_ST")
+    )
+    if not values:
+        return None
+    return objectives.explained_variance(torch.cat(values, 1), torch.cat(returns, 1), torch.cat(masks, 1))
+
+
+def _chunks(values: Sequence[Any], k: int) -> list[list[Any]]:
+    return [list(values[start : start + k]) for start in range(0, len(values), k)]
+
+
+def _over(role: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{role}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(role: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{role}/"): t for name, t in tensors.items() if name.startswith(f"{role}/")}

@@ -1,0 +1,233 @@
+"""Stage `sft`: demonstrations (or the chosen side of pairs) to a policy that answers in the wanted form.
+
+In: a model folder and rows {prompt, completion} (a JSONL file, or a pairs run whose chosen responses are
+used). Out: ``adapter/``, a LoRA adapter on the base. TRL's SFTTrainer does the training, on token ids made
+here, so that every stage reads the same rows; loss on completions only. Not here: packing, full fine-tuning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
+from align.core.files import artefact_hash, read_jsonl, write_jsonl
+from align.core.layout import choose_layout
+from align.core.loop import Journal, load_checkpoint, stage_seed
+from align.core.models import Stack, context_length, find_source, template_of
+from align.core.runs import Run, is_run, stage
+from align.core.text import Chat, Unusable, untrained_tokens
+from align.rollout import respond
+from align.watch import Watched
+from annotation.types import Message, prompt_id
+from rewards.functions import RewardFunction
+
+ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
+
+
+class SFTConfig(StageConfig):
+    """Hyper-parameters of supervised fine-tuning; ``batch`` counts demonstrations."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("model", "data")
+
+    stage: Literal["sft"] = "sft"
+    model: Path
+    data: Path
+    batch: int = Field(default=16, ge=1)
+    epochs: int = Field(default=2, ge=1)
+    max_rows: int | None = Field(default=None, ge=1, description="use only the first rows")
+    optim: Optim = Optim(lr=2e-4)
+    lora: Lora = Lora()
+    compute: Compute = Compute()
+    chat_template: str | None = None
+    min_rows: int = Field(default=20, ge=1)
+    held_out: int = Field(default=32, ge=0, description="demonstrations kept back to see whether answers end")
+    watch: Watch = Watch()
+    tracker: Tracker = "none"
+
+
+@stage
+def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
+    """Fine-tune; ``gold`` scores what the policy writes meanwhile, where the truth is known."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    torch.manual_seed(stage_seed(config.seed, "sft"))
+    load_checkpoint(run)  # none is kept: an interrupted run starts again with empty journals
+    source = find_source(config.model)
+    stack = Stack(source.base, config.compute, template_of(config.model, config.chat_template))
+    stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
+    run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
+    if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):
+        run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
+    run.record.lineage |= {"base": artefact_hash(source.base)}
+    demonstrations = _demonstrations(config)
+    kept_back, used = demonstrations[: config.held_out], demonstrations[config.held_out :]
+    rows = _rows(run, stack.chat, used, context_length(stack.base))
+    if len(rows) < config.min_rows:
+        raise BadInput(
+            f"{config.data}: {len(rows)} of {len(used)} demonstrations can be used, min_rows asks for "
+            f"{config.min_rows}; dropped: {run.record.dropped or 'none'}"
+        )
+    watched = Watched(
+        stack,
+        [row["prompt"] for row in kept_back[: config.watch.prompts]],
+        max_new_tokens=config.watch.max_new_tokens,
+        seed=config.seed,
+        gold=gold,
+    )
+    arguments = _arguments(config, run, stack)
+    total = -(-len(rows) // config.batch) * config.epochs
+    journal = Journal(run, total, config.tracker)
+    journal.samples(0, watched.look("policy"))
+    started = time.monotonic()
+    with stack.use("policy"):
+        trainer = SFTTrainer(
+            model=stack.peft,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=stack.tokenizer,
+            callbacks=[_callback(journal, watched, config.watch.every)],
+        )
+        trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
+        trainer.train()
+    seconds = time.monotonic() - started
+    journal.close()
+    if run.is_main:
+        stack.save_role("policy", run.path / "adapter")
+    ended = _ended(stack, [row["prompt"] for row in kept_back], config)
+    if ended is not None and ended < ENDED:
+        run.note(f"only {ended:.0%} of greedy responses end: train longer, or raise watch.max_new_tokens")
+    loss = trainer.state.log_history[-1].get("train_loss")
+    return {"rows": len(rows), "loss": loss, "greedy_ended": ended, "train_seconds": round(seconds, 2)}
+
+
+def _demonstrations(config: SFTConfig) -> list[dict[str, Any]]:
+    """Rows {prompt, completion} as lists of messages, from a file or from a pairs run's chosen side."""
+    if is_run(config.data):
+        pairs = config.data / "train.jsonl"
+        if pairs.is_file():
+            rows = [{**row, "completion": row["chosen"]} for row in read_jsonl(pairs)]
+            unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
+            return list(unique.values())[: config.max_rows]
+        return _checked(config.data / "demonstrations.jsonl")[: config.max_rows]
+    return _checked(config.data)[: config.max_rows]
+
+
+def _checked(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        missing = [key for key in ("prompt", "completion") if key not in row]
+        if missing:
+            raise BadInput(f"{path}:{number}: no '{missing[0]}'; a demonstration is {{prompt, completion}}")
+        rows.append(
+            {
+                **row,
+                "prompt": _messages(row["prompt"], "user"),
+                "completion": _messages(row["completion"], "assistant"),
+            }
+        )
+    return rows
+
+
+def _messages(value: Any, role: str) -> list[Message]:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+def _rows(
+    run: Run, chat: Chat, demonstrations: Sequence[Mapping[str, Any]], context: int | None
+) -> list[dict[str, list[int]]]:
+    """Token ids and completion masks; what cannot be used is dropped, counted and listed."""
+    rows, dropped = [], []
+    for number, row in enumerate(demonstrations):
+        extra = (row.get("tools"), row.get("template_arguments"))
+        try:
+            prompt = chat.prompt_ids(row["prompt"], *extra)
+            response = chat.response_ids(row["prompt"], row["completion"], *extra)
+            if context is not None and len(prompt) + len(response) > context:
+                raise Unusable(f"longer than the model's {context} tokens")
+        except Unusable as error:
+            run.drop(str(error))
+            dropped.append({"row": number, "reason": str(error)})
+            continue
+        rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)})
+    if dropped:
+        write_jsonl(run.path / "dropped.jsonl", dropped)
+    return rows
+
+
+def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
+    from trl import SFTConfig as TrlConfig
+
+    optim = config.optim
+    return TrlConfig(
+        output_dir=str(run.path / "checkpoints"),
+        per_device_train_batch_size=config.batch,
+        num_train_epochs=config.epochs,
+        learning_rate=optim.lr,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.betas[0],
+        adam_beta2=optim.betas[1],
+        adam_epsilon=optim.eps,
+        max_grad_norm=optim.max_grad_norm,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(optim.schedule, optim.schedule),
+        warmup_steps=optim.warmup,
+        completion_only_loss=True,
+        max_length=None,
+        packing=False,
+        bf16=False,
+        fp16=False,
+        use_cpu=stack.device.type == "cpu",
+        gradient_checkpointing=config.compute.gradient_checkpointing,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=1,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=stage_seed(config.seed, "sft-order"),
+        eos_token=None,
+    )
+
+
+def _callback(journal: Journal, watched: Watched, every: int) -> Any:
+    from transformers import TrainerCallback
+
+    class ToJournal(TrainerCallback):
+        """TRL's logs into our journal, and a look at the watched prompts every few steps."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
+            metrics = {name: float(logs[key]) for key, name in names.items() if key in (logs or {})}
+            if "loss" in metrics:
+                journal.log(state.global_step, metrics, ["loss"])
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % every == 0 or state.global_step == state.max_steps:
+                journal.samples(state.global_step, watched.look("policy"))
+                watched.stack.activate("policy")
+
+    return ToJournal()
+
+
+def _ended(stack: Stack, prompts: Sequence[list[Message]], config: SFTConfig) -> float | None:
+    """Share of greedy responses to held-back prompts that end by themselves; None without prompts."""
+    ids = []
+    for prompt in prompts:
+        try:
+            ids.append(stack.chat.prompt_ids(prompt))
+        except Unusable:
+            continue
+    context = context_length(stack.base)
+    room = config.watch.max_new_tokens
+    ids = [found for found in ids if context is None or len(found) + room <= context]
+    if not ids:
+        return None
+    keys = [(config.seed, "sft-ended", number) for number in range(len(ids))]
+    samples = respond(stack, "policy", ids, keys, max_new_tokens=room, temperature=0)
+    return sum(found[0].ended for found in samples) / len(samples)

@@ -1,0 +1,166 @@
+"""The types that travel between people's judgments and training: frozen, versioned, hashable by content.
+
+A comparison is one prompt with k responses; a judgment orders them; a pair is what training reads.
+Response indices always mean the comparison's canonical order (sorted by content), never the order on screen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+Message = dict[str, Any]  # {"role", "content", ...tool_calls, reasoning_content, name, tool_call_id}
+
+
+class Record(BaseModel):
+    """Immutable; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def content_hash(value: Any) -> str:
+    """First 16 hex digits of sha256 over canonical JSON (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def check_messages(messages: list[Message], where: str) -> None:
+    """Every message has a role and some content (text, tool calls or reasoning); ValueError names the first bad one."""
+    if not messages:
+        raise ValueError(f"{where}: no messages")
+    for index, message in enumerate(messages):
+        if not isinstance(message.get("role"), str):
+            raise ValueError(f"{where}: message {index} has no role")
+        if not isinstance(message.get("content") or "", str):
+            raise ValueError(f"{where}: message {index}: content must be text, got {type(message['content']).__name__}")
+        said = message.get("content") or message.get("tool_calls") or message.get("reasoning_content")
+        if not said and message["role"] != "system":
+            raise ValueError(f"{where}: message {index} ({message['role']}) is empty")
+
+
+def prompt_id(prompt: list[Message], tools: list[dict[str, Any]] | None = None) -> str:
+    """The identity of a prompt: what splits, leakage checks and pairing go by."""
+    return content_hash({"prompt": prompt, "tools": tools} if tools else prompt)
+
+
+class Response(Record):
+    """One continuation: the assistant's messages, and where it came from (never shown to annotators)."""
+
+    messages: list[Message]
+    origin: str | None = None
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        check_messages(self.messages, "response")
+        return self
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join(str(message.get("content") or "") for message in self.messages)
+
+
+class Comparison(Record):
+    """A prompt and its k >= 2 responses, in canonical order; ``id`` is the same whichever came first."""
+
+    id: str = ""
+    schema_version: int = SCHEMA_VERSION
+    prompt: list[Message]
+    responses: list[Response] = Field(min_length=2)
+    tools: list[dict[str, Any]] | None = None
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    language: str = "en"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _canonical(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        responses = [Response.model_validate(r) if isinstance(r, dict) else r for r in data.get("responses", [])]
+        ordered = sorted(responses, key=lambda response: (content_hash(response.messages), response.origin or ""))
+        content = {
+            "prompt": data.get("prompt"),
+            "tools": data.get("tools"),
+            "template_arguments": data.get("template_arguments") or {},
+            "responses": [response.messages for response in ordered],
+        }
+        identity = content_hash(content)
+        if data.get("id") not in (None, "", identity):
+            raise ValueError(f"comparison id {data['id']} does not match its content ({identity}): was it edited?")
+        return {**data, "responses": ordered, "id": identity}
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        check_messages(self.prompt, "prompt")
+        return self
+
+    @property
+    def prompt_id(self) -> str:
+        return prompt_id(self.prompt, self.tools)
+
+
+class Judgment(Record):
+    """One person's ordering of a comparison's responses.
+
+    ``ranking`` holds tie groups of response indices, best first: ``[[1], [0]]`` prefers response 1,
+    ``[[0, 1]]`` is a tie. ``shown`` is the order on screen, left (or top) first. ``seconds`` is time on task.
+    """
+
+    comparison_id: str
+    annotator: str
+    ranking: list[list[int]]
+    shown: list[int]
+    strength: int | None = Field(default=None, ge=0, le=3)
+    flags: list[str] = Field(default_factory=list)
+    seconds: float | None = None
+    guideline: str | None = None
+    source: str = "unknown"
+    version: int = 1
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        ranked = sorted(index for group in self.ranking for index in group)
+        if ranked != sorted(self.shown) or ranked != list(range(len(ranked))):
+            raise ValueError(f"ranking {self.ranking} and shown {self.shown} must both hold 0..k-1 once each")
+        return self
+
+
+class Pair(Record):
+    """One row of a pairs file: TRL's conversational preference columns and what we know about the vote."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    margin: float = 0.0
+    weight: float = Field(default=1.0, gt=0)
+    votes: list[int] = Field(description="[votes for chosen, votes for rejected, ties]")
+    comparison_id: str
+    prompt_id: str
+
+
+class ItemResult(Record):
+    """The outcome of one evaluation item on one policy; ``score`` is None exactly when ``reason`` says why."""
+
+    suite: str
+    metric: str
+    item_id: str
+    score: float | None
+    reason: str | None = None
+    judge: str
+    family: str = ""
+    sample: int = 0
+    text: str | None = None
+    prompt: str | None = None
+    ended: bool | None = None
+    n_tokens: int | None = None
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if (self.score is None) == (self.reason is None):
+            raise ValueError("an item result has a score or a reason for having none, never both")
+        return self

@@ -1,0 +1,154 @@
+"""Pairs files as prompt trees: all pairs of one prompt share one tree, and one forward pass.
+
+Ouyang et al. 2022 (arXiv 2203.02155, section 3.5) train on all comparisons of a prompt as one batch element.
+Rows that cannot be used are dropped, counted by reason and listed; nothing is truncated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from align.core.config import BadInput
+from align.core.files import read_jsonl, write_jsonl
+from align.core.packing import Rectangle, Tree
+from align.core.runs import Run
+from align.core.text import Chat, Unusable
+from annotation.types import Message, Pair, content_hash
+
+
+class PromptPairs(NamedTuple):
+    """A prompt, its distinct responses as a tree, and the pairs between them by response number."""
+
+    prompt_id: str
+    tree: Tree
+    chosen: list[int]
+    rejected: list[int]
+    rows: list[Pair]
+
+
+class PairIndex(NamedTuple):
+    """Pairs of a rectangle by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(S,)``."""
+
+    chosen_P: Tensor
+    rejected_P: Tensor
+    weight_P: Tensor
+    n_tokens_S: Tensor
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read a pairs file; BadInput names the first row that is not a pair."""
+    pairs = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            pairs.append(Pair.model_validate(row))
+        except ValueError as error:
+            raise BadInput(f"{path}:{number}: not a preference pair ({str(error).splitlines()[0]})") from None
+    return pairs
+
+
+def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | None, min_rows: int) -> list[PromptPairs]:
+    """Tokenise a split of a pairs run into prompt trees, in the order of the file.
+
+    Raises:
+        BadInput: fewer than ``min_rows`` pairs can be used.
+    """
+    pairs = read_pairs(folder / f"{split}.jsonl")
+    grouped: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        grouped.setdefault(pair.prompt_id, []).append(pair)
+    dropped: list[dict[str, str]] = []
+    prompts = [found for rows in grouped.values() if (found := _tree(rows, chat, context, dropped))]
+    for row in dropped:
+        run.drop(f"{split}: {row['reason']}")
+    if dropped and run.is_main:
+        write_jsonl(run.path / f"dropped-{split}.jsonl", dropped)
+    usable = sum(len(prompt.rows) for prompt in prompts)
+    if usable < min_rows:
+        raise BadInput(
+            f"{folder / split}.jsonl: {usable} of {len(pairs)} pairs can be used, data.min_rows asks for {min_rows}; "
+            f"dropped: {_reasons(dropped) or 'none'}"
+        )
+    return prompts
+
+
+def index_pairs(rectangle: Rectangle, prompts: Sequence[PromptPairs]) -> PairIndex:
+    """The pairs of the prompts in a rectangle, as indices of its responses."""
+    number = {member: s for s, member in enumerate(rectangle.members)}
+    chosen, rejected, weights = [], [], []
+    for tree in sorted({tree for tree, _ in rectangle.members}):
+        prompt = prompts[tree]
+        chosen += [number[tree, k] for k in prompt.chosen]
+        rejected += [number[tree, k] for k in prompt.rejected]
+        weights += [pair.weight for pair in prompt.rows]
+    device = rectangle.tokens_RL.device
+    return PairIndex(
+        torch.tensor(chosen, device=device),
+        torch.tensor(rejected, device=device),
+        torch.tensor(weights, device=device),
+        rectangle.sums(torch.ones_like(rectangle.target_N, dtype=torch.float32)),
+    )
+
+
+def total_weight(prompts: Sequence[PromptPairs]) -> float:
+    """The denominator of a step: the sum of its pairs' weights."""
+    return float(sum(pair.weight for prompt in prompts for pair in prompt.rows))
+
+
+def prompts_hash(prompts: Sequence[PromptPairs]) -> str:
+    """Which prompts a policy was trained on, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(prompt.prompt_id for prompt in prompts)).encode()).hexdigest()
+
+
+def _tree(rows: list[Pair], chat: Chat, context: int | None, dropped: list[dict[str, str]]) -> PromptPairs | None:
+    first = rows[0]
+    try:
+        prompt = chat.prompt_ids(first.prompt, first.tools, first.template_arguments)
+    except Unusable as error:
+        dropped += [{"comparison_id": row.comparison_id, "reason": f"prompt: {error}"} for row in rows]
+        return None
+    numbers: dict[str, int] = {}
+    responses: list[list[int]] = []
+
+    def number(message: list[Message]) -> int:
+        key = content_hash(message)
+        if key not in numbers:
+            ids = chat.response_ids(first.prompt, message, first.tools, first.template_arguments)
+            if context is not None and len(prompt) + len(ids) > context:
+                raise Unusable(f"longer than the model's {context} tokens")
+            numbers[key] = len(responses)
+            responses.append(ids)
+        return numbers[key]
+
+    kept: list[Pair] = []
+    chosen: list[int] = []
+    rejected: list[int] = []
+    for row in rows:
+        try:
+            better, worse = number(row.chosen), number(row.rejected)
+            if responses[better] == responses[worse]:
+                raise Unusable("chosen and rejected are the same tokens")
+        except Unusable as error:
+            dropped.append({"comparison_id": row.comparison_id, "reason": str(error)})
+            continue
+        kept.append(row)
+        chosen.append(better)
+        rejected.append(worse)
+    if not kept:
+        return None
+    used = sorted({*chosen, *rejected})
+    place = {old: new for new, old in enumerate(used)}
+    tree = Tree(prompt, [responses[k] for k in used])
+    return PromptPairs(first.prompt_id, tree, [place[k] for k in chosen], [place[k] for k in rejected], kept)
+
+
+def _reasons(dropped: list[dict[str, str]]) -> str:
+    counts: dict[str, int] = {}
+    for row in dropped:
+        counts[row["reason"]] = counts.get(row["reason"], 0) + 1
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

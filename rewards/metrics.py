@@ -1,0 +1,130 @@
+"""What a reward model is worth, and beside it what costs nothing: floors, ceiling, calibration.
+
+Arrays in, numbers out; no model. Axes: P held-out pairs. Every accuracy carries its n and an interval
+clustered by prompt (Miller 2024, arXiv 2411.00640).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from annotation.types import Pair
+
+
+def clustered_accuracy(correct: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
+    """Mean of 0 / 0.5 / 1 outcomes with a t interval over clusters; None where there is nothing to say."""
+    n = len(correct)
+    if n == 0:
+        return {"mean": None, "low": None, "high": None, "n": 0, "clusters": 0}
+    values = np.asarray(correct, dtype=float)
+    mean = float(values.mean())
+    sums: dict[str, float] = {}
+    for cluster, value in zip(clusters, values, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    count = len(sums)
+    if count < 2:
+        return {"mean": mean, "low": None, "high": None, "n": n, "clusters": count}
+    error = float(np.sqrt(count / (count - 1) * sum(s * s for s in sums.values())) / n)
+    reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
+    return {"mean": mean, "low": max(0.0, mean - reach), "high": min(1.0, mean + reach), "n": n, "clusters": count}
+
+
+def clustered_ratio(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[str], level: float = 0.95
+) -> dict[str, Any]:
+    """Ratio of two means over the same pairs, with a delta-method interval over clusters."""
+    n = len(first)
+    if n == 0 or sum(second) == 0:
+        return {"mean": None, "low": None, "high": None, "n": n}
+    ratio = sum(first) / sum(second)
+    sums: dict[str, float] = {}
+    for cluster, one, two in zip(clusters, first, second, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + one - ratio * two
+    count = len(sums)
+    if count < 2:
+        return {"mean": ratio, "low": None, "high": None, "n": n}
+    error = float(np.sqrt(count / (count - 1) * sum(s * s for s in sums.values())) / sum(second))
+    reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
+    return {"mean": ratio, "low": ratio - reach, "high": ratio + reach, "n": n}
+
+
+def outcomes(margins: Sequence[float]) -> list[float]:
+    """1 where the chosen response scored higher, 0 where lower, a half on a tie."""
+    return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+
+
+def expected_calibration_error(margins: Sequence[float], bins: int = 10) -> float | None:
+    """ECE of ``sigma(|margin|)`` as the probability that the preferred response wins (Guo et al. 2017)."""
+    if not len(margins):
+        return None
+    values = np.asarray(margins, dtype=float)
+    confidence = 1 / (1 + np.exp(-np.abs(values)))
+    correct = np.asarray(outcomes(margins))
+    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [
+        abs(float(correct[place == b].mean() - confidence[place == b].mean())) * float((place == b).mean())
+        for b in range(bins)
+        if (place == b).any()
+    ]
+    return float(sum(gaps))
+
+
+def by_agreement(margins: Sequence[float], pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
+    """Accuracy where the votes were unanimous, split, and single."""
+    buckets: dict[str, list[int]] = {"unanimous": [], "split": [], "one vote": []}
+    for index, pair in enumerate(pairs):
+        for_, against, ties = (*pair.votes, 0, 0)[:3]
+        name = "one vote" if for_ + against + ties == 1 else "unanimous" if against + ties == 0 else "split"
+        buckets[name].append(index)
+    correct = outcomes(margins)
+    return {
+        name: clustered_accuracy([correct[i] for i in rows], [pairs[i].prompt_id for i in rows])
+        for name, rows in buckets.items()
+        if rows
+    }
+
+
+def longer_wins(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The floor of preferring the longer text (words)."""
+    margins = [float(len(_text(p.chosen).split()) - len(_text(p.rejected).split())) for p in pairs]
+    return clustered_accuracy(outcomes(margins), [pair.prompt_id for pair in pairs])
+
+
+def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> dict[str, Any]:
+    """The floor of a logistic regression on differences of word counts, fitted on the training pairs."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    if not train or not test:
+        return clustered_accuracy([], [])
+    words = CountVectorizer(token_pattern=r"\S+", binary=True)
+    try:
+        words.fit([_text(side) for pair in train for side in (pair.chosen, pair.rejected)])
+    except ValueError:  # no word at all
+        return clustered_accuracy([], [])
+    difference = _differences(words, train)
+    sign = np.where(np.arange(len(train)) % 2 == 0, 1, -1)
+    model = LogisticRegression(fit_intercept=False, max_iter=300, C=1.0)
+    model.fit(difference.multiply(sign[:, None]).tocsr(), sign)
+    margins = model.decision_function(_differences(words, test))
+    return clustered_accuracy(outcomes(margins.tolist()), [pair.prompt_id for pair in test])
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Pearson's r; None where one side does not vary."""
+    if len(first) < 3 or np.std(first) == 0 or np.std(second) == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _differences(words: Any, pairs: Sequence[Pair]) -> Any:
+    chosen = words.transform([_text(pair.chosen) for pair in pairs]).astype(float)
+    return (chosen - words.transform([_text(pair.rejected) for pair in pairs])).tocsr()
+
+
+def _text(messages: Sequence[dict[str, Any]]) -> str:
+    return " ".join(str(message.get("content") or "") for message in messages)

@@ -1,0 +1,39 @@
+"""The reward model as a role on the shared base: an adapter and a scalar head read at the stop token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from align.core.config import BadInput
+from align.core.models import Stack, find_source
+from align.core.packing import Tree, pack
+from align.core.runs import finished_run
+
+
+def add_reward(stack: Stack, run: Path, role: str = "reward", *, trainable: bool = False) -> None:
+    """Add a trained reward run's adapter and head to ``stack`` as ``role``.
+
+    Raises:
+        BadInput: not a finished reward run, or one trained on another base.
+    """
+    finished_run(run, ("reward",))
+    source = find_source(run)
+    if source.base.resolve() != stack.base_path.resolve():
+        raise BadInput(f"{run}: trained on the base {source.base}, but this stage uses {stack.base_path}")
+    stack.add(role, adapter=source.adapter, trainable=trainable)
+    stack.add_head(role, source.adapter)
+
+
+@torch.no_grad()
+def score(stack: Stack, role: str, trees: Sequence[Tree]) -> list[list[float]]:
+    """Scores of every response of every tree, in their order; the same to the bit for the same trees."""
+    scores = [[0.0] * len(tree.responses) for tree in trees]
+    with stack.use(role):
+        for rectangle in pack(trees, stack.compute.max_tokens, stack.layout):
+            values = stack.scores(role, rectangle.to(stack.device)).tolist()
+            for (tree, k), value in zip(rectangle.members, values, strict=True):
+                scores[tree][k] = value
+    return scores

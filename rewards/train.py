@@ -1,0 +1,163 @@
+"""Stage `reward`: preference pairs to a reward model, an adapter and a head on the shared base.
+
+In: a pairs run and the policy it starts from (an SFT run, or a model folder). Out: ``adapter/`` with
+``head.safetensors``, held-out accuracy beside its floors and ceiling, calibration, and scores centred so that
+the starting policy's responses average 0. Not here: choosing pairs, or what the score is used for.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from align.core.config import Compute, Lora, Optim, StageConfig, Tracker
+from align.core.files import artefact_hash
+from align.core.layout import choose_layout
+from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
+from align.core.models import Stack, context_length, find_source, template_of
+from align.core.objectives import bradley_terry
+from align.core.packing import pack
+from align.core.runs import Run, stage
+from annotation.types import Message, Pair
+from rewards import metrics
+from rewards.data import PromptPairs, index_pairs, load_pairs, prompts_hash, read_pairs, total_weight
+from rewards.model import score
+
+Gold = Callable[..., list[float | None]]
+
+
+class RewardConfig(StageConfig):
+    """Hyper-parameters of the reward model; ``batch`` counts prompts."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy")
+
+    stage: Literal["reward"] = "reward"
+    pairs: Path
+    policy: Path
+    batch: int = Field(default=16, ge=1)
+    epochs: int = Field(default=2, ge=1)
+    optim: Optim = Optim(lr=1e-4)
+    lora: Lora = Lora()
+    compute: Compute = Compute()
+    chat_template: str | None = None
+    min_rows: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1, description="steps")
+    tracker: Tracker = "none"
+
+
+@stage
+def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[str, Any]:
+    """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
+    torch.manual_seed(stage_seed(config.seed, "reward"))
+    source = find_source(config.policy)
+    stack = Stack(source.base, config.compute, template_of(config.policy, config.chat_template))
+    stack.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
+    stack.add_head("reward")
+    run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
+    context = context_length(stack.base)
+    train = load_pairs(run, config.pairs, "train", stack.chat, context, config.min_rows)
+    test = load_pairs(run, config.pairs, "test", stack.chat, context, 0)
+    run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
+    seconds = _fit(config, run, stack, train)
+    _centre(stack, train)
+    if run.is_main:
+        stack.save_role("reward", run.path / "adapter")
+    margins, lengths, scores = _margins(stack, test)
+    pairs = [pair for prompt in test for pair in prompt.rows]
+    correct = metrics.outcomes(margins)
+    headline = {
+        "accuracy": metrics.clustered_accuracy(correct, [pair.prompt_id for pair in pairs]),
+        "floor_longer_wins": metrics.longer_wins(pairs),
+        "floor_bag_of_words": metrics.bag_of_words(read_pairs(config.pairs / "train.jsonl"), pairs),
+        "ceiling_annotators": _ceiling(config.pairs),
+        "expected_calibration_error": metrics.expected_calibration_error(margins),
+        "accuracy_by_agreement": metrics.by_agreement(margins, pairs),
+        "score_length_correlation": metrics.correlation(scores, lengths),
+        "train_pairs": sum(len(prompt.rows) for prompt in train),
+        "train_seconds": round(seconds, 2),
+    }
+    if gold is not None:
+        headline |= _against_gold(gold, pairs, correct)
+    return headline
+
+
+def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> float:
+    processes = Processes()
+    batches = epochs(len(train), config.batch, config.epochs, config.seed)
+    learner = Learner(stack.parameters("reward"), config.optim, len(batches), processes)
+    if resumed := load_checkpoint(run):
+        learner.restore(resumed[1], resumed[0])
+    journal = Journal(run, len(batches), config.tracker, learner.done)
+    started = time.monotonic()
+    for step, batch in enumerate(batches[learner.done :], learner.done + 1):
+        prompts = [train[i] for i in batch]
+        totals = processes.sum(_backward(stack, processes.share(prompts), total_weight(prompts)))
+        accuracy, n_pairs = totals[1] / totals[2], int(totals[2])
+        journal.log(step, {"loss": totals[0], "accuracy": accuracy, "pairs": n_pairs} | learner.step(), ["loss"])
+        if step % config.checkpoint_every == 0 and step < len(batches):
+            save_checkpoint(run, step, learner.tensors(), {})
+    journal.close()
+    return time.monotonic() - started
+
+
+def _backward(stack: Stack, prompts: Sequence[PromptPairs], denominator: float) -> list[float]:
+    """Accumulate the gradient of these prompts' share of the step: [loss, number right, number of pairs]."""
+    loss_sum, right, n_pairs = 0.0, 0.0, 0
+    for rectangle in pack([prompt.tree for prompt in prompts], stack.compute.max_tokens, stack.layout):
+        rectangle = rectangle.to(stack.device)
+        pairs = index_pairs(rectangle, prompts)
+        with stack.use("reward"):
+            scores_S = stack.scores("reward", rectangle)
+            loss = bradley_terry(scores_S[pairs.chosen_P], scores_S[pairs.rejected_P], pairs.weight_P, denominator)
+            loss.loss.backward()
+        loss_sum += loss.loss.item()
+        right += (loss.margin_P > 0).sum().item()
+        n_pairs += len(loss.margin_P)
+    return [loss_sum, right, float(n_pairs)]
+
+
+def _centre(stack: Stack, train: Sequence[PromptPairs]) -> None:
+    """Shift the head's bias so that the training responses (the starting policy's) average 0."""
+    scores = [value for tree in score(stack, "reward", [prompt.tree for prompt in train]) for value in tree]
+    with torch.no_grad():
+        stack.heads["reward"].linear.bias.sub_(sum(scores) / len(scores))
+
+
+def _margins(stack: Stack, prompts: Sequence[PromptPairs]) -> tuple[list[float], list[float], list[float]]:
+    """Score differences of the pairs, and length (tokens) and score of every response."""
+    scores = score(stack, "reward", [prompt.tree for prompt in prompts])
+    margins = [
+        found[c] - found[r]
+        for prompt, found in zip(prompts, scores, strict=True)
+        for c, r in zip(prompt.chosen, prompt.rejected, strict=True)
+    ]
+    lengths = [float(len(response)) for prompt in prompts for response in prompt.tree.responses]
+    return margins, lengths, [value for found in scores for value in found]
+
+
+def _ceiling(folder: Path) -> Any:
+    """What annotators agree on among themselves, as the pairs run measured it."""
+    file = folder / "manifest.json"
+    return json.loads(file.read_text()).get("ceiling") if file.is_file() else None
+
+
+def _against_gold(gold: Gold, pairs: Sequence[Pair], correct: Sequence[float]) -> dict[str, Any]:
+    """The share of what gold utility itself scores on the same noisy judgments, on the same pairs."""
+
+    def utility(side: Callable[[Pair], list[Message]]) -> list[float | None]:
+        return gold([pair.prompt for pair in pairs], [side(pair) for pair in pairs])
+
+    better, worse = utility(lambda pair: pair.chosen), utility(lambda pair: pair.rejected)
+    known = [i for i, (b, w) in enumerate(zip(better, worse, strict=True)) if b is not None and w is not None]
+    truth = metrics.outcomes([(better[i] or 0.0) - (worse[i] or 0.0) for i in known])
+    clusters = [pairs[i].prompt_id for i in known]
+    own = metrics.clustered_accuracy([correct[i] for i in known], clusters)
+    gold_accuracy = metrics.clustered_accuracy(truth, clusters)
+    share = metrics.clustered_ratio([correct[i] for i in known], truth, clusters)
+    return {"accuracy_on_gold_pairs": own, "accuracy_of_gold": gold_accuracy, "share_of_gold": share}
