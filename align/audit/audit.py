@@ -1,0 +1,215 @@
+"""Stage `audit`: what got better and what broke, as a verdict.
+
+In: base, candidate, and where given SFT and a rival (policy runs or model folders), gates.yaml, and every finished
+evaluation run of their artefacts in the runs folders around. Out: ``audit.json`` with findings, the evaluations
+used by name, the worst flips with both texts, and what was not measured. Evaluations are inputs: a newer one makes
+another audit. Not here: running an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from align.audit import history
+from align.audit.gates import Finding, Gate, insufficient, judge, load_gates, overall, regressed
+from align.audit.history import Subject
+from align.core.config import StageConfig
+from align.core.files import write_json
+from align.core.runs import Run, stage
+from align.evals.stats import higher_is_better, paired_difference
+from annotation.types import ItemResult
+
+FLIPS = 10
+LIMITS = (
+    "Training-seed variance: one training run a side. Every interval speaks about new items, not about new seeds.",
+    "People's own opinion of these answers: every label was given by a rule, a reward model or known utility.",
+)
+
+
+class AuditConfig(StageConfig):
+    """Who is audited against whom, and by which gates; ``evaluations`` are found, not given."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("base", "candidate", "sft", "rival", "gates", "evaluations")
+
+    stage: Literal["audit"] = "audit"
+    base: Path
+    candidate: Path
+    sft: Path | None = None
+    rival: Path | None = None
+    gates: Path
+
+    @cached_property
+    def subjects(self) -> dict[str, Subject]:
+        """The policies by role, with their evaluation runs."""
+        given = {"base": self.base, "candidate": self.candidate, "sft": self.sft, "rival": self.rival}
+        known = {role: path for role, path in given.items() if path is not None}
+        folders = [self.run.parent, *(path.parent for path in known.values())]
+        return {role: history.subject(role, path, folders) for role, path in known.items()}
+
+    @property
+    def evaluations(self) -> list[Path]:
+        """Folders of the evaluation runs that count, so that they are hashed into the record as inputs."""
+        return sorted({Path(run.path) for subject in self.subjects.values() for run in subject.runs.values()})
+
+
+@stage
+def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
+    """Judge every gate, write audit.json, and say the verdict in one sentence."""
+    gates = load_gates(config.gates)
+    subjects = config.subjects
+    findings = [_find(gate, subjects) for gate in gates]
+    verdict, worse = overall(findings), regressed(findings)
+    sentence = _sentence(findings, worse)
+    write_json(
+        run.path / "audit.json",
+        {
+            "verdict": verdict,
+            "sentence": sentence,
+            "findings": [finding.model_dump() for finding in findings],
+            "regressed": worse,
+            "subjects": {role: _about(subject) for role, subject in subjects.items()},
+            "rival": _against_rival(gates, subjects),
+            "flips": _flips(gates, subjects)[:FLIPS],
+            "judges": _judges(subjects["candidate"]),
+            "not_measured": _not_measured(findings, gates, subjects),
+        },
+    )
+    run.note(sentence)
+    counts = {kind: sum(f.verdict == kind for f in findings) for kind in ("pass", "fail", "insufficient")}
+    return {"verdict": verdict, "sentence": sentence, "gates": counts, "regressed": worse}
+
+
+def _find(gate: Gate, subjects: dict[str, Subject]) -> Finding:
+    """Fetch what a gate compares, or say what is missing."""
+    sides = ["candidate"] if gate.against is None else ["candidate", gate.against]
+    if gate.against is not None and gate.against not in subjects:
+        return insufficient(gate, f"no {gate.against} was named: give {gate.against}=RUN")
+    policy = history.common_policy(gate.suite, [subjects[side] for side in sides], gate.policy)
+    if policy is None:
+        wanted = gate.policy or " or ".join(history.POLICIES)
+        lacking = [
+            side for side in sides if not any((gate.suite, p) in subjects[side].runs for p in wanted.split(" or "))
+        ]
+        whose = " and ".join(lacking) or "both sides under one policy"
+        return insufficient(gate, f"no finished evaluation of suite {gate.suite} (policy {wanted}) for {whose}")
+    runs = [subjects[side].runs[gate.suite, policy] for side in sides]
+    found = [history.scores(history.load_items(record), gate.suite, gate.metric) for record in runs]
+    facts: dict[str, Any] = {"policy": policy, "evaluations": [Path(record.path).name for record in runs]}
+    if gate.against is None:
+        return judge(gate, found[0], None, **facts)
+    if key := history.asked_differently(gate.suite, *runs):
+        return insufficient(gate, f"the two evaluations are not alike: '{key}' differs", **facts)
+    return judge(gate, found[0], found[1], history.chance(runs[1], gate.metric), **facts)
+
+
+def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
+    """The verdict and why it is right, in one sentence."""
+    by = {kind: [f for f in findings if f.verdict == kind] for kind in ("pass", "fail", "insufficient")}
+    also = f"; significantly worse after Holm's correction: {', '.join(worse)}" if worse else ""
+    if failed := by["fail"]:
+        named = "; ".join(f"{f.gate} ({f.metric}: {f.reason})" for f in failed)
+        return f"FAIL: {len(failed)} of {len(findings)} gates are broken: {named}{also}."
+    if open_ := by["insufficient"]:
+        named = "; ".join(f"{f.gate} ({f.reason})" for f in open_)
+        return f"INSUFFICIENT: no gate is broken, but {len(open_)} of {len(findings)} cannot be decided: {named}{also}."
+    return f"PASS: all {len(findings)} gates are proved by their bounds{also}."
+
+
+def _about(subject: Subject) -> dict[str, Any]:
+    runs = {f"{suite} ({policy})": Path(run.path).name for (suite, policy), run in sorted(subject.runs.items())}
+    return {"path": str(subject.path), "artefact": subject.artefact, "evaluations": runs}
+
+
+def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[dict[str, Any]]:
+    """Candidate - rival on every gated metric, for information: no gate asks for it."""
+    if "rival" not in subjects:
+        return []
+    candidate, rival = subjects["candidate"], subjects["rival"]
+    rows = []
+    for suite, metric in dict.fromkeys((gate.suite, gate.metric) for gate in gates):
+        if (policy := history.common_policy(suite, [candidate, rival])) is None:
+            continue
+        new, old = (
+            history.scores(history.load_items(s.runs[suite, policy]), suite, metric) for s in (candidate, rival)
+        )
+        found = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
+        rows.append({"suite": suite, "metric": metric, "policy": policy} | found._asdict())
+    return rows
+
+
+def _flips(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[dict[str, Any]]:
+    """Items on which the candidate lost most, gate by gate in turn, with what both wrote."""
+    by_gate = [_lost(gate, subjects) for gate in gates if gate.against in subjects]
+    seen: set[tuple[str, str]] = set()
+    worst = []
+    for flip in chain.from_iterable(zip_longest(*by_gate)):
+        if flip is not None and (flip["metric"], flip["item_id"]) not in seen:
+            seen.add((flip["metric"], flip["item_id"]))
+            worst.append(flip)
+    return worst
+
+
+def _lost(gate: Gate, subjects: dict[str, Subject]) -> list[dict[str, Any]]:
+    sides = [subjects["candidate"], subjects[str(gate.against)]]
+    policy = history.common_policy(gate.suite, sides, gate.policy)
+    if policy is None:
+        return []
+    results = [history.load_items(side.runs[gate.suite, policy]) for side in sides]
+    new, old = (history.scores(found, gate.suite, gate.metric).by_item for found in results)
+    sign = 1.0 if higher_is_better(gate.metric) else -1.0
+    losses = {i: sign * (a - b) for i, a in new.items() if a is not None and (b := old.get(i)) is not None}
+    flips = []
+    for item_id in sorted((i for i in losses if losses[i] < 0), key=lambda i: (losses[i], i))[:FLIPS]:
+        after = _example(results[0], gate, item_id, -sign)
+        before = _example(results[1], gate, item_id, sign)
+        if after is None or before is None or after.text is None or before.text is None:
+            continue
+        flips.append(
+            {
+                "metric": gate.metric,
+                "suite": gate.suite,
+                "item_id": item_id,
+                "prompt": after.prompt,
+                "against": gate.against,
+                "before": {"score": old[item_id], "text": before.text},
+                "after": {"score": new[item_id], "text": after.text},
+                "judge": after.judge,
+            }
+        )
+    return flips
+
+
+def _example(results: Sequence[ItemResult], gate: Gate, item_id: str, sign: float) -> ItemResult | None:
+    """The sample of an item with the highest score (``sign`` 1) or the lowest (-1)."""
+    mine = [
+        r
+        for r in results
+        if r.item_id == item_id and r.suite == gate.suite and gate.metric in (r.metric, r.metric.partition("/")[0])
+    ]
+    return max((r for r in mine if r.score is not None), key=lambda r: sign * (r.score or 0.0), default=None)
+
+
+def _judges(candidate: Subject) -> dict[str, list[str]]:
+    """Which judge scored each metric of the candidate."""
+    found: dict[str, set[str]] = {}
+    for record in candidate.runs.values():
+        for result in history.load_items(record):
+            found.setdefault(result.metric, set()).add(result.judge)
+    return {metric: sorted(names) for metric, names in sorted(found.items())}
+
+
+def _not_measured(findings: Sequence[Finding], gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[str]:
+    missing = [f"{f.gate}: {f.reason}." for f in findings if f.delta is None]
+    if "sft" not in subjects:
+        missing.append(
+            "No SFT policy was named, so the price of preference training alone is not separated from SFT's."
+        )
+    if "rival" not in subjects:
+        missing.append("No rival method was named.")
+    elif not _against_rival(gates, subjects):
+        missing.append("The rival has no evaluation in common with the candidate.")
+    return [*missing, *LIMITS]

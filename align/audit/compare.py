@@ -1,0 +1,273 @@
+"""Stage `compare`: arms of one experiment side by side, RLHF against DPO.
+
+In: finished policy runs and the finished evaluations of each. Out: ``comparison.json`` and ``comparison.md``:
+every metric with interval and n for base, SFT, prompt-only, best-of-n and the arms; win rate raw and at equal
+length; labels, configurations tried, seconds and memory; paired differences. Arms that did not start from the
+same base, SFT, pairs and prompts are refused, and so are evaluations over different items. Not here: a winner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from align.audit import history
+from align.audit.history import Subject
+from align.audit.table import markdown
+from align.core.config import BadInput, StageConfig
+from align.core.files import write_json, write_text
+from align.core.runs import Run, RunRecord, finished_run, stage
+from align.evals.stats import higher_is_better, length_controlled_win_rate, mean_interval, paired_difference
+from annotation.types import ItemResult
+
+SHARED = ("base", "sft", "pairs", "prompts")
+CAVEAT = "One beta a side is a point on each method's curve, not a verdict on the methods."
+
+
+class CompareConfig(StageConfig):
+    """``arms`` are policy runs; ``policy`` is how they acted where several evaluations of a suite stand."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("arms", "evaluations")
+
+    stage: Literal["compare"] = "compare"
+    arms: list[Path] = Field(min_length=2)
+    policy: Literal["sample", "greedy"] = "sample"
+
+    @cached_property
+    def records(self) -> list[RunRecord]:
+        """Every run around the arms and this run."""
+        return history.all_runs([self.run.parent, *(path.parent for path in self.arms)])
+
+    @cached_property
+    def arm_records(self) -> list[RunRecord]:
+        return [finished_run(path, ("dpo", "ppo", "kto")) for path in self.arms]
+
+    @cached_property
+    def contenders(self) -> list[Contender]:
+        """The rows of the table: what needs no training first."""
+        arms = self.arm_records
+        return [*_baselines(arms[0], self.records), *(_arm(arm, self.records) for arm in arms)]
+
+    @property
+    def evaluations(self) -> list[Path]:
+        """Folders of the evaluation runs that the table reads: inputs, so that a newer one makes another run."""
+        found = [
+            run.path for one in self.contenders for (_, policy), run in one.subject.runs.items() if one.acts(policy)
+        ]
+        return sorted({Path(path) for path in found})
+
+
+class Contender(NamedTuple):
+    """One row: a policy, how it acts (None: by itself), and its training run where it is an arm."""
+
+    subject: Subject
+    manner: str | None
+    record: RunRecord | None
+
+    @property
+    def name(self) -> str:
+        return self.subject.name
+
+    def acts(self, policy: str) -> bool:
+        """Whether an evaluation under ``policy`` is one of this contender."""
+        return policy == self.manner if self.manner else policy in history.POLICIES
+
+
+Evaluated = dict[str, dict[str, RunRecord]]  # suite -> contender -> evaluation
+
+
+@stage
+def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
+    """Check that the arms are comparable, measure all rows alike, and write the table."""
+    contenders = config.contenders
+    arms = [one for one in contenders if one.record is not None]
+    _check_lineage(config.arm_records)
+    _check_names(contenders)
+    chosen = _evaluations(contenders, config.policy)
+    rows = [_measure(one, chosen) for one in contenders]
+    result = {
+        "arms": [one.name for one in arms],
+        "rows": rows,
+        "costs": [_cost(record, config.records) for record in config.arm_records],
+        "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen)],
+        "evaluations": {suite: {n: Path(r.path).name for n, r in found.items()} for suite, found in chosen.items()},
+        "lineage": {key: _origin(config.arm_records[0], key) for key in SHARED},
+        "not_measured": _not_measured(contenders, chosen),
+        "caveat": CAVEAT,
+    }
+    write_json(run.path / "comparison.json", result)
+    text = markdown(result)
+    write_text(run.path / "comparison.md", text)
+    if run.is_main:
+        print(text)
+    return {"arms": result["arms"], "caveat": CAVEAT, "rows": len(rows)}
+
+
+def _arm(record: RunRecord, records: Sequence[RunRecord]) -> Contender:
+    path = Path(record.path)
+    artefact = record.artefact or ""
+    return Contender(Subject(path.name, path, artefact, history.evaluations(records, artefact)), None, record)
+
+
+def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
+    """Base, SFT, and SFT under a system prompt or with best-of-n, as far as they were evaluated."""
+    found = []
+    for name, key, manner in (
+        ("base", "base", None),
+        ("sft", "sft", None),
+        ("prompt-only", "sft", "prompt-only"),
+        ("best-of-n", "sft", "best-of-n"),
+    ):
+        artefact = _origin(arm, key) or ""
+        runs = history.evaluations(records, artefact) if artefact else {}
+        found.append(Contender(Subject(name, Path(name), artefact, runs), manner, None))
+    return found
+
+
+def _check_lineage(arms: Sequence[RunRecord]) -> None:
+    """Refuse arms that did not learn from the same things."""
+    for key in SHARED:
+        hashes = [_origin(record, key) for record in arms]
+        named = ", ".join(f"{Path(r.path).name}: {(h or 'none')[:12]}" for r, h in zip(arms, hashes, strict=True))
+        if None in hashes:
+            raise BadInput(f"compare: not every arm records its {key} ({named}); train them from runs of this suite")
+        if len(set(hashes)) > 1:
+            raise BadInput(f"compare: the arms differ in '{key}' ({named}); compare arms trained from the same {key}")
+
+
+def _origin(record: RunRecord, key: str) -> str | None:
+    """What an arm came from; its ``sft`` is the policy it started at, run or folder."""
+    start = record.inputs.get("policy", {}).get("sha256")
+    return start if key == "sft" and start else record.lineage.get(key)
+
+
+def _check_names(contenders: Sequence[Contender]) -> None:
+    names = [one.name for one in contenders]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadInput(f"compare: two rows would be named '{twice}'; give the run folders different names")
+
+
+def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
+    """For each suite the evaluation of each contender, all under one policy, over the same items.
+
+    Raises:
+        BadInput: two evaluations of a suite asked different items or asked them differently.
+    """
+    chosen: Evaluated = {}
+    for suite in dict.fromkeys(suite for one in contenders for suite, _ in one.subject.runs):
+        arms = [one for one in contenders if one.record is not None]
+        order = dict.fromkeys((preferred, *history.POLICIES))
+        policy = max(order, key=lambda p: sum((suite, p) in one.subject.runs for one in arms))  # noqa: B023
+        found = {
+            one.name: one.subject.runs[suite, one.manner or policy]
+            for one in contenders
+            if (suite, one.manner or policy) in one.subject.runs
+        }
+        _check_alike(suite, found)
+        chosen[suite] = found
+    return chosen
+
+
+def _check_alike(suite: str, found: dict[str, RunRecord]) -> None:
+    """Every contender was asked what the first one that has a metric was asked, and in the same way."""
+    for other, second in list(found.items())[1:]:
+        one, first = next(iter(found.items()))
+        if key := history.asked_differently(suite, first, second):
+            names = f"{Path(first.path).name} and {Path(second.path).name}"
+            raise BadInput(f"compare: suite {suite}: '{key}' differs between {names}; evaluate {one} and {other} alike")
+    asked: dict[str, tuple[str, frozenset[str]]] = {}
+    for name, record in found.items():
+        ids: dict[str, set[str]] = {}
+        for result in history.load_items(record):
+            by_formula = name == "best-of-n" and result.metric == "kl"  # one value, not an item's
+            if result.suite == suite and not by_formula:
+                ids.setdefault(result.metric, set()).add(result.item_id)
+        for metric, items in ids.items():
+            one, before = asked.setdefault(metric, (name, frozenset(items)))
+            if before != items:
+                names = f"{Path(found[one].path).name} and {Path(record.path).name}"
+                raise BadInput(
+                    f"compare: suite {suite}: {metric} was measured over different items in {names}; "
+                    f"evaluate {one} and {name} on the same items"
+                )
+
+
+def _metrics(record: RunRecord, suite: str) -> list[str]:
+    return list(dict.fromkeys(r.metric for r in history.load_items(record) if r.suite == suite))
+
+
+def _measure(one: Contender, chosen: Evaluated) -> dict[str, Any]:
+    """A contender's metrics by suite, each an estimate with counts."""
+    metrics: dict[str, Any] = {}
+    for suite, found in chosen.items():
+        if one.name not in found:
+            continue
+        results = history.load_items(found[one.name])
+        for metric in _metrics(found[one.name], suite):
+            scores = history.scores(results, suite, metric)
+            metrics[metric] = mean_interval(scores.values, scores.items)._asdict() | {"suite": suite}
+        if one.record is not None and suite == "preference" and "sft" in found:
+            metrics["win_rate_vs_sft, equal length"] = _length_controlled(results, history.load_items(found["sft"]))
+    return {"name": one.name, "stage": one.record.stage if one.record else None, "metrics": metrics}
+
+
+def _length_controlled(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -> dict[str, Any]:
+    """Win rate where both answers are equally long; lengths in tokens, SFT's as its mean on the same prompt."""
+    wins = {r.item_id: r.score for r in results if r.metric == "win_rate_vs_sft" and r.score is not None}
+    own, other = (history.scores(side, "preference", "n_tokens").by_item for side in (results, sft))
+    known = [i for i in sorted(wins) if own.get(i) is not None and other.get(i) is not None]
+    lengths = [(own[i] or 0.0) - (other[i] or 0.0) for i in known]
+    estimate = length_controlled_win_rate([wins[i] or 0.0 for i in known], lengths, known)
+    return estimate._asdict() | {"suite": "preference"}
+
+
+def _differences(a: Contender, b: Contender, chosen: Evaluated) -> list[dict[str, Any]]:
+    """Paired differences a - b of every metric both were measured on."""
+    rows = []
+    for suite, found in chosen.items():
+        if a.name not in found or b.name not in found:
+            continue
+        for metric in _metrics(found[a.name], suite):
+            new, old = (history.scores(history.load_items(found[n]), suite, metric) for n in (a.name, b.name))
+            difference = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
+            facts = {"suite": suite, "metric": metric, "higher_is_better": higher_is_better(metric)}
+            rows.append({"of": a.name, "minus": b.name} | facts | difference._asdict())
+    return rows
+
+
+def _cost(arm: RunRecord, records: Sequence[RunRecord]) -> dict[str, Any]:
+    """What an arm took: labels, configurations tried, seconds and memory, with the reward model it needed."""
+    finished = [r for r in records if r.status == "finished"]
+    pairs = next((r for r in finished if r.stage == "pairs" and r.artefact == arm.lineage["pairs"]), None)
+    reward = next((r for r in finished if r.stage == "reward" and r.artefact == arm.lineage.get("reward")), None)
+    tried = [r for r in finished if r.stage == arm.stage and r.lineage.get("pairs") == arm.lineage["pairs"]]
+    memory = [r.peak_memory_mb for r in (arm, reward) if r and r.peak_memory_mb]
+    return {
+        "name": Path(arm.path).name,
+        "stage": arm.stage,
+        "train_pairs": pairs.headline.get("train_pairs") if pairs else None,
+        "judgments": pairs.headline.get("judgments") if pairs else None,
+        "configurations_tried": len(tried),
+        "seconds": arm.seconds,
+        "reward_seconds": reward.seconds if reward else None,
+        "peak_memory_mb": max(memory) if memory else None,
+    }
+
+
+def _not_measured(contenders: Sequence[Contender], chosen: Evaluated) -> list[str]:
+    missing = []
+    for one in contenders:
+        lacking = [suite for suite, found in chosen.items() if one.name not in found and not _has_no_suite(one, suite)]
+        if lacking or not chosen:
+            missing.append(f"{one.name}: no evaluation of {', '.join(lacking) or 'any suite'}")
+    return missing
+
+
+def _has_no_suite(one: Contender, suite: str) -> bool:
+    """Forgetting is about weights: a system prompt or best-of-n has SFT's own."""
+    return one.manner is not None and suite == "forgetting"

@@ -1,0 +1,209 @@
+"""Stage `report`: one self-contained report.html about a runs folder.
+
+In: the finished runs of a folder, audits and a comparison. Out: ``report.html``: verdict first, then tables, curves,
+flips with their text, lineage, and what was not measured. No network, no script; every text is escaped, and
+control and direction characters are written out. What is missing says "not measured". Not here: any verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from align.audit import history, story, table
+from align.audit.plots import Bar, bar_chart
+from align.core.config import BadInput, StageConfig
+from align.core.files import write_text
+from align.core.runs import Run, RunRecord, finished_run, stage
+from align.evals.stats import higher_is_better, is_share
+
+TRAINED = ("sft", "reward", "dpo", "ppo", "kto")
+ORDER = ("fail", "insufficient", "pass")
+SECTIONS = {"forgetting": "Forgetting", "safety": "Safety", "preference": "Preference"}
+JOINERS = "\u200c\u200d"  # needed to write Persian, Hindi and emoji
+
+
+class ReportConfig(StageConfig):
+    """``runs_folder`` holds the runs that are told about; all its finished ones are inputs."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("audits", "comparison", "told")
+
+    stage: Literal["report"] = "report"
+    runs_folder: Path
+    audits: list[Path] = []
+    comparison: Path | None = None
+    title: str = "Preference tuning, audited"
+
+    @cached_property
+    def records(self) -> list[RunRecord]:
+        """Runs of the folder, this kind left out."""
+        return [record for record in history.all_runs([self.runs_folder]) if record.stage != "report"]
+
+    @property
+    def told(self) -> list[Path]:
+        return [Path(record.path) for record in self.records if record.status == "finished"]
+
+
+@stage
+def report(config: ReportConfig, run: Run) -> dict[str, Any]:
+    """Write report.html and say where it is."""
+    audits = [_content(path, "audit") for path in config.audits]
+    comparison = _content(config.comparison, "compare") if config.comparison else None
+    finished = [record for record in config.records if record.status == "finished"]
+    runs = [story.training(r, visible(Path(r.path).name)) for r in finished if r.stage in TRAINED]
+    policies = [one for one in runs if one.record.stage != "reward"]
+    rows = comparison["rows"] if comparison else _measured(finished)
+    overoptimised = [found for one in runs if (found := story.overoptimisation(one))]
+    page = _environment().get_template("report.html")
+    html = page.render(
+        title=config.title,
+        audits=sorted(audits, key=lambda audit: ORDER.index(audit["verdict"])),
+        comparison=comparison,
+        rows=rows,
+        metrics=table.metric_names(rows),
+        charts=story.training_charts(runs),
+        gold_by_kl=story.gold_by_kl([one for one in policies if one.record.stage != "sft"]),
+        overoptimised=overoptimised,
+        bars=_bars(rows),
+        written=[(one.name, looks) for one in policies if (looks := story.written(one))],
+        records=config.records,
+        machines=_machines(finished),
+        not_measured=_not_measured(config, audits, comparison, runs),
+    )
+    write_text(run.path / "report.html", html)
+    run.note(f"report: {run.path / 'report.html'}")
+    verdicts = [audit["verdict"] for audit in audits]
+    return {
+        "audits": verdicts,
+        "runs": len(finished),
+        "overoptimised": [o.name for o in overoptimised if o.is_overoptimised],
+    }
+
+
+def visible(text: str) -> str:
+    """Text whose control, direction and other unseen characters are written out, as in ``⟨U+202E⟩``."""
+    return "".join(f"⟨U+{ord(c):04X}⟩" if _is_unseen(c) else c for c in text)
+
+
+def _is_unseen(character: str) -> bool:
+    if character in "\n\t" + JOINERS:
+        return False
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters |= {"number": table.number, "estimate": table.estimate, "direction": table.direction}
+    environment.filters |= {"name": lambda path: Path(str(path)).name, "short": lambda text: str(text or "–")[:12]}
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Every expression of the page passes here before it is escaped; markup of ours does not need to."""
+    if value is None:
+        return "–"
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _content(path: Path, stage_name: str) -> dict[str, Any]:
+    """What an audit or a comparison found, with the name of its run."""
+    record = finished_run(path, (stage_name,))
+    file = path / {"audit": "audit.json", "compare": "comparison.json"}[stage_name]
+    try:
+        return {"name": path.name, "notes": record.notes} | json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file}: cannot be read ({error}); run `align {stage_name}` again") from error
+
+
+def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Rows for tables and bars from evaluation runs alone, where no comparison was made: the newest a subject."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in sorted((r for r in records if r.stage == "eval"), key=lambda r: (r.created, r.path)):
+        parent = record.parents.get("subject", {})
+        name = Path(str(record.resolved.get("subject", record.path))).name
+        policy = record.resolved.get("policy")
+        row = rows.setdefault(
+            f"{name}, {policy}", {"name": f"{name}, {policy}", "stage": parent.get("stage"), "metrics": {}}
+        )
+        suites = record.resolved.get("suite", [])
+        for metric, found in record.headline.get("metrics", {}).items():
+            row["metrics"][metric] = found | {"suite": _suite_of(metric, suites)}
+    return list(rows.values())
+
+
+def _suite_of(metric: str, suites: Sequence[str]) -> str:
+    prefix = metric.partition("/")[0]
+    if prefix in ("accuracy", "bits_per_byte", "nll_per_byte"):
+        return "forgetting"
+    if is_share(prefix) and prefix not in ("win_rate_vs_sft", "ended"):
+        return "safety"
+    return "preference" if "preference" in suites else str(suites[0] if suites else "preference")
+
+
+def _bars(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Markup]]:
+    """One chart a metric, by section."""
+    charts: dict[str, list[Markup]] = {name: [] for name in SECTIONS.values()}
+    for metric in table.metric_names(rows):
+        found = [(row, row["metrics"].get(metric)) for row in rows]
+        suite = next(value["suite"] for _, value in found if value is not None)
+        bars = [
+            _bar(row, value) for row, value in found if value is not None or (suite != "preference" and row["stage"])
+        ]
+        note = "higher is better" if higher_is_better(metric.partition(",")[0]) else "lower is better"
+        if chart := bar_chart(visible(metric), bars, note):
+            charts.setdefault(SECTIONS.get(suite, suite), []).append(chart)
+    return {name: found for name, found in charts.items() if found or name != "Preference"}
+
+
+def _bar(row: Mapping[str, Any], found: Mapping[str, Any] | None) -> Bar:
+    name = visible(row["name"])
+    kind = row["stage"] or name.partition(",")[0]
+    colour = story.COLOURS.get(kind, 7)
+    shown = name if len(name) <= 15 else name[:14] + "…"
+    if found is None:
+        return Bar(shown, None, None, None, colour)
+    return Bar(shown, found["mean"], found["low"], found["high"], colour)
+
+
+def _machines(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Each set of machine, packages and code that any run used, with how many runs used it."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        threads = record.machine.get("threads")  # a stage without torch has none
+        facts = {"machine": record.machine, "packages": record.packages, "code": record.code}
+        entry = found.setdefault(
+            json.dumps([record.machine.get("cpu"), threads, record.packages, record.code], sort_keys=True),
+            facts | {"runs": []},
+        )
+        entry["runs"].append(Path(record.path).name)
+    return sorted(found.values(), key=lambda entry: -len(entry["runs"]))
+
+
+def _not_measured(
+    config: ReportConfig, audits: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None, runs: Sequence[Any]
+) -> list[str]:
+    lines = [line for audit in audits for line in audit["not_measured"]]
+    lines += comparison["not_measured"] if comparison else ["No comparison of arms was made."]
+    lines += [] if audits else ["No audit was made: nothing here is a verdict."]
+    if not any(story.curve(one, "utility") for one in runs):
+        lines.append("Gold utility while training: unknown, so over-optimisation could not be seen.")
+    lines += [
+        f"{Path(r.path).name}: this {r.stage} run is '{r.status}', not finished."
+        for r in config.records
+        if r.status != "finished" and Path(r.path).resolve() != config.run.resolve()
+    ]
+    return list(dict.fromkeys(lines))

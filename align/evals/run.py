@@ -1,0 +1,154 @@
+"""Stage `eval`: items x a policy -> per-item results, a run of its own about its ``subject``.
+
+In: a policy (run or model folder), items, and where wanted a reward run, an SFT run and a gold utility. Out:
+``items.jsonl``, one result a line, and in the headline every metric's mean with its counts and interval, by family
+too. Intervals take the items as clusters. Not here: whether a number is good enough (the audit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from align.core.config import Compute, StageConfig
+from align.core.files import artefact_hash, write_jsonl
+from align.core.runs import Run, stage
+from align.evals.answers import Manner, Policy, Subject, load_reference, load_reward, load_subject
+from align.evals.forgetting import chance, forgetting
+from align.evals.items import Item, Suite, items_hash, load_items
+from align.evals.judges import DEFAULT, find_judge
+from align.evals.preference import preference
+from align.evals.safety import safety
+from align.evals.stats import mean_interval
+from annotation.types import ItemResult
+from rewards.functions import load_function
+
+
+class EvalConfig(StageConfig):
+    """What is evaluated and how the policy acts.
+
+    ``items``: JSON lines, or runs that hold ``<suite>.jsonl`` (or a pairs run, for the preference suite).
+    ``policy``: ``sample`` and ``prompt-only`` draw ``samples`` answers; ``best-of-n`` draws n for each of them and
+    keeps what ``reward`` scores highest. ``sft`` is what win rate and KL are measured against.
+    """
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("subject", "items", "reward", "sft")
+
+    stage: Literal["eval"] = "eval"
+    subject: Path
+    suite: list[Suite] = Field(min_length=1)
+    items: Path | list[Path]
+    policy: Policy = "greedy"
+    samples: int = Field(default=1, ge=1)
+    n: int = Field(default=4, ge=2, description="answers that best-of-n chooses among")
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+    reward: Path | None = None
+    sft: Path | None = None
+    gold: str | None = Field(default=None, description="module:function of the known utility")
+    judge: str = Field(default=DEFAULT, description="for safety items that name none")
+    system_prompt: str | None = None
+    chat_template: str | None = None
+    compute: Compute = Compute()
+
+    @field_validator("suite", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.suite)) < len(self.suite):
+            raise ValueError("suite: a suite stands twice; name each once")
+        if self.policy == "best-of-n" and self.reward is None:
+            raise ValueError("policy best-of-n needs reward: RUN to choose by")
+        if self.policy == "best-of-n" and "forgetting" in self.suite:
+            raise ValueError("suite forgetting scores options and texts, and best-of-n has no likelihood; use greedy")
+        if (self.policy == "prompt-only") != (self.system_prompt is not None):
+            raise ValueError("policy prompt-only and system_prompt go together: set both or neither")
+        if self.policy == "greedy" and self.samples > 1:
+            raise ValueError("policy greedy gives the same answer every time; set samples: 1 or policy: sample")
+        return self
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(
+            policy=self.policy,
+            samples=self.samples,
+            n=self.n,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            system_prompt=self.system_prompt,
+            seed=self.seed,
+        )
+
+
+@stage
+def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
+    """Answer every item of the suites and write ``items.jsonl``."""
+    paths = config.items if isinstance(config.items, list) else [config.items]
+    items = load_items(paths, config.suite)
+    for name in {config.judge, *(item.judge for item in items if item.judge)}:
+        find_judge(name)
+    subject = _subject(config, run)
+    results: list[ItemResult] = []
+    suites: dict[str, Any] = {}
+    for suite in config.suite:
+        own = [item for item in items if item.suite == suite]
+        results += _answer(suite, own, subject, config)
+        suites[suite] = {"items": len(own), "sha256": items_hash(own)}
+    if run.is_main:
+        write_jsonl(run.path / "items.jsonl", [result.model_dump(mode="json") for result in results])
+    judges = sorted({result.judge for result in results})
+    run.note(f"judged by: {', '.join(judges)}")
+    return {
+        "metrics": summarise(results, chance(items)),
+        "items_sha256": items_hash(items),
+        "suites": suites,
+        "policy": config.policy,
+        "judges": judges,
+    }
+
+
+def summarise(results: Sequence[ItemResult], chances: dict[str, float] | None = None) -> dict[str, dict[str, Any]]:
+    """Every metric's mean with interval and counts, its judges, and the same by family where there are several."""
+    by_metric: dict[str, list[ItemResult]] = {}
+    for result in results:
+        by_metric.setdefault(result.metric, []).append(result)
+    summary = {}
+    for metric, found in by_metric.items():
+        entry = _estimate(found) | {"judges": sorted({result.judge for result in found})}
+        families = list(dict.fromkeys(result.family for result in found))
+        if len(families) > 1:
+            entry["families"] = {
+                family: _estimate([result for result in found if result.family == family]) for family in families
+            }
+        if chances and metric in chances:
+            entry["chance"] = chances[metric]
+        summary[metric] = entry
+    return summary
+
+
+def _estimate(results: Sequence[ItemResult]) -> dict[str, Any]:
+    return mean_interval([result.score for result in results], [result.item_id for result in results])._asdict()
+
+
+def _subject(config: EvalConfig, run: Run) -> Subject:
+    """The policy and what it is held against."""
+    gold = load_function(config.gold) if config.gold else None
+    policy = load_subject(config.subject, config.compute, config.chat_template, run.note)
+    run.record.lineage |= {"base": artefact_hash(policy.stack.base_path)}
+    sft = load_reference(policy, config.sft, config.chat_template, run.note) if config.sft else None
+    reward = load_reward(policy, config.reward, config.chat_template, run.note) if config.reward else None
+    return Subject(policy, sft, reward, gold, config.gold or "gold")
+
+
+def _answer(suite: Suite, items: list[Item], subject: Subject, config: EvalConfig) -> list[ItemResult]:
+    if suite == "forgetting":
+        return forgetting(items, subject, config.manner)
+    if suite == "safety":
+        return safety(items, subject, config.manner, config.judge)
+    return preference(items, subject, config.manner)

@@ -1,0 +1,111 @@
+"""Stage `pocket`: the embedded world's files for one seed, as JSON lines that any stage can read.
+
+Out: ``demonstrations.jsonl`` (for sft), ``prompts.jsonl`` (to sample candidates from: training prompts, and
+held-out ones with their split), and the evaluation items ``forgetting.jsonl``, ``safety.jsonl`` and
+``preference.jsonl``. Training prompts come from the train split, everything else from ``held_out``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from align.core.config import StageConfig
+from align.core.files import write_jsonl
+from align.core.runs import Run, stage
+from align.pocket.corpus import demonstrations, plain_document
+from align.pocket.world import SKILLS, Item, Split, draw
+
+SKILL_MIX = dict.fromkeys(SKILLS, 1.0)
+SAFETY_MIX = {"harm": 1.0, "benign": 1.0, "lead": 1.0}
+
+
+WATCHED = 40  # training prompts kept out of the pairs that train: what is looked at while a policy trains
+
+
+class PocketConfig(StageConfig):
+    """How much of the world is drawn; ``held_out`` is ``dev`` for tuning and ``test`` for reporting."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ()
+
+    stage: Literal["pocket"] = "pocket"
+    demonstrations: int = Field(default=500, ge=1)
+    prompts: int = Field(default=1200, ge=1, description="training prompts to sample candidates from")
+    held_out_prompts: int = Field(default=300, ge=1, description="held-out prompts for test pairs")
+    items: int = Field(default=330, ge=1, description="items of each evaluation suite")
+    held_out: Literal["dev", "test"] = "test"
+
+
+@stage
+def pocket(config: PocketConfig, run: Run) -> dict[str, Any]:
+    """Write the world's files and count them."""
+    held: Split = config.held_out
+    training = draw("train", config.prompts, config.seed)
+    testing = draw(held, config.held_out_prompts, config.seed + 1)
+    files = {
+        "demonstrations": demonstrations(config.seed, config.demonstrations),
+        "prompts": [
+            *_prompts(training[:WATCHED], "validation"),
+            *_prompts(training[WATCHED:], "train"),
+            *_prompts(testing, "test"),
+        ],
+        "forgetting": [
+            *(_options(item) for item in draw(held, config.items, config.seed, SKILL_MIX)),
+            *_documents(config.seed, 40),
+        ],
+        "safety": [_generate("safety", item) for item in draw(held, config.items, config.seed, SAFETY_MIX)],
+        "preference": [_generate("preference", item) for item in draw(held, config.items, config.seed + 2)],
+    }
+    for name, rows in files.items():
+        write_jsonl(run.path / f"{name}.jsonl", rows)
+    return {name: len(rows) for name, rows in files.items()}
+
+
+def messages(item: Item) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": item.question}]
+
+
+def _prompts(items: Iterable[Item], split: str) -> list[dict[str, Any]]:
+    return [{"id": item.id, "prompt": messages(item), "family": item.family, "split": split} for item in items]
+
+
+def _options(item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "suite": "forgetting",
+        "family": item.family,
+        "kind": "options",
+        "prompt": messages(item),
+        "options": list(item.options),
+        "answer": 0,
+        "tags": list(item.tags),
+    }
+
+
+def _documents(seed: int, n: int) -> list[dict[str, Any]]:
+    rng = random.Random(f"documents-{seed}")
+    return [
+        {
+            "id": f"text-{number}",
+            "suite": "forgetting",
+            "family": "text",
+            "kind": "perplexity",
+            "text": plain_document(rng),
+        }
+        for number in range(n)
+    ]
+
+
+def _generate(suite: str, item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "suite": suite,
+        "family": item.family,
+        "kind": "generate",
+        "prompt": messages(item),
+        "judge": "pocket",
+        "tags": list(item.tags),
+    }

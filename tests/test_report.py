@@ -1,0 +1,225 @@
+"""The report: self-contained, escaped, and honest about what is missing."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_audit import compared, make_world, measured, write_evaluation, write_run
+
+from align.audit import story
+from align.audit.audit import AuditConfig, audit
+from align.audit.compare import compare
+from align.audit.plots import Bar, Series, bar_chart, line_chart, ticks
+from align.audit.report import ReportConfig, report, visible
+from align.audit.table import estimate, number
+from align.core.files import read_jsonl, write_jsonl, write_text
+
+HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png> \u202egnp.exe \x1b[31m \ud800 & \"quoted\""
+
+
+def train(runs: Path, name: str, steps: int, gold: Callable[[float], float], said: str = "I can help.") -> None:
+    """Metrics and samples of a run whose KL grows and whose gold utility is a function of its progress."""
+    noise = random.Random(name)
+    rows, samples = [], []
+    for step in range(1, steps + 1):
+        done = step / steps
+        score, utility = 2 * done + noise.gauss(0, 0.05), gold(done) + noise.gauss(0, 0.05)
+        rows.append({"step": step, "loss": 0.7 - 0.3 * done, "score": score, "kl": 20 * done**2, "utility": utility})
+    for step in range(0, steps + 1, 5):
+        known = {"score": None, "kl": step / 3, "ended": True, "utility": gold(step / steps)}
+        for p in range(6):
+            text = {"prompt_id": f"p{p}", "prompt": f"question {p}", "response": said + " word" * (step // 3)}
+            samples.append({"step": step} | text | known)
+    write_jsonl(runs / name / "metrics.jsonl", rows)
+    write_jsonl(runs / name / "samples.jsonl", samples)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything there is, made once: trainings, evaluations, two audits and a comparison."""
+    config, runs = compared(make_world(tmp_path_factory.mktemp("world")))
+    train(runs, "dpo", 40, lambda x: 0.5 + x, HOSTILE)
+    train(runs, "ppo", 30, lambda x: 0.5 + 3 * x - 5 * x * x)
+    later = {"created": "2026-01-05T10:00:00+00:00", "policy": "greedy"}
+    write_evaluation(runs, "eval-worse", runs / "ppo", hostile_rows(), **later)
+    write_evaluation(runs, "eval-greedy", runs / "sft", measured(110, 10, 1.0), **later)
+    compare(config)
+    write_text(runs.parent / "greedy.yaml", (runs.parent / "gates.yaml").read_text().replace("}", ", policy: greedy}"))
+    given = {"base": runs / "sft", "sft": runs / "sft"}
+    audit(AuditConfig(run=runs / "audit-dpo", candidate=runs / "dpo", gates=runs.parent / "gates.yaml", **given))
+    audit(AuditConfig(run=runs / "audit-ppo", candidate=runs / "ppo", gates=runs.parent / "greedy.yaml", **given))
+    return runs
+
+
+@pytest.fixture
+def whole(built: Path, tmp_path: Path) -> ReportConfig:
+    runs = tmp_path / "runs"
+    shutil.copytree(built, runs)
+    audits = [runs / "audit-dpo", runs / "audit-ppo"]
+    return ReportConfig(run=runs / "report", runs_folder=runs, audits=audits, comparison=runs / "compare")
+
+
+def hostile_rows() -> list[dict[str, Any]]:
+    rows = measured(60, 10, 1.0)
+    return [row | {"text": HOSTILE.replace("\ud800", ""), "prompt": "</pre><script>"} for row in rows]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "br", "line", "circle", "rect", "path", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "br", "line", "circle", "rect", "path", "polyline"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self.open[-1:] != ["style"] else ""
+
+
+def written(config: ReportConfig) -> str:
+    report(config)
+    return (config.run / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_tells_everything(whole: ReportConfig) -> None:
+    html = written(whole)
+    page = Page(html)
+    assert not page.open  # every tag is closed in order
+    order = [
+        page.text.index(part)
+        for part in (
+            "PASS", "Comparison", "Paired differences", "Gates of", "Training", "KL against gold utility", "Forgetting",
+            "Safety", "The worst flips", "What the policy wrote over time", "Lineage", "What was not measured",
+        )
+    ]  # fmt: skip
+    assert order == sorted(order)
+    assert "One beta a side is a point" in page.text and "Training-seed variance" in page.text
+    assert "A CPU" in page.text and "2 torch threads" in page.text and "torch 2.13.0" in page.text
+
+
+def test_nothing_is_fetched_and_nothing_runs(whole: ReportConfig) -> None:
+    page = Page(written(whole))
+    assert not {tag for tag, _ in page.tags} & {
+        "script",
+        "img",
+        "link",
+        "iframe",
+        "object",
+        "form",
+        "a",
+        "use",
+        "image",
+    }
+    values = [value or "" for _, attributes in page.tags for value in attributes.values()]
+    assert not [value for value in values if "//" in value or "url(" in value]
+    assert not [
+        name for _, attributes in page.tags for name in attributes if name.startswith("on") or name in ("src", "href")
+    ]
+
+
+def test_texts_are_escaped_and_what_hides_is_shown(whole: ReportConfig) -> None:
+    html = written(whole)
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "\u202e" not in html and "⟨U+202E⟩" in html
+    assert "\x1b" not in html and "⟨U+001B⟩" in html and "⟨U+D800⟩" in html
+
+
+def test_over_optimisation_is_called_by_its_name(whole: ReportConfig) -> None:
+    html = written(whole)
+    assert html.count("over-optimised</span>") == 1
+    assert re.search(r"<strong>ppo\.</strong>.{0,80}over-optimised</span> Over-optimised: reward", html, re.S)
+    found = story.overoptimisation(_training(whole, "dpo"))
+    assert found is not None and not found.is_overoptimised
+
+
+def test_reward_and_gold_stand_over_the_same_axis(whole: ReportConfig) -> None:
+    """Also where the gold utility of the last steps, with the highest KL, is not known."""
+    run = _training(whole, "ppo")
+    cut = [row | {"utility": row["utility"] if row["step"] < 20 else None} for row in run.metrics]
+    found = story.overoptimisation(run._replace(metrics=cut))
+    assert found is not None
+    score, gold = ([p.split(",")[0] for p in re.findall(r'points="([^"]+)"', c)[0].split()] for c in found.charts)
+    assert len(score) == 30 and gold == score[:19]
+
+
+def test_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    page = Page(written(ReportConfig(run=tmp_path / "runs" / "report", runs_folder=tmp_path / "runs")))
+    assert "NOT AUDITED" in page.text and page.text.count("Not measured") >= 7
+    assert "No audit was made" in page.text
+
+
+def test_runs_without_samples_or_comparison_still_make_a_report(whole: ReportConfig) -> None:
+    for name in ("dpo", "ppo"):
+        (whole.runs_folder / name / "samples.jsonl").unlink()
+    bare = ReportConfig(run=whole.runs_folder / "report-2", runs_folder=whole.runs_folder)
+    page = Page(written(bare))
+    assert "no run wrote samples while training" in page.text
+    assert "dpo, sample" in page.text  # evaluations stand alone where no comparison was made
+
+
+def test_unfinished_runs_are_named(whole: ReportConfig) -> None:
+    write_run(whole.runs_folder, "ppo-2", "ppo", status="failed")
+    assert "ppo-2: this ppo run is 'failed', not finished." in Page(written(whole)).text
+
+
+def test_visible_keeps_what_people_write() -> None:
+    kept = "naïve 日本語 مرحبا 👩\u200d💻 tab\tline\n"
+    assert visible(kept) == kept
+    assert visible("a\u2066b\u200fc\x00") == "a⟨U+2066⟩b⟨U+200F⟩c⟨U+0000⟩"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3.0, 2.0, [-3, -2, -1, 0, 1, 2]), (0.0, 120.0, [0, 50, 100])],
+)
+def test_ticks_are_round_numbers(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+def test_charts_of_nothing_and_of_one_point() -> None:
+    assert line_chart("t", "x", "y", [Series("a", [], 0)]) == ""
+    assert bar_chart("t", [Bar("a", None, None, None, 0)]) == ""
+    one = line_chart("<t>", "x", "y", [Series("a", [(1.0, 1.0)], 0)])
+    assert "&lt;t&gt;" in one and "nan" not in one
+    assert not any(math.isnan(float(x)) for x in re.findall(r'cx="([^"]+)"', one))
+
+
+def test_a_number_in_a_table_carries_its_counts() -> None:
+    found = {"mean": 0.25, "low": 0.1, "high": 0.4, "n": 10, "n_scored": 8, "n_failed": 2}
+    assert estimate(found) == "0.250 [0.100, 0.400] n=8, 2 failed"
+    assert estimate(None) == "not measured"
+    assert estimate(found | {"mean": None, "n_scored": 0}) == "none of 10 scored"
+
+
+def _training(config: ReportConfig, name: str) -> story.Training:
+    record = next(r for r in config.records if Path(r.path).name == name)
+    assert read_jsonl(Path(record.path) / "metrics.jsonl")
+    return story.training(record, name)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (0.0, "0.000"), (1.0, "1.00"), (870.4, "870"), (4312, "4,312"), (12, "12"), (-0.0004, "-0.0004")],
+)
+def test_numbers_in_tables(value: float | None, shown: str) -> None:
+    assert number(value) == shown
