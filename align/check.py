@@ -1,0 +1,75 @@
+"""`align check`: is a YAML ready to run? Without a GPU, without the network, without loading weights.
+
+Validates every key, finds every input that no earlier step makes, and prints the template a model will be used
+with and the layout its architecture earns (measured on a two-layer random copy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from align.core.config import BadInput, Compute, StageConfig, override, read_yaml
+from align.core.runs import input_paths
+from align.recipe import RecipeConfig, load_recipe, step_config
+from align.verbs import stage_config
+
+
+def check(config: Path, assignments: Sequence[str]) -> int:
+    """Print what is wrong with the first thing that is, or what would run."""
+    data = read_yaml(config)
+    if data.get("stage") == "recipe":
+        recipe = load_recipe(data, assignments, str(config))
+        stages = [step_config(recipe, step, str(config)) for step in recipe.steps]
+        made = {recipe.runs / step.name for step in recipe.steps}
+        _check_inputs(stages, made | {recipe.runs})
+        print(f"{config}: {len(stages)} steps, runs in {recipe.runs}")
+        if recipe.model is not None:
+            _describe_model(recipe.model, _template(recipe, stages))
+        return 0
+    settings = override(data, assignments)
+    if "stage" not in settings:
+        raise BadInput(f"{config}: key 'stage' is missing; say which stage this configures")
+    settings.setdefault("run", f"runs/{settings['stage']}")
+    settings.pop("gold", None) if settings["stage"] in ("sft", "reward", "dpo", "ppo") else None
+    stage = stage_config(settings["stage"], settings, str(config))
+    _check_inputs([stage], set())
+    print(f"{config}: stage {stage.stage}, run {stage.run}")
+    model = getattr(stage, "model", None) or getattr(stage, "policy", None)
+    if isinstance(model, Path):
+        from align.core.models import find_source, template_of
+
+        _describe_model(find_source(model).base, template_of(model, getattr(stage, "chat_template", None)))
+    return 0
+
+
+def _check_inputs(stages: Iterable[StageConfig], made: set[Path]) -> None:
+    for stage in stages:
+        for name, path in input_paths(stage).items():
+            will_exist = any(path == run or run in path.parents for run in made)
+            if not will_exist and not path.exists():
+                raise BadInput(f"stage {stage.stage}: {name}: {path} does not exist")
+
+
+def _template(recipe: RecipeConfig, stages: Iterable[StageConfig]) -> str | None:
+    found = [getattr(stage, "chat_template", None) for stage in stages]
+    return next((template for template in found if template), recipe.defaults.get("chat_template"))
+
+
+def _describe_model(path: Path, template: str | None) -> None:
+    """The template and the layout of a model folder, from its configuration and tokenizer alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from align.core.layout import layout_of, small_copy
+    from align.core.models import config_of, load_tokenizer
+    from align.core.text import Chat
+
+    chat = Chat(load_tokenizer(path), template)
+    shown = chat.render([{"role": "user", "content": "Hello?"}], ask=True)
+    stop = chat.tokenizer.convert_ids_to_tokens(chat.stop_id)
+    print(f"template: {chat.name}; a prompt reads {shown!r}, an answer ends with {stop!r}")
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(config_of(path))
+    verdict = layout_of(small_copy(shape, torch.device("cpu")), Compute())
+    print(f"layout: {verdict.layout} ({verdict.reason})")

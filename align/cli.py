@@ -1,0 +1,205 @@
+"""The `align` command: one line per verb, settings from a YAML and from key=value.
+
+Exit codes: 0 pass or done, 1 fail, 3 insufficient (audits, and recipes that hold one), 2 bad input or a named
+outside fault, 70 internal error, 130 interrupted. Heavy imports happen inside a verb, so --help is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from align.core.config import BadInput, override, read_yaml
+from align.verbs import STAGES
+
+WHOLE = {
+    "run": "run a recipe: --config recipe.yaml [step.key=value ...]",
+    "quickstart": "the whole main job on the embedded world, offline, on CPU",
+    "init": "write a recipe for your model and pairs: --model DIR --data FILE [--vram 24]",
+    "check": "validate a YAML without a GPU or the network: --config F",
+    "ls": "list the runs of a folder: [runs=DIR]",
+}
+ANNOTATE = ("simulate", "agreement", "pairs")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        return _dispatch(argv)
+    except BadInput as error:
+        return _say(str(error), 2)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from the last checkpoint", 130)
+    except MemoryError:
+        return _say("out of memory; lower compute.max_tokens or batch, and run the same command again", 2)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _say(f"disk full ({error.filename}); free some space and run the same command again", 2)
+        return _internal()
+    except Exception as error:  # the outermost place: everything not foreseen becomes exit code 70
+        if type(error).__name__ == "OutOfMemoryError":
+            return _say("the GPU is out of memory; lower compute.max_tokens or use compute.quantization: nf4", 2)
+        return _internal()
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = _parser()
+    if not argv:
+        parser.print_help()
+        return 0
+    known, rest = parser.parse_known_args(argv)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    assignments = _assignments(rest)
+    verb = known.verb
+    if verb == "annotate":
+        if not assignments or assignments[0] not in ANNOTATE:
+            raise BadInput(f"align annotate: name one of {', '.join(ANNOTATE)}")
+        verb, *assignments = assignments
+    if verb in WHOLE:
+        return _whole(verb, known, assignments)
+    if verb == "compare":
+        assignments = _arms(assignments)
+    return _stage(verb, known.config, assignments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    verbs = [f"  {name:<14}{text}" for name, text in WHOLE.items()]
+    verbs += [f"  {name:<14}{verb.summary}" for name, verb in STAGES.items() if name not in ANNOTATE]
+    verbs += [f"  annotate {name:<10}{STAGES[name].summary}" for name in ANNOTATE]
+    parser = argparse.ArgumentParser(
+        prog="align",
+        description="From people's preference judgments to an aligned policy with an audit.",
+        epilog="verbs:\n" + "\n".join(verbs) + "\n\nsettings: --config F, then key=value (or --key value) overrides",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=[*WHOLE, *STAGES, "annotate"], metavar="VERB")
+    parser.add_argument("--config", type=Path, help="a YAML file: one stage, or a recipe")
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
+    return parser
+
+
+def _assignments(rest: Sequence[str]) -> list[str]:
+    """``--key value`` and ``--key=value`` become ``key=value``; the rest is taken as it is."""
+    found: list[str] = []
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            found.append(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise BadInput(f"{word}: a value is missing")
+            value = words.pop(0)
+        found.append(f"{key.replace('-', '_')}={value}")
+    return found
+
+
+def _arms(words: Sequence[str]) -> list[str]:
+    """``align compare RUN RUN key=value``: words without '=' are the arms."""
+    runs = [word for word in words if "=" not in word]
+    return [*(word for word in words if "=" in word), *([f"arms=[{', '.join(runs)}]"] if runs else [])]
+
+
+def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
+    if not known.verbose:
+        _quiet()
+    if verb == "run":
+        from align.recipe import exit_code, load_recipe, run_recipe
+
+        if known.config is None:
+            raise BadInput("align run: name a recipe with --config F")
+        recipe = load_recipe(read_yaml(known.config), assignments, str(known.config))
+        return exit_code(run_recipe(recipe, str(known.config)))
+    values = override({}, assignments)
+    if verb == "quickstart":
+        from align.quickstart import quickstart
+
+        return quickstart(**_checked(values, {"runs"}, verb))
+    if verb == "init":
+        from align.init import init
+
+        return init(**_checked(values, {"model", "data", "vram", "out"}, verb))
+    if verb == "check":
+        from align.check import check
+
+        if known.config is None:
+            raise BadInput("align check: name a YAML with --config F")
+        return check(known.config, assignments)
+    from align.ls import ls
+
+    return ls(**_checked(values, {"runs"}, verb))
+
+
+def _stage(verb: str, config: Path | None, assignments: list[str]) -> int:
+    from align.recipe import exit_code
+    from align.verbs import run_stage, stage_config
+
+    _quiet()
+    where = str(config) if config else "command line"
+    data = override(read_yaml(config) if config else {}, assignments)
+    if data.setdefault("stage", verb) != verb:
+        raise BadInput(f"{where}: this is a config of stage '{data['stage']}', the verb is '{verb}'")
+    data.setdefault("run", f"runs/{verb}")
+    gold = data.pop("gold", None) if STAGES[verb].gold else None
+    record = run_stage(stage_config(verb, data, where), gold)
+    for name, value in record.headline.items():
+        print(f"{name}: {_shown(value)}")
+    return exit_code([record])
+
+
+def _checked(values: dict[str, Any], allowed: set[str], verb: str) -> dict[str, Any]:
+    for key in values:
+        if key not in allowed:
+            raise BadInput(f"align {verb}: unknown setting '{key}'; it takes {', '.join(sorted(allowed))}")
+    return values
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict) and "mean" in value:
+        low, high = value.get("low"), value.get("high")
+        reach = f" [{low:.4g}, {high:.4g}]" if low is not None and high is not None else ""
+        return f"{_shown(value['mean'])}{reach} (n = {value.get('n')})"
+    return str(value)
+
+
+def _quiet() -> None:
+    """Keep the libraries' chatter off the terminal; ours stays."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|trl|peft|datasets")
+    for name in ("transformers", "trl", "peft", "datasets", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"align: {text}", file=sys.stderr)
+    return code
+
+
+def _internal() -> int:
+    traceback.print_exc()
+    return _say("internal error; the lines above say where. Runs are as they were at the last checkpoint", 70)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`align init`: a commented recipe for the user's own model and pairs, sized to the memory at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from align.core.config import BadInput
+from align.core.files import write_text
+
+GIB = 1 << 30
+
+
+def init(model: str, data: str, vram: float | None = None, out: str = "recipe.yaml") -> int:
+    """Write ``out`` and say how to check and run it.
+
+    Args:
+        model: a local Hugging Face model folder.
+        data: preference pairs (JSON lines, CSV, Parquet, or HH text).
+        vram: GPU memory in GiB; without it the recipe is for the CPU.
+
+    Raises:
+        BadInput: a path is missing, the model has neither a template nor an EOS token, or ``out`` exists.
+    """
+    from align.core.models import config_of, load_tokenizer
+    from align.core.text import Chat
+
+    target, folder, pairs = Path(out), Path(model), Path(data)
+    if target.exists():
+        raise BadInput(f"{target}: exists already; name another file with out=")
+    if not pairs.is_file():
+        raise BadInput(f"{pairs}: no such file; name your preference pairs with --data")
+    config = config_of(folder)
+    tokenizer = load_tokenizer(folder)
+    template = None if tokenizer.chat_template else "plain"
+    Chat(tokenizer, template)
+    size = parameters(config)
+    compute = sizing(size, vram)
+    text = TEMPLATE.format(
+        model=folder.resolve(),
+        data=pairs.resolve(),
+        size=f"{size / 1e9:.2f}" if size > 1e8 else f"{size / 1e9:.4f}",
+        template=f"chat_template: {template}" if template else "# chat_template: the model's own is used",
+        **compute,
+    )
+    write_text(target, text)
+    print(f"{target} written: {compute['why']}")
+    print(f"next: align check --config {target}, then align run --config {target}")
+    return 0
+
+
+def parameters(config: Any) -> int:
+    """Number of parameters of an architecture, counted without allocating them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def sizing(size: int, vram: float | None) -> dict[str, Any]:
+    """Dtype, quantization and row budget for a model of ``size`` parameters in ``vram`` GiB.
+
+    The frozen base takes 2 bytes a parameter in bf16 and about 0.6 in NF4; a third of the memory is left to
+    activations, four adapters and the optimiser.
+    """
+    if vram is None:
+        return {"dtype": "float32", "quantization": "none", "max_tokens": 2048, "checkpointing": "false",
+                "why": "for the CPU, fp32 (give --vram for a GPU)"}  # fmt: skip
+    room = vram * GIB * 2 / 3
+    if size * 2 <= room:
+        kind, why = "none", f"bf16 base, {size * 2 / GIB:.1f} of {vram:g} GiB"
+    elif size * 0.6 <= room:
+        kind, why = "nf4", f"NF4 base, {size * 0.6 / GIB:.1f} of {vram:g} GiB"
+    else:
+        raise BadInput(f"{size / 1e9:.1f} B parameters do not fit {vram:g} GiB even in NF4; give a smaller model")
+    return {"dtype": "bfloat16", "quantization": kind, "max_tokens": 8192, "checkpointing": "true", "why": why}
+
+
+TEMPLATE = """\
+# From your pairs to an audited policy. Check it with `align check`, run it with `align run`.
+# Model: {size} billion parameters. Settings: {why}.
+stage: recipe
+model: {model}
+data: {data}
+runs: runs/mine
+seed: 0
+defaults:                       # for every stage that knows the key
+  {template}
+  compute:
+    dtype: {dtype}
+    quantization: {quantization}           # none, int8 or nf4 (bitsandbytes)
+    max_tokens: {max_tokens}            # rows x length of one forward pass: lower it when memory runs out
+    gradient_checkpointing: {checkpointing}
+steps:
+  - name: import                # your file into the feedback store; what cannot be used is listed
+    stage: import
+    inputs: {{data: data}}
+  - name: pairs                 # split by prompt; manifest.json counts everything that was dropped
+    stage: pairs
+    config: {{validation: 0.1, test: 0.2}}
+  - name: sft                   # on the chosen responses
+    stage: sft
+    inputs: {{model: model, data: pairs}}
+    config: {{batch: 16, epochs: 1, optim: {{lr: 2.0e-4}}}}
+  - name: reward
+    stage: reward
+    inputs: {{pairs: pairs, policy: sft}}
+    config: {{batch: 16, epochs: 1, optim: {{lr: 1.0e-4}}}}
+  - name: dpo                   # beta: how strongly the policy is held to its reference
+    stage: dpo
+    inputs: {{pairs: pairs, policy: sft}}
+    config: {{beta: 0.1, sft_weight: 0.2, batch: 16, epochs: 1, optim: {{lr: 2.0e-5}}}}
+  - name: ppo                   # kl: the price of a nat in reward; learning stops beyond kl_max nats
+    stage: ppo
+    inputs: {{pairs: pairs, policy: sft, reward: reward}}
+    config: {{iterations: 100, batch: 32, samples: 4, kl: 0.05, kl_max: 20, max_new_tokens: 128}}
+  - name: eval-sft              # held-out prompts of your pairs: reward score, win rate, KL, length
+    stage: eval
+    inputs: {{subject: sft, items: pairs, sft: sft, reward: reward}}
+    config: {{suite: [preference], policy: sample, max_new_tokens: 128}}
+  - name: eval-dpo
+    stage: eval
+    inputs: {{subject: dpo, items: pairs, sft: sft, reward: reward}}
+    config: {{suite: [preference], policy: sample, max_new_tokens: 128}}
+  - name: eval-ppo
+    stage: eval
+    inputs: {{subject: ppo, items: pairs, sft: sft, reward: reward}}
+    config: {{suite: [preference], policy: sample, max_new_tokens: 128}}
+  - name: compare
+    stage: compare
+    inputs: {{arms: [dpo, ppo]}}
+  - name: report
+    stage: report
+    inputs: {{runs_folder: runs, comparison: compare}}
+"""

@@ -1,0 +1,196 @@
+"""A recipe: a DAG of stages over one runs folder, each step run once and skipped when it stands finished.
+
+Inputs of a step name ``model``, ``data``, an earlier step, or a file in its run (``world/prompts.jsonl``).
+A path that starts with ``./`` or ``../`` is relative to the recipe's own file.
+``until=X`` runs X and its ancestors; ``X.a.b=v`` overrides a step; ``redo=X`` runs X and what follows from it
+anew. A step that stands there with another config or other inputs stops the recipe and names the key.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from align.core.config import BadInput, Frozen, StageConfig, build, override
+from align.core.files import lock
+from align.core.runs import RunRecord, is_run
+from align.verbs import find, run_stage, stage_config
+
+EXIT = {"pass": 0, "fail": 1, "insufficient": 3}
+Inputs = dict[str, str | list[str]]
+
+
+class Step(Frozen):
+    """One stage of a recipe."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    stage: str
+    inputs: Inputs = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class RecipeConfig(Frozen):
+    """``defaults`` are settings for every step whose stage knows them; ``gold`` is the world's own utility."""
+
+    stage: Literal["recipe"]
+    runs: Path
+    model: Path | None = None
+    data: Path | None = None
+    seed: int = 0
+    gold: str | None = None
+    until: str | None = None
+    redo: str | None = None
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    steps: list[Step] = Field(min_length=1)
+
+
+def load_recipe(data: Mapping[str, Any], assignments: Iterable[str], where: str) -> RecipeConfig:
+    """Apply overrides (``key=v`` to the recipe, ``step.key=v`` to a step) and validate the recipe and every step.
+
+    Raises:
+        BadInput: an unknown key, step or stage, an input that names nothing earlier, or a config its stage refuses.
+    """
+    data = _beside(data, Path(where).parent)
+    names = [step.get("name") for step in data.get("steps") or [] if isinstance(step, Mapping)]
+    own = [a for a in assignments if a.partition("=")[0].partition(".")[0] not in names]
+    for_steps = [a for a in assignments if a not in own]
+    recipe = build(RecipeConfig, override(data, own), where)
+    steps = [_overridden(step, for_steps) for step in recipe.steps]
+    recipe = recipe.model_copy(update={"steps": steps})
+    _check_names(recipe, where)
+    for step in recipe.steps:
+        step_config(recipe, step, where)
+    return recipe
+
+
+def step_config(recipe: RecipeConfig, step: Step, where: str) -> StageConfig:
+    """The validated stage config of a step, inputs resolved to paths."""
+    verb = find(step.stage, f"{where}: step '{step.name}'")
+    known = _fields(verb.module, verb.config)
+    data: dict[str, Any] = {key: value for key, value in recipe.defaults.items() if key in known}
+    data |= {"stage": step.stage, "run": recipe.runs / step.name, "seed": recipe.seed}
+    if "feedback" in known:
+        data["feedback"] = recipe.runs / "feedback.db"
+    if "gold" in known and recipe.gold:
+        data["gold"] = recipe.gold
+    data |= step.config
+    for name, value in step.inputs.items():
+        data[name] = [_path(recipe, v) for v in value] if isinstance(value, list) else _path(recipe, value)
+    return stage_config(step.stage, data, f"{where}: step '{step.name}'")
+
+
+def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
+    """Run the steps that are wanted, in order, and return their records."""
+    steps = wanted(recipe)
+    with lock(recipe.runs):
+        if recipe.redo is not None:
+            _clear(recipe)
+        records = []
+        for number, step in enumerate(steps, 1):
+            print(f"[{number}/{len(steps)}] {step.name}", file=sys.stderr)
+            records.append(run_stage(step_config(recipe, step, where), recipe.gold))
+    return records
+
+
+def exit_code(records: Sequence[RunRecord]) -> int:
+    """0 pass or done, 1 fail, 3 insufficient; several audits: fail before insufficient before pass."""
+    verdicts = {record.headline.get("verdict") for record in records if record.stage == "audit"}
+    return next((EXIT[verdict] for verdict in ("fail", "insufficient") if verdict in verdicts), 0)
+
+
+def wanted(recipe: RecipeConfig) -> list[Step]:
+    """All steps, or those that ``until`` needs."""
+    if recipe.until is None:
+        return recipe.steps
+    needed = {recipe.until}
+    for step in reversed(recipe.steps):
+        if step.name in needed:
+            needed |= parents(recipe, step)
+    return [step for step in recipe.steps if step.name in needed]
+
+
+def parents(recipe: RecipeConfig, step: Step) -> set[str]:
+    """Steps a step reads; the store that judgments go through counts as an input of who reads it."""
+    found = {value.partition("/")[0] for value in _flat(step.inputs)}
+    if step.stage in ("pairs", "agreement"):
+        found |= {other.name for other in recipe.steps if other.stage in ("simulate", "import")}
+    if step.stage in ("audit", "compare"):
+        found |= {other.name for other in recipe.steps if other.stage == "eval"}
+    return found & {other.name for other in recipe.steps}
+
+
+def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Read the recipe's own relative paths (``./``, ``../``) from the folder its file lies in."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [moved(inner) for inner in value]
+        if isinstance(value, str) and value.startswith(("./", "../")):
+            return str((folder / value).resolve())
+        return value
+
+    result = {key: moved(value) if key in ("model", "data") else value for key, value in data.items()}
+    result["steps"] = [
+        {**step, "inputs": {key: moved(value) for key, value in (step.get("inputs") or {}).items()}}
+        if isinstance(step, Mapping)
+        else step
+        for step in data.get("steps") or []
+    ]
+    return result
+
+
+def _clear(recipe: RecipeConfig) -> None:
+    """Remove the run of ``redo`` and of every step that follows from it."""
+    stale = {recipe.redo}
+    for step in recipe.steps:
+        if step.name in stale or parents(recipe, step) & stale:
+            stale.add(step.name)
+            if is_run(recipe.runs / step.name):
+                shutil.rmtree(recipe.runs / step.name)
+
+
+def _check_names(recipe: RecipeConfig, where: str) -> None:
+    seen: set[str] = set()
+    for step in recipe.steps:
+        if step.name in seen:
+            raise BadInput(f"{where}: step '{step.name}' stands twice; names must differ")
+        for value in _flat(step.inputs):
+            head = value.partition("/")[0]
+            if value in ("model", "data"):
+                if getattr(recipe, value) is None:
+                    raise BadInput(f"{where}: step '{step.name}' needs {value}; set {value}=PATH")
+            elif head not in seen and value != "runs" and not Path(value).is_absolute():
+                raise BadInput(f"{where}: step '{step.name}': input '{value}' names no earlier step, model or data")
+        seen.add(step.name)
+    for key in ("until", "redo"):
+        value = getattr(recipe, key)
+        if value is not None and value not in seen:
+            raise BadInput(f"{where}: {key}={value}: no such step; steps are {', '.join(sorted(seen))}")
+
+
+def _path(recipe: RecipeConfig, value: str) -> Path:
+    if value in ("model", "data"):
+        return Path(getattr(recipe, value))
+    if value == "runs":
+        return recipe.runs
+    return Path(value) if Path(value).is_absolute() else recipe.runs / value
+
+
+def _overridden(step: Step, assignments: Sequence[str]) -> Step:
+    mine = [a.partition(".")[2] for a in assignments if a.partition(".")[0] == step.name]
+    return step.model_copy(update={"config": override(step.config, mine)}) if mine else step
+
+
+def _flat(inputs: Inputs) -> list[str]:
+    return [v for value in inputs.values() for v in (value if isinstance(value, list) else [value])]
+
+
+def _fields(module: str, config: str) -> set[str]:
+
+    return set(getattr(importlib.import_module(module), config).model_fields)
