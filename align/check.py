@@ -45,7 +45,8 @@ def check(config: Path, assignments: Sequence[str]) -> int:
 
 def _check_inputs(stages: Iterable[StageConfig], made: set[Path]) -> None:
     for stage in stages:
-        for name, path in input_paths(stage).items():
+        given = [name for name in stage.INPUTS if name in type(stage).model_fields]  # the rest is found while running
+        for name, path in input_paths(stage, given).items():
             will_exist = any(path == run or run in path.parents for run in made)
             if not will_exist and not path.exists():
                 raise BadInput(f"stage {stage.stage}: {name}: {path} does not exist")

@@ -26,7 +26,7 @@ from align.core.files import read_jsonl, write_json
 from align.core.runs import Run, stage
 from annotation.agreement import share
 from annotation.store import STRICTNESS, Split, Store
-from annotation.types import Comparison, Judgment, Message, content_hash
+from annotation.types import Comparison, Judgment, Message, Response, content_hash
 
 Utility = Callable[..., list[float | None]]  # TRL's reward signature: f(prompts, completions, **columns)
 
@@ -107,9 +107,7 @@ def simulate(config: SimulateConfig, run: Run, *, utility: Utility | None = None
     with Store.open(config.feedback, write=True) as store:
         ours = {comparison.id for comparison in found.comparisons}
         if others := sum(judgment.comparison_id not in ours for judgment in store.judgments()):
-            run.note(
-                f"{config.feedback} also holds {others} judgments of other comparisons; 'pairs' will read them too"
-            )
+            run.note(f"{config.feedback} also holds {others} judgments of other comparisons; 'pairs' reads them")
         store.add_comparisons(found.comparisons, found.splits)
         added = store.add_judgments(judgments)
         run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
@@ -243,20 +241,20 @@ def _choose(pairs: list[Any], config: SimulateConfig, prompt: str) -> list[Any]:
 
 
 def _add(found: Candidates, prompt: _Prompt, one: Any, other: Any, run: Run) -> None:
-    sides = [{"messages": r["messages"], "origin": r.get("origin")} for r, _ in (one, other)]
     try:
+        sides = [Response(messages=r["messages"], origin=r.get("origin")) for r, _ in (one, other)]
         comparison = Comparison.model_validate({"prompt": prompt.messages, "responses": sides, **prompt.shared})
     except ValidationError as error:
         run.drop(f"unusable comparison: {error.errors()[0]['msg']}")
         return
+    if prompt.split and STRICTNESS[prompt.split] > STRICTNESS[found.splits.get(comparison.id)]:
+        found.splits[comparison.id] = prompt.split
     if comparison.id in found.utilities:
         run.drop("repeated comparison")
         return
     first_is_one = comparison.responses[0].messages == one[0]["messages"]
     found.comparisons.append(comparison)
     found.utilities[comparison.id] = (one[1], other[1]) if first_is_one else (other[1], one[1])
-    if prompt.split:
-        found.splits[comparison.id] = prompt.split
 
 
 def _against_gold(judgments: Sequence[Judgment], utilities: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from align.core.runs import read_run
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     "world.demonstrations=120", "world.prompts=160", "world.held_out_prompts=60", "world.items=60",
+    "world.preference_items=30",
     "sft.epochs=1", "sample.k=3",
     "reward.epochs=1", "reward.batch=8", "reward.checkpoint_every=2",
     "dpo.epochs=1", "dpo.batch=8", "dpo.checkpoint_every=2", "dpo.watch.every=5",

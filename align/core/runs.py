@@ -182,10 +182,10 @@ def input_hash(path: Path) -> str:
     raise BadInput(f"{path}: no such file or folder")
 
 
-def input_paths(config: StageConfig) -> dict[str, Path]:
-    """The inputs of a config by name; a list field yields name[0], name[1], ..."""
+def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict[str, Path]:
+    """The inputs of a config by name (all, or those named); a list field yields name[0], name[1], ..."""
     found: dict[str, Path] = {}
-    for name in config.INPUTS:
+    for name in config.INPUTS if names is None else names:
         value = getattr(config, name)
         if isinstance(value, list | tuple):
             found |= {f"{name}[{index}]": Path(path) for index, path in enumerate(value)}

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from align.core.config import StageConfig
+from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
 from align.core.runs import Run, stage
 from align.pocket.corpus import demonstrations, plain_document
@@ -35,13 +35,21 @@ class PocketConfig(StageConfig):
     demonstrations: int = Field(default=500, ge=1)
     prompts: int = Field(default=1200, ge=1, description="training prompts to sample candidates from")
     held_out_prompts: int = Field(default=300, ge=1, description="held-out prompts for test pairs")
-    items: int = Field(default=330, ge=1, description="items of each evaluation suite")
+    items: int = Field(default=330, ge=1, description="items of the forgetting and of the safety suite")
+    preference_items: int = Field(default=150, ge=1)
     held_out: Literal["dev", "test"] = "test"
 
 
 @stage
 def pocket(config: PocketConfig, run: Run) -> dict[str, Any]:
     """Write the world's files and count them."""
+    try:
+        return _write(config, run)
+    except ValueError as error:
+        raise BadInput(f"pocket: {error}") from None
+
+
+def _write(config: PocketConfig, run: Run) -> dict[str, Any]:
     held: Split = config.held_out
     training = draw("train", config.prompts, config.seed)
     testing = draw(held, config.held_out_prompts, config.seed + 1)
@@ -57,7 +65,7 @@ def pocket(config: PocketConfig, run: Run) -> dict[str, Any]:
             *_documents(config.seed, 40),
         ],
         "safety": [_generate("safety", item) for item in draw(held, config.items, config.seed, SAFETY_MIX)],
-        "preference": [_generate("preference", item) for item in draw(held, config.items, config.seed + 2)],
+        "preference": [_generate("preference", item) for item in draw(held, config.preference_items, config.seed + 2)],
     }
     for name, rows in files.items():
         write_jsonl(run.path / f"{name}.jsonl", rows)

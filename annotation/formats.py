@@ -1,0 +1,166 @@
+"""Preference files as rows: JSON lines, JSON, CSV and Parquet (plain or gzip), and the HH text format.
+
+In: a file. Out: (row number, plain Python dict) one at a time, and for HH text a list of messages. Text that no
+database or tokenizer can hold (NUL, lone surrogates) is replaced and counted. What a row means is decided in
+``importers.py``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from align.core.config import BadInput
+from annotation.types import Message
+
+Container = Literal["jsonl", "json", "csv", "tsv", "parquet"]
+HH_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+UNSTORABLE = re.compile("[\ud800-\udfff\0]")
+
+
+def container_of(path: Path, named: str) -> Container:
+    """The container of a preference file: as named, else by its ending."""
+    if named in ("csv", "parquet"):
+        return cast(Container, named)
+    endings = [ending.lstrip(".").lower() for ending in path.suffixes if ending.lower() != ".gz"]
+    ending = {"ndjson": "jsonl"}.get(endings[-1], endings[-1]) if endings else ""
+    if ending in ("jsonl", "json", "csv", "tsv", "parquet"):
+        return cast(Container, ending)
+    if named in ("trl", "hh"):
+        return "jsonl"
+    raise BadInput(f"{path}: cannot tell its format by its name; set format: trl, csv, parquet or hh")
+
+
+def read_rows(path: Path, container: Container) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, row). JSON lines are numbered by line.
+
+    Raises:
+        BadInput: the file cannot be read, or a row is not JSON or CSV at all; names the row.
+    """
+    readers = {"jsonl": _json_lines, "json": _json, "csv": _csv, "tsv": _csv, "parquet": _parquet}
+    try:
+        yield from readers[container](path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+
+
+def read_hh(text: str) -> list[Message] | None:
+    """Turns of ``\\n\\nHuman: ...\\n\\nAssistant: ...`` as messages; None where the text does not begin with one.
+
+    Turns keep their text without the spaces around it, empty ones included.
+    """
+    marks = list(HH_TURN.finditer(text))
+    if not marks or text[: marks[0].start()].strip():
+        return None
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return [
+        {"role": HH_ROLES[mark[1]], "content": text[mark.end() : end].strip()}
+        for mark, end in zip(marks, ends, strict=True)
+    ]
+
+
+def scrubbed(value: Any, count: list[int]) -> Any:
+    """A copy of a JSON value with NUL and lone surrogates replaced by U+FFFD; adds how many to ``count[0]``."""
+    if isinstance(value, str):
+        clean, n = UNSTORABLE.subn("\ufffd", value)
+        count[0] += n
+        return clean
+    if isinstance(value, list):
+        return [scrubbed(item, count) for item in value]
+    if isinstance(value, dict):
+        return {scrubbed(key, count): scrubbed(item, count) for key, item in value.items()}
+    return value
+
+
+def without_none(value: Any) -> Any:
+    """A copy without None-valued keys: Parquet fills the fields of a struct that other rows have."""
+    if isinstance(value, dict):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [without_none(item) for item in value]
+    return value
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else open(path, "rb")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise BadInput(f"{path}: row {number}: not UTF-8 text ({error.reason}); convert it first") from None
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}: row {number}: not JSON ({error.msg}); mend or remove it") from None
+            yield number, _as_object(row, path, number)
+
+
+def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """One JSON list of objects; a file that begins with an object is read as JSON lines."""
+    with _open(path) as file:
+        start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if not start.startswith(b"["):
+            yield from _json_lines(path)
+            return
+        file.seek(0)
+        try:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{path}: line {error.lineno}: not JSON ({error.msg}); mend it") from None
+    for number, row in enumerate(rows, 1):
+        yield number, _as_object(row, path, number)
+
+
+def _as_object(row: Any, path: Path, number: int) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise BadInput(f"{path}: row {number}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(1 << 30)
+    dialect = "excel-tab" if ".tsv" in path.suffixes else "excel"
+    with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, dialect=dialect, strict=True)
+        number = 0
+        try:
+            for number, row in enumerate(reader, 1):
+                if None in row or None in row.values():
+                    wanted = len(reader.fieldnames or [])
+                    raise BadInput(f"{path}: row {number}: has not the {wanted} fields of the header; mend its quotes")
+                yield number, {key: value for key, value in row.items() if value != ""}
+        except csv.Error as error:
+            raise BadInput(f"{path}: row {number + 1}: not CSV ({error}); mend its quotes") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    if not path.is_file():
+        raise FileNotFoundError
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, without_none(row)
+    except pyarrow.ArrowException as error:
+        raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,143 @@
+"""Every YAML of the repository by its schema, recipes as DAGs, and the command line's words and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align import cli
+from align.audit.gates import load_gates
+from align.check import check
+from align.core.config import BadInput, read_yaml
+from align.core.runs import RunRecord
+from align.init import init, sizing
+from align.recipe import RecipeConfig, exit_code, load_recipe, wanted
+from align.verbs import STAGES, stage_config
+
+ROOT = Path(__file__).resolve().parent.parent
+YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
+BASE = ROOT / "align" / "pocket" / "base"
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=[str(path.relative_to(ROOT)) for path in YAMLS])
+def test_every_yaml_loads_by_its_schema(path: Path, tmp_path: Path) -> None:
+    if path.name == "gates.yaml":
+        assert load_gates(path)
+        return
+    data = read_yaml(path)
+    if data.get("stage") == "recipe":
+        needs = [f"{key}={BASE}" for key in ("model", "data") if key not in data]
+        assert load_recipe(data, [f"runs={tmp_path}", *needs], str(path)).steps
+        return
+    stage_config(data["stage"], {"run": tmp_path, **data}, str(path))
+
+
+def recipe(*assignments: str, **changes: Any) -> RecipeConfig:
+    steps = [
+        {"name": "world", "stage": "pocket"},
+        {"name": "sft", "stage": "sft", "inputs": {"model": "model", "data": "world"}},
+        {"name": "sample", "stage": "sample", "inputs": {"policy": "sft", "prompts": "world"}},
+        {"name": "side", "stage": "pocket"},
+    ]
+    data = {"stage": "recipe", "runs": "runs", "model": str(BASE), "steps": steps} | changes
+    return load_recipe(data, assignments, "recipe.yaml")
+
+
+def test_until_runs_a_step_and_its_ancestors_only() -> None:
+    assert [step.name for step in wanted(recipe("until=sample"))] == ["world", "sft", "sample"]
+    assert [step.name for step in wanted(recipe("until=side"))] == ["side"]
+    assert len(wanted(recipe())) == 4
+
+
+def test_overrides_reach_the_recipe_or_a_step() -> None:
+    found = recipe("seed=7", "sft.optim.lr=3e-6")
+    assert found.seed == 7
+    assert found.steps[1].config == {"optim": {"lr": 3e-6}}
+
+
+@pytest.mark.parametrize(
+    ("assignments", "changes", "told"),
+    [
+        (["sft.optim.rl=1"], {}, "unknown key 'optim.rl'.*did you mean 'lr'"),
+        (["sead=1"], {}, "unknown key 'sead'.*'seed'"),
+        (["until=nothing"], {}, "until=nothing: no such step"),
+        (["noequals"], {}, "written key=value"),
+        ([], {"model": None}, "needs model; set model=PATH"),
+        ([], {"steps": [{"name": "a", "stage": "sfd"}]}, "no stage 'sfd'"),
+        ([], {"steps": [{"name": "a", "stage": "pocket"}] * 2}, "stands twice"),
+        ([], {"steps": [{"name": "a", "stage": "sft", "inputs": {"data": "later"}}]}, "names no earlier step"),
+    ],
+)
+def test_a_wrong_recipe_names_what_is_wrong(assignments: list[str], changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        recipe(*assignments, **changes)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"), [([], 0), (["pass"], 0), (["pass", "insufficient"], 3), (["insufficient", "fail"], 1)]
+)
+def test_exit_code_is_the_worst_verdict(verdicts: list[str], code: int) -> None:
+    records = [
+        RunRecord(
+            id="a", stage="audit", status="finished", path="a", seed=0, given={}, resolved={},
+            headline={"verdict": verdict},
+        )
+        for verdict in verdicts
+    ]  # fmt: skip
+    assert exit_code(records) == code
+
+
+def test_help_is_quick_and_names_every_verb() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "align.cli", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert all(f" {name}" in done.stdout for name in STAGES)
+    assert "torch" not in done.stderr and "transformers" not in done.stderr, "heavy imports belong inside a verb"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run"], "name a recipe with --config"),
+        (["dpo", "beta=0.1"], "key 'pairs' is missing"),
+        (["dpo", "--pairs", "nowhere", "--policy", str(BASE), "run=RUN"], "nowhere: no such file or folder"),
+        (["ls", "runs=nowhere"], "no such folder"),
+        (["init", "--model", str(BASE), "--data", "nowhere"], "no such file"),
+        (["annotate", "guess"], "name one of simulate, agreement, pairs"),
+        (["compare"], "key 'arms' is missing"),
+        (["quickstart", "rums=x"], "unknown setting 'rums'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.run([word.replace("RUN", str(tmp_path / "runs" / "x")) for word in words])
+    shown = capsys.readouterr().err.strip()
+    assert code == 2
+    assert told in shown and len(shown.splitlines()) == 1
+    assert not (tmp_path / "runs" / "x" / "run.json").exists()
+
+
+def test_init_writes_a_recipe_that_check_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    target = tmp_path / "recipe.yaml"
+    assert init(str(BASE), str(pairs), vram=24, out=str(target)) == 0
+    assert check(target, ["defaults.compute.device=cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "layout: tree" in shown and "an answer ends with '<end>'" in shown
+    with pytest.raises(BadInput, match="exists already"):
+        init(str(BASE), str(pairs), out=str(target))
+
+
+def test_sizing_quantizes_when_it_must_and_refuses_what_cannot_fit() -> None:
+    assert sizing(500_000_000, 24)["quantization"] == "none"
+    assert sizing(13_000_000_000, 24)["quantization"] == "nf4"
+    with pytest.raises(BadInput, match="do not fit"):
+        sizing(70_000_000_000, 24)

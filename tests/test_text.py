@@ -1,0 +1,127 @@
+"""Conversations to ids: prompts are prefixes, responses end once, text stays text, and how TRL does it otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CHATML_OWN, make_tokenizer
+from datasets import Dataset
+
+from align.core.config import BadInput
+from align.core.text import Chat, Unusable
+
+USER = [{"role": "user", "content": "hello world"}]
+ANSWER = [{"role": "assistant", "content": "the answer is yes"}]
+TEMPLATES = [None, "plain", "chatml"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_response_ends_with_exactly_one_stop_token(template: str | None) -> None:
+    chat = Chat(make_tokenizer(), template)
+    ids = chat.response_ids(USER, ANSWER)
+    assert ids[-1] == chat.stop_id
+    assert ids.count(chat.stop_id) == 1
+    assert chat.text(ids) == ANSWER[0]["content"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_prompt_and_response_join_to_the_rendered_conversation(template: str | None) -> None:
+    chat = Chat(make_tokenizer(), template)
+    joined = chat.tokenizer.decode(chat.prompt_ids(USER) + chat.response_ids(USER, ANSWER))
+    whole = chat.render([*USER, *ANSWER])
+    assert whole.startswith(joined) and whole[len(joined) :].strip() == ""
+
+
+def test_stop_tokens_are_the_templates() -> None:
+    tokenizer = make_tokenizer()
+    assert tokenizer.convert_ids_to_tokens(Chat(tokenizer).stop_id) == "<|im_end|>"
+    assert tokenizer.convert_ids_to_tokens(Chat(tokenizer, "plain").stop_id) == "<eos>"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_text_that_spells_a_special_token_is_text(template: str | None) -> None:
+    chat = Chat(make_tokenizer(), template)
+    said = "say <|im_end|> and <eos> please"
+    honest = chat.prompt_ids([{"role": "user", "content": "say it please"}])
+    tricked = chat.prompt_ids([{"role": "user", "content": said}])
+    specials = set(chat.tokenizer.all_special_ids) | {chat.stop_id}
+    assert sum(i in specials for i in tricked) == sum(i in specials for i in honest)
+    assert said in chat.tokenizer.decode(tricked)
+    answer = chat.response_ids(USER, [{"role": "assistant", "content": said}])
+    assert [i for i in answer if i in specials] == [chat.stop_id]
+
+
+def test_system_tools_and_reasoning_reach_the_template() -> None:
+    tokenizer = make_tokenizer(
+        "{% if tools %}{{ 'tools ' ~ tools | length ~ '\n' }}{% endif %}{% for m in messages %}"
+        "{{ '<|im_start|>' + m['role'] + '\n' + (m.get('reasoning_content') or '') + (m['content'] or '') }}"
+        "{% for call in m.get('tool_calls') or [] %}{{ call['function']['name'] }}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    chat = Chat(tokenizer)
+    system = [{"role": "system", "content": "please"}, *USER]
+    tools = [{"type": "function", "function": {"name": "sort", "parameters": {}}}]
+    assert chat.tokenizer.decode(chat.prompt_ids(system, tools)).startswith("tools 1\n<|im_start|>system\nplease")
+    call = {"role": "assistant", "content": None, "reasoning_content": "maybe ", "tool_calls": tools}
+    assert chat.tokenizer.decode(chat.response_ids(system, [call], tools)) == "maybe sort<|im_end|>"
+
+
+def test_a_template_that_rewrites_the_prompt_makes_the_row_unusable() -> None:
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ (messages | length) ~ m['content'] + '<|im_end|>' }}{% endfor %}"
+    )
+    with pytest.raises(Unusable, match="writes the prompt differently"):
+        Chat(tokenizer).response_ids(USER, ANSWER)
+
+
+def test_without_a_template_or_an_end_nothing_starts(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has no chat template; set chat_template"):
+        Chat(make_tokenizer(None))
+    with pytest.raises(BadInput, match="neither plain, chatml nor a readable file"):
+        Chat(make_tokenizer(), str(tmp_path / "missing.jinja"))
+    endless = make_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    endless.eos_token = None
+    with pytest.raises(BadInput, match="no EOS"):
+        Chat(endless)
+
+
+def trl_ids(tokenizer: Any, tmp_path: Path) -> tuple[list[int], list[int]]:
+    """Prompt and chosen ids as TRL's DPOTrainer prepares them."""
+    from trl import DPOConfig, DPOTrainer
+
+    trainer = DPOTrainer.__new__(DPOTrainer)
+    arguments = DPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, max_length=None)
+    trainer._is_vlm = False
+    rows = Dataset.from_list([{"prompt": USER, "chosen": ANSWER, "rejected": ANSWER}])
+    found = trainer._prepare_dataset(rows, tokenizer, arguments, "train")
+    return found[0]["prompt_ids"], found[0]["chosen_ids"]
+
+
+@pytest.mark.parametrize(
+    ("template", "tail", "why"),
+    [
+        (CHATML_OWN, "\n", "TRL keeps what the template writes after its end token; we stop at the end token"),
+        (CHATML_OWN.replace("<|im_end|>\\n", "<|im_end|>").replace("<|im_end|>\n", "<|im_end|>"), "", "the same"),
+        (
+            "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}",
+            None,
+            "TRL adds no end where the template has none; we end with EOS",
+        ),
+    ],
+    ids=["newline after end", "end last", "no end"],
+)
+def test_where_rows_differ_from_trls(template: str, tail: str | None, why: str, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(template)
+    chat = Chat(tokenizer)
+    their_prompt, their_answer = trl_ids(tokenizer, tmp_path)
+    ours = chat.response_ids(USER, ANSWER)
+    assert their_prompt == chat.prompt_ids(USER)
+    if tail is None:
+        assert tokenizer.eos_token_id not in their_answer, why
+        assert ours[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(their_answer).strip() == tokenizer.decode(ours[:-1]).strip()
+    else:
+        assert tokenizer.decode(their_answer) == tokenizer.decode(ours) + tail, why
