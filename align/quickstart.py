@@ -40,8 +40,7 @@ def quickstart(runs: str = "runs/quickstart") -> int:
     print()
     print_table(folder)
     for name in ("audit-dpo", "audit-ppo"):
-        headline = records[str(folder / name)].headline
-        print(f"{name}: {headline['verdict']}. {headline['sentence']}")
+        print(f"{name}: {records[str(folder / name)].headline['sentence']}")
     print(f"{time.monotonic() - started:.0f} s of work. Report: {(folder / 'report' / 'report.html').resolve()}")
     return 0
 

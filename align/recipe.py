@@ -153,6 +153,9 @@ def _clear(recipe: RecipeConfig) -> None:
             stale.add(step.name)
             if is_run(recipe.runs / step.name):
                 shutil.rmtree(recipe.runs / step.name)
+            if step.stage in ("simulate", "import") and "feedback" not in step.config:
+                for file in recipe.runs.glob("feedback.db*"):  # the recipe's own store; one named by the user is kept
+                    file.unlink()
 
 
 def _check_names(recipe: RecipeConfig, where: str) -> None:

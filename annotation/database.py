@@ -66,6 +66,8 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
     try:
         uri = f"{path.resolve().as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
+        if not write:
+            connection.execute("BEGIN")  # the first read below fixes the moment that this reader sees
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         kind = int(connection.execute("PRAGMA application_id").fetchone()[0])
         is_empty = not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
@@ -75,8 +77,6 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
             raise BadInput(f"{path}: written by a newer version (schema {version}); update align-suite")
         if write:
             _migrate(connection, version)
-        else:
-            connection.execute("BEGIN")
     except sqlite3.Error as error:
         raise BadInput(f"{path}: cannot be opened as a feedback store ({error})") from error
     return connection

@@ -20,13 +20,14 @@ from typing import IO, Any, Literal, cast
 from align.core.config import BadInput
 from annotation.types import Message
 
+Format = Literal["auto", "trl", "csv", "parquet", "hh"]
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 HH_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 UNSTORABLE = re.compile("[\ud800-\udfff\0]")
 
 
-def container_of(path: Path, named: str) -> Container:
+def container_of(path: Path, named: Format) -> Container:
     """The container of a preference file: as named, else by its ending."""
     if named in ("csv", "parquet"):
         return cast(Container, named)
@@ -105,9 +106,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
-                raise BadInput(f"{path}: row {number}: not UTF-8 text ({error.reason}); convert it first") from None
+                raise BadInput(f"{path}:{number}: not UTF-8 text ({error.reason}); convert it first") from None
             except json.JSONDecodeError as error:
-                raise BadInput(f"{path}: row {number}: not JSON ({error.msg}); mend or remove it") from None
+                raise BadInput(f"{path}:{number}: not JSON ({error.msg}); mend or remove it") from None
             yield number, _as_object(row, path, number)
 
 
@@ -122,14 +123,14 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             rows = json.loads(file.read().decode("utf-8-sig"))
         except json.JSONDecodeError as error:
-            raise BadInput(f"{path}: line {error.lineno}: not JSON ({error.msg}); mend it") from None
+            raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}); mend it") from None
     for number, row in enumerate(rows, 1):
         yield number, _as_object(row, path, number)
 
 
 def _as_object(row: Any, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise BadInput(f"{path}: row {number}: expected a JSON object, found {type(row).__name__}")
+        raise BadInput(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
     return row
 
 
@@ -142,11 +143,11 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             for number, row in enumerate(reader, 1):
                 if None in row or None in row.values():
-                    wanted = len(reader.fieldnames or [])
-                    raise BadInput(f"{path}: row {number}: has not the {wanted} fields of the header; mend its quotes")
+                    wrong = "more" if None in row else "fewer"
+                    raise BadInput(f"{path}: row {number} has {wrong} fields than the header; mend its quotes")
                 yield number, {key: value for key, value in row.items() if value != ""}
         except csv.Error as error:
-            raise BadInput(f"{path}: row {number + 1}: not CSV ({error}); mend its quotes") from None
+            raise BadInput(f"{path}: row {number + 1} is not CSV ({error}); mend its quotes") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -18,23 +19,25 @@ from pydantic import Field, ValidationError
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
 from align.core.runs import Run, stage
-from annotation.formats import HH_TURN, Container, container_of, read_hh, read_rows, scrubbed
+from annotation.formats import HH_TURN, Format, container_of, read_hh, read_rows, scrubbed
 from annotation.store import Store
 from annotation.types import Comparison, Judgment, Message, Response
 from annotation.votes import UNKNOWN_SIDES
 
+DIFFERENT_PROMPTS = "chosen and rejected have different prompts"
+CSV = ("csv", "tsv")
 TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
 
 
 class ImportConfig(StageConfig):
-    """``format`` auto goes by the file's ending and, for HH text, by how each row begins."""
+    """``format`` auto goes by the file's ending and, for HH text, by how the first row begins."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("data",)
 
     stage: Literal["import"] = "import"
     data: Path
     feedback: Path = Path("feedback.db")
-    format: Literal["auto", "trl", "csv", "parquet", "hh"] = "auto"
+    format: Format = "auto"
     language: str = "en"
     limit: int | None = Field(None, ge=1, description="read only the first rows")
 
@@ -60,6 +63,24 @@ class Kept(NamedTuple):
     judgment: Judgment
 
 
+class Preferences(NamedTuple):
+    """What a file holds: usable rows, the others with their reasons, and how many characters were replaced."""
+
+    format: Format
+    n_rows: int
+    kept: list[Kept]
+    dropped: list[dict[str, Any]]
+    scrubbed: int
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        return [entry.comparison for entry in self.kept]
+
+    @property
+    def judgments(self) -> list[Judgment]:
+        return [entry.judgment for entry in self.kept]
+
+
 @stage
 def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
     """Import existing preference data into a feedback store.
@@ -67,37 +88,60 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
     Raises:
         BadInput: unreadable file, a row that is not JSON or CSV, or no usable row at all.
     """
-    container = container_of(config.data, config.format)
+    found = read_preferences(config.data, config.format, config.language, config.limit)
+    for entry in found.dropped:
+        run.drop(entry["reason"].partition(" (")[0])
+    write_jsonl(run.path / "dropped.jsonl", found.dropped)
+    write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in found.kept])
+    if found.scrubbed:
+        run.note(f"{found.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD")
+    if not found.n_rows:
+        raise BadInput(f"{config.data}: holds no rows; name a file with preferences")
+    if not found.kept:
+        why = ", ".join(f"{count} x {reason}" for reason, count in sorted(run.record.dropped.items()))
+        raise BadInput(
+            f"{config.data}: no row is a usable preference, of {found.n_rows} ({why}); see {run.path / 'dropped.jsonl'}"
+        )
+    with Store.open(config.feedback, write=True) as store:
+        store.add_comparisons(found.comparisons)
+        added = store.add_judgments(found.judgments)
+        run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
+    return {
+        "format": found.format,
+        "rows": found.n_rows,
+        "comparisons": len(found.kept),
+        "new_judgments": added,
+        "dropped": len(found.dropped),
+    }
+
+
+def read_preferences(
+    path: Path, format: Format = "auto", language: str = "en", limit: int | None = None
+) -> Preferences:
+    """Read a preference file into comparisons and judgments, row by row.
+
+    Raises:
+        BadInput: the file cannot be read, or a row is not JSON or CSV at all.
+    """
+    container = container_of(path, format)
     kept: dict[str, Kept] = {}
     dropped: list[dict[str, Any]] = []
-    replaced, n_rows = [0], 0
     contradicted: set[str] = set()
-    for number, raw in read_rows(config.data, container):
-        if n_rows == config.limit:
-            break
-        n_rows += 1
+    replaced, n_rows, is_hh = [0], 0, format == "hh"
+    for number, raw in islice(read_rows(path, container), limit):
         row = {key: value for key, value in scrubbed(raw, replaced).items() if value is not None}
+        if container in TEXT_CONTAINERS:
+            row |= {name: _decoded(row[name], "role") for name in ("prompt", "chosen", "rejected") if name in row}
+        if not n_rows and format != "trl":
+            is_hh = is_hh or _looks_like_hh(row)
+        n_rows += 1
         try:
-            new = _kept(row, number, container, config)
+            new = _kept(row, number, hh_sides(row) if is_hh else sides_of(row), path.name, language)
             _enter(new, kept, contradicted, dropped)
         except Unusable as reason:
             dropped.append(_dropped(number, row.get("id"), str(reason)))
-    dropped.sort(key=lambda entry: entry["row"])
-    for entry in dropped:
-        run.drop(entry["reason"].partition(" (")[0])
-    write_jsonl(run.path / "dropped.jsonl", dropped)
-    if replaced[0]:
-        run.note(f"{replaced[0]} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD")
-    if not kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(run.record.dropped.items()))
-        why = reasons or "the file is empty"
-        raise BadInput(f"{config.data}: none of {n_rows} rows can be used ({why}); see {run.path / 'dropped.jsonl'}")
-    write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in kept.values()])
-    with Store.open(config.feedback, write=True) as store:
-        store.add_comparisons(entry.comparison for entry in kept.values())
-        added = store.add_judgments(entry.judgment for entry in kept.values())
-        run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
-    return {"rows": n_rows, "comparisons": len(kept), "new_judgments": added, "dropped": len(dropped)}
+    used: Format = "hh" if is_hh else "parquet" if container == "parquet" else "csv" if container in CSV else "trl"
+    return Preferences(used, n_rows, list(kept.values()), sorted(dropped, key=lambda d: d["row"]), replaced[0])
 
 
 def sides_of(row: dict[str, Any]) -> Sides:
@@ -109,9 +153,7 @@ def sides_of(row: dict[str, Any]) -> Sides:
     Raises:
         Unusable: with the reason.
     """
-    for column in ("chosen", "rejected"):
-        if row.get(column) in (None, "", []):
-            raise Unusable(f"no {column} response")
+    _require_both(row)
     prompt = _messages(row.get("prompt"), "user", "prompt")
     chosen, rejected = (_messages(row[column], "assistant", column) for column in ("chosen", "rejected"))
     if chosen == rejected:
@@ -131,24 +173,16 @@ def hh_sides(row: dict[str, Any]) -> Sides:
     Raises:
         Unusable: with the reason.
     """
-    texts = [row.get("chosen"), row.get("rejected")]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise Unusable("no chosen response" if not texts[0] else "no rejected response")
-    chosen, rejected = (read_hh(str(text)) for text in texts)
+    _require_both(row)
+    chosen, rejected = (read_hh(str(row[column])) for column in ("chosen", "rejected"))
     if chosen is None or rejected is None:
-        raise Unusable("not HH text")
-    if chosen == rejected:
-        raise Unusable("chosen equals rejected")
+        raise Unusable("it does not start with a Human or Assistant turn")
     if chosen[:-1] != rejected[:-1]:
-        raise Unusable("prompts differ")
+        raise Unusable(DIFFERENT_PROMPTS)
     return Sides(chosen[:-1], chosen[-1:], rejected[-1:])
 
 
-def _kept(row: dict[str, Any], number: int, container: Container, config: ImportConfig) -> Kept:
-    if container in TEXT_CONTAINERS:
-        row |= {column: _decoded(row[column], "role") for column in ("prompt", "chosen", "rejected") if column in row}
-    is_hh = config.format == "hh" or (config.format != "trl" and _looks_like_hh(row))
-    sides = hh_sides(row) if is_hh else sides_of(row)
+def _kept(row: dict[str, Any], number: int, sides: Sides, file: str, language: str) -> Kept:
     system = row.get("system")
     if system and sides.prompt[:1] and sides.prompt[0]["role"] != "system":
         sides = sides._replace(prompt=[{"role": "system", "content": str(system)}, *sides.prompt])
@@ -159,22 +193,28 @@ def _kept(row: dict[str, Any], number: int, container: Container, config: Import
             responses=[Response(messages=sides.chosen), Response(messages=sides.rejected)],
             tools=_tools(row.get("tools")),
             template_arguments=_decoded(row.get("template_arguments") or row.get("chat_template_kwargs") or {}),
-            language=config.language,
+            language=language,
         )
     except ValidationError as error:
         raise Unusable(f"malformed ({error.errors()[0]['msg']})") from None
     chosen = 0 if comparison.responses[0].messages == sides.chosen else 1
     judgment = Judgment(
         comparison_id=comparison.id,
-        annotator=f"imported:{config.data.name}",
+        annotator=f"imported:{file}",
         ranking=[[chosen], [1 - chosen]],
         shown=[chosen, 1 - chosen],
         strength=_strength(row),
         flags=[UNKNOWN_SIDES],  # the order in a file is not an order on a screen
-        source=f"import:{config.data.name}",
+        source=f"import:{file}",
     )
     name = row.get("id")
     return Kept(number, None if name is None else str(name), comparison, judgment)
+
+
+def _require_both(row: dict[str, Any]) -> None:
+    for column in ("chosen", "rejected"):
+        if row.get(column) in (None, "", []):
+            raise Unusable(f"no {column} response")
 
 
 def _enter(new: Kept, kept: dict[str, Kept], contradicted: set[str], dropped: list[dict[str, Any]]) -> None:
@@ -200,20 +240,20 @@ def _enter(new: Kept, kept: dict[str, Kept], contradicted: set[str], dropped: li
 
 def _check(sides: Sides) -> None:
     """What every usable row fulfils, whatever format it came in."""
-    if not sides.prompt:
-        raise Unusable("no prompt")
     if not sides.chosen or not sides.rejected:
-        raise Unusable("empty response")
+        raise Unusable("a response is empty")
     for message in sides.prompt:
         if not _says_something(message) and message.get("role") != "system":
             raise Unusable("an empty turn in the prompt")
     for response in (sides.chosen, sides.rejected):
         if response[-1].get("role") != "assistant":
-            raise Unusable("last turn is not the assistant's")
+            raise Unusable("the last turn is not the assistant's")
         if any(message.get("role") not in ("assistant", "tool") for message in response):
-            raise Unusable("prompts differ")
+            raise Unusable(DIFFERENT_PROMPTS)
         if not all(_says_something(message) for message in response):
-            raise Unusable("empty response")
+            raise Unusable("a response is empty")
+    if not sides.prompt:
+        raise Unusable("no prompt")
     if sides.chosen == sides.rejected:
         raise Unusable("chosen equals rejected")
 

@@ -103,8 +103,7 @@ def world(page: Page, seed: int, work: Path) -> dict[str, Any]:
     )
     page.demand(kl["within_kl_max"], f"exact KL stays under kl_max {kl['kl_max']}")
     for name in ("audit-dpo", "audit-ppo"):
-        headline = read_run(runs / name).headline
-        page.say(f"- {name}: {headline['verdict']}. {headline['sentence']}")
+        page.say(f"- {name}: {read_run(runs / name).headline['sentence']}")
     return {"harm": harm, "reward": reward, "runs": runs}
 
 

@@ -71,7 +71,7 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
     usable = sum(len(prompt.rows) for prompt in prompts)
     if usable < min_rows:
         raise BadInput(
-            f"{folder / split}.jsonl: {usable} of {len(pairs)} pairs can be used, data.min_rows asks for {min_rows}; "
+            f"{folder / split}.jsonl: {usable} of {len(pairs)} pairs can be used, min_rows asks for {min_rows}; "
             f"dropped: {_reasons(dropped) or 'none'}"
         )
     return prompts

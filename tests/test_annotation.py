@@ -16,7 +16,18 @@ import numpy as np
 import pytest
 
 from align.core.config import BadInput, build
-from annotation.agreement import AgreementConfig, agreement, against_others, alpha, ceiling, count, measure
+from align.core.files import read_jsonl
+from annotation.agreement import (
+    AgreementConfig,
+    against_others,
+    agreement,
+    alpha,
+    bootstrap,
+    ceiling,
+    count,
+    measure,
+    pairwise_agreement,
+)
 from annotation.pairs import PairsConfig, normalised, pairs, place
 from annotation.simulate import Annotator, SimulateConfig, simulate, simulate_votes
 from annotation.store import GENESIS, Store
@@ -109,10 +120,9 @@ def test_refused_judgments_leave_nothing_behind(store_path: Path) -> None:
         assert store.head() == head and store.counts().judgments == 8 and store.verify().ok
 
 
-SWAP = "UPDATE {t} SET sequence = CASE sequence WHEN 6 THEN -1 ELSE sequence END"
 DAMAGE = {
-    "hash of a body": (["UPDATE log SET salted_hash = 'f' || substr(salted_hash, 2) WHERE sequence = 6"], "row 6:"),
-    "entry hash": (["UPDATE log SET entry_hash = 'ff' || substr(entry_hash, 3) WHERE sequence = 6"], "row 6:"),
+    "hash of a body": (["UPDATE log SET salted_hash = 'x' || substr(salted_hash, 2) WHERE sequence = 6"], "row 6:"),
+    "entry hash": (["UPDATE log SET entry_hash = 'x' || substr(entry_hash, 2) WHERE sequence = 6"], "row 6:"),
     "text": (["UPDATE bodies SET body = replace(body, '[[0], [1]]', '[[1], [0]]') WHERE sequence = 6"], "row 6:"),
     "salt": (["UPDATE bodies SET salt = zeroblob(16) WHERE sequence = 6"], "row 6:"),
     "kind": (["UPDATE bodies SET kind = 'comparison' WHERE sequence = 6"], "row 6:"),
@@ -308,6 +318,17 @@ def test_resampled_alpha_is_alpha_of_the_resample() -> None:
         assert value == pytest.approx(alpha(np.repeat(counts, row.astype(int), axis=0))[0], abs=1e-12)
 
 
+def test_pairs_of_one_ranking_are_resampled_together() -> None:
+    """Repeating every unit of a comparison adds no information, so the interval must not narrow."""
+    counts, _ = count(random_votes(9, units=30, people=4)[0])
+    counts = counts[counts.sum(1) >= 2]
+    owners = np.arange(len(counts))
+    once = bootstrap(pairwise_agreement, counts, owners, seed=0)
+    assert bootstrap(pairwise_agreement, np.repeat(counts, 4, axis=0), np.repeat(owners, 4), seed=0) == pytest.approx(
+        once
+    )
+
+
 def test_others_majority_leaves_out_the_own_vote() -> None:
     outcomes = [FIRST, FIRST, SECOND, FIRST, SECOND]
     cast = [Vote("abcde"[i > 2], 0, 1, f"p{i}", outcome, None, 0, None) for i, outcome in enumerate(outcomes)]
@@ -375,7 +396,7 @@ def rate(hits: list[bool]) -> float:
 
 
 def test_faults_are_recovered_from_many_votes() -> None:
-    """With a utility gap of 1 and no ties, reliability is the share of right votes; a bias is the logit of its share."""
+    """With a utility gap of 1 and no ties, reliability is the share of right votes; a bias is a logit of a share."""
 
     def cast(utilities: dict[str, tuple[float, float]], **fault: float) -> list[Judgment]:
         person = Annotator(name="a", **fault)
@@ -441,9 +462,7 @@ def test_simulate_to_agreement_to_pairs(tmp_path: Path) -> None:
     measured = agreement(AgreementConfig(run=tmp_path / "agreement", feedback=feedback))
     assert measured.headline["n_votes"] == 270 and measured.headline["alpha"] > 0.5
     made = pairs(PairsConfig(run=tmp_path / "pairs", feedback=feedback, test=0.0, validation=0.1))
-    rows = {
-        s: [json.loads(x) for x in open(tmp_path / "pairs" / f"{s}.jsonl")] for s in ("train", "validation", "test")
-    }
+    rows = {split: read_jsonl(tmp_path / "pairs" / f"{split}.jsonl") for split in ("train", "validation", "test")}
     prompts = {split: {row["prompt_id"] for row in found} for split, found in rows.items()}
     assert len(prompts["test"]) == 6  # the hints of the candidates
     assert not prompts["train"] & prompts["test"] and not prompts["train"] & prompts["validation"]
@@ -493,18 +512,20 @@ def make_pairs(folder: Path, name: str, **more: object) -> dict[str, list[dict]]
     return {split: [json.loads(line) for line in lines] for split, lines in read.items()}
 
 
-def test_majority_margin_and_drops_by_hand(tmp_path: Path) -> None:
-    a, b, c, d = (comparison(f"prompt {n}", "good", "bad") for n in "abcd")
+@pytest.mark.parametrize(("better", "worse"), [("good", "bad"), ("bad", "good")])
+def test_majority_margin_and_drops_by_hand(tmp_path: Path, better: str, worse: str) -> None:
+    """Both ways round: whichever of the two stands first in the comparison's own order."""
+    a, b, c, d = (comparison(f"prompt {n}", better, worse) for n in "abcd")
     judged = [
-        *(said(a, "good", f"p{i}", strength=s) for i, s in enumerate((3, 1))), said(a, "bad", "p2", strength=1),
-        said(b, "good", "p0"), said(b, "bad", "p1"),
-        judgment(c, "p0", [[0, 1]]), judgment(c, "p1", [[0, 1]]), said(c, "good", "p2"),
-        said(d, "good", "p0"),
+        *(said(a, better, f"p{i}", strength=s) for i, s in enumerate((3, 1))), said(a, worse, "p2", strength=1),
+        said(b, better, "p0"), said(b, worse, "p1"),
+        judgment(c, "p0", [[0, 1]]), judgment(c, "p1", [[0, 1]]), said(c, better, "p2"),
+        said(d, better, "p0"),
     ]  # fmt: skip
     stored(tmp_path / "feedback.db", judged, [a, b, c, d])
     found = make_pairs(tmp_path, "pairs", validation=0, test=0, min_votes=2)
     (row,) = found["train"]
-    assert row["chosen"][0]["content"] == "good" and row["rejected"][0]["content"] == "bad"
+    assert row["chosen"][0]["content"] == better and row["rejected"][0]["content"] == worse
     assert (row["margin"], row["votes"], row["weight"]) == (1.0, [2, 1, 0], 1.0)
     manifest = json.loads((tmp_path / "pairs" / "manifest.json").read_text())
     assert manifest["dropped"] == {

@@ -12,9 +12,11 @@ import pytest
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl
-from annotation.formats import Format
+from annotation.agreement import measure
+from annotation.formats import Format, read_hh
 from annotation.importers import ImportConfig, import_preferences, read_preferences
 from annotation.store import Store
+from annotation.votes import votes
 
 USER = {"role": "user", "content": "What is a fen?"}
 SYSTEM = {"role": "system", "content": "Be short."}
@@ -145,3 +147,129 @@ def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, name: str, text: 
     with pytest.raises(BadInput, match=told):
         import_preferences(config)
     assert not (tmp_path / "f.db").exists(), "nothing may be half-written"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "preferred"),
+    [
+        ({"prompt": USER["content"], "chosen": [USER, GOOD], "rejected": [USER, BAD]}, [USER], [GOOD]),
+        ({"prompt": [USER], "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, [SYSTEM, USER], [GOOD]),
+        ({"prompt": [SYSTEM], "chosen": [USER, GOOD], "rejected": [USER, BAD]}, [SYSTEM, USER], [GOOD]),
+        (
+            {"chosen": [USER, GOOD, USER, GOOD], "rejected": [USER, GOOD, USER, BAD], "system": "Be short."},
+            [SYSTEM, USER, GOOD, USER],
+            [GOOD],
+        ),
+        ({"prompt": [USER], "chosen": [{**CALL, "content": None}], "rejected": [BAD]}, [USER], [CALL]),
+    ],
+    ids=["text and conversation", "system in the conversation", "prompt is the system", "turns", "null content"],
+)
+def test_prompts_are_found_wherever_they_stand(
+    tmp_path: Path, row: dict[str, Any], prompt: list[dict[str, Any]], preferred: list[dict[str, Any]]
+) -> None:
+    comparison, better = only(write(tmp_path / "a.jsonl", [row]))
+    assert (comparison.prompt, better) == (prompt, preferred)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "a", "chosen": "same", "rejected": "same"}, "chosen equals rejected"),
+        ({"prompt": "a", "chosen": " ", "rejected": "b"}, "a response is empty"),
+        ({"chosen": "no prompt", "rejected": "none"}, "no prompt"),
+        ({"prompt": "a", "rejected": "b"}, "no chosen response"),
+        ({"chosen": [USER, GOOD], "rejected": [SYSTEM, BAD]}, "chosen and rejected have different prompts"),
+        ({"prompt": "a", "chosen": [GOOD, USER], "rejected": [BAD]}, "the last turn is not the assistant's"),
+        ({"prompt": [USER, {"role": "user", "content": ""}], "chosen": "a", "rejected": "b"}, "an empty turn in"),
+        ({"prompt": 7, "chosen": "a", "rejected": "b"}, "prompt is neither text nor messages"),
+        ({"prompt": "a", "chosen": "a", "rejected": "b", "template_arguments": "x"}, "malformed"),
+    ],
+)
+def test_unusable_rows_say_why(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    found = read_preferences(write(tmp_path / "a.jsonl", [{**row, "id": "r1"}]), "trl")
+    assert not found.kept
+    (dropped,) = found.dropped
+    assert (dropped["row"], dropped["id"]) == (1, "r1") and dropped["reason"].startswith(reason)
+
+
+def test_repeated_rows_count_once_and_contradicting_rows_not_at_all(tmp_path: Path) -> None:
+    def row(prompt: str, better: str, worse: str) -> dict[str, Any]:
+        return {"prompt": prompt, "chosen": better, "rejected": worse}
+
+    rows = [row("a", "x", "y"), row("a", "x", "y"), row("b", "x", "y"), row("b", "y", "x"), row("b", "x", "y")]
+    found = read_preferences(write(tmp_path / "a.jsonl", rows), "trl")
+    assert [entry.row for entry in found.kept] == [1]
+    told = {entry["row"]: entry["reason"] for entry in found.dropped}
+    assert told[2] == "duplicate (of row 1)" and set(told) == {2, 3, 4, 5}
+    assert all(told[number].startswith("contradicts another row") for number in (3, 4, 5))
+
+
+def test_import_again_adds_nothing_and_limit_reads_the_first_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {n}", "chosen": "a", "rejected": "b", "id": n} for n in range(5)]
+    data, feedback = write(tmp_path / "a.jsonl", rows), tmp_path / "f.db"
+    first = import_preferences(ImportConfig(run=tmp_path / "runs" / "one", data=data, feedback=feedback, limit=3))
+    again = import_preferences(ImportConfig(run=tmp_path / "runs" / "two", data=data, feedback=feedback))
+    assert (first.headline["new_judgments"], again.headline["new_judgments"]) == (3, 2)
+    with Store.open(feedback) as store:
+        assert again.inputs["feedback"]["sha256"] == store.head() and store.verify().ok
+        ids = {comparison.id for comparison in store.comparisons()}
+        report = measure(votes(store.judgments()), {})
+    traced = read_jsonl(tmp_path / "runs" / "two" / "rows.jsonl")
+    assert {row["comparison_id"] for row in traced} == ids and [row["id"] for row in traced] == list("01234")
+    assert report["position"]["value"] is None, "the order in a file is not an order on a screen"
+
+
+@pytest.mark.parametrize(
+    ("columns", "strength"),
+    [({"strength": 2}, 2), ({"margin": 1.4}, 1), ({"margin": "3"}, 3), ({"margin": 7.5}, None), ({"margin": -1}, None)],
+)
+def test_strength_is_taken_only_from_a_known_scale(tmp_path: Path, columns: dict[str, Any], strength: int) -> None:
+    found = read_preferences(write(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b", **columns}]))
+    assert found.judgments[0].strength == strength
+
+
+def test_text_that_looks_like_json_or_like_a_line_end_stays_text(tmp_path: Path) -> None:
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "chosen", "rejected"])
+        writer.writerow(['{"role": "user"}', '[1, "two\nlines"]', "[not json"])
+    comparison, better = only(tmp_path / "a.csv", "csv")
+    assert comparison.prompt == [{"role": "user", "content": '{"role": "user"}'}]
+    assert better == [{"role": "assistant", "content": '[1, "two\nlines"]'}]
+    row = {"prompt": "a\u2028b", "chosen": "c\x85d", "rejected": "e"}
+    (tmp_path / "a.jsonl").write_text("\ufeff" + json.dumps(row, ensure_ascii=False) + "\r\n\n", encoding="utf-8")
+    assert only(tmp_path / "a.jsonl")[0].prompt[0]["content"] == "a\u2028b"
+    (tmp_path / "b.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_jsonl(tmp_path / "b.jsonl") == [row]
+
+
+def test_one_json_list_and_tabs_are_read_too(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "a", "rejected": "b"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b"prompt\tchosen\trejected\nq\ta\tb\n"))
+    assert only(tmp_path / "a.json") == only(tmp_path / "a.tsv.gz", "auto") == only(write(tmp_path / "a.jsonl", rows))
+
+
+def test_hh_turns_inside_a_line_are_text() -> None:
+    turns = read_hh("\n\nHuman: He said Human: hi.\nAssistant: no turn\n\nAssistant:  Two\n\nparagraphs. ")
+    assert turns == [
+        {"role": "user", "content": "He said Human: hi.\nAssistant: no turn"},
+        {"role": "assistant", "content": "Two\n\nparagraphs."},
+    ]
+    assert read_hh("Hello\n\nHuman: hi") is None
+
+
+def test_parquet_fields_that_only_other_rows_have_are_left_out(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    calls = [{"function": {"name": "f", "arguments": {"x": 1}}}, {"function": {"name": "g", "arguments": {"y": "2"}}}]
+    rows = [
+        {"prompt": [USER], "chosen": [{"role": "assistant", "tool_calls": [call]}], "rejected": [BAD], "tools": TOOLS}
+        for call in calls
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = read_preferences(tmp_path / "a.parquet")
+    expected = read_preferences(write(tmp_path / "a.jsonl", rows))
+    assert found.format == "parquet" and found.comparisons == expected.comparisons
+    assert len(found.comparisons) == 2

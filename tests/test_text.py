@@ -108,7 +108,7 @@ def trl_ids(tokenizer: Any, tmp_path: Path) -> tuple[list[int], list[int]]:
             "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '\n' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}",
             None,
-            "TRL adds no end where the template has none; we end with EOS",
+            "TRL cuts the prompt where the joined text's tokens part from it, and adds no end; we do neither",
         ),
     ],
     ids=["newline after end", "end last", "no end"],
@@ -117,11 +117,12 @@ def test_where_rows_differ_from_trls(template: str, tail: str | None, why: str, 
     tokenizer = make_tokenizer(template)
     chat = Chat(tokenizer)
     their_prompt, their_answer = trl_ids(tokenizer, tmp_path)
-    ours = chat.response_ids(USER, ANSWER)
-    assert their_prompt == chat.prompt_ids(USER)
+    our_prompt, ours = chat.prompt_ids(USER), chat.response_ids(USER, ANSWER)
     if tail is None:
+        assert their_prompt == our_prompt[:-1], why  # the space before the answer joins the answer's first token
         assert tokenizer.eos_token_id not in their_answer, why
         assert ours[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(their_answer).strip() == tokenizer.decode(ours[:-1]).strip()
+        assert tokenizer.decode(their_prompt + their_answer) == tokenizer.decode(our_prompt + ours[:-1])
     else:
+        assert their_prompt == our_prompt
         assert tokenizer.decode(their_answer) == tokenizer.decode(ours) + tail, why

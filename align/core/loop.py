@@ -133,10 +133,10 @@ class Journal:
 
     def __init__(self, run: Run, total: int, tracker: str, start: int = 0) -> None:
         self.run = run
+        self.tracker = _tracker(tracker, run) if run.is_main else None
         self.bar = tqdm(
             total=total, initial=start, desc=run.record.stage, unit="step", disable=not run.is_main, mininterval=0.5
         )
-        self.tracker = _tracker(tracker, run) if run.is_main else None
 
     def log(self, step: int, metrics: Mapping[str, float | int | None], show: Sequence[str] = ()) -> None:
         """Write one step's numbers.

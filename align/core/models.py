@@ -117,8 +117,7 @@ class Stack:
         self.trainable[role] = trainable
         for name, parameter in self.peft.named_parameters():
             if f".{role}." in name:
-                parameter.data = parameter.data.float()
-        self.peft.to(self.device)
+                parameter.data = parameter.data.to(self.device, torch.float32)
 
     def add_head(self, role: str, folder: Path | None = None) -> ScalarHead:
         """Give a role a scalar head, zero or as saved in ``folder/head.safetensors``."""
