@@ -51,13 +51,11 @@ class Page:
             self.failed.append(text)
 
 
-def align(*words: str) -> float:
-    """Run the command line and return its seconds; audits may fail or be insufficient, nothing else may."""
-    started = time.monotonic()
+def align(*words: str) -> None:
+    """Run the command line; audits may fail or be insufficient, nothing else may."""
     done = subprocess.run([sys.executable, "-m", "align.cli", *words], env=ENVIRONMENT, cwd=ROOT)
     if done.returncode not in (0, 1, 3):
         raise SystemExit(f"align {' '.join(words)} ended with exit code {done.returncode}")
-    return time.monotonic() - started
 
 
 def scores(run: Path, metric: str) -> dict[str, float | None]:
@@ -74,8 +72,9 @@ def scores(run: Path, metric: str) -> dict[str, float | None]:
 def world(page: Page, seed: int, work: Path) -> dict[str, Any]:
     """One seed of the embedded world, from nothing to the report."""
     runs = work / f"seed-{seed}"
-    seconds = align("run", "--config", str(RECIPE), f"runs={runs}", f"seed={seed}")
-    page.say(f"\n### Seed {seed} ({seconds:.0f} s from start to report)\n")
+    align("run", "--config", str(RECIPE), f"runs={runs}", f"seed={seed}")
+    seconds = sum(read_run(path.parent).seconds or 0 for path in runs.glob("*/run.json"))
+    page.say(f"\n### Seed {seed} ({seconds:.0f} s in its stages)\n")
     for name in ("dpo", "ppo"):
         gain = paired_difference(
             scores(runs / f"eval-{name}", "gold_utility"), scores(runs / "eval-sft", "gold_utility")

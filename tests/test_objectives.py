@@ -91,6 +91,13 @@ def test_pair_losses_golden() -> None:
     close(o.bradley_terry(zero, zero, one, denominator=1).loss, math.log(2))
 
 
+def test_pair_losses_weigh_their_pairs() -> None:
+    margin, weight, zero = torch.tensor([2.0, 0.0]), torch.tensor([3.0, 0.5]), torch.zeros(2)
+    expected = (3 * 0.126928 + 0.5 * 0.693147) / 3.5
+    close(o.bradley_terry(margin, zero, weight, denominator=3.5).loss, expected)
+    close(o.dpo_loss(margin * 4, zero, margin * 2, zero, weight, beta=0.5, denominator=3.5).loss, expected)
+
+
 def test_likelihood_loss_golden() -> None:
     # two answers of 4 and 2 tokens at -2 and -1 nats a token
     found = o.likelihood_loss(torch.tensor([-8.0, -2.0]), torch.tensor([4.0, 2.0]), torch.tensor([1.0, 3.0]), 4)
