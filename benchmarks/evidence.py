@@ -198,7 +198,8 @@ def main() -> None:
     if arguments.all:
         pooled(page, seeds)
         overoptimise(page, arguments.work)
-        kills(page, seeds[0]["runs"], arguments.work, arguments.kills)
+        if arguments.kills:
+            kills(page, seeds[0]["runs"], arguments.work, arguments.kills)
         write_text(ROOT / "benchmarks" / "RESULTS.md", "\n".join(page.lines) + "\n")
     if page.failed:
         print(json.dumps({"does not hold": page.failed}, indent=1))

@@ -82,7 +82,7 @@ def copy_before(whole: Path, target: Path, stage: str) -> Path:
     return target
 
 
-@pytest.mark.parametrize("stage", ["ppo"])
+@pytest.mark.parametrize("stage", ["reward", "dpo", "ppo"])
 def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path, stage: str) -> None:
     runs = copy_before(whole, tmp_path / "runs", stage)
     kill_at(runs, stage, random.randint(3, 6))

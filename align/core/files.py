@@ -18,6 +18,7 @@ from typing import Any
 from align.core.config import BadInput
 
 VOLATILE = {"run.json", "config.yaml", "metrics.jsonl", "samples.jsonl"}
+UNORDERED = {"target_modules", "modules_to_save", "exclude_modules"}
 VOLATILE_FOLDERS = {"checkpoints", "tracker"}
 
 
@@ -151,12 +152,12 @@ def _content_hash(path: Path) -> str:
     return file_hash(path)
 
 
-def _canonical(value: Any) -> Any:
-    """Lists of strings are compared as sets: PEFT's target modules have no order."""
+def _canonical(value: Any, key: str = "") -> Any:
+    """PEFT writes sets of module names as lists without an order; every other list keeps its own."""
     if isinstance(value, dict):
-        return {key: _canonical(inner) for key, inner in value.items()}
+        return {name: _canonical(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
-        return sorted(value) if all(isinstance(v, str) for v in value) else [_canonical(v) for v in value]
+        return sorted(value) if key in UNORDERED and value else [_canonical(inner) for inner in value]
     return value
 
 

@@ -111,9 +111,13 @@ class Stack:
             self.peft.add_adapter(role, config)
         if adapter:
             tensors = load_file(str(adapter / "adapter_model.safetensors"))
-            missing = set_peft_model_state_dict(self.peft, tensors, adapter_name=role)
-            if missing.unexpected_keys:
-                raise BadInput(f"{adapter}: tensors that do not fit this base: {missing.unexpected_keys[0]}, ...")
+            try:
+                found = set_peft_model_state_dict(self.peft, tensors, adapter_name=role)
+            except RuntimeError as error:
+                raise BadInput(f"{adapter}: does not fit the base {self.base_path} ({error})") from None
+            wrong = [*found.unexpected_keys, *(name for name in found.missing_keys if f".{role}." in name)]
+            if wrong:
+                raise BadInput(f"{adapter}: does not fit the base {self.base_path}: {wrong[0]} is missing or unknown")
         self.trainable[role] = trainable
         for name, parameter in self.peft.named_parameters():
             if f".{role}." in name:

@@ -193,7 +193,7 @@ def entropy(logits_NV: Tensor) -> Tensor:
 def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:
     """``1 - Var(returns - values) / Var(returns)`` over the mask; None where returns do not vary."""
     returns, errors = returns_BT[mask_BT], (returns_BT - values_BT)[mask_BT]
-    variance = float(returns.var(correction=0))
+    variance = float(returns.var(correction=0)) if len(returns) else 0.0
     if variance == 0:
         return None
     return 1 - float(errors.var(correction=0)) / variance
