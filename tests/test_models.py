@@ -264,7 +264,7 @@ def test_an_adapter_of_another_model_is_refused(make_stack: MakeStack, tmp_path:
     deep = make_stack("qwen2")  # three layers; the Llama has two
     add_stirred(deep, "policy")
     deep.save_role("policy", tmp_path / "adapter")
-    with pytest.raises(BadInput, match="tensors that do not fit this base"):
+    with pytest.raises(BadInput, match="does not fit the base"):
         make_stack("llama").add("policy", adapter=tmp_path / "adapter", trainable=True)
 
 
