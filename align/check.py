@@ -37,7 +37,7 @@ def check(config: Path, assignments: Sequence[str]) -> int:
     print(f"{config}: stage {stage.stage}, run {stage.run}")
     model = getattr(stage, "model", None) or getattr(stage, "policy", None)
     if isinstance(model, Path):
-        from align.core.models import find_source, template_of
+        from align.core.load import find_source, template_of
 
         _describe_model(find_source(model).base, template_of(model, getattr(stage, "chat_template", None)))
     return 0
@@ -60,17 +60,14 @@ def _template(recipe: RecipeConfig, stages: Iterable[StageConfig]) -> str | None
 def _describe_model(path: Path, template: str | None) -> None:
     """The template and the layout of a model folder, from its configuration and tokenizer alone."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from align.core.layout import layout_of, small_copy
-    from align.core.models import config_of, load_tokenizer
+    from align.core.load import config_of, load_tokenizer, skeleton
     from align.core.text import Chat
 
     chat = Chat(load_tokenizer(path), template)
     shown = chat.render([{"role": "user", "content": "Hello?"}], ask=True)
     stop = chat.tokenizer.convert_ids_to_tokens(chat.stop_id)
     print(f"template: {chat.name}; a prompt reads {shown!r}, an answer ends with {stop!r}")
-    with torch.device("meta"):
-        shape = AutoModelForCausalLM.from_config(config_of(path))
-    verdict = layout_of(small_copy(shape, torch.device("cpu")), Compute())
+    verdict = layout_of(small_copy(skeleton(config_of(path)), torch.device("cpu")), Compute())
     print(f"layout: {verdict.layout} ({verdict.reason})")

@@ -45,7 +45,10 @@ def run(argv: list[str]) -> int:
         return _say("out of memory; lower compute.max_tokens or batch, and run the same command again", 2)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            return _say(f"disk full ({error.filename}); free some space and run the same command again", 2)
+            return _say("disk full; free some space and run the same command again", 2)
+        if error.errno and error.strerror:
+            where = f"{error.filename}: " if error.filename else ""
+            return _say(f"{where}{error.strerror.lower()}; nothing half-written was left; mend it and run again", 2)
         return _internal()
     except Exception as error:  # the outermost place: everything not foreseen becomes exit code 70
         if type(error).__name__ == "OutOfMemoryError":
@@ -132,7 +135,8 @@ def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
     if verb == "init":
         from align.init import init
 
-        return init(**_checked(values, {"model", "data", "vram", "out"}, verb))
+        texts = {key: value for key, _, value in (word.partition("=") for word in assignments) if key != "vram"}
+        return init(**_checked(values | texts, {"model", "data", "vram", "out"}, verb))
     if verb == "check":
         from align.check import check
 

@@ -8,7 +8,6 @@ Not here: other pairwise losses, length normalisation, label smoothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -20,8 +19,9 @@ from align import guards
 from align.core.config import Compute, Lora, Optim, StageConfig, Tracker, Watch
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
+from align.core.load import context_length, find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
-from align.core.models import Stack, context_length, find_source, template_of
+from align.core.models import Stack
 from align.core.objectives import dpo_loss, likelihood_loss
 from align.core.packing import pack
 from align.core.runs import Run, stage
@@ -45,7 +45,7 @@ class DPOConfig(StageConfig):
     batch: int = Field(default=16, ge=1)
     epochs: int = Field(default=1, ge=1)
     optim: Optim = Optim(lr=5e-5)
-    lora: Lora = Lora()
+    lora: Lora | None = None
     compute: Compute = Compute()
     chat_template: str | None = None
     min_rows: int = Field(default=20, ge=1)
@@ -84,15 +84,15 @@ def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
 
 
 def _fit(config: DPOConfig, run: Run, stack: Stack, train: Sequence[PromptPairs], watched: Watched) -> dict[str, Any]:
-    processes = Processes()
+    processes = Processes(stack.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
     learner = Learner(stack.parameters("policy"), config.optim, len(batches), processes)
     if resumed := load_checkpoint(run):
-        learner.restore(resumed[1], resumed[0])
-    journal = Journal(run, len(batches), config.tracker, learner.done)
+        learner.restore(resumed.tensors, resumed.step)
+    journal = Journal(run, len(batches), config.tracker, resumed)
     if learner.done == 0 and run.is_main:
         journal.samples(0, watched.look("policy"))
-    started, metrics = time.monotonic(), {}
+    metrics: dict[str, float] = {}
     for step, batch in enumerate(batches[learner.done :], learner.done + 1):
         prompts = [train[i] for i in batch]
         sums = _backward(config, stack, processes.share(prompts), total_weight(prompts))
@@ -108,9 +108,9 @@ def _fit(config: DPOConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]
         if run.is_main and (step % config.watch.every == 0 or step == len(batches)):
             journal.samples(step, watched.look("policy"))
         if step % config.checkpoint_every == 0 and step < len(batches):
-            save_checkpoint(run, step, learner.tensors(), {})
+            save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
     journal.close()
-    return metrics | {"train_seconds": round(time.monotonic() - started, 2), "steps": len(batches)}
+    return metrics | {"train_seconds": journal.seconds, "steps": len(batches)}
 
 
 def _backward(config: DPOConfig, stack: Stack, prompts: Sequence[PromptPairs], denominator: float) -> Sums:

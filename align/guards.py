@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core import objectives
-from align.core.config import BadInput
+from align.core.config import BadInput, NotFinite
 from align.core.models import Stack
 from align.core.packing import Tree, pack
 
@@ -22,6 +22,7 @@ START = {"float32": 1e-3, "bfloat16": 1e-1}  # nats a response between a policy 
 
 def same_ratio(logprob_ST: Tensor, old_ST: Tensor, mask_ST: Tensor, dtype: str) -> None:
     """Scorer against updater: before the first update every ratio is 1."""
+    _finite("ppo", logprob_ST[mask_ST])
     off_ST = torch.where(mask_ST, ((logprob_ST - old_ST).exp() - 1).abs(), 0.0)
     worst = float(off_ST.max())
     if not worst <= RATIO[dtype]:
@@ -35,6 +36,7 @@ def same_sampler(scored: Sequence[float], sampled: Sequence[float], dtype: str) 
     """Sampler against scorer: the same tokens have the same log-probabilities."""
     if not scored:
         return
+    _finite("ppo", torch.tensor(scored))
     mean = sum(abs(a - b) for a, b in zip(scored, sampled, strict=True)) / len(scored)
     if not mean <= SAMPLER[dtype]:
         raise BadInput(
@@ -45,6 +47,7 @@ def same_sampler(scored: Sequence[float], sampled: Sequence[float], dtype: str) 
 
 def same_start(margin: float, chosen: float, rejected: float, pairs: float, dtype: str) -> None:
     """Before the first update the policy is its reference: log-ratios are 0 and DPO's loss is ln 2."""
+    _finite("dpo", torch.tensor([margin, chosen, rejected]))
     off = max(abs(margin), abs(chosen), abs(rejected)) / max(1.0, pairs)
     if not off <= START[dtype]:
         raise BadInput(
@@ -58,7 +61,7 @@ def three_kls(stack: Stack, trees: Sequence[Tree], temperature: float, bound: fl
     """k1, k3 and exact KL(policy || reference), nats a response, on the same rollouts of the policy.
 
     ``*_standard_errors_off`` says by how many standard errors of the paired difference an estimate's mean misses
-    the exact one's: more than 3 means that sampler, masks or positions disagree somewhere.
+    the exact one's; ``agree`` is false beyond 3: then sampler, masks or positions disagree somewhere.
     """
     found: dict[str, list[float]] = {"k1": [], "k3": [], "exact": []}
     for packed in pack(trees, stack.compute.max_tokens, stack.layout):
@@ -72,14 +75,23 @@ def three_kls(stack: Stack, trees: Sequence[Tree], temperature: float, bound: fl
         exact_N = stack.exact_kl(rectangle, "policy", stack.reference, temperature)
         found["exact"] += rectangle.sums(exact_N).tolist()
     means = {name: sum(values) / len(values) for name, values in found.items()}
+    off = {f"{kind}_standard_errors_off": _standard_errors(found[kind], found["exact"]) for kind in ("k1", "k3")}
     return {
         "n": len(found["exact"]),
         **means,
-        "k1_standard_errors_off": _standard_errors(found["k1"], found["exact"]),
-        "k3_standard_errors_off": _standard_errors(found["k3"], found["exact"]),
+        **off,
+        "agree": all(abs(value or 0.0) <= 3 for value in off.values()),
         "kl_max": bound,
         "within_kl_max": None if bound is None else means["exact"] <= bound,
     }
+
+
+def _finite(stage: str, values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise NotFinite(
+            f"{stage}: log-probabilities are not finite before any update; the policy's or reference's weights, or "
+            "compute.dtype, cannot be used"
+        )
 
 
 def _standard_errors(estimate: Sequence[float], exact: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
     Raises:
         BadInput: a path is missing, the model has neither a template nor an EOS token, or ``out`` exists.
     """
-    from align.core.models import config_of, load_tokenizer
+    from align.core.load import config_of, load_tokenizer
     from align.core.text import Chat
 
     target, folder, pairs = Path(out), Path(model), Path(data)
@@ -37,8 +38,8 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
     size = parameters(config)
     compute = sizing(size, vram)
     text = TEMPLATE.format(
-        model=folder.resolve(),
-        data=pairs.resolve(),
+        model=json.dumps(str(folder.resolve())),
+        data=json.dumps(str(pairs.resolve())),
         size=f"{size / 1e9:.2f}" if size > 1e8 else f"{size / 1e9:.4f}",
         template=f"chat_template: {template}" if template else "# chat_template: the model's own is used",
         **compute,
@@ -51,12 +52,9 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
 
 def parameters(config: Any) -> int:
     """Number of parameters of an architecture, counted without allocating them."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    from align.core.load import skeleton
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return int(sum(parameter.numel() for parameter in model.parameters()))
+    return int(sum(parameter.numel() for parameter in skeleton(config).parameters()))
 
 
 def sizing(size: int, vram: float | None) -> dict[str, Any]:
@@ -104,9 +102,13 @@ steps:
     stage: sft
     inputs: {{model: model, data: pairs}}
     config: {{batch: 16, epochs: 1, optim: {{lr: 2.0e-4}}}}
+  - name: sample                # what the SFT policy writes: reward scores are shifted to average 0 on it
+    stage: sample
+    inputs: {{policy: sft, prompts: pairs/train.jsonl}}
+    config: {{k: 1, limit: 128}}
   - name: reward
     stage: reward
-    inputs: {{pairs: pairs, policy: sft}}
+    inputs: {{pairs: pairs, policy: sft, candidates: sample}}
     config: {{batch: 16, epochs: 1, optim: {{lr: 1.0e-4}}}}
   - name: dpo                   # beta: how strongly the policy is held to its reference
     stage: dpo

@@ -10,10 +10,9 @@ Not here: reward whitening, an adaptive KL coefficient, PPO-ptx, advantages shar
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,15 +23,15 @@ from align.core import objectives
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
+from align.core.load import find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
-from align.core.models import Stack, context_length, find_source, template_of
-from align.core.packing import Rectangle, Tree, pack
+from align.core.models import Stack
+from align.core.packing import Tree
 from align.core.runs import Run, stage
+from align.experience import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, look_back
 from align.rollout import Sample, respond
 from align.watch import Watched, watched_rows
-from annotation.types import Message
-from rewards.data import load_pairs, prompts_hash
-from rewards.functions import RewardFunction, load_function
+from rewards.functions import RewardFunction, load_function, rewards_of
 from rewards.model import add_reward
 
 
@@ -63,40 +62,12 @@ class PPOConfig(StageConfig):
     kl_prompts: int = Field(default=64, ge=1, description="prompts for the three KL estimates at the end")
     optim: Optim = Optim(lr=5e-5, eps=1e-5)
     value_optim: Optim = Optim(lr=1e-4, eps=1e-5)
-    lora: Lora = Lora()
+    lora: Lora | None = None
     compute: Compute = Compute()
     chat_template: str | None = None
     checkpoint_every: int = Field(default=5, ge=1, description="iterations")
     watch: Watch = Watch()
     tracker: Tracker = "none"
-
-
-class Prompt(NamedTuple):
-    id: str
-    messages: list[Message]
-    ids: list[int]
-
-
-class Rollout(NamedTuple):
-    """One rectangle of responses and what PPO knows of them; S responses, T tokens. In memory only."""
-
-    rectangle: Rectangle
-    mask_ST: Tensor
-    old_ST: Tensor
-    reference_ST: Tensor
-    values_ST: Tensor
-    scores_S: Tensor
-    advantages_ST: Tensor
-    returns_ST: Tensor
-
-
-class Judged(NamedTuple):
-    """The samples of a minibatch with the scores of reward functions and gold utility, by (prompt, k)."""
-
-    trees: list[Tree]
-    samples: list[list[Sample]]
-    extra: list[list[float]]
-    gold: list[list[float | None]]
 
 
 class PPO:
@@ -109,35 +80,25 @@ class PPO:
         source = find_source(config.policy)
         self.stack = _seat(config, source.base, source.adapter)
         run.note(f"layout: {(verdict := choose_layout(self.stack)).layout} ({verdict.reason})")
-        self.prompts = self._prompts(run)
+        self.prompts = load_prompts(run, self.stack, config.pairs, config.max_new_tokens)
+        if len(self.prompts) < config.batch:
+            raise BadInput(
+                f"{config.pairs}: {len(self.prompts)} usable prompts, ppo.batch asks for {config.batch} an iteration; "
+                "lower batch or max_new_tokens"
+            )
         run.record.lineage |= {"base": artefact_hash(source.base)}
-        self.processes = Processes()
-        steps = config.iterations * config.epochs * config.minibatches
+        self.processes = Processes(self.stack.device)
+        rounds = math.ceil(config.iterations / (len(self.prompts) // config.batch))
+        order = epochs(len(self.prompts), config.batch, rounds, config.seed)
+        self.batches = [batch for batch in order if len(batch) == config.batch]  # no prompt twice in an iteration
+        steps = config.iterations * config.epochs * min(config.minibatches, config.batch)
         self.policy = Learner(self.stack.parameters("policy"), config.optim, steps, self.processes)
         self.value = Learner(self.stack.parameters("value"), config.value_optim, steps, self.processes)
 
-    def _prompts(self, run: Run) -> list[Prompt]:
-        stack, config = self.stack, self.config
-        train = load_pairs(run, config.pairs, "train", stack.chat, context_length(stack.base), 1)
-        run.record.lineage |= {"prompts": prompts_hash(train)}
-        prompts = [Prompt(found.prompt_id, found.rows[0].prompt, found.tree.prompt) for found in train]
-        context = context_length(stack.base) or 1 << 30
-        kept = [prompt for prompt in prompts if len(prompt.ids) + config.max_new_tokens <= context]
-        run.drop("ppo: prompt leaves no room for max_new_tokens", len(prompts) - len(kept))
-        if len(kept) < config.batch:
-            raise BadInput(
-                f"{config.pairs}: {len(kept)} usable prompts, ppo.batch asks for {config.batch} an iteration; "
-                "lower batch or max_new_tokens"
-            )
-        return kept
-
     def minibatches(self, iteration: int) -> list[list[Prompt]]:
         """The prompts of an iteration, cut into minibatches; the same whatever came before."""
-        config = self.config
-        needed = math.ceil(config.iterations * config.batch / len(self.prompts))
-        order = [i for batch in epochs(len(self.prompts), len(self.prompts), needed, config.seed) for i in batch]
-        chosen = [self.prompts[i] for i in order[(iteration - 1) * config.batch : iteration * config.batch]]
-        return [chosen[m :: config.minibatches] for m in range(config.minibatches) if chosen[m :: config.minibatches]]
+        chosen = [self.prompts[i] for i in self.batches[iteration - 1]]
+        return [chosen[m :: self.config.minibatches] for m in range(min(self.config.minibatches, len(chosen)))]
 
     # 1 act
     def act(self, iteration: int | str, prompts: Sequence[Prompt]) -> list[list[Sample]]:
@@ -161,38 +122,18 @@ class PPO:
         asked = [prompt.messages for prompt, _ in flat]
         ended = [sample.ended for _, sample in flat]
         extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]
-        for name, function in zip(self.config.functions, self.functions, strict=True):
-            for i, value in enumerate(function(asked, texts, ended=ended)):
-                if value is None or not math.isfinite(value):
-                    raise BadInput(f"reward function {name}: gave {value} for prompt {flat[i][0].id}; return a number")
-                extra[i] += value
-        gold = self.gold(asked, texts, ended=ended) if self.gold else [None] * len(flat)
+        opinions = [
+            rewards_of(name, function, asked, texts, ended)
+            for name, function in zip(self.config.functions, self.functions, strict=True)
+        ]
+        for i, values in enumerate(zip(*opinions, strict=True)):
+            if self.config.reward is None and all(value is None for value in values):
+                raise BadInput(f"reward functions: none has an opinion on a response to prompt {flat[i][0].id}")
+            extra[i] += sum(value for value in values if value is not None)
+        gold = self.gold(prompts=asked, completions=texts, ended=ended) if self.gold else [None] * len(flat)
         k = self.config.samples
         trees = [Tree(p.ids, [sample.ids for sample in found]) for p, found in zip(prompts, samples, strict=True)]
         return Judged(trees, samples, _chunks(extra, k), _chunks(gold, k))
-
-    @torch.no_grad()
-    def look_back(self, judged: Judged) -> list[Rollout]:
-        """Pack the responses once and read every role on the same rows."""
-        rollouts = []
-        for packed in pack(judged.trees, self.stack.compute.max_tokens, self.stack.layout):
-            rectangle = packed.to(self.stack.device)
-            scores_S = torch.tensor([judged.extra[tree][k] for tree, k in rectangle.members], device=self.stack.device)
-            if "reward" in self.stack.heads:
-                with self.stack.use("reward"):
-                    scores_S = scores_S + self.stack.scores("reward", rectangle)
-            with self.stack.use(self.stack.reference):
-                reference_N = self.stack.logprobs(rectangle, self.config.temperature)
-            with self.stack.use("value"):
-                values_N = self.stack.values("value", rectangle)
-            with self.stack.use("policy"):
-                old_N = self.stack.logprobs(rectangle, self.config.temperature)
-            old_ST, reference_ST, values_ST = map(rectangle.by_response, (old_N, reference_N, values_N))
-            nothing = torch.zeros_like(old_ST)
-            rollouts.append(
-                Rollout(rectangle, rectangle.mask(), old_ST, reference_ST, values_ST, scores_S, nothing, nothing)
-            )
-        return rollouts
 
     # 3 assign credit
     def assign_credit(self, minibatches: list[list[Rollout]]) -> list[list[Rollout]]:
@@ -285,7 +226,7 @@ class PPO:
             "length": tokens / n,
             "ended": ended / n,
             "utility": gold_sum / n_gold if n_gold else None,
-            "explained_variance": _explained(rollouts),
+            "explained_variance": explained(rollouts),
         }
 
     def measure_kl(self) -> dict[str, Any]:
@@ -302,57 +243,74 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     if config.reward is None and not config.functions:
         raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or both")
     state = PPO(config, run, gold)
-    start = 0
-    if resumed := load_checkpoint(run):
-        start, tensors, saved = resumed
-        state.policy.restore(_under("policy", tensors), saved["policy_steps"])
-        state.value.restore(_under("value", tensors), saved["value_steps"])
-    seconds = _iterate(config, run, state, start)
+    resumed = load_checkpoint(run)
+    if resumed:
+        state.policy.restore(_under("policy", resumed.tensors), resumed.state["policy_steps"])
+        state.value.restore(_under("value", resumed.tensors), resumed.state["value_steps"])
+    journal = Journal(run, config.iterations, config.tracker, resumed)
+    iterations = _iterate(config, run, state, journal, resumed.step if resumed else 0)
+    journal.close()
     if run.is_main:
         state.stack.save_role("policy", run.path / "adapter")
         state.stack.save_role("value", run.path / "value")
     kl = state.measure_kl()
     if kl["within_kl_max"] is False:
         run.note(f"exact KL {kl['exact']:.2f} nats a response is above kl_max {config.kl_max}; raise kl or lower lr")
-    return {"kl": kl, "train_seconds": round(seconds, 2), "iterations": config.iterations}
+    if not kl["agree"]:
+        run.note(
+            f"alarm: KL by k1 {kl['k1']:.3f} and k3 {kl['k3']:.3f} miss the exact {kl['exact']:.3f} by more than 3 "
+            "standard errors; sampler and scorer disagree, so do not trust this run"
+        )
+    return {"kl": kl, "train_seconds": journal.seconds, "iterations": iterations}
 
 
-def _iterate(config: PPOConfig, run: Run, state: PPO, start: int) -> float:
-    journal = Journal(run, config.iterations, config.tracker, start)
-    reward_role = "reward" if config.reward else None
-    rows = watched_rows(config.pairs, config.watch.prompts)
+def _iterate(config: PPOConfig, run: Run, state: PPO, journal: Journal, start: int) -> int:
+    """Iterations from ``start + 1`` on; how many updated the policy (fewer than asked for when kl_max stops it)."""
     watched = Watched(
         state.stack,
-        rows,
+        watched_rows(config.pairs, config.watch.prompts),
         max_new_tokens=config.watch.max_new_tokens,
         seed=config.seed,
-        reward_role=reward_role,
+        reward_role="reward" if config.reward else None,
         gold=state.gold,
     )
-    if start == 0 and run.is_main:
-        journal.samples(0, watched.look("policy"))
-    started = time.monotonic()
+
+    def look(iteration: int) -> None:
+        if run.is_main:
+            journal.samples(iteration, watched.look("policy"))
+
+    if start == 0:
+        look(0)
     for iteration in range(start + 1, config.iterations + 1):
         prompts = [state.processes.share(part) for part in state.minibatches(iteration)]
-        judged = [state.judge(part, state.act(iteration, part)) for part in prompts]
-        rollouts = [state.look_back(found) for found in judged]
+        samples = iter(state.act(iteration, [prompt for part in prompts for prompt in part]))
+        judged = [state.judge(part, [next(samples) for _ in part]) for part in prompts]
+        rollouts = [look_back(state.stack, found, config.temperature) for found in judged]
         if iteration == 1:
-            _check_sampler(judged, rollouts, state.stack.compute.dtype)
+            check_sampler(judged, rollouts, state.stack.compute.dtype)
         rollouts = state.assign_credit(rollouts)
         metrics = state.account(judged, rollouts)
-        journal.log(iteration, metrics | state.improve(rollouts, iteration == 1), ["score", "kl", "utility"])
-        if run.is_main and (iteration % config.watch.every == 0 or iteration == config.iterations):
-            journal.samples(iteration, watched.look("policy"))
         if config.kl_max is not None and (metrics["kl"] or 0.0) > config.kl_max:
-            run.note(f"stopped at iteration {iteration}: KL {metrics['kl']:.2f} passed kl_max {config.kl_max}")
-            break
-        if iteration % config.checkpoint_every == 0 and iteration < config.iterations:
-            tensors = _over("policy", state.policy.tensors()) | _over("value", state.value.tensors())
-            save_checkpoint(
-                run, iteration, tensors, {"policy_steps": state.policy.done, "value_steps": state.value.done}
+            journal.log(iteration, metrics)
+            look(iteration)
+            run.note(
+                f"stopped before the update of iteration {iteration}: KL {metrics['kl']:.2f} nats a response passed "
+                f"kl_max {config.kl_max}; raise kl or lower optim.lr"
             )
-    journal.close()
-    return time.monotonic() - started
+            return iteration - 1
+        journal.log(iteration, metrics | state.improve(rollouts, iteration == 1), ["score", "kl", "utility"])
+        if iteration % config.watch.every == 0 or iteration == config.iterations:
+            look(iteration)
+        if iteration % config.checkpoint_every == 0 and iteration < config.iterations:
+            save_checkpoint(
+                run,
+                iteration,
+                _over("policy", state.policy.tensors()) | _over("value", state.value.tensors()),
+                seconds=journal.seconds,
+                policy_steps=state.policy.done,
+                value_steps=state.value.done,
+            )
+    return config.iterations
 
 
 def _seat(config: PPOConfig, base: Path, adapter: Path | None) -> Stack:
@@ -366,26 +324,6 @@ def _seat(config: PPOConfig, base: Path, adapter: Path | None) -> Stack:
         stack.add("value", adapter=adapter, lora=config.lora, trainable=True)
         stack.add_head("value")
     return stack
-
-
-def _check_sampler(judged: Sequence[Judged], rollouts: Sequence[Sequence[Rollout]], dtype: str) -> None:
-    scored: list[float] = []
-    sampled: list[float] = []
-    for found, part in zip(judged, rollouts, strict=True):
-        for r in part:
-            for own_T, (tree, k) in zip(r.old_ST.tolist(), r.rectangle.members, strict=True):
-                sampled += found.samples[tree][k].logprobs
-                scored += own_T[: len(found.samples[tree][k].logprobs)]
-    guards.same_sampler(scored, sampled, dtype)
-
-
-def _explained(rollouts: Sequence[Rollout]) -> float | None:
-    values, returns, masks = (
-        [getattr(r, name)[r.mask_ST][None] for r in rollouts] for name in ("values_ST", "returns_ST", "mask_ST")
-    )
-    if not values:
-        return None
-    return objectives.explained_variance(torch.cat(values, 1), torch.cat(returns, 1), torch.cat(masks, 1))
 
 
 def _chunks(values: Sequence[Any], k: int) -> list[list[Any]]:

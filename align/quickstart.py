@@ -65,5 +65,6 @@ def _limit_threads() -> None:
     """Small matrices gain nothing from many threads; two are what the README's figures were made with."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(min(2, cores))
     print(f"quickstart: {torch.get_num_threads()} threads, no network", file=sys.stderr)

@@ -57,7 +57,8 @@ def load_recipe(data: Mapping[str, Any], assignments: Iterable[str], where: str)
         BadInput: an unknown key, step or stage, an input that names nothing earlier, or a config its stage refuses.
     """
     data = _beside(data, Path(where).parent)
-    names = [step.get("name") for step in data.get("steps") or [] if isinstance(step, Mapping)]
+    steps = data.get("steps")
+    names = [step.get("name") for step in steps if isinstance(step, Mapping)] if isinstance(steps, list) else []
     own = [a for a in assignments if a.partition("=")[0].partition(".")[0] not in names]
     for_steps = [a for a in assignments if a not in own]
     recipe = build(RecipeConfig, override(data, own), where)
@@ -136,12 +137,13 @@ def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return value
 
     result = {key: moved(value) if key in ("model", "data") else value for key, value in data.items()}
-    result["steps"] = [
-        {**step, "inputs": {key: moved(value) for key, value in (step.get("inputs") or {}).items()}}
-        if isinstance(step, Mapping)
-        else step
-        for step in data.get("steps") or []
-    ]
+    if isinstance(steps := data.get("steps"), list):
+        result["steps"] = [
+            {**step, "inputs": {key: moved(value) for key, value in inputs.items()}}
+            if isinstance(step, Mapping) and isinstance(inputs := step.get("inputs"), Mapping)
+            else step
+            for step in steps
+        ]
     return result
 
 
@@ -195,5 +197,4 @@ def _flat(inputs: Inputs) -> list[str]:
 
 
 def _fields(module: str, config: str) -> set[str]:
-
     return set(getattr(importlib.import_module(module), config).model_fields)

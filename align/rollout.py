@@ -9,6 +9,7 @@ would stand behind :func:`respond`.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from align.core.config import NotFinite
 from align.core.models import Stack
 
+SEGMENT = 16  # tokens written between two looks at which rows have ended and need no further work
 SMALLEST = 2.0**-25  # below the least exponential that fp32 draws, so that its zeros do not become infinite noise
 
 
@@ -35,9 +38,8 @@ class Sample(NamedTuple):
 class _Gumbel(LogitsProcessor):
     """Adds one row of Gumbel noise per sequence, each from the sequence's own generator."""
 
-    def __init__(self, seeds: Sequence[int], temperature: float, device: torch.device) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+    def __init__(self, generators: Sequence[torch.Generator], temperature: float) -> None:
+        self.generators, self.temperature = generators, temperature
         self.logprobs_TB: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -79,51 +81,64 @@ def respond(
     rows = [(index, number) for index in range(len(prompts)) for number in range(k)]
     rows.sort(key=lambda row: (-len(prompts[row[0]]), row))
     found: dict[tuple[int, int], Sample] = {}
-    was_training = stack.base.training
-    stack.base.eval()
-    try:
-        with stack.use(role):
-            while rows:
-                longest = len(prompts[rows[0][0]]) + max_new_tokens
-                size = max(1, stack.compute.max_tokens // longest)
-                part, rows = rows[:size], rows[size:]
-                seeds = [sequence_seed(*keys[index], number) for index, number in part]
-                samples = _generate(stack, [prompts[index] for index, _ in part], seeds, max_new_tokens, temperature)
-                found |= dict(zip(part, samples, strict=True))
-    finally:
-        stack.base.train(was_training)
+    with stack.use(role):
+        while rows:
+            longest = len(prompts[rows[0][0]]) + max_new_tokens
+            size = max(1, stack.compute.max_tokens // longest)
+            part, rows = rows[:size], rows[size:]
+            seeds = [sequence_seed(*keys[index], number) for index, number in part]
+            samples = _write(stack, [prompts[index] for index, _ in part], seeds, max_new_tokens, temperature)
+            found |= dict(zip(part, samples, strict=True))
     return [[found[index, number] for number in range(k)] for index in range(len(prompts))]
 
 
-def _generate(
+def _write(
     stack: Stack, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, temperature: float
 ) -> list[Sample]:
-    """One left-padded batch through ``generate``; the pad id is covered by the attention mask."""
-    longest = max(map(len, prompts))
-    ids_BT = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask_BT = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids_BT[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask_BT[row, longest - len(prompt) :] = 1
+    """One batch to its end, a segment at a time; after each, only the rows that have not ended go on."""
+    generators = [torch.Generator(device=stack.device).manual_seed(seed) for seed in seeds]
+    samples = [Sample([], False, []) for _ in prompts]
+    going = list(range(len(prompts)))
+    written = 0
+    while going and written < max_new_tokens:
+        room = min(SEGMENT, max_new_tokens - written)
+        noise = _Gumbel([generators[row] for row in going], temperature) if temperature > 0 else None
+        parts = _segment(stack, [[*prompts[row], *samples[row].ids] for row in going], noise, room)
+        if not all(math.isfinite(value) for part in parts for value in part.logprobs):
+            raise NotFinite("sampling: log-probabilities are not finite; the policy's weights or dtype cannot be used")
+        for row, part in zip(going, parts, strict=True):
+            before = samples[row]
+            samples[row] = Sample(before.ids + part.ids, part.ended, before.logprobs + part.logprobs)
+        going = [row for row in going if not samples[row].ended]
+        written += room
+    return samples
+
+
+def _segment(stack: Stack, rows: Sequence[Sequence[int]], noise: _Gumbel | None, max_new_tokens: int) -> list[Sample]:
+    """What ``generate`` adds to left-padded rows; the pad id is covered by the attention mask."""
+    longest = max(map(len, rows))
+    ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids_BT[number, longest - len(row) :] = torch.tensor(row)
+        mask_BT[number, longest - len(row) :] = 1
     stops = stack.chat.stop_ids(stack.base)
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=stops,
-        pad_token_id=stops[0],
-        bos_token_id=stack.tokenizer.bos_token_id,
-        use_cache=True,
-    )
-    noise = _Gumbel(seeds, temperature, stack.device) if temperature > 0 else None
     output = stack.base.generate(
         input_ids=ids_BT.to(stack.device),
         attention_mask=mask_BT.to(stack.device),
-        generation_config=settings,
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=stops,
+            pad_token_id=stops[0],
+            bos_token_id=stack.tokenizer.bos_token_id,
+            use_cache=True,
+        ),
         logits_processor=LogitsProcessorList([noise] if noise else []),
     )
-    logprobs = torch.stack(noise.logprobs_TB, 1).tolist() if noise else [[]] * len(prompts)
-    rows = output[:, longest:].tolist()
-    return [_until_stop(row, found, set(stops)) for row, found in zip(rows, logprobs, strict=True)]
+    logprobs = torch.stack(noise.logprobs_TB, 1).tolist() if noise else [[]] * len(rows)
+    added = output[:, longest:].tolist()
+    return [_until_stop(row, found, set(stops)) for row, found in zip(added, logprobs, strict=True)]
 
 
 def _until_stop(ids: list[int], logprobs: list[float], stops: set[int]) -> Sample:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from align.core.config import BadInput, Compute, StageConfig
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
-from align.core.models import Stack, context_length, find_source, template_of
+from align.core.load import context_length, find_source, template_of
+from align.core.models import Stack
 from align.core.runs import Run, read_run, stage
 from align.core.text import Unusable
 from align.rollout import Sample, respond
@@ -51,6 +52,7 @@ class Prompt(NamedTuple):
     id: str
     messages: list[Message]
     tools: list[dict[str, Any]] | None
+    arguments: dict[str, Any]
     family: str
     split: str
 
@@ -78,6 +80,8 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     ]
     kept = [row for row in rows if row["responses"]]
     run.drop("prompt with empty responses only", len(rows) - len(kept))
+    if not kept:
+        raise BadInput(f"{config.prompts}: every response of {len(rows)} prompts is empty; is the policy trained?")
     if run.is_main:
         write_jsonl(run.path / "candidates.jsonl", kept)
     return _headline(kept, answers, seconds)
@@ -106,6 +110,7 @@ def read_prompts(path: Path, split: str | None = None) -> list[Prompt]:
                 prompt_id(messages, tools),
                 messages,
                 tools,
+                row.get("template_arguments") or {},
                 str(row.get("family") or ""),
                 str(row.get("split") or ""),
             )
@@ -129,7 +134,7 @@ def _tokenise(run: Run, stack: Stack, prompts: Sequence[Prompt], max_new_tokens:
     usable = []
     for prompt in prompts:
         try:
-            ids = stack.chat.prompt_ids(prompt.messages, prompt.tools)
+            ids = stack.chat.prompt_ids(prompt.messages, prompt.tools, prompt.arguments)
         except Unusable as error:
             run.drop(f"prompt: {error}")
             continue
@@ -180,7 +185,8 @@ def _row(run: Run, stack: Stack, prompt: Prompt, samples: Sequence[Sample], orig
         responses.append({"messages": messages, "origin": origin, "ended": answer.ended})
     row = {"prompt_id": prompt.id, "prompt": prompt.messages, "responses": responses}
     row |= {"family": prompt.family, "split": prompt.split}
-    return row | ({"tools": prompt.tools} if prompt.tools else {})
+    shared = {"tools": prompt.tools, "template_arguments": prompt.arguments}
+    return row | {key: value for key, value in shared.items() if value}
 
 
 def _headline(rows: Sequence[dict[str, Any]], answers: Sequence[Sequence[Sample]], seconds: float) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from align.core.config import BadInput, Compute, StageConfig
-from align.core.files import artefact_hash, read_jsonl, write_bytes
+from align.core.files import artefact_hash, write_bytes
 from align.core.layout import choose_layout
-from align.core.models import Stack, context_length, find_source, template_of, width
+from align.core.load import context_length, find_source, template_of, width
+from align.core.models import Stack
 from align.core.packing import Tree, pack
 from align.core.runs import Run, stage
-from align.core.text import Unusable
+from rewards.data import candidate_trees
 from rewards.model import add_reward
 
 
@@ -55,7 +56,7 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     add_reward(stack, config.reward)
     run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
     run.record.lineage |= {"base": artefact_hash(source.base)}
-    rows, trees = _trees(config.candidates, run, stack)
+    rows, trees = candidate_trees(run, config.candidates, stack.chat, context_length(stack.base))
     if not trees:
         raise BadInput(f"{config.candidates}: no response can be scored ({run.record.dropped or 'no rows'})")
     scored = embed(stack, "reward", trees)
@@ -94,40 +95,6 @@ def embed(stack: Stack, role: str, trees: Sequence[Tree]) -> Scored:
             embeddings_SD[place_S] = hidden_SD.float().cpu()
             scores_S[place_S] = stack.heads[role](hidden_SD).cpu()
     return Scored(scores_S, embeddings_SD)
-
-
-def _trees(path: Path, run: Run, stack: Stack) -> tuple[list[dict[str, Any]], list[Tree]]:
-    """One tree a candidate row, and what is known of each of its responses."""
-    file = path / "candidates.jsonl" if path.is_dir() else path
-    context = context_length(stack.base)
-    rows: list[dict[str, Any]] = []
-    trees: list[Tree] = []
-    for number, row in enumerate(read_jsonl(file), 1):
-        if not {"prompt_id", "prompt", "responses"} <= set(row):
-            raise BadInput(f"{file}: row {number}: a candidate row holds prompt_id, prompt and responses")
-        responses = []
-        for index, response in enumerate(row["responses"]):
-            try:
-                prompt = stack.chat.prompt_ids(row["prompt"], row.get("tools"))
-                ids = stack.chat.response_ids(row["prompt"], response["messages"], row.get("tools"))
-            except Unusable as error:
-                run.drop(f"response: {error}")
-                continue
-            if context is not None and len(prompt) + len(ids) > context:
-                run.drop(f"response too long for a context of {context} tokens")
-                continue
-            responses.append(ids)
-            rows.append(
-                {
-                    "prompt_id": row["prompt_id"],
-                    "response": index,
-                    "origin": response.get("origin"),
-                    "n_tokens": len(ids),
-                }
-            )
-        if responses:
-            trees.append(Tree(prompt, responses))
-    return rows, trees
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

@@ -7,7 +7,6 @@ here, so that every stage reads the same rows; loss on completions only. Not her
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,12 +17,13 @@ from pydantic import Field
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
 from align.core.layout import choose_layout
+from align.core.load import context_length, find_source, template_of
 from align.core.loop import Journal, load_checkpoint, stage_seed
-from align.core.models import Stack, context_length, find_source, template_of
+from align.core.models import Stack
 from align.core.runs import Run, is_run, stage
 from align.core.text import Chat, Unusable, untrained_tokens
 from align.rollout import respond
-from align.watch import Watched
+from align.watch import Asked, Watched, asked
 from annotation.types import Message, prompt_id
 from rewards.functions import RewardFunction
 
@@ -42,7 +42,7 @@ class SFTConfig(StageConfig):
     epochs: int = Field(default=2, ge=1)
     max_rows: int | None = Field(default=None, ge=1, description="use only the first rows")
     optim: Optim = Optim(lr=2e-4)
-    lora: Lora = Lora()
+    lora: Lora | None = None
     compute: Compute = Compute()
     chat_template: str | None = None
     min_rows: int = Field(default=20, ge=1)
@@ -77,7 +77,7 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
         )
     watched = Watched(
         stack,
-        [row["prompt"] for row in kept_back[: config.watch.prompts]],
+        [asked(row) for row in kept_back[: config.watch.prompts]],
         max_new_tokens=config.watch.max_new_tokens,
         seed=config.seed,
         gold=gold,
@@ -86,7 +86,6 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     total = -(-len(rows) // config.batch) * config.epochs
     journal = Journal(run, total, config.tracker)
     journal.samples(0, watched.look("policy"))
-    started = time.monotonic()
     with stack.use("policy"):
         trainer = SFTTrainer(
             model=stack.peft,
@@ -97,15 +96,15 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
         )
         trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
         trainer.train()
-    seconds = time.monotonic() - started
+    stack.base.eval()
     journal.close()
     if run.is_main:
         stack.save_role("policy", run.path / "adapter")
-    ended = _ended(stack, [row["prompt"] for row in kept_back], config)
+    ended = _ended(stack, [asked(row) for row in kept_back], config)
     if ended is not None and ended < ENDED:
         run.note(f"only {ended:.0%} of greedy responses end: train longer, or raise watch.max_new_tokens")
     loss = trainer.state.log_history[-1].get("train_loss")
-    return {"rows": len(rows), "loss": loss, "greedy_ended": ended, "train_seconds": round(seconds, 2)}
+    return {"rows": len(rows), "loss": loss, "greedy_ended": ended, "train_seconds": journal.seconds}
 
 
 def _demonstrations(config: SFTConfig) -> list[dict[str, Any]]:
@@ -129,15 +128,19 @@ def _checked(path: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 **row,
-                "prompt": _messages(row["prompt"], "user"),
-                "completion": _messages(row["completion"], "assistant"),
+                "prompt": _messages(row["prompt"], "user", f"{path}:{number}: prompt"),
+                "completion": _messages(row["completion"], "assistant", f"{path}:{number}: completion"),
             }
         )
     return rows
 
 
-def _messages(value: Any, role: str) -> list[Message]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else value
+def _messages(value: Any, role: str, where: str) -> list[Message]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, list) and value and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value):
+        return value
+    raise BadInput(f"{where}: expected a text or a list of {{role, content}} messages, found {str(value)[:60]!r}")
 
 
 def _rows(
@@ -185,6 +188,7 @@ def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
         fp16=False,
         use_cpu=stack.device.type == "cpu",
         gradient_checkpointing=config.compute.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         save_strategy="no",
         report_to="none",
         logging_steps=1,
@@ -215,12 +219,12 @@ def _callback(journal: Journal, watched: Watched, every: int) -> Any:
     return ToJournal()
 
 
-def _ended(stack: Stack, prompts: Sequence[list[Message]], config: SFTConfig) -> float | None:
+def _ended(stack: Stack, prompts: Sequence[Asked], config: SFTConfig) -> float | None:
     """Share of greedy responses to held-back prompts that end by themselves; None without prompts."""
     ids = []
     for prompt in prompts:
         try:
-            ids.append(stack.chat.prompt_ids(prompt))
+            ids.append(stack.chat.prompt_ids(*prompt))
         except Unusable:
             continue
     context = context_length(stack.base)

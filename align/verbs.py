@@ -58,6 +58,6 @@ def run_stage(config: StageConfig, gold: str | None = None) -> RunRecord:
 
 
 def find(name: str, where: str) -> Verb:
-    if name not in STAGES:
+    if not isinstance(name, str) or name not in STAGES:
         raise BadInput(f"{where}: no stage '{name}'; stages are {', '.join(STAGES)}")
     return STAGES[name]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from align.core.files import read_jsonl
+from align.core.load import context_length
 from align.core.models import Stack
 from align.core.packing import Tree, pack
 from align.core.text import Chat, Unusable
@@ -18,11 +19,23 @@ from rewards.functions import RewardFunction
 from rewards.model import score
 
 
+class Asked(NamedTuple):
+    """A prompt as its training row has it."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    arguments: dict[str, Any] | None = None
+
+    @property
+    def id(self) -> str:
+        return prompt_id(self.messages, self.tools)
+
+
 class Watched:
     """The prompts that are looked at, with what answers are judged by.
 
     Args:
-        rows: prompts as lists of messages.
+        rows: the prompts, rendered as they are for training.
         reward_role: the role whose score is written, where there is one.
         gold: the world's own utility, where it is known (TRL's reward signature).
     """
@@ -30,7 +43,7 @@ class Watched:
     def __init__(
         self,
         stack: Stack,
-        rows: Sequence[list[Message]],
+        rows: Sequence[Asked],
         *,
         max_new_tokens: int,
         seed: int,
@@ -39,14 +52,20 @@ class Watched:
     ) -> None:
         self.stack, self.max_new_tokens, self.seed = stack, max_new_tokens, seed
         self.reward_role, self.gold = reward_role, gold
-        self.prompts = [(row, ids) for row in rows if (ids := _ids(stack.chat, row)) is not None]
+        context = context_length(stack.base) or 1 << 30
+        found = [(row, ids) for row in rows if (ids := _ids(stack.chat, row)) is not None]
+        self.prompts = [(row, ids) for row, ids in found if len(ids) + max_new_tokens <= context]
 
     @torch.no_grad()
     def look(self, role: str | None) -> list[dict[str, Any]]:
         """One sample a prompt: prompt id, texts, score, summed k1 KL to the reference (nats), ended, gold utility."""
         if not self.prompts:
             return []
-        keys = [(self.seed, "watch", prompt_id(row)) for row, _ in self.prompts]
+        with self.stack.evaluating():
+            return self._look(role)
+
+    def _look(self, role: str | None) -> list[dict[str, Any]]:
+        keys = [(self.seed, "watch", row.id) for row, _ in self.prompts]
         samples = [
             found[0]
             for found in respond(
@@ -60,8 +79,8 @@ class Watched:
         utility = self._utility(texts, [sample.ended for sample in samples])
         return [
             {
-                "prompt_id": prompt_id(row),
-                "prompt": str(row[-1].get("content") or ""),
+                "prompt_id": row.id,
+                "prompt": str(row.messages[-1].get("content") or ""),
                 "response": texts[i],
                 "score": scores[i] if scores else None,
                 "kl": kl[i],
@@ -89,19 +108,24 @@ class Watched:
         if self.gold is None:
             return [None] * len(texts)
         completions = [[{"role": "assistant", "content": text}] for text in texts]
-        return self.gold([row for row, _ in self.prompts], completions, ended=list(ended))
+        return self.gold(prompts=[row.messages for row, _ in self.prompts], completions=completions, ended=list(ended))
 
 
-def watched_rows(pairs: Path, n: int) -> list[list[Message]]:
+def watched_rows(pairs: Path, n: int) -> list[Asked]:
     """The first n validation prompts of a pairs run by prompt id (test prompts are for evaluation alone)."""
-    found: dict[str, list[Message]] = {}
+    found: dict[str, Asked] = {}
     for row in read_jsonl(pairs / "validation.jsonl"):
-        found.setdefault(row["prompt_id"], row["prompt"])
+        found.setdefault(row["prompt_id"], asked(row))
     return [found[key] for key in sorted(found)[:n]]
 
 
-def _ids(chat: Chat, row: list[Message]) -> list[int] | None:
+def asked(row: Mapping[str, Any]) -> Asked:
+    """The prompt of a pair or a demonstration."""
+    return Asked(row["prompt"], row.get("tools"), row.get("template_arguments"))
+
+
+def _ids(chat: Chat, row: Asked) -> list[int] | None:
     try:
-        return chat.prompt_ids(row)
+        return chat.prompt_ids(*row)
     except Unusable:
         return None

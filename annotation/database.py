@@ -28,6 +28,27 @@ MIGRATIONS = (
     CREATE TRIGGER log_stays BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
     CREATE TRIGGER bodies_keep BEFORE UPDATE ON bodies BEGIN SELECT RAISE(ABORT, 'a body is never edited'); END;
     """,
+    """
+    CREATE TABLE campaigns (
+        name TEXT PRIMARY KEY, url TEXT NOT NULL, project INTEGER NOT NULL, interface TEXT NOT NULL,
+        config_hash TEXT NOT NULL, watermark TEXT, recovered INTEGER NOT NULL DEFAULT 0);
+    CREATE TABLE tasks (
+        campaign TEXT NOT NULL, key TEXT NOT NULL, comparison_id TEXT NOT NULL, shown TEXT NOT NULL,
+        purpose TEXT NOT NULL, answer TEXT, guideline TEXT, task_id INTEGER, PRIMARY KEY (campaign, key));
+    CREATE INDEX tasks_by_comparison ON tasks (comparison_id);
+    CREATE TABLE pulled (
+        campaign TEXT NOT NULL, annotation_id INTEGER NOT NULL, created_at TEXT NOT NULL, task_id INTEGER NOT NULL,
+        key TEXT, annotator TEXT NOT NULL, digest TEXT NOT NULL, outcome TEXT NOT NULL,
+        PRIMARY KEY (campaign, annotation_id, created_at));
+    CREATE INDEX pulled_by_task ON pulled (campaign, task_id);
+    CREATE TABLE quarantine (
+        campaign TEXT NOT NULL, annotation_id INTEGER, created_at TEXT, task_id INTEGER, key TEXT, annotator TEXT,
+        reason TEXT NOT NULL, body TEXT, PRIMARY KEY (campaign, annotation_id, created_at, task_id));
+    CREATE TABLE guidelines (
+        version INTEGER PRIMARY KEY, campaign TEXT NOT NULL, sha256 TEXT NOT NULL, text TEXT NOT NULL,
+        since TEXT NOT NULL, UNIQUE (campaign, sha256));
+    CREATE TABLE excluded (annotator TEXT PRIMARY KEY, reason TEXT NOT NULL, since TEXT NOT NULL);
+    """,
 )
 
 
@@ -57,7 +78,7 @@ def claim(path: Path) -> IO[str]:
 
 
 def connect(path: Path, write: bool) -> sqlite3.Connection:
-    """Open the file, bringing it to the newest schema when writing; a reader sees one moment until it closes.
+    """Open the file, bringing it to the newest schema; a reader sees one moment until it closes.
 
     Raises:
         BadInput: not a feedback store, or written by a newer version.
@@ -77,6 +98,11 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
             raise BadInput(f"{path}: written by a newer version (schema {version}); update align-suite")
         if write:
             _migrate(connection, version)
+        elif version < len(MIGRATIONS):
+            connection.close()
+            with claim(path):
+                connect(path, write=True).close()
+            return connect(path, write=False)
     except sqlite3.Error as error:
         raise BadInput(f"{path}: cannot be opened as a feedback store ({error})") from error
     return connection

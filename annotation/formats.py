@@ -107,8 +107,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise BadInput(f"{path}:{number}: not UTF-8 text ({error.reason}); convert it first") from None
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}:{number}: not JSON ({error.msg}); mend or remove it") from None
+            except (ValueError, RecursionError) as error:
+                raise BadInput(f"{path}:{number}: not JSON ({str(error)[:200]}); mend or remove it") from None
             yield number, _as_object(row, path, number)
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from align.core.config import BadInput, StageConfig
-from align.core.files import write_jsonl
+from align.core.files import file_hash, write_jsonl
 from align.core.runs import Run, stage
 from annotation.formats import HH_TURN, Format, container_of, read_hh, read_rows, scrubbed
 from annotation.store import Store
@@ -124,6 +124,7 @@ def read_preferences(
         BadInput: the file cannot be read, or a row is not JSON or CSV at all.
     """
     container = container_of(path, format)
+    file = f"{path.name}#{file_hash(path)[:8]}" if path.is_file() else path.name  # names are often alike
     kept: dict[str, Kept] = {}
     dropped: list[dict[str, Any]] = []
     contradicted: set[str] = set()
@@ -136,7 +137,7 @@ def read_preferences(
             is_hh = is_hh or _looks_like_hh(row)
         n_rows += 1
         try:
-            new = _kept(row, number, hh_sides(row) if is_hh else sides_of(row), path.name, language)
+            new = _kept(row, number, hh_sides(row) if is_hh else sides_of(row), file, language)
             _enter(new, kept, contradicted, dropped)
         except Unusable as reason:
             dropped.append(_dropped(number, row.get("id"), str(reason)))

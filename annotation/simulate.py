@@ -11,22 +11,21 @@ and people who share their mistakes.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from align.core.config import BadInput, Frozen, StageConfig
-from align.core.files import read_jsonl, write_json
+from align.core.files import write_json
 from align.core.runs import Run, stage
 from annotation.agreement import share
+from annotation.candidates import CandidatePrompt, choose_groups, compare, lot, read_candidates
 from annotation.store import STRICTNESS, Split, Store
-from annotation.types import Comparison, Judgment, Message, Response, content_hash
+from annotation.types import Comparison, Judgment, content_hash
 
 Utility = Callable[..., list[float | None]]  # TRL's reward signature: f(prompts, completions, **columns)
 
@@ -74,16 +73,6 @@ class Candidates(NamedTuple):
     comparisons: list[Comparison]
     utilities: dict[str, tuple[float, float]]
     splits: dict[str, Split]
-
-
-class _Prompt(NamedTuple):
-    """A row of candidates.jsonl with its responses told apart; ``columns`` go to the utility."""
-
-    messages: list[Message]
-    responses: list[dict[str, Any]]
-    shared: dict[str, Any]
-    columns: dict[str, Any]
-    split: Split | None
 
 
 @stage
@@ -139,7 +128,7 @@ def simulate_votes(
     """
     judgments = []
     for comparison in comparisons:
-        turn = sorted(annotators, key=lambda person: _digest(seed, "who", comparison.id, person.name))
+        turn = sorted(annotators, key=lambda person: lot(seed, "who", comparison.id, person.name))
         for person in turn[:votes_per_comparison]:
             judgments.append(_vote(comparison, utilities[comparison.id], person, seed, tie_threshold))
     return judgments
@@ -148,7 +137,7 @@ def simulate_votes(
 def _vote(
     comparison: Comparison, utilities: Sequence[float], person: Annotator, seed: int, tie_threshold: float
 ) -> Judgment:
-    draw = random.Random(_digest(seed, "vote", comparison.id, person.name))
+    draw = random.Random(lot(seed, "vote", comparison.id, person.name))
     left, right = (0, 1) if draw.random() < 0.5 else (1, 0)
     words = [len(response.text.split()) for response in comparison.responses]
     noise = _logit(draw.uniform(1e-12, 1 - 1e-12))
@@ -178,74 +167,37 @@ def _vote(
 
 def _candidates(config: SimulateConfig, run: Run, utility: Utility) -> Candidates:
     """Read candidates, ask for the utility of every response once, and pair the responses of each prompt."""
-    file = config.candidates / "candidates.jsonl" if config.candidates.is_dir() else config.candidates
-    prompts = [_prompt(row, f"{file}: row {number}", config, run) for number, row in enumerate(read_jsonl(file), 1)]
-    values = _utilities([prompt for prompt in prompts if prompt], utility)
+    prompts = read_candidates([config.candidates], run.drop, keep_unended=config.keep_unended, at_least=2)
+    values = _utilities(prompts, utility)
     found = Candidates([], {}, {})
-    for prompt in filter(None, prompts):
+    for prompt in prompts:
         known = [(response, value) for response in prompt.responses if (value := next(values)) is not None]
         run.drop("utility unknown", len(prompt.responses) - len(known))
-        for one, other in _choose(list(combinations(known, 2)), config, content_hash(prompt.messages)):
-            _add(found, prompt, one, other, run)
+        wanted = None if config.pairs_per_prompt == "all" else config.pairs_per_prompt
+        texts = [content_hash(response["messages"]) for response, _ in known]
+        for one, other in choose_groups(texts, 2, wanted, config.seed, content_hash(prompt.messages)):
+            _add(found, prompt, known[one], known[other], run)
     if not found.comparisons:
-        raise BadInput(f"{file}: no prompt has two different responses to compare ({run.record.dropped})")
+        raise BadInput(f"{config.candidates}: no prompt has two different responses to compare ({run.record.dropped})")
     found.comparisons.sort(key=lambda comparison: comparison.id)
     return found
 
 
-def _prompt(row: dict[str, Any], where: str, config: SimulateConfig, run: Run) -> _Prompt | None:
-    """A candidates row with identical responses merged; None where fewer than two are left."""
-    try:
-        messages, responses = row["prompt"], [dict(response) for response in row["responses"]]
-        merged: dict[str, dict[str, Any]] = {}
-        for response in responses:
-            key = content_hash(response["messages"])
-            before = merged.setdefault(key, {**response, "ended": False})
-            before["ended"] = before["ended"] or bool(response.get("ended", True))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{where}: expected 'prompt' and 'responses' with 'messages' ({error!r})") from None
-    run.drop("identical response", len(responses) - len(merged))
-    shown = [response for response in merged.values() if config.keep_unended or response["ended"]]
-    run.drop("response did not end", len(merged) - len(shown))
-    split = row.get("split") or None
-    if split not in STRICTNESS:
-        raise BadInput(f"{where}: split '{split}' is none of train, validation, test")
-    if len(shown) < 2:
-        run.drop("prompt with fewer than two responses")
-        return None
-    shared = {key: row[key] for key in ("tools", "template_arguments", "language") if row.get(key)}
-    columns = {key: row.get(key) for key in ("prompt_id", "family", "split")}
-    return _Prompt(messages, shown, shared, columns, split)
-
-
-def _utilities(prompts: Sequence[_Prompt], utility: Utility) -> Any:
+def _utilities(prompts: Sequence[CandidatePrompt], utility: Utility) -> Any:
     """An iterator over the utility of every response, prompt by prompt, from one call."""
     flat = [(prompt, response) for prompt in prompts for response in prompt.responses]
     columns = {key: [prompt.columns[key] for prompt, _ in flat] for key in ("prompt_id", "family", "split")}
     asked, said = [prompt.messages for prompt, _ in flat], [response["messages"] for _, response in flat]
-    values = utility(asked, said, ended=[response["ended"] for _, response in flat], **columns) if flat else []
+    ended = [response["ended"] for _, response in flat]
+    values = utility(prompts=asked, completions=said, ended=ended, **columns) if flat else []
     if len(values) != len(flat):
         raise BadInput(f"gold: the utility gave {len(values)} values for {len(flat)} responses; it must give one each")
     return iter(values)
 
 
-def _choose(pairs: list[Any], config: SimulateConfig, prompt: str) -> list[Any]:
-    """All pairs of a prompt's responses, or the wanted number of them drawn by seed."""
-    if config.pairs_per_prompt == "all" or config.pairs_per_prompt >= len(pairs):
-        return pairs
-
-    def lot(pair: Any) -> int:
-        return _digest(config.seed, "pair", prompt, *sorted(content_hash(r["messages"]) for r, _ in pair))
-
-    return sorted(pairs, key=lot)[: config.pairs_per_prompt]
-
-
-def _add(found: Candidates, prompt: _Prompt, one: Any, other: Any, run: Run) -> None:
-    try:
-        sides = [Response(messages=r["messages"], origin=r.get("origin")) for r, _ in (one, other)]
-        comparison = Comparison.model_validate({"prompt": prompt.messages, "responses": sides, **prompt.shared})
-    except ValidationError as error:
-        run.drop(f"unusable comparison: {error.errors()[0]['msg']}")
+def _add(found: Candidates, prompt: CandidatePrompt, one: Any, other: Any, run: Run) -> None:
+    comparison = compare(prompt, [one[0], other[0]], run.drop)
+    if comparison is None:
         return
     if prompt.split and STRICTNESS[prompt.split] > STRICTNESS[found.splits.get(comparison.id)]:
         found.splits[comparison.id] = prompt.split
@@ -270,10 +222,6 @@ def _against_gold(judgments: Sequence[Judgment], utilities: Mapping[str, Sequenc
         name: share(answers.count(True), len(answers) - answers.count(None), len(answers))
         for name, answers in sorted(told.items())
     }
-
-
-def _digest(seed: int, *parts: str) -> int:
-    return int.from_bytes(hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()[:8], "big")
 
 
 def _logit(probability: float) -> float:

@@ -14,7 +14,6 @@ recorded. Not here: who saw what (the annotation interface's business) and how v
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -26,12 +25,12 @@ from typing import IO, Any, Literal, NamedTuple, Self, TypeVar, get_args
 from pydantic import ValidationError
 
 from align.core.config import BadInput
+from annotation.chain import GENESIS, body_fault, entry_hash, salted_hash
 from annotation.database import claim, connect
 from annotation.types import Comparison, Judgment, Record
 
 Split = Literal["train", "validation", "test"]
 STRICTNESS: dict[str | None, int] = {None: 0, **{name: rank for rank, name in enumerate(get_args(Split), 1)}}
-GENESIS = "0" * 64
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -106,7 +105,7 @@ class Store:
         a prompt once held out stays held out.
         """
         hints = splits or {}
-        with self._transaction():
+        with self.transaction():
             return self._append(self._new_comparisons(comparisons, hints))
 
     def add_judgments(self, judgments: Iterable[Judgment]) -> int:
@@ -118,8 +117,20 @@ class Store:
         Raises:
             BadInput: a judgment names a comparison that is not in the store, or ranks another number of responses.
         """
-        with self._transaction():
+        with self.transaction():
             return self._append(self._new_judgments(judgments))
+
+    def withdraw(self, keys: Iterable[tuple[str, str, str]], reason: str) -> int:
+        """Take back the standing judgments of (comparison id, annotator, source); their versions stay in the log.
+
+        What does not stand is passed over; returns how many entries that made.
+        """
+        with self.transaction():
+            standing = {key for key, kind, _ in self._latest_judgments() if kind == "judgment"}
+            gone = [key for key in keys if key in standing]
+            return self._append(
+                _Entry("withdrawal", *key, json.dumps({"withdrawal": list(key), "reason": reason})) for key in gone
+            )
 
     def comparisons(self) -> list[Comparison]:
         """All comparisons that were not erased, by id."""
@@ -131,27 +142,22 @@ class Store:
         return {key: body["split"] for key, body in sorted(self._latest_comparisons().items())}
 
     def judgments(self) -> list[Judgment]:
-        """The latest version of each judgment, by comparison, annotator and source."""
-        query = (
-            "SELECT comparison_id, annotator, source, body FROM bodies WHERE kind = 'judgment' "
-            "ORDER BY comparison_id, annotator, source, sequence"
-        )
-        latest = {(row[0], row[1], row[2]): row[3] for row in self._read(query)}
-        return [self._parse(Judgment, json.loads(body)["judgment"]) for body in latest.values()]
+        """The latest version of each judgment that was not withdrawn, by comparison, annotator and source."""
+        latest = [body for _, kind, body in self._latest_judgments() if kind == "judgment"]
+        return [self._parse(Judgment, json.loads(body)["judgment"]) for body in latest]
 
     def head(self) -> str:
         """Hash of the last entry of the chain (64 zeros when it is empty): what lineage records."""
-        rows = self._read("SELECT head FROM tip")
+        rows = self.read("SELECT head FROM tip")
         return str(rows[0][0]) if rows else GENESIS
 
     def counts(self) -> Counts:
         """How much stands in the store."""
-        row = self._read(
+        row = self.read(
             "SELECT COUNT(DISTINCT CASE kind WHEN 'comparison' THEN comparison_id END),"
             " COALESCE(SUM(kind = 'judgment'), 0), COUNT(DISTINCT annotator) FROM bodies"
         )[0]
-        keys = "SELECT DISTINCT comparison_id, annotator, source FROM bodies WHERE kind = 'judgment'"
-        latest = self._read(f"SELECT COUNT(*) FROM ({keys})")[0][0]
+        latest = sum(kind == "judgment" for _, kind, _ in self._latest_judgments())
         return Counts(row[0], latest, row[1], row[2], len(self._erased()))
 
     def erase(self, *, annotator: str | None = None, comparison_id: str | None = None) -> int:
@@ -163,9 +169,9 @@ class Store:
         if (annotator is None) == (comparison_id is None):
             raise BadInput("erase needs exactly one of annotator and comparison_id")
         column, value = ("annotator", annotator) if annotator is not None else ("comparison_id", comparison_id)
-        gone = [row[0] for row in self._read(f"SELECT sequence FROM bodies WHERE {column} = ?", (value,))]
+        gone = [row[0] for row in self.read(f"SELECT sequence FROM bodies WHERE {column} = ?", (value,))]
         if gone:
-            with self._transaction():
+            with self.transaction():
                 self._append([_Entry("erasure", None, None, None, json.dumps({"erased": gone}))])
                 self._connection.executemany("DELETE FROM bodies WHERE sequence = ?", [(number,) for number in gone])
         busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -187,19 +193,19 @@ class Store:
             "SELECT log.sequence, salted_hash, entry_hash, body, salt, kind, comparison_id, annotator, source "
             "FROM log LEFT JOIN bodies USING (sequence) ORDER BY log.sequence"
         )
-        for sequence, salted, entry, *body in self._read(query):
+        for sequence, salted, entry, *body in self.read(query):
             if sequence != expected:
                 problems.append(f"row {expected}{f' to {sequence - 1}' if sequence - expected > 1 else ''}: missing")
-            elif entry != _entry_hash(previous, salted, sequence):
+            elif entry != entry_hash(previous, salted, sequence):
                 problems.append(f"row {sequence}: does not follow from the row before it (changed or reordered)")
-            if fault := _body_fault(salted, body, sequence in erased):
+            if fault := body_fault(salted, body, sequence in erased):
                 problems.append(f"row {sequence}: {fault}")
             entries.add(entry)
             previous, expected = entry, sequence + 1
-        tip = self._read("SELECT length, head FROM tip")
+        tip = self.read("SELECT length, head FROM tip")
         if (tip[0] if tip else (0, GENESIS)) != (expected - 1, previous):
             problems.append(f"the log ends at row {expected - 1}, not where it was left: rows are missing at its end")
-        for (sequence,) in self._read("SELECT sequence FROM bodies WHERE sequence NOT IN (SELECT sequence FROM log)"):
+        for (sequence,) in self.read("SELECT sequence FROM bodies WHERE sequence NOT IN (SELECT sequence FROM log)"):
             problems.append(f"row {sequence}: a body that the log does not know")
         problems += [f"head {head[:12]}: recorded by a run, not in this chain" for head in {*known_heads} - entries]
         return Verification(not problems, len(entries) - 1, len(erased), previous, problems)
@@ -217,8 +223,8 @@ class Store:
     def _new_judgments(self, judgments: Iterable[Judgment]) -> Iterator[_Entry]:
         sizes = {key: len(body["comparison"]["responses"]) for key, body in self._latest_comparisons().items()}
         query = (
-            "SELECT body FROM bodies WHERE kind = 'judgment' AND comparison_id = ? AND annotator = ? AND source = ? "
-            "ORDER BY sequence DESC LIMIT 1"
+            "SELECT kind, body FROM bodies WHERE kind IN ('judgment', 'withdrawal') AND comparison_id = ? "
+            "AND annotator = ? AND source = ? ORDER BY sequence DESC"
         )
         for judgment in judgments:
             size = sizes.get(judgment.comparison_id)
@@ -229,38 +235,48 @@ class Store:
                     f"{self.path}: a judgment ranks {len(judgment.shown)} responses, but comparison "
                     f"{judgment.comparison_id} has {size}"
                 )
-            value, version = judgment.model_dump(), 1
+            version = 1
             key = (judgment.comparison_id, judgment.annotator, judgment.source)
-            if row := self._connection.execute(query, key).fetchone():
-                before = json.loads(row[0])["judgment"]
+            if rows := self._connection.execute(query, key).fetchall():
+                before = next(json.loads(body)["judgment"] for kind, body in rows if kind == "judgment")
                 version = before["version"] + 1
-                if {**before, "version": None} == {**value, "version": None}:
+                same = Judgment.model_validate({**before, "version": judgment.version}) == judgment
+                if same and rows[0][0] == "judgment":
                     continue
-            yield _Entry("judgment", *key, json.dumps({"judgment": {**value, "version": version}}))
+            yield _Entry("judgment", *key, json.dumps({"judgment": {**judgment.model_dump(), "version": version}}))
+
+    def _latest_judgments(self) -> list[tuple[tuple[str, str, str], str, str]]:
+        """(comparison id, annotator, source), kind (judgment or withdrawal) and body of each key's last entry."""
+        query = (
+            "SELECT comparison_id, annotator, source, kind, body FROM bodies WHERE kind IN ('judgment', 'withdrawal') "
+            "ORDER BY comparison_id, annotator, source, sequence"
+        )
+        latest = {(row[0], row[1], row[2]): (row[3], row[4]) for row in self.read(query)}
+        return [(key, kind, body) for key, (kind, body) in latest.items()]
 
     def _append(self, new: Iterable[_Entry]) -> int:
         """Write entries at the end of the chain; runs inside a transaction."""
-        tip = self._read("SELECT length, head FROM tip")
+        tip = self.read("SELECT length, head FROM tip")
         start, head = tip[0] if tip else (0, GENESIS)
         sequence = start
         for entry in new:
             sequence += 1
             salt = os.urandom(16)
-            salted = _salted_hash(salt, entry.body)
-            head = _entry_hash(head, salted, sequence)
+            salted = salted_hash(salt, entry.body)
+            head = entry_hash(head, salted, sequence)
             self._connection.execute("INSERT INTO log VALUES (?, ?, ?)", (sequence, salted, head))
             self._connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?)", (sequence, *entry, salt))
         self._connection.execute("INSERT OR REPLACE INTO tip VALUES (1, ?, ?)", (sequence, head))
         return sequence - start
 
     def _latest_comparisons(self) -> dict[str, dict[str, Any]]:
-        rows = self._read("SELECT comparison_id, body FROM bodies WHERE kind = 'comparison' ORDER BY sequence")
+        rows = self.read("SELECT comparison_id, body FROM bodies WHERE kind = 'comparison' ORDER BY sequence")
         return {key: json.loads(body) for key, body in dict(rows).items()}
 
     def _erased(self) -> set[int]:
         """Sequences of erased bodies; a damaged erasure erases nothing (``verify`` names it by its hash)."""
         erased: set[int] = set()
-        for (body,) in self._read("SELECT body FROM bodies WHERE kind = 'erasure'"):
+        for (body,) in self.read("SELECT body FROM bodies WHERE kind = 'erasure'"):
             with suppress(ValueError, TypeError, KeyError):
                 erased |= set(json.loads(body)["erased"])
         return erased
@@ -272,17 +288,26 @@ class Store:
             reason = error.errors()[0]["msg"]
             raise BadInput(f"{self.path}: holds a damaged {schema.__name__.lower()} ({reason}); verify it") from None
 
-    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+    def read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """Rows of a query."""
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise BadInput(f"{self.path}: cannot be read ({error})") from error
 
+    def write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Execute a statement once a row; the ledger's way in, inside a transaction of the caller's or its own."""
+        with self.transaction():
+            self._connection.executemany(statement, list(rows))
+
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing: what is written inside stands only when the block ends well."""
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: what is written inside stands only when the (outermost) block ends well."""
         if self._guard is None:
             raise BadInput(f"{self.path}: was opened for reading; open it with write=True")
+        if self._connection.in_transaction:  # part of a larger one
+            yield
+            return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -297,36 +322,6 @@ class Store:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-
-
-def _salted_hash(salt: bytes, body: str) -> str:
-    return hashlib.sha256(salt + body.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _entry_hash(previous: str, salted_hash: str, sequence: int) -> str:
-    return hashlib.sha256(f"{previous}{salted_hash}{sequence}".encode()).hexdigest()
-
-
-def _body_fault(salted_hash: str, row: list[Any], is_erased: bool) -> str | None:
-    """What is wrong with a body (its text, salt and the columns it is looked up by), or None."""
-    body, salt, *columns = row
-    if body is None:
-        return None if is_erased else "its text is gone, and no erasure says so"
-    if is_erased:
-        return "was erased, yet a text stands there"
-    if not isinstance(salt, bytes) or not isinstance(body, str) or _salted_hash(salt, body) != salted_hash:
-        return "its text or salt was changed"
-    return None if columns == _columns(json.loads(body)) else "its lookup columns were changed"
-
-
-def _columns(body: dict[str, Any]) -> list[str | None]:
-    """The lookup columns that a body must stand under: kind, comparison id, annotator, source."""
-    if "erased" in body:
-        return ["erasure", None, None, None]
-    if "comparison" in body:
-        return ["comparison", body["comparison"]["id"], None, None]
-    judgment = body["judgment"]
-    return ["judgment", judgment["comparison_id"], judgment["annotator"], judgment["source"]]
 
 
 def store_head(path: Path) -> dict[str, str]:

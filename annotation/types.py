@@ -1,6 +1,7 @@
 """The types that travel between people's judgments and training: frozen, versioned, hashable by content.
 
-A comparison is one prompt with k responses; a judgment orders them; a pair is what training reads.
+A comparison is one prompt with k responses (one, where a single response is rated); a judgment orders or labels
+them; a pair is what preference training reads, a thumb what unpaired training reads, a demonstration what SFT reads.
 Response indices always mean the comparison's canonical order (sorted by content), never the order on screen.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -64,12 +66,12 @@ class Response(Record):
 
 
 class Comparison(Record):
-    """A prompt and its k >= 2 responses, in canonical order; ``id`` is the same whichever came first."""
+    """A prompt and its k >= 1 responses, in canonical order; ``id`` is the same whichever came first."""
 
     id: str = ""
     schema_version: int = SCHEMA_VERSION
     prompt: list[Message]
-    responses: list[Response] = Field(min_length=2)
+    responses: list[Response] = Field(min_length=1)
     tools: list[dict[str, Any]] | None = None
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     language: str = "en"
@@ -107,6 +109,8 @@ class Judgment(Record):
 
     ``ranking`` holds tie groups of response indices, best first: ``[[1], [0]]`` prefers response 1,
     ``[[0, 1]]`` is a tie. ``shown`` is the order on screen, left (or top) first. ``seconds`` is time on task.
+    ``label`` is what a single response was called; ``ratings`` hold one value a response (None: not rated), by name;
+    ``improved`` is a better wording of response ``improved_from`` that the annotator wrote.
     """
 
     comparison_id: str
@@ -115,6 +119,11 @@ class Judgment(Record):
     shown: list[int]
     strength: int | None = Field(default=None, ge=0, le=3)
     flags: list[str] = Field(default_factory=list)
+    label: str | None = None
+    ratings: dict[str, list[int | None]] = Field(default_factory=dict)
+    rationale: str | None = None
+    improved: str | None = None
+    improved_from: int | None = None
     seconds: float | None = None
     guideline: str | None = None
     source: str = "unknown"
@@ -125,6 +134,12 @@ class Judgment(Record):
         ranked = sorted(index for group in self.ranking for index in group)
         if ranked != sorted(self.shown) or ranked != list(range(len(ranked))):
             raise ValueError(f"ranking {self.ranking} and shown {self.shown} must both hold 0..k-1 once each")
+        if any(len(values) != len(ranked) for values in self.ratings.values()):
+            raise ValueError(f"ratings {self.ratings} must hold one value for each of {len(ranked)} responses")
+        if (self.improved is None) != (self.improved_from is None):
+            raise ValueError("improved and improved_from go together: set both or neither")
+        if self.improved_from is not None and self.improved_from not in ranked:
+            raise ValueError(f"improved_from {self.improved_from} is none of the responses 0..{len(ranked) - 1}")
         return self
 
 
@@ -139,6 +154,28 @@ class Pair(Record):
     margin: float = 0.0
     weight: float = Field(default=1.0, gt=0)
     votes: list[int] = Field(description="[votes for chosen, votes for rejected, ties]")
+    comparison_id: str
+    prompt_id: str
+
+
+class Thumb(Record):
+    """One row of a thumbs file: TRL's columns for unpaired preferences (KTO)."""
+
+    prompt: list[Message]
+    completion: list[Message]
+    label: bool
+    tools: list[dict[str, Any]] | None = None
+    votes: list[int] = Field(description="[up, down]")
+    comparison_id: str
+    prompt_id: str
+
+
+class Demonstration(Record):
+    """One row of a demonstrations file: what SFT reads."""
+
+    prompt: list[Message]
+    completion: list[Message]
+    tools: list[dict[str, Any]] | None = None
     comparison_id: str
     prompt_id: str
 
@@ -161,6 +198,8 @@ class ItemResult(Record):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError(f"a score of {self.score} is none; give None and the reason")
         if (self.score is None) == (self.reason is None):
             raise ValueError("an item result has a score or a reason for having none, never both")
         return self

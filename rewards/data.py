@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from align.core.config import BadInput
-from align.core.files import read_jsonl, write_jsonl
+from align.core.files import read_jsonl, read_rows, write_jsonl
 from align.core.packing import Rectangle, Tree
 from align.core.runs import Run
 from align.core.text import Chat, Unusable
@@ -43,13 +43,7 @@ class PairIndex(NamedTuple):
 
 def read_pairs(path: Path) -> list[Pair]:
     """Read a pairs file; BadInput names the first row that is not a pair."""
-    pairs = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        try:
-            pairs.append(Pair.model_validate(row))
-        except ValueError as error:
-            raise BadInput(f"{path}:{number}: not a preference pair ({str(error).splitlines()[0]})") from None
-    return pairs
+    return read_rows(path, Pair, "a preference pair")
 
 
 def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | None, min_rows: int) -> list[PromptPairs]:
@@ -59,9 +53,9 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
         BadInput: fewer than ``min_rows`` pairs can be used.
     """
     pairs = read_pairs(folder / f"{split}.jsonl")
-    grouped: dict[str, list[Pair]] = {}
+    grouped: dict[tuple[str, str], list[Pair]] = {}  # rendered with other arguments, it is another prompt
     for pair in pairs:
-        grouped.setdefault(pair.prompt_id, []).append(pair)
+        grouped.setdefault((pair.prompt_id, content_hash(pair.template_arguments)), []).append(pair)
     dropped: list[dict[str, str]] = []
     prompts = [found for rows in grouped.values() if (found := _tree(rows, chat, context, dropped))]
     for row in dropped:
@@ -103,6 +97,44 @@ def total_weight(prompts: Sequence[PromptPairs]) -> float:
 def prompts_hash(prompts: Sequence[PromptPairs]) -> str:
     """Which prompts a policy was trained on, whatever their order."""
     return hashlib.sha256("\n".join(sorted(prompt.prompt_id for prompt in prompts)).encode()).hexdigest()
+
+
+def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tuple[list[dict[str, Any]], list[Tree]]:
+    """One tree a row of candidates (a file, or a run of `sample`), and what is known of each of its responses.
+
+    A response that was cut keeps no stop token: it is scored where it was cut.
+    """
+    file = path / "candidates.jsonl" if path.is_dir() else path
+    rows: list[dict[str, Any]] = []
+    trees: list[Tree] = []
+    for number, row in enumerate(read_jsonl(file), 1):
+        if not {"prompt_id", "prompt", "responses"} <= set(row):
+            raise BadInput(f"{file}: row {number}: a candidate row holds prompt_id, prompt and responses")
+        responses = []
+        for index, response in enumerate(row["responses"]):
+            try:
+                extra = (row.get("tools"), row.get("template_arguments"))
+                prompt = chat.prompt_ids(row["prompt"], *extra)
+                ids = chat.response_ids(row["prompt"], response["messages"], *extra)
+            except Unusable as error:
+                run.drop(f"response: {error}")
+                continue
+            ids = ids[:-1] if response.get("ended") is False else ids
+            if context is not None and len(prompt) + len(ids) > context:
+                run.drop(f"response too long for a context of {context} tokens")
+                continue
+            responses.append(ids)
+            rows.append(
+                {
+                    "prompt_id": row["prompt_id"],
+                    "response": index,
+                    "origin": response.get("origin"),
+                    "n_tokens": len(ids),
+                }
+            )
+        if responses:
+            trees.append(Tree(prompt, responses))
+    return rows, trees
 
 
 def _tree(rows: list[Pair], chat: Chat, context: int | None, dropped: list[dict[str, str]]) -> PromptPairs | None:

@@ -17,10 +17,18 @@ from annotation.types import Pair
 
 def clustered_accuracy(correct: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
     """Mean of 0 / 0.5 / 1 outcomes with a t interval over clusters; None where there is nothing to say."""
-    n = len(correct)
+    found = clustered_mean(correct, clusters, level)
+    if found["low"] is not None:
+        found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
+    return found
+
+
+def clustered_mean(given: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
+    """Mean with a t interval over clusters; None where there is nothing to say."""
+    n = len(given)
     if n == 0:
         return {"mean": None, "low": None, "high": None, "n": 0, "clusters": 0}
-    values = np.asarray(correct, dtype=float)
+    values = np.asarray(given, dtype=float)
     mean = float(values.mean())
     sums: dict[str, float] = {}
     for cluster, value in zip(clusters, values, strict=True):
@@ -30,7 +38,7 @@ def clustered_accuracy(correct: Sequence[float], clusters: Sequence[str], level:
         return {"mean": mean, "low": None, "high": None, "n": n, "clusters": count}
     error = float(np.sqrt(count / (count - 1) * sum(s * s for s in sums.values())) / n)
     reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
-    return {"mean": mean, "low": max(0.0, mean - reach), "high": min(1.0, mean + reach), "n": n, "clusters": count}
+    return {"mean": mean, "low": mean - reach, "high": mean + reach, "n": n, "clusters": count}
 
 
 def clustered_ratio(
@@ -94,24 +102,27 @@ def longer_wins(pairs: Sequence[Pair]) -> dict[str, Any]:
     return clustered_accuracy(outcomes(margins), [pair.prompt_id for pair in pairs])
 
 
-def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> dict[str, Any]:
-    """The floor of a logistic regression on differences of word counts, fitted on the training pairs."""
+def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> list[float]:
+    """Outcomes of a logistic regression on which words stand in a response, fitted on the training pairs.
+
+    One a test pair, as ``outcomes``; none where there is nothing to fit or no word to go by.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
     if not train or not test:
-        return clustered_accuracy([], [])
+        return []
     words = CountVectorizer(token_pattern=r"\S+", binary=True)
     try:
         words.fit([_text(side) for pair in train for side in (pair.chosen, pair.rejected)])
     except ValueError:  # no word at all
-        return clustered_accuracy([], [])
+        return []
     difference = _differences(words, train)
     sign = np.where(np.arange(len(train)) % 2 == 0, 1, -1)
     model = LogisticRegression(fit_intercept=False, max_iter=300, C=1.0)
     model.fit(difference.multiply(sign[:, None]).tocsr(), sign)
     margins = model.decision_function(_differences(words, test))
-    return clustered_accuracy(outcomes(margins.tolist()), [pair.prompt_id for pair in test])
+    return outcomes(margins.tolist())
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from align.core.config import BadInput
-from align.core.models import Stack, find_source
+from align.core.config import BadInput, NotFinite
+from align.core.load import find_source
+from align.core.models import Stack
 from align.core.packing import Tree, pack
 from align.core.runs import finished_run
 
@@ -35,5 +37,7 @@ def score(stack: Stack, role: str, trees: Sequence[Tree]) -> list[list[float]]:
         for rectangle in pack(trees, stack.compute.max_tokens, stack.layout):
             values = stack.scores(role, rectangle.to(stack.device)).tolist()
             for (tree, k), value in zip(rectangle.members, values, strict=True):
+                if not math.isfinite(value):
+                    raise NotFinite(f"role {role}: gives a response the score {value}; its weights cannot be used")
                 scores[tree][k] = value
     return scores

@@ -2,13 +2,12 @@
 
 In: a pairs run and the policy it starts from (an SFT run, or a model folder). Out: ``adapter/`` with
 ``head.safetensors``, held-out accuracy beside its floors and ceiling, calibration, and scores centred so that
-the starting policy's responses average 0. Not here: choosing pairs, or what the score is used for.
+responses of the starting policy (``candidates``) average 0. Not here: choosing pairs, or what the score is used for.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,34 +15,39 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from align.core.config import Compute, Lora, Optim, StageConfig, Tracker
+from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
+from align.core.load import context_length, find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
-from align.core.models import Stack, context_length, find_source, template_of
+from align.core.models import Stack
 from align.core.objectives import bradley_terry
 from align.core.packing import pack
 from align.core.runs import Run, stage
 from annotation.types import Message, Pair
 from rewards import metrics
-from rewards.data import PromptPairs, index_pairs, load_pairs, prompts_hash, read_pairs, total_weight
+from rewards.data import PromptPairs, candidate_trees, index_pairs, load_pairs, prompts_hash, read_pairs, total_weight
 from rewards.model import score
 
+CENTRE = 256  # prompts whose responses fix where the score's zero lies
 Gold = Callable[..., list[float | None]]
 
 
 class RewardConfig(StageConfig):
     """Hyper-parameters of the reward model; ``batch`` counts prompts."""
 
-    INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy")
+    INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy", "candidates")
 
     stage: Literal["reward"] = "reward"
     pairs: Path
     policy: Path
+    candidates: Path | None = Field(
+        default=None, description="samples of the policy, whose scores shall average 0; without: the pairs' responses"
+    )
     batch: int = Field(default=16, ge=1)
     epochs: int = Field(default=2, ge=1)
     optim: Optim = Optim(lr=1e-4)
-    lora: Lora = Lora()
+    lora: Lora | None = None
     compute: Compute = Compute()
     chat_template: str | None = None
     min_rows: int = Field(default=20, ge=1)
@@ -65,22 +69,32 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     test = load_pairs(run, config.pairs, "test", stack.chat, context, 0)
     run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
     seconds = _fit(config, run, stack, train)
-    _centre(stack, train)
+    centred_on = _centre(config, run, stack, train)
     if run.is_main:
         stack.save_role("reward", run.path / "adapter")
     margins, lengths, scores = _margins(stack, test)
     pairs = [pair for prompt in test for pair in prompt.rows]
     correct = metrics.outcomes(margins)
+    clusters = [pair.prompt_id for pair in pairs]
+    words = metrics.bag_of_words(read_pairs(config.pairs / "train.jsonl"), pairs)
+    above = metrics.clustered_mean([a - b for a, b in zip(correct, words, strict=False)], clusters[: len(words)])
+    if above["low"] is not None and above["low"] <= 0:
+        run.note(
+            f"the reward model is not shown to beat a bag of words ({above['mean']:+.3f} "
+            f"[{above['low']:+.3f}, {above['high']:+.3f}]): the words of a response explain these votes as well"
+        )
     headline = {
-        "accuracy": metrics.clustered_accuracy(correct, [pair.prompt_id for pair in pairs]),
+        "accuracy": metrics.clustered_accuracy(correct, clusters),
         "floor_longer_wins": metrics.longer_wins(pairs),
-        "floor_bag_of_words": metrics.bag_of_words(read_pairs(config.pairs / "train.jsonl"), pairs),
+        "floor_bag_of_words": metrics.clustered_accuracy(words, clusters[: len(words)]),
+        "above_bag_of_words": above,
         "ceiling_annotators": _ceiling(config.pairs),
         "expected_calibration_error": metrics.expected_calibration_error(margins),
         "accuracy_by_agreement": metrics.by_agreement(margins, pairs),
         "score_length_correlation": metrics.correlation(scores, lengths),
+        "centred_on": {"what": "candidates" if config.candidates else "pairs", "n": centred_on},
         "train_pairs": sum(len(prompt.rows) for prompt in train),
-        "train_seconds": round(seconds, 2),
+        "train_seconds": seconds,
     }
     if gold is not None:
         headline |= _against_gold(gold, pairs, correct)
@@ -88,22 +102,21 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
 
 
 def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> float:
-    processes = Processes()
+    processes = Processes(stack.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
     learner = Learner(stack.parameters("reward"), config.optim, len(batches), processes)
     if resumed := load_checkpoint(run):
-        learner.restore(resumed[1], resumed[0])
-    journal = Journal(run, len(batches), config.tracker, learner.done)
-    started = time.monotonic()
+        learner.restore(resumed.tensors, resumed.step)
+    journal = Journal(run, len(batches), config.tracker, resumed)
     for step, batch in enumerate(batches[learner.done :], learner.done + 1):
         prompts = [train[i] for i in batch]
         totals = processes.sum(_backward(stack, processes.share(prompts), total_weight(prompts)))
         accuracy, n_pairs = totals[1] / totals[2], int(totals[2])
         journal.log(step, {"loss": totals[0], "accuracy": accuracy, "pairs": n_pairs} | learner.step(), ["loss"])
         if step % config.checkpoint_every == 0 and step < len(batches):
-            save_checkpoint(run, step, learner.tensors(), {})
+            save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
     journal.close()
-    return time.monotonic() - started
+    return journal.seconds
 
 
 def _backward(stack: Stack, prompts: Sequence[PromptPairs], denominator: float) -> list[float]:
@@ -122,11 +135,17 @@ def _backward(stack: Stack, prompts: Sequence[PromptPairs], denominator: float) 
     return [loss_sum, right, float(n_pairs)]
 
 
-def _centre(stack: Stack, train: Sequence[PromptPairs]) -> None:
-    """Shift the head's bias so that the training responses (the starting policy's) average 0."""
-    scores = [value for tree in score(stack, "reward", [prompt.tree for prompt in train]) for value in tree]
+def _centre(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> int:
+    """Shift the head's bias so that the starting policy's responses average 0; how many responses were used."""
+    trees = [prompt.tree for prompt in train]
+    if config.candidates is not None:
+        _, trees = candidate_trees(run, config.candidates, stack.chat, context_length(stack.base))
+        if not trees:
+            raise BadInput(f"{config.candidates}: no response fits, so scores cannot be centred ({run.record.dropped})")
+    scores = [value for tree in score(stack, "reward", trees[:CENTRE]) for value in tree]
     with torch.no_grad():
         stack.heads["reward"].linear.bias.sub_(sum(scores) / len(scores))
+    return len(scores)
 
 
 def _margins(stack: Stack, prompts: Sequence[PromptPairs]) -> tuple[list[float], list[float], list[float]]:
@@ -151,7 +170,7 @@ def _against_gold(gold: Gold, pairs: Sequence[Pair], correct: Sequence[float]) -
     """The share of what gold utility itself scores on the same noisy judgments, on the same pairs."""
 
     def utility(side: Callable[[Pair], list[Message]]) -> list[float | None]:
-        return gold([pair.prompt for pair in pairs], [side(pair) for pair in pairs])
+        return gold(prompts=[pair.prompt for pair in pairs], completions=[side(pair) for pair in pairs])
 
     better, worse = utility(lambda pair: pair.chosen), utility(lambda pair: pair.rejected)
     known = [i for i, (b, w) in enumerate(zip(better, worse, strict=True)) if b is not None and w is not None]

@@ -32,6 +32,8 @@ from align.core.config import Compute, Lora
 from align.core.layout import choose_layout
 from align.core.models import Stack
 
+pytest_plugins = ["audit_world", "counting", "judging"]  # their fixtures
+
 EXACT = 1e-6  # the same equation in another form, fp32
 LOGPROB = 1e-5  # nats a token: packed against plain forward, fp32
 GRADIENT = 1e-5  # relative L2 of all gradients of a role, fp32

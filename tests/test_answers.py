@@ -19,16 +19,15 @@ from align.evals.answers import (
     Speaker,
     Subject,
     answer_items,
-    bits_per_byte,
     reward_scores,
     score_options,
     score_texts,
     with_system,
 )
-from align.evals.forgetting import forgetting
+from align.evals.forgetting import bits_per_byte, forgetting
 from align.evals.items import Item
 from align.evals.preference import exact_kl, preference
-from align.evals.run import summarise
+from align.evals.results import summarise
 
 MakeStack = Callable[..., Stack]
 ModelFolder = Callable[[str], Path]

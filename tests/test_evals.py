@@ -23,7 +23,8 @@ from align.evals.forgetting import forgetting
 from align.evals.items import Item, items_hash, load_items
 from align.evals.judges import METRICS, find_judge, is_garbage
 from align.evals.preference import preference
-from align.evals.run import EvalConfig, evaluate, summarise
+from align.evals.results import summarise
+from align.evals.run import EvalConfig, evaluate
 from align.evals.safety import safety
 from align.pocket import words
 from align.pocket.world import all_items
@@ -215,7 +216,7 @@ def test_config_says_what_does_not_fit(tmp_path: Path, model_folder: ModelFolder
 
 def reward_record(folder: Path) -> dict[str, Any]:
     record = {"id": "reward-x", "stage": "reward", "status": "finished", "path": str(folder), "seed": 0}
-    return record | {"given": {}, "resolved": {}, "artefact": "x"}
+    return record | {"given": {}, "resolved": {}}
 
 
 def test_roles_are_shared_on_one_base_and_not_on_two(tmp_path: Path, model_folder: ModelFolder) -> None:

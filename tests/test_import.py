@@ -273,3 +273,14 @@ def test_parquet_fields_that_only_other_rows_have_are_left_out(tmp_path: Path) -
     expected = read_preferences(write(tmp_path / "a.jsonl", rows))
     assert found.format == "parquet" and found.comparisons == expected.comparisons
     assert len(found.comparisons) == 2
+
+
+def test_files_of_one_name_are_different_people(tmp_path: Path) -> None:
+    """Hub data sets are mostly called train.jsonl: the second must not overrule the first."""
+    for name, better, worse in (("a", GOOD, BAD), ("b", BAD, GOOD)):
+        (tmp_path / name).mkdir()
+        data = write(tmp_path / name / "train.jsonl", [{"prompt": [USER], "chosen": [better], "rejected": [worse]}])
+        import_preferences(ImportConfig(run=tmp_path / f"run-{name}", data=data, feedback=tmp_path / "f.db"))
+    with Store.open(tmp_path / "f.db") as store:
+        found = store.judgments()
+    assert len(found) == 2 and found[0].ranking != found[1].ranking and found[0].annotator != found[1].annotator

@@ -18,6 +18,7 @@ FLOORS = [  # from the top; a module imports its own floor (where it is a packag
     ["align.audit"],
     ["align.evals"],
     ["align.sample", "align.score", "align.sft", "align.dpo", "align.ppo"],
+    ["align.experience"],
     ["align.watch", "align.guards"],
     ["align.rollout"],
     ["rewards"],

@@ -19,12 +19,13 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from align.core.config import Compute, Lora, Optim, Watch
-from align.core.files import artefact_hash, write_json, write_jsonl
-from align.core.models import Stack, find_source
+from align.core.files import artefact_hash, read_jsonl, write_json, write_jsonl
+from align.core.load import find_source
+from align.core.models import Stack
 from align.core.packing import Tree, pack
-from align.core.runs import RunRecord
+from align.core.runs import Run, RunRecord, read_run
 from align.dpo import DPOConfig, dpo
-from align.ppo import PPOConfig, ppo
+from align.ppo import PPO, PPOConfig, ppo
 from annotation.types import prompt_id
 
 WORDS = [f"w{i}" for i in range(8)]
@@ -132,6 +133,32 @@ def run_ppo(base: Path, run: Path, pairs: Path, seed: int, function: str, **sett
             value_optim=Optim(lr=1e-2, schedule="constant"), **settings,
         )
     )  # fmt: skip
+
+
+def test_kl_max_stops_before_the_policy_moves_further(base: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs", [(SEEN[0], SEEN[1], 1.0)])
+    run_ppo(
+        base, tmp_path / "ppo", pairs, 0, f"{__name__}:ranked", iterations=30, samples=16, kl=0.0, kl_max=0.2,
+        optim=Optim(lr=1e-2, schedule="constant"),
+    )  # fmt: skip
+    record = read_run(tmp_path / "ppo")
+    rows = read_jsonl(tmp_path / "ppo" / "metrics.jsonl")
+    assert 1 < len(rows) < 30 and [row["kl"] > 0.2 for row in rows] == [False] * (len(rows) - 1) + [True]
+    assert record.headline["iterations"] == len(rows) - 1 == sum("policy_loss" in row for row in rows)
+    assert any(f"stopped before the update of iteration {len(rows)}" in note for note in record.notes)
+
+
+def test_no_prompt_comes_twice_in_an_iteration(base: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs", [(SEEN[0], SEEN[1], 1.0)])
+    config = PPOConfig(
+        run=tmp_path / "ppo", policy=base, pairs=pairs, functions=[f"{__name__}:ranked"], batch=5, minibatches=2,
+        iterations=3, max_new_tokens=1,
+    )  # fmt: skip
+    record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
+    state = PPO(config, Run(record), None)
+    for iteration in (1, 2, 3):
+        names = [prompt.id for part in state.minibatches(iteration) for prompt in part]
+        assert len(names) == len(set(names)) == 5
 
 
 def test_reference_was_fitted(base: Path) -> None:

@@ -1,50 +1,26 @@
-"""Roles on one base: who gets a gradient, what is saved, how a policy acts, and an optimiser that resumes."""
+"""Roles on one base: who gets a gradient, what is saved and loaded, and through which head it speaks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from conftest import GRADIENT, LOGPROB, SAMPLER, add_stirred, gradients, relative_l2
+from conftest import GRADIENT, LOGPROB, add_stirred, gradients, relative_l2
 from peft import PeftModel
-from safetensors.torch import load, save
+from small_trees import PROMPTS, TREES, MakeStack, ModelFolder, rectangle_of, stir
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from align.core import models
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig
-from align.core.loop import Learner, NotFinite, Processes, epochs, stage_seed
-from align.core.models import Stack, find_source, load_base
-from align.core.packing import Rectangle, Tree, pack
+from align.core.load import find_source, load_base
+from align.core.loop import Learner, Processes
+from align.core.models import Stack
+from align.core.packing import pack
 from align.core.runs import Run, stage
-from align.rollout import respond
 from rewards.model import add_reward, score
-
-ModelFolder = Callable[[str], Path]
-MakeStack = Callable[..., Stack]
-
-
-def draw_ids(seed: int, n: int) -> list[int]:
-    return torch.randint(4, 300, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-TREES = [Tree(draw_ids(s, 4 + s), [draw_ids(10 + s, 6), draw_ids(20 + s, 3 + s)]) for s in range(4)]
-PROMPTS = [draw_ids(30 + n, n) for n in (3, 11, 7, 5, 11)]
-KEYS = [("test", n) for n in range(len(PROMPTS))]
-
-
-def rectangle_of(trees: list[Tree]) -> Rectangle:
-    (rectangle,) = pack(trees, 1 << 20)
-    return rectangle
-
-
-def stir(stack: Stack, roles: dict[str, bool]) -> None:
-    for seed, (role, trainable) in enumerate(roles.items()):
-        add_stirred(stack, role, trainable=trainable, head=role in ("reward", "value"), seed=seed)
-
 
 # --- gradients ---------------------------------------------------------------------------------------------
 
@@ -160,12 +136,12 @@ def test_a_policy_starts_as_its_parents_adapter_and_leaves_it_alone(make_stack: 
     add_stirred(parent, "policy")
     parent.save_role("policy", tmp_path / "adapter")
     stack = make_stack("llama")
-    stack.seat_policy(tmp_path / "adapter", Lora())
+    stack.seat_policy(tmp_path / "adapter", None)
     assert stack.reference == "reference"
     rectangle = rectangle_of(TREES)
     with parent.use("policy"), torch.no_grad():
         expected = parent.logprobs(rectangle)
-    learner = Learner(stack.parameters("policy"), Optim(lr=0.01, warmup=0), 3, Processes())
+    learner = Learner(stack.parameters("policy"), Optim(lr=0.01, warmup=0), 3, Processes(torch.device("cpu")))
     for step in range(3):
         with stack.use("reference"), torch.no_grad():
             assert torch.equal(stack.logprobs(rectangle), expected)
@@ -285,161 +261,3 @@ def test_logits_come_from_the_models_own_head(family: str, make_stack: MakeStack
         assert (float((embedding_alone - expected).abs().max()) > 0.01) == (family == "gemma2")
         again = stack.base(input_ids=row).logits[0]
     assert torch.equal(again, expected), "the trunk must be back in its place"
-
-
-# --- acting ------------------------------------------------------------------------------------------------
-
-
-def test_a_sample_does_not_depend_on_its_batch(make_stack: MakeStack) -> None:
-    found = []
-    for max_tokens in (24, 4096):  # one row at once; all at once, left-padded
-        stack = make_stack("llama", max_tokens=max_tokens)
-        add_stirred(stack, "policy")
-        found.append(respond(stack, "policy", PROMPTS, KEYS, max_new_tokens=12, k=3))
-    alone = respond(stack, "policy", PROMPTS[2:3], KEYS[2:3], max_new_tokens=12, k=3)
-    ids = [[[sample.ids for sample in samples] for samples in run] for run in found]
-    assert ids[0] == ids[1]
-    assert [sample.ids for sample in alone[0]] == ids[0][2]
-    assert len({tuple(sample) for samples in ids[0] for sample in samples}) == 15
-    other = respond(stack, "policy", PROMPTS[2:3], [("test", 99)], max_new_tokens=12, k=3)
-    assert [sample.ids for sample in other[0]] != ids[0][2]
-
-
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_the_samplers_log_probabilities_are_the_scorers(family: str, temperature: float, make_stack: MakeStack) -> None:
-    stack = make_stack(family)
-    add_stirred(stack, "policy")
-    samples = respond(stack, "policy", PROMPTS, KEYS, max_new_tokens=12, temperature=temperature, k=2)
-    rectangle = rectangle_of([Tree(p, [s.ids for s in found]) for p, found in zip(PROMPTS, samples, strict=True)])
-    with stack.use("policy"), torch.no_grad():
-        logprobs = stack.logprobs(rectangle, temperature)
-    for s, (tree, k) in enumerate(rectangle.members):
-        own = torch.tensor(samples[tree][k].logprobs)
-        torch.testing.assert_close(logprobs[rectangle.response_N == s], own, atol=SAMPLER, rtol=0)
-
-
-def test_responses_end_at_the_stop_token_or_are_cut(make_stack: MakeStack) -> None:
-    stack = make_stack("llama")
-    with torch.no_grad():  # a base that likes to stop
-        stack.base.get_output_embeddings().weight[stack.chat.stop_id] *= 6
-    samples = [s for found in respond(stack, None, PROMPTS, KEYS, max_new_tokens=8, k=8) for s in found]
-    stops = set(stack.chat.stop_ids(stack.base))
-    assert {s.ended for s in samples} == {True, False}
-    for sample in samples:
-        assert len(sample.ids) == len(sample.logprobs) <= 8
-        assert [i for i, token in enumerate(sample.ids) if token in stops] == [len(sample.ids) - 1] * sample.ended
-        assert sample.ended or len(sample.ids) == 8
-
-
-def test_greedy_is_hugging_faces_greedy(make_stack: MakeStack) -> None:
-    stack = make_stack("llama")
-    add_stirred(stack, "policy")
-    ours = respond(stack, "policy", PROMPTS, KEYS, max_new_tokens=12, temperature=0)
-    with stack.use("policy"):
-        for prompt, (sample,) in zip(PROMPTS, ours, strict=True):
-            theirs = stack.base.generate(
-                torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0,
-                eos_token_id=stack.chat.stop_ids(stack.base),
-            )  # fmt: skip
-            assert sample.ids == theirs[0, len(prompt) :].tolist()
-            assert sample.logprobs == []
-
-
-def test_samples_follow_the_whole_distribution(make_stack: MakeStack) -> None:
-    """First tokens of 3,000 samples against the softmax at that temperature: no top-k, no top-p."""
-    stack = make_stack("llama", max_tokens=65536)
-    n, temperature = 3000, 1.5
-    (samples,) = respond(stack, None, PROMPTS[:1], KEYS[:1], max_new_tokens=1, temperature=temperature, k=n)
-    with torch.no_grad():
-        logits = stack.base(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1]
-    expected = (logits / temperature).softmax(0)
-    counts = torch.bincount(torch.tensor([s.ids[0] for s in samples]), minlength=len(expected))
-    deviation = (counts / n - expected) / (expected * (1 - expected) / n).sqrt()
-    assert float(deviation.abs().max()) < 5
-    assert int((counts > 0).sum()) > 50, "top-k 50, generate's silent default, would cut here"
-    assert float(deviation.std()) < 1.3
-
-
-# --- the optimiser -----------------------------------------------------------------------------------------
-
-
-def train(stack: Stack, learner: Learner, steps: int) -> list[float]:
-    losses = []
-    for _ in range(steps):
-        tree = TREES[learner.done % len(TREES)]
-        with stack.use("policy"):
-            loss = -stack.logprobs(rectangle_of([tree])).mean()
-            loss.backward()
-        losses.append(float(loss.detach()))
-        learner.step()
-    return losses
-
-
-def test_five_steps_and_five_more_are_ten_to_the_bit(make_stack: MakeStack) -> None:
-    optim = Optim(lr=0.01, weight_decay=0.1, schedule="cosine", warmup=0.3)
-
-    def fresh() -> tuple[Stack, Learner]:
-        stack = make_stack("llama")
-        add_stirred(stack, "policy")
-        return stack, Learner(stack.parameters("policy"), optim, 10, Processes())
-
-    whole, learner = fresh()
-    losses = train(whole, learner, 10)
-    first, half = fresh()
-    early = train(first, half, 5)
-    stored = load(save({name: tensor.contiguous() for name, tensor in half.tensors().items()}))
-    second, resumed = fresh()
-    resumed.restore(stored, 5)
-    late = train(second, resumed, 5)
-    assert early + late == losses and losses[-1] < losses[1]
-    final, expected = resumed.tensors(), learner.tensors()
-    assert final.keys() == expected.keys() and len(expected) == 4 * len(whole.parameters("policy"))
-    assert all(torch.equal(final[name], expected[name]) for name in expected)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-def test_the_rate_warms_up_and_follows_its_schedule(schedule: Any) -> None:
-    learner = Learner(
-        {"w": torch.nn.Parameter(torch.zeros(1))}, Optim(lr=1.0, schedule=schedule, warmup=0.2), 10, Processes()
-    )
-    rates = []
-    for learner.done in range(10):
-        rates.append(learner.rate())
-    assert rates[:3] == [0.5, 1.0, 1.0]
-    assert rates[6] == pytest.approx(1.0 if schedule == "constant" else 0.5)
-    assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True) and min(rates) > 0
-
-
-def test_a_step_that_is_not_finite_changes_nothing() -> None:
-    weight = torch.nn.Parameter(torch.ones(2))
-    learner = Learner({"w": weight}, Optim(), 4, Processes())
-    weight.grad = torch.tensor([1.0, float("nan")])
-    with pytest.raises(NotFinite, match="step 1: the gradient is not finite"):
-        learner.step()
-    assert torch.equal(weight.detach(), torch.ones(2)) and learner.done == 0
-
-
-def test_every_epoch_is_a_permutation_of_its_own() -> None:
-    batches = epochs(7, 3, 2, seed=4)
-    assert [len(batch) for batch in batches] == [3, 3, 1, 3, 3, 1]
-    first, second = sum(batches[:3], []), sum(batches[3:], [])
-    assert sorted(first) == sorted(second) == list(range(7)) and first != second
-    assert epochs(7, 3, 2, seed=4) == batches != epochs(7, 3, 2, seed=5)
-    assert stage_seed(0, "dpo") == stage_seed(0, "dpo") != stage_seed(0, "ppo")
-
-
-def test_pad_and_eos_ids_inside_a_prompt_mean_nothing(make_stack: MakeStack, tokenizer: Any) -> None:
-    """Padding is told by position: prompts full of pad and EOS ids answer in a batch as they answer alone."""
-    stack = make_stack("llama")
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    prompts = [[pad, pad, eos, 9, pad], [eos, 17, eos], PROMPTS[1]]
-    together = respond(stack, None, prompts, KEYS[:3], max_new_tokens=6, k=2)
-    for index, prompt in enumerate(prompts):
-        (alone,) = respond(stack, None, [prompt], [KEYS[index]], max_new_tokens=6, k=2)
-        assert [s.ids for s in alone] == [s.ids for s in together[index]]
-        (rectangle,) = pack([Tree(prompt, [s.ids for s in alone])], 1 << 20)
-        with stack.use(None), torch.no_grad():
-            scored = stack.logprobs(rectangle)
-        sampled = torch.tensor([value for s in alone for value in s.logprobs])
-        torch.testing.assert_close(scored, sampled, atol=SAMPLER, rtol=0)

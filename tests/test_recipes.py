@@ -141,3 +141,28 @@ def test_sizing_quantizes_when_it_must_and_refuses_what_cannot_fit() -> None:
     assert sizing(13_000_000_000, 24)["quantization"] == "nf4"
     with pytest.raises(BadInput, match="do not fit"):
         sizing(70_000_000_000, 24)
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        ({"steps": 5}, "key 'steps'"),
+        ({"steps": [{"name": "a", "stage": "sft", "inputs": ["x"]}]}, r"key 'steps\.0\.inputs'"),
+        ({"steps": [3]}, r"key 'steps\.0'"),
+        ({"steps": None}, "key 'steps'"),
+    ],
+)
+def test_a_recipe_of_the_wrong_shape_is_named(tmp_path: Path, step: dict[str, Any], problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        load_recipe({"stage": "recipe", "runs": str(tmp_path), **step}, [], "r.yaml")
+
+
+def test_init_takes_paths_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash or a colon in a path is part of the path, not of the YAML."""
+    folder = tmp_path / "run #1: mine"
+    folder.mkdir()
+    (folder / "a: b.jsonl").write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    monkeypatch.chdir(folder)
+    words = ["init", "--model", str(BASE), "--data", "a: b.jsonl", "--out", "sp ace: x.yaml"]
+    assert cli.run(words) == 0
+    assert cli.run(["check", "--config", "sp ace: x.yaml"]) == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_audit import compared, make_world, measured, write_evaluation, write_run
+from audit_world import compared, make_world, measured, write_evaluation, write_run
 
 from align.audit import story
 from align.audit.audit import AuditConfig, audit

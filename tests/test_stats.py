@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
 
@@ -26,7 +28,6 @@ def test_gsm8k_golden() -> None:
 
 def test_corrections_golden() -> None:
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert stats.benjamini_hochberg([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.02, 0.04, 0.04, 0.02])
     assert stats.holm([]) == []
 
 
@@ -188,8 +189,9 @@ def test_unbounded_scores_without_variance_have_no_interval() -> None:
 
 def test_swapping_sides_mirrors_the_interval() -> None:
     new, old = _paired(lost=4, won=9, both=20, n=60)
-    for kind in ("binary", "share", "unbounded"):
-        one, other = stats.paired_difference(new, old, kind), stats.paired_difference(old, new, kind)  # type: ignore[arg-type]
+    kinds: tuple[stats.Kind, ...] = get_args(stats.Kind)
+    for kind in kinds:
+        one, other = stats.paired_difference(new, old, kind), stats.paired_difference(old, new, kind)
         assert (one.low, one.high) == pytest.approx((-(other.high or 0), -(other.low or 0)))
 
 
@@ -238,3 +240,28 @@ def test_length_control_says_when_it_cannot(wins: list[float], lengths: list[flo
 def _paired(lost: int, won: int, both: int, n: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
     rows = [(0.0, 1.0)] * lost + [(1.0, 0.0)] * won + [(1.0, 1.0)] * both + [(0.0, 0.0)] * (n - lost - won - both)
     return {str(i): new for i, (new, _) in enumerate(rows)}, {str(i): old for i, (_, old) in enumerate(rows)}
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 30), (1, 100), (7, 60), (60, 60)])
+def test_limit_bounds_are_clopper_and_pearsons(hits: int, n: int) -> None:
+    """Each bound leaves exactly alpha beyond it, by the binomial distribution itself."""
+    items: dict[str, float | None] = {str(i): float(i < hits) for i in range(n)}
+    low, high, method = stats.limit_bounds(items, 0.05)
+    assert method == "Clopper-Pearson" and low is not None and high is not None
+    assert high == 1.0 if hits == n else scipy.stats.binom.cdf(hits, n, high) == pytest.approx(0.05)
+    assert low == 0.0 if hits == 0 else scipy.stats.binom.sf(hits - 1, n, low) == pytest.approx(0.05)
+
+
+def test_limit_bounds_of_other_scores_are_students() -> None:
+    low, high, method = stats.limit_bounds({"a": 0.25, "b": 0.5, "c": 0.75, "d": None}, 0.05)
+    assert (low, high) == pytest.approx((0.5 - 2.92 * 0.25 / math.sqrt(3), 0.5 + 2.92 * 0.25 / math.sqrt(3)), abs=1e-3)
+    assert method == "t over items"
+    assert stats.limit_bounds({"a": 0.5, "b": 0.5}, 0.05)[:2] == (None, None)
+    assert stats.limit_bounds({}, 0.05)[:2] == (None, None)
+
+
+def test_a_loss_that_every_item_shares_is_significant() -> None:
+    new: dict[str, float | None] = {str(i): 0.5 for i in range(20)}
+    old: dict[str, float | None] = dict.fromkeys(new, 0.75)
+    assert stats.paired_p(new, old, "share") == pytest.approx(2**-19)
+    assert stats.paired_p(new, new, "share") == 1.0

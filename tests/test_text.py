@@ -126,3 +126,39 @@ def test_where_rows_differ_from_trls(template: str, tail: str | None, why: str, 
     else:
         assert their_prompt == our_prompt
         assert tokenizer.decode(their_answer) == tokenizer.decode(ours) + tail, why
+
+
+REASONS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m.get('reasoning_content') or '') + "
+    "(m['content'] or '') + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"reasoning_content": "first <|im_end|>\n<|im_start|>user"},
+        {"tool_calls": [{"function": {"name": "f", "arguments": {"x": ["<|im_start|>"]}}}]},
+    ],
+)
+def test_a_special_token_spelled_outside_the_content_makes_the_row_unusable(extra: dict[str, Any]) -> None:
+    chat = Chat(make_tokenizer(REASONS))
+    with pytest.raises(Unusable, match="spells the special token"):
+        chat.response_ids(USER, [{**ANSWER[0], **extra}])
+    with pytest.raises(Unusable, match="spells the special token"):
+        chat.prompt_ids([*USER, {**ANSWER[0], **extra}, *USER])
+    with pytest.raises(Unusable, match="spells the special token"):
+        chat.prompt_ids(USER, tools=[{"function": {"name": "f", "description": "ends with <|im_end|>"}}])
+    assert chat.response_ids(USER, [{**ANSWER[0], "reasoning_content": "first, yes"}])
+
+
+def test_text_that_the_tokenizer_cannot_read_makes_the_row_unusable() -> None:
+    with pytest.raises(Unusable, match="cannot read it"):
+        Chat(make_tokenizer()).prompt_ids([{"role": "user", "content": "a\ud800"}])
+
+
+def test_a_template_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes(b"\xff\xfe{{ bad }}")
+    with pytest.raises(BadInput, match="cannot be read as UTF-8"):
+        Chat(make_tokenizer(), str(tmp_path / "t.jinja"))

@@ -116,7 +116,7 @@ def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
     if open_ := by["insufficient"]:
         named = "; ".join(f"{f.gate} ({f.reason})" for f in open_)
         return f"INSUFFICIENT: no gate is broken, but {len(open_)} of {len(findings)} cannot be decided: {named}{also}."
-    return f"PASS: all {len(findings)} gates are proved by their bounds{also}."
+    return f"PASS: all {len(findings)} gates hold, each by its bound{also}."
 
 
 def _about(subject: Subject) -> dict[str, Any]:

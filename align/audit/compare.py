@@ -162,7 +162,8 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
     for suite in dict.fromkeys(suite for one in contenders for suite, _ in one.subject.runs):
         arms = [one for one in contenders if one.record is not None]
         order = dict.fromkeys((preferred, *history.POLICIES))
-        policy = max(order, key=lambda p: sum((suite, p) in one.subject.runs for one in arms))  # noqa: B023
+        covered = {policy: sum((suite, policy) in one.subject.runs for one in arms) for policy in order}
+        policy = max(covered, key=covered.__getitem__)
         found = {
             one.name: one.subject.runs[suite, one.manner or policy]
             for one in contenders

@@ -21,6 +21,7 @@ from align.evals.stats import (
     higher_is_better,
     holm,
     is_share,
+    limit_bounds,
     mean_interval,
     needed_n,
     paired_difference,
@@ -177,23 +178,24 @@ def _oriented(finding: Finding) -> float:
 
 
 def _judge_limit(gate: Gate, new: Scores, facts: dict[str, Any]) -> Finding:
-    found = mean_interval(new.values, new.items, 1 - 2 * gate.level)
     items = new.by_item
+    mean = mean_interval(new.values, new.items).mean
+    low, high, method = limit_bounds(items, gate.level)
     n_scored = sum(value is not None for value in items.values())
-    facts |= {"candidate": found.mean, "delta": found.mean, "low": found.low, "high": found.high}
-    facts |= {"n": len(items), "n_scored": n_scored, "n_failed": len(items) - n_scored, "method": "mean"}
+    facts |= {"candidate": mean, "delta": mean, "low": low, "high": high}
+    facts |= {"n": len(items), "n_scored": n_scored, "n_failed": len(items) - n_scored, "method": method}
     if not items:
         return insufficient(gate, f"the candidate's evaluation holds no result of {gate.metric}", **facts)
     if reason := _unfit(gate, len(items), n_scored):
         return insufficient(gate, reason, **facts)
-    if found.low is None or found.high is None:
-        return insufficient(gate, "no interval: the scores do not vary", **facts)
+    if low is None or high is None:
+        return insufficient(gate, f"no interval: {method}", **facts)
     limit = gate.limit or 0.0
-    if found.high <= limit:
-        return _finding(gate, "pass", f"at most {found.high:.3g}, limit {limit:g}", facts)
-    if found.low > limit:
-        return _finding(gate, "fail", f"at least {found.low:.3g}, limit {limit:g}", facts)
-    return insufficient(gate, f"between {found.low:.3g} and {found.high:.3g}, limit {limit:g}", **facts)
+    if high <= limit:
+        return _finding(gate, "pass", f"at most {high:.3g}, limit {limit:g}", facts)
+    if low > limit:
+        return _finding(gate, "fail", f"at least {low:.3g}, limit {limit:g}", facts)
+    return insufficient(gate, f"between {low:.3g} and {high:.3g}, limit {limit:g}", **facts)
 
 
 def _decide(gate: Gate, low: float, high: float, facts: dict[str, Any]) -> Finding:

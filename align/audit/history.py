@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from align.core.config import BadInput
-from align.core.files import read_jsonl
-from align.core.runs import RunRecord, input_hash, read_run
+from align.core.files import read_rows
+from align.core.runs import RunRecord, input_hash, is_ours, read_run
 from align.evals.stats import Kind, is_share
 from annotation.types import ItemResult
 
@@ -45,11 +44,15 @@ class Subject(NamedTuple):
 
 
 def all_runs(folders: Iterable[Path]) -> list[RunRecord]:
-    """Every run in these runs folders and one level below them, by path; a run seen twice counts once."""
+    """Every run in these runs folders and one level below them, by path; a run seen twice counts once.
+
+    A ``run.json`` that some other program wrote is passed over.
+    """
     found: dict[Path, RunRecord] = {}
     for folder in folders:
         for file in sorted([*folder.glob("*/run.json"), *folder.glob("*/*/run.json")]):
-            found.setdefault(file.parent.resolve(), read_run(file.parent))
+            if is_ours(file.parent):
+                found.setdefault(file.parent.resolve(), read_run(file.parent))
     return [found[path] for path in sorted(found)]
 
 
@@ -126,10 +129,4 @@ def common_policy(suite: str, subjects: Sequence[Subject], preferred: str | None
 
 @functools.lru_cache(maxsize=64)
 def _items(path: Path, _: str) -> tuple[ItemResult, ...]:
-    found = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        try:
-            found.append(ItemResult.model_validate(row))
-        except ValueError as error:
-            raise BadInput(f"{path}:{number}: not an item result ({str(error).splitlines()[0]})") from None
-    return tuple(found)
+    return tuple(read_rows(path, ItemResult, "an item result"))

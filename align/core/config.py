@@ -21,6 +21,10 @@ class BadInput(Exception):
     """Something the user gave or the outside did cannot be used: one line, exit code 2."""
 
 
+class NotFinite(BadInput):
+    """A number that must be finite was not; nothing that was made of it is kept."""
+
+
 class Frozen(BaseModel):
     """A config section: immutable, with no room for unknown keys."""
 
@@ -38,7 +42,7 @@ class StageConfig(Frozen):
 
     stage: str
     run: Path = Field(description="folder this run is written to")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
     def heads(self) -> dict[str, str]:
         """Hashes of inputs that are not files, by field name (the chain head of a feedback store)."""
@@ -113,16 +117,17 @@ _StrictLoader.add_implicit_resolver(
 
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML text strictly; ``name`` stands in every error."""
-    loader = _StrictLoader(text)
-    loader.name = name
     try:
+        loader = _StrictLoader(text)
+        loader.name = name
         return loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise BadInput(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
-    finally:
-        loader.dispose()
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise BadInput(f"{where}: not valid YAML ({problem})") from error
+    except (ValueError, TypeError, RecursionError) as error:  # a date, a number or a key that cannot be made
+        raise BadInput(f"{name}: holds a value that cannot be read ({error}); quote it") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from align.core.config import BadInput
 
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
 VOLATILE = {"run.json", "config.yaml", "metrics.jsonl", "samples.jsonl"}
 UNORDERED = {"target_modules", "modules_to_save", "exclude_modules"}
 VOLATILE_FOLDERS = {"checkpoints", "tracker"}
@@ -28,16 +31,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise BadInput(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
 
 
@@ -63,12 +67,23 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path}:{number}: not JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{path}:{number}: not JSON that can be read ({str(error)[:200]})") from None
         if not isinstance(row, dict):
             raise BadInput(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
         rows.append(row)
     return rows
+
+
+def read_rows(path: Path, schema: type[SchemaT], what: str) -> list[SchemaT]:
+    """Read JSON lines of one schema; BadInput names the first line that is not ``what``."""
+    found = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            found.append(schema.model_validate(row))
+        except ValueError as error:
+            raise BadInput(f"{path}:{number}: not {what} ({str(error).splitlines()[0]})") from None
+    return found
 
 
 def cut_jsonl(path: Path, last_step: int) -> None:
@@ -134,7 +149,7 @@ def artefact_hash(folder: Path) -> str:
             relative = path.relative_to(folder)
             if relative.parts[0] in VOLATILE_FOLDERS or relative.name in VOLATILE:
                 continue
-            if path.name.startswith(".") or path.suffix in (".tmp", ".md", ".html"):
+            if any(part.startswith(".") for part in relative.parts) or path.suffix in (".tmp", ".md", ".html"):
                 continue
             digest.update(f"{relative}\0{_content_hash(path)}\n".encode())
     return digest.hexdigest()

@@ -9,13 +9,14 @@ its own plain forward, and the run says why.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from align.core.config import Compute
+from align.core.config import Compute, NotFinite
 from align.core.models import Stack, forward_hidden, model_head
 from align.core.packing import Layout, Tree, pack
 
@@ -47,9 +48,11 @@ def layout_of(model: Any, compute: Compute) -> Verdict:
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as problem:
         reason = f"{model.config.model_type} does not take a tree mask ({type(problem).__name__}: {problem})"
         return Verdict("padded", reason.splitlines()[0][:300], None, None)
+    if not math.isfinite(leak):
+        raise NotFinite("the model's logits are not finite; its weights or compute.dtype cannot be used")
     if leak > TOLERANCE:
         return Verdict("padded", f"responses of one tree leak into each other by {leak:.1e}", leak, error)
-    if error > TOLERANCE:
+    if not error <= TOLERANCE:
         return Verdict("padded", f"a tree differs from separate rows by {error:.1e} in fp32", leak, error)
     return Verdict("tree", "no leak, and equal to separate rows in fp32", leak, error)
 
@@ -62,7 +65,7 @@ def leak_of(model: Any) -> float:
     moved = 0.0
     for kept, one, two in ((0, [first, second], [first, other]), (1, [second, first], [other, first])):
         before, after = (_response_logits(model, Tree(prompt, responses), kept) for responses in (one, two))
-        moved = max(moved, float((before - after).abs().max()))
+        moved = float(torch.maximum((before - after).abs().max(), torch.tensor(moved)))  # keeps a NaN, as max does not
     return moved
 
 
@@ -106,7 +109,7 @@ def small_copy(model: Any, device: torch.device | None = None) -> Any:
         del config.quantization_config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        small = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        small = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return small.to(device or model.device).eval()
 
 

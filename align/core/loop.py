@@ -13,8 +13,9 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -22,20 +23,19 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from align.core.config import BadInput, Optim
+from align.core.config import BadInput, NotFinite, Optim
 from align.core.files import cut_jsonl, write_bytes, write_json
 from align.core.runs import Run
 
 
-class NotFinite(BadInput):
-    """A number that must be finite was not; nothing of the step was kept."""
-
-
 class Processes:
-    """This process's place among its siblings; alone, every method is the identity."""
+    """This process's place among its siblings; alone, every method is the identity.
 
-    def __init__(self) -> None:
-        self.state = PartialState(cpu=not torch.cuda.is_available())
+    ``device`` is where the stage's model lives: it decides what the siblings talk over (NCCL or gloo).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.state = PartialState(cpu=device.type == "cpu")
         self.index, self.count = self.state.process_index, self.state.num_processes
 
     def share(self, items: Sequence[Any]) -> list[Any]:
@@ -128,15 +128,30 @@ class Learner:
         self.done = done
 
 
-class Journal:
-    """metrics.jsonl, the progress bar and the tracker of a run."""
+class Checkpoint(NamedTuple):
+    """Where an interrupted run stood: steps done, tensors by name, and numbers (among them its seconds)."""
 
-    def __init__(self, run: Run, total: int, tracker: str, start: int = 0) -> None:
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Journal:
+    """metrics.jsonl, the progress bar, the tracker and the clock of a run."""
+
+    def __init__(self, run: Run, total: int, tracker: str, resumed: Checkpoint | None = None) -> None:
         self.run = run
+        self._started = time.monotonic() - (resumed.state["seconds"] if resumed else 0.0)
+        start = resumed.step if resumed else 0
         self.tracker = _tracker(tracker, run) if run.is_main else None
         self.bar = tqdm(
             total=total, initial=start, desc=run.record.stage, unit="step", disable=not run.is_main, mininterval=0.5
         )
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the steps that count, also by those before an interruption."""
+        return round(time.monotonic() - self._started, 2)
 
     def log(self, step: int, metrics: Mapping[str, float | int | None], show: Sequence[str] = ()) -> None:
         """Write one step's numbers.
@@ -165,8 +180,9 @@ class Journal:
             self.tracker.finish()
 
 
-def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write ``checkpoints/step-N`` aside and rename it, then drop older ones."""
+def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], *, seconds: float, **state: Any) -> None:
+    """Write ``checkpoints/step-N`` aside and rename it, then drop older ones; the record is brought up to date."""
+    run.save()
     if not run.is_main:
         return
     folder = run.path / "checkpoints"
@@ -174,7 +190,7 @@ def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], state: M
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     write_bytes(aside / "tensors.safetensors", save({name: t.cpu().contiguous() for name, t in tensors.items()}))
-    write_json(aside / "state.json", {"step": step, "threads": torch.get_num_threads(), **state})
+    write_json(aside / "state.json", {"step": step, "seconds": seconds, "threads": torch.get_num_threads(), **state})
     target = folder / f"step-{step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
@@ -183,7 +199,7 @@ def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], state: M
             shutil.rmtree(older)
 
 
-def load_checkpoint(run: Run) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+def load_checkpoint(run: Run) -> Checkpoint | None:
     """The newest whole checkpoint of an interrupted run, its journals cut back to it; None starts afresh."""
     folders = sorted((run.path / "checkpoints").glob("step-*"))
     step = -1
@@ -191,7 +207,7 @@ def load_checkpoint(run: Run) -> tuple[int, dict[str, Tensor], dict[str, Any]] |
     if folders:
         state = json.loads((folders[-1] / "state.json").read_text())
         step = int(state["step"])
-        found = (step, load_file(str(folders[-1] / "tensors.safetensors")), state)
+        found = Checkpoint(step, load_file(str(folders[-1] / "tensors.safetensors")), state)
         if state["threads"] != torch.get_num_threads():
             run.note(
                 f"resumed at step {step} with {torch.get_num_threads()} threads instead of {state['threads']}: "

@@ -7,62 +7,26 @@ back-propagated role by role. Log-probabilities, values and scores are read at r
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from align.core.config import BadInput, Compute, Lora
 from align.core.files import write_bytes, write_json
+from align.core.load import device_of, load_base, load_tensors, load_tokenizer, width
 from align.core.objectives import exact_token_kl
 from align.core.packing import Layout, Rectangle
-from align.core.runs import finished_run, is_run
 from align.core.text import Chat
 
 CHUNK_CELLS = 1 << 24  # positions x vocabulary held at once by the head, in fp32 cells (64 MiB)
-
-
-class Source(NamedTuple):
-    """Where a policy lives: a base folder and, on it, an adapter folder (or none)."""
-
-    base: Path
-    adapter: Path | None
-
-
-def find_source(path: Path) -> Source:
-    """Resolve a run folder or a model folder to a base and an adapter.
-
-    Raises:
-        BadInput: neither a finished run nor a local model folder. Nothing is looked up on a network.
-    """
-    if is_run(path):
-        record = finished_run(path)
-        if (path / "model").is_dir():
-            return Source(path / "model", None)
-        if not (path / "adapter").is_dir():
-            raise BadInput(f"{path}: a run of '{record.stage}' holds no policy (no adapter/ or model/)")
-        settings = json.loads((path / "adapter" / "adapter_config.json").read_text())
-        return Source(Path(settings["base_model_name_or_path"]), path / "adapter")
-    if not (path / "config.json").is_file():
-        raise BadInput(f"{path}: neither a run folder (run.json) nor a local model folder (config.json)")
-    return Source(path, None)
-
-
-def template_of(path: Path, asked: str | None) -> str | None:
-    """The chat template to use with a policy: what was asked for, else what its run was trained with."""
-    if asked is not None or not is_run(path):
-        return asked
-    inherited = finished_run(path).resolved.get("chat_template")
-    return str(inherited) if inherited else None
 
 
 class ScalarHead(nn.Module):
@@ -84,7 +48,7 @@ class Stack:
 
     def __init__(self, source: Path, compute: Compute, chat_template: str | None = None) -> None:
         self.compute = compute
-        self.device = _device(compute)
+        self.device = device_of(compute)
         self.dtype = getattr(torch, compute.dtype)
         self.base_path = source
         self.tokenizer = load_tokenizer(source)
@@ -97,20 +61,28 @@ class Stack:
         self.head_is_plain = True
         if compute.gradient_checkpointing:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.base.enable_input_require_grads()
 
     # --- roles ---------------------------------------------------------------------------------------------
 
     def add(self, role: str, *, adapter: Path | None, lora: Lora | None = None, trainable: bool) -> None:
-        """Add a role: a copy of a saved adapter, or a fresh LoRA adapter (which starts as the base itself)."""
+        """Add a role: a copy of a saved adapter, or a fresh LoRA adapter (which starts as the base itself).
+
+        Raises:
+            BadInput: the adapter does not fit the base, or ``lora`` asks for another shape than the adapter has.
+        """
         config = PeftConfig.from_pretrained(str(adapter)) if adapter else _lora_config(lora or Lora())
+        if adapter and lora is not None and (lora.r, lora.alpha) != (config.r, config.lora_alpha):
+            raise BadInput(
+                f"lora: r={lora.r}, alpha={lora.alpha}, but training goes on from {adapter} with r={config.r}, "
+                f"alpha={config.lora_alpha}; leave lora out or give its values"
+            )
         config.inference_mode = False
         if self.peft is None:
             self.peft = get_peft_model(self.base, config, adapter_name=role)
         else:
             self.peft.add_adapter(role, config)
         if adapter:
-            tensors = load_file(str(adapter / "adapter_model.safetensors"))
+            tensors = load_tensors(adapter / "adapter_model.safetensors")
             try:
                 found = set_peft_model_state_dict(self.peft, tensors, adapter_name=role)
             except RuntimeError as error:
@@ -118,6 +90,7 @@ class Stack:
             wrong = [*found.unexpected_keys, *(name for name in found.missing_keys if f".{role}." in name)]
             if wrong:
                 raise BadInput(f"{adapter}: does not fit the base {self.base_path}: {wrong[0]} is missing or unknown")
+        self.base.eval()  # PEFT's new modules arrive in train mode
         self.trainable[role] = trainable
         for name, parameter in self.peft.named_parameters():
             if f".{role}." in name:
@@ -130,7 +103,7 @@ class Stack:
             file = folder / "head.safetensors"
             if not file.is_file():
                 raise BadInput(f"{file}: missing; a reward model is an adapter and its head")
-            head.linear.load_state_dict(load_file(str(file)))
+            head.linear.load_state_dict(load_tensors(file))
         head.requires_grad_(self.trainable[role])
         self.heads[role] = head.to(self.device)
         return head
@@ -180,7 +153,7 @@ class Stack:
         if role in self.heads:
             write_bytes(folder / "head.safetensors", save(_plain(self.heads[role].linear.state_dict())))
 
-    def seat_policy(self, adapter: Path | None, lora: Lora) -> None:
+    def seat_policy(self, adapter: Path | None, lora: Lora | None) -> None:
         """The policy as a trainable copy of a parent's adapter, the reference as that adapter frozen.
 
         Without a parent adapter the policy is a fresh one, and the reference is the base itself.
@@ -194,11 +167,40 @@ class Stack:
         """The role that plays reference: None is the bare base."""
         return "reference" if "reference" in self.trainable else None
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Everything in eval mode, for a look in the middle of somebody else's training loop."""
+        training = [module for module in self.base.modules() if module.training]
+        self.base.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
     # --- forward passes ------------------------------------------------------------------------------------
 
     def hidden(self, rectangle: Rectangle) -> Tensor:
         """Final hidden states ``(R, L, D)`` under the active role."""
-        return forward_hidden(self.base, rectangle)
+        with self._recomputing():
+            return forward_hidden(self.base, rectangle)
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Gradient checkpointing: transformers' layers recompute in train mode only, and the base is in eval mode.
+
+        So the layers alone say that they train, and only where a gradient is wanted; what is inside them does not.
+        """
+        wanted = self.compute.gradient_checkpointing and torch.is_grad_enabled()
+        layers = [m for m in self.base.modules() if isinstance(m, GradientCheckpointingLayer)] if wanted else []
+        before = [layer.training for layer in layers]
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer, mode in zip(layers, before, strict=True):
+                layer.training = mode
 
     def logprobs(self, rectangle: Rectangle, temperature: float = 1.0) -> Tensor:
         """Log-probability of each response token ``(N,)``, fp32, under the active role."""
@@ -289,53 +291,6 @@ def _as_attention(model: Any, allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-def load_tokenizer(path: Path) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: no usable tokenizer there ({str(error).splitlines()[0]})") from error
-    if not tokenizer.is_fast:
-        raise BadInput(f"{path}: its tokenizer has no fast version (tokenizer.json); convert it first")
-    return tokenizer
-
-
-def load_base(path: Path, compute: Compute) -> Any:
-    """Load a causal model frozen, in eval mode, from a local folder (safetensors only)."""
-    if not (path / "config.json").is_file():
-        raise BadInput(f"{path}: no such model folder (config.json is missing); nothing is fetched from a hub")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    dtype = getattr(torch, compute.dtype)
-    quantization = None
-    if compute.quantization == "int8":
-        quantization = BitsAndBytesConfig(load_in_8bit=True)
-    elif compute.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    arguments: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            device_map={"": str(_device(compute))},
-            **arguments,
-        )
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: the model cannot be loaded ({str(error).splitlines()[0]})") from error
-    return model.eval().requires_grad_(False)
-
-
-def width(model: Any) -> int:
-    return int(model.config.get_text_config().hidden_size)
-
-
-def context_length(model: Any) -> int | None:
-    """The longest row the model was made for, in tokens, or None where its config does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def model_head(model: Any, hidden_ND: Tensor) -> Tensor:
     """Logits of given hidden states by the model's own forward, its trunk standing aside for one call."""
     prefix = model.base_model_prefix
@@ -359,14 +314,6 @@ def _lora_config(lora: Lora) -> LoraConfig:
     )
 
 
-def _device(compute: Compute) -> torch.device:
-    if compute.device != "auto":
-        if compute.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("compute.device: cuda was asked for and none is available; use auto or cpu")
-        return torch.device(compute.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
 
@@ -381,11 +328,3 @@ def _jsonable(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return str(getattr(value, "value", value))
-
-
-def config_of(path: Path) -> Any:
-    """A model folder's configuration, without loading weights."""
-    try:
-        return AutoConfig.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: no readable model configuration ({str(error).splitlines()[0]})") from error

@@ -12,20 +12,18 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from align.core import machine
 from align.core.config import BadInput, StageConfig
 from align.core.files import artefact_hash, file_hash, lock, write_text
 
@@ -67,6 +65,7 @@ class Run:
         self.record = record
         self.path = Path(record.path)
         self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self._since = time.monotonic()
 
     def note(self, text: str) -> None:
         """Record a fact worth reading later and say it once on the terminal."""
@@ -87,6 +86,11 @@ class Run:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def save(self) -> None:
+        """Bring the record's seconds and memory up to now, and write it."""
+        now = time.monotonic()
+        self.record.seconds = round((self.record.seconds or 0.0) + now - self._since, 2)
+        self.record.peak_memory_mb = max(self.record.peak_memory_mb or 0.0, machine.peak_memory_mb())
+        self._since = now
         if self.is_main:
             write_text(self.path / "run.json", self.record.model_dump_json(indent=1) + "\n")
 
@@ -113,21 +117,18 @@ def stage(
             record, finished = _open(config)
             if finished:
                 return record
+            machine.reset_peak_memory()
             run = Run(record)
-            started = time.monotonic()
-            _reset_peak_memory()
             try:
                 record.headline = body(config, run, *args, **kwargs)
             except BaseException as error:
                 record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 record.error = f"{type(error).__name__}: {error}".splitlines()[0]
-                _account(record, started)
                 run.save()
                 raise
-            _account(record, started)
             record.status = "finished"
             record.error = None
-            record.machine["threads"] = _threads()
+            record.machine["threads"] = machine.threads()
             if run.is_main:
                 record.artefact = artefact_hash(run.path)
                 record.lineage[record.stage] = record.artefact
@@ -170,11 +171,26 @@ def is_run(path: Path) -> bool:
     return (path / "run.json").is_file()
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a folder's ``run.json`` is (or was meant to be) a run record, and not some other program's."""
+    try:
+        return {"stage", "status"} <= set(json.loads((path / "run.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return True  # unreadable: read_run says what is wrong
+
+
 def input_hash(path: Path) -> str:
-    """Hash of an input: a run's recorded artefact, a folder's artefact hash, or a file's bytes."""
+    """Hash of an input: a run's artefact, a folder's artefact hash, or a file's bytes.
+
+    Raises:
+        BadInput: nothing is there, or a finished run's files are not those it left.
+    """
     if is_run(path):
         record = finished_run(path)
-        return record.artefact or artefact_hash(path)
+        found = artefact_hash(path)
+        if record.artefact is not None and record.artefact != found:
+            raise BadInput(f"{path}: its files are not those the run left (changed since); run its stage again")
+        return found
     if path.is_dir():
         return artefact_hash(path)
     if path.is_file():
@@ -247,6 +263,7 @@ def _open(config: StageConfig) -> tuple[RunRecord, bool]:
             print(f"[{config.stage}] {config.run} is finished; nothing to do", file=sys.stderr)
             return record, True
         record.status = "running"
+        record.dropped = {}  # the stage reads its rows again, and counts them again
         Run(record).save()
         return record, False
     record = _new_record(config)
@@ -288,71 +305,7 @@ def _new_record(config: StageConfig) -> RunRecord:
         parents=parents,
         lineage=lineage,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        code=_code(),
-        packages={name: version for name in PACKAGES if (version := _version(name))},
-        machine={
-            "cpu": _cpu(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "threads": _threads(),
-        },
+        code=machine.code(),
+        packages=machine.packages(PACKAGES),
+        machine=machine.facts(),
     )
-
-
-def _account(record: RunRecord, started: float) -> None:
-    record.seconds = round((record.seconds or 0.0) + time.monotonic() - started, 2)
-    record.peak_memory_mb = max(record.peak_memory_mb or 0.0, _peak_memory_mb())
-
-
-def _reset_peak_memory() -> None:
-    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak_memory_mb() -> float:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated() / 1e6)
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0.0
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1000
-
-
-def _threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch is not None else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def _code() -> dict[str, str]:
-    """Revision of the code and a hash of its uncommitted difference, where it runs from a git checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        diff = subprocess.run(["git", "diff", "HEAD"], cwd=here, capture_output=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    if head.returncode:
-        return {}
-    return {"revision": head.stdout.strip(), "diff_sha256": hashlib.sha256(diff.stdout).hexdigest()[:16]}

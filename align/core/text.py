@@ -64,7 +64,10 @@ class Chat:
         path = Path(template)
         if not path.is_file():
             raise BadInput(f"chat_template: '{template}' is neither plain, chatml nor a readable file")
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"chat_template: {path}: cannot be read as UTF-8 text ({error})") from error
 
     def render(
         self, messages: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None, ask: bool = False
@@ -94,6 +97,7 @@ class Chat:
             Unusable: the template refuses the messages, or hides a text that spells a special token.
         """
         text = self.render(messages, tools, arguments, ask=True)
+        self._refuse_hidden_specials([*messages, tools, arguments])
         if not self._spells_special(messages):
             return self._encode(text)
         marked, contents = _mark(messages)
@@ -107,6 +111,7 @@ class Chat:
         Raises:
             Unusable: the template changes the prompt when the response is there, or refuses the messages.
         """
+        self._refuse_hidden_specials([*prompt, *response, tools, arguments])
         asked = self.render(prompt, tools, arguments, ask=True)
         whole = self.render([*prompt, *response], tools, arguments)
         if not whole.startswith(asked):
@@ -172,8 +177,19 @@ class Chat:
         text = "\0".join(str(message.get("content") or "") for message in messages)
         return any(special in text for special in self.special_strings)
 
+    def _refuse_hidden_specials(self, values: Sequence[Any]) -> None:
+        """Outside ``content`` (reasoning, tool calls, tools) a text that spells a special token cannot be marked."""
+        hidden = [{k: v for k, v in value.items() if k != "content"} if isinstance(value, Mapping) else value
+                  for value in values]  # fmt: skip
+        texts = "\0".join(_strings(hidden))
+        if found := next((special for special in self.special_strings if special in texts), None):
+            raise Unusable(f"it spells the special token {found} in its reasoning, tool calls, tools or arguments")
+
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        try:
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        except TypeError as error:  # a lone surrogate is no text to the tokenizer
+            raise Unusable(f"the tokenizer cannot read it ({error})") from error
 
     def _encode_marked(self, rendered: str, contents: list[str], expected: str) -> list[int]:
         """Encode a rendering whose contents were replaced by marks: template parsed, contents as plain text."""
@@ -189,6 +205,17 @@ class Chat:
         if rebuilt + rendered != expected:
             raise Unusable("it spells a special token and the chat template rewrites it")
         return ids + self._encode(rendered)
+
+
+def _strings(value: Any) -> list[str]:
+    """Every text in a nested value, keys included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for item in value.items() for text in _strings(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _strings(item)]
+    return []
 
 
 def _marker(index: int) -> str:

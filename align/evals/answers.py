@@ -7,7 +7,6 @@ reason and is never scored as 0. Not here: what an answer is worth.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,13 +14,15 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from align.core.config import BadInput, Compute
+from align.core.config import BadInput, Compute, NotFinite
 from align.core.layout import choose_layout
-from align.core.models import Stack, context_length, find_source, template_of
+from align.core.load import context_length, find_source, template_of
+from align.core.models import Stack
 from align.core.packing import Tree, pack
 from align.core.runs import is_run, read_run
 from align.core.text import Chat, Unusable
 from align.evals.items import Item
+from align.evals.measurements import Measurement
 from align.rollout import Sample, respond
 from annotation.types import Message
 from rewards.functions import RewardFunction
@@ -53,6 +54,7 @@ class Subject(NamedTuple):
     reward: Speaker | None = None
     gold: RewardFunction | None = None
     gold_name: str = "gold"
+    measurements: Sequence[Measurement] = ()
 
 
 class Manner(NamedTuple):
@@ -173,8 +175,10 @@ def tree_logprobs(speaker: Speaker, trees: Sequence[Tree]) -> list[list[float]]:
     with stack.use(speaker.role):
         for rectangle in pack(trees, stack.compute.max_tokens, stack.layout):
             rectangle = rectangle.to(stack.device)
-            values = rectangle.sums(stack.logprobs(rectangle)).tolist()
-            for (tree, k), value in zip(rectangle.members, values, strict=True):
+            values = rectangle.sums(stack.logprobs(rectangle))
+            if not values.isfinite().all():
+                raise NotFinite(f"role {speaker.role}: log-probabilities are not finite; its weights cannot be used")
+            for (tree, k), value in zip(rectangle.members, values.tolist(), strict=True):
                 found[tree][k] = value
     return found
 
@@ -226,12 +230,6 @@ def score_texts(speaker: Speaker, texts: Sequence[str]) -> list[TextScore]:
         TextScore(total, len(ids), len(text.encode())) if ids else TextScore(None, 0, 0, "the text has no tokens")
         for total, ids, text in zip(totals, encoded, texts, strict=True)
     ]
-
-
-def bits_per_byte(found: TextScore) -> float:
-    """``-log-likelihood / (ln 2 * bytes)``: comparable between tokenizers."""
-    assert found.logprob is not None
-    return -found.logprob / (math.log(2) * found.n_bytes)
 
 
 def _plain_ids(chat: Chat, text: str) -> list[int]:

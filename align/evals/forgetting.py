@@ -6,9 +6,10 @@ that merely talks in another style has forgotten nothing. Not here: the comparis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from align.evals.answers import Manner, OptionScores, Subject, bits_per_byte, score_options, score_texts
+from align.evals.answers import Manner, OptionScores, Subject, TextScore, score_options, score_texts
 from align.evals.items import Item
 from annotation.types import ItemResult
 
@@ -71,3 +72,9 @@ def chance(items: Sequence[Item]) -> dict[str, float]:
         if item.kind == "options" and item.options:
             shares.setdefault(f"accuracy/{item.family or 'all'}", []).append(1 / len(item.options))
     return {metric: sum(values) / len(values) for metric, values in shares.items()}
+
+
+def bits_per_byte(found: TextScore) -> float:
+    """``-log-likelihood / (ln 2 * bytes)``: comparable between tokenizers."""
+    assert found.logprob is not None
+    return -found.logprob / (math.log(2) * found.n_bytes)

@@ -17,6 +17,8 @@ from align.core.objectives import best_of_n_kl, exact_token_kl
 from align.core.packing import Rectangle, Tree, pack
 from align.evals.answers import Answered, Manner, Speaker, Subject, answer_items, reward_scores
 from align.evals.items import Item
+from align.evals.measurements import measure
+from align.evals.results import item_result
 from annotation.types import ItemResult
 
 Scores = list[list[float | None]]
@@ -36,35 +38,18 @@ def preference(items: Sequence[Item], subject: Subject, manner: Manner) -> list[
         rivals = answer_items(subject.sft, items, manner.plain, None)
         results += _win_rate(subject, asked, rivals, utility, rewards)
         results += _kl(subject.policy, subject.sft, asked, manner)
+    results += _measured(subject, asked)
     lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in asked]
     ended: Scores = [[float(answer.ended) for answer in one.answers] for one in asked]
     results += _per_answer(asked, "n_tokens", "count", lengths, "")
     return results + _per_answer(asked, "ended", "count", ended, "")
 
 
-def _result(one: Answered, metric: str, judge: str, score: float | None, reason: str, number: int = 0) -> ItemResult:
-    answer = one.answers[number] if one.answers else None
-    return ItemResult(
-        suite=one.item.suite,
-        metric=metric,
-        item_id=one.item.id,
-        family=one.item.family,
-        score=score,
-        reason=None if score is not None else one.reason or reason,
-        judge=judge,
-        sample=number,
-        text=answer.text if answer else None,
-        prompt=one.item.prompt_text,
-        ended=answer.ended if answer else None,
-        n_tokens=len(answer.ids) if answer else None,
-    )
-
-
 def _per_answer(asked: Sequence[Answered], metric: str, judge: str, scores: Scores, reason: str) -> list[ItemResult]:
     results = []
     for one, values in zip(asked, scores, strict=True):
         found = values or [None]  # an item without answers is one failed result
-        results += [_result(one, metric, judge, value, reason, number) for number, value in enumerate(found)]
+        results += [item_result(one, metric, judge, value, reason, number) for number, value in enumerate(found)]
     return results
 
 
@@ -75,9 +60,26 @@ def _gold(subject: Subject, asked: Sequence[Answered]) -> Scores | None:
     flat = [(one, answer) for one in asked for answer in one.answers]
     completions = [[{"role": "assistant", "content": answer.text}] for _, answer in flat]
     values = iter(
-        subject.gold([one.item.prompt for one, _ in flat], completions, ended=[answer.ended for _, answer in flat])
+        subject.gold(
+            prompts=[one.item.prompt for one, _ in flat],
+            completions=completions,
+            ended=[answer.ended for _, answer in flat],
+        )
     )
     return [[next(values) for _ in one.answers] for one in asked]
+
+
+def _measured(subject: Subject, asked: Sequence[Answered]) -> list[ItemResult]:
+    """What `evaluate` modules say of every answer."""
+    texts = [answer.text for one in asked for answer in one.answers]
+    results = []
+    for measurement in subject.measurements:
+        for metric, values in measure(measurement, texts).items():
+            rest = iter(values)
+            scores: Scores = [[next(rest) for _ in one.answers] for one in asked]
+            judge = f"evaluate: {measurement.name}"
+            results += _per_answer(asked, metric, judge, scores, "the module gave no finite number")
+    return results
 
 
 # --- against SFT ---------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ def _win_rate(
                 judge = name
                 break
         reason = rival.reason or "no judge has an opinion on all answers"
-        results.append(_result(one, "win_rate_vs_sft", judge, score, reason))
+        results.append(item_result(one, "win_rate_vs_sft", judge, score, reason))
     return results
 
 

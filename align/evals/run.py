@@ -7,7 +7,6 @@ too. Intervals take the items as clusters. Not here: whether a number is good en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,9 +19,10 @@ from align.evals.answers import Manner, Policy, Subject, load_reference, load_re
 from align.evals.forgetting import chance, forgetting
 from align.evals.items import Item, Suite, items_hash, load_items
 from align.evals.judges import DEFAULT, find_judge
+from align.evals.measurements import load_measurement
 from align.evals.preference import preference
+from align.evals.results import summarise
 from align.evals.safety import safety
-from align.evals.stats import mean_interval
 from annotation.types import ItemResult
 from rewards.functions import load_function
 
@@ -35,7 +35,7 @@ class EvalConfig(StageConfig):
     keeps what ``reward`` scores highest. ``sft`` is what win rate and KL are measured against.
     """
 
-    INPUTS: ClassVar[tuple[str, ...]] = ("subject", "items", "reward", "sft")
+    INPUTS: ClassVar[tuple[str, ...]] = ("subject", "items", "reward", "sft", "measured_higher", "measured_lower")
 
     stage: Literal["eval"] = "eval"
     subject: Path
@@ -50,6 +50,11 @@ class EvalConfig(StageConfig):
     sft: Path | None = None
     gold: str | None = Field(default=None, description="module:function of the known utility")
     judge: str = Field(default=DEFAULT, description="for safety items that name none")
+    measured_higher: list[Path] = Field(
+        default_factory=list,
+        description="local `evaluate` modules that judge answers to the preference items: more is better",
+    )
+    measured_lower: list[Path] = Field(default_factory=list, description="the same, and less is better")
     system_prompt: str | None = None
     chat_template: str | None = None
     compute: Compute = Compute()
@@ -71,6 +76,8 @@ class EvalConfig(StageConfig):
             raise ValueError("policy prompt-only and system_prompt go together: set both or neither")
         if self.policy == "greedy" and self.samples > 1:
             raise ValueError("policy greedy gives the same answer every time; set samples: 1 or policy: sample")
+        if (self.measured_higher or self.measured_lower) and "preference" not in self.suite:
+            raise ValueError("measurements read answers to the preference items; add preference to suite")
         return self
 
     @property
@@ -113,29 +120,6 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def summarise(results: Sequence[ItemResult], chances: dict[str, float] | None = None) -> dict[str, dict[str, Any]]:
-    """Every metric's mean with interval and counts, its judges, and the same by family where there are several."""
-    by_metric: dict[str, list[ItemResult]] = {}
-    for result in results:
-        by_metric.setdefault(result.metric, []).append(result)
-    summary = {}
-    for metric, found in by_metric.items():
-        entry = _estimate(found) | {"judges": sorted({result.judge for result in found})}
-        families = list(dict.fromkeys(result.family for result in found))
-        if len(families) > 1:
-            entry["families"] = {
-                family: _estimate([result for result in found if result.family == family]) for family in families
-            }
-        if chances and metric in chances:
-            entry["chance"] = chances[metric]
-        summary[metric] = entry
-    return summary
-
-
-def _estimate(results: Sequence[ItemResult]) -> dict[str, Any]:
-    return mean_interval([result.score for result in results], [result.item_id for result in results])._asdict()
-
-
 def _subject(config: EvalConfig, run: Run) -> Subject:
     """The policy and what it is held against."""
     gold = load_function(config.gold) if config.gold else None
@@ -143,7 +127,9 @@ def _subject(config: EvalConfig, run: Run) -> Subject:
     run.record.lineage |= {"base": artefact_hash(policy.stack.base_path)}
     sft = load_reference(policy, config.sft, config.chat_template, run.note) if config.sft else None
     reward = load_reward(policy, config.reward, config.chat_template, run.note) if config.reward else None
-    return Subject(policy, sft, reward, gold, config.gold or "gold")
+    measurements = [load_measurement(path, "higher") for path in config.measured_higher]
+    measurements += [load_measurement(path, "lower") for path in config.measured_lower]
+    return Subject(policy, sft, reward, gold, config.gold or "gold", measurements)
 
 
 def _answer(suite: Suite, items: list[Item], subject: Subject, config: EvalConfig) -> list[ItemResult]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from align.evals.answers import Answered, Manner, Subject, answer_items
+from align.evals.answers import Manner, Subject, answer_items
 from align.evals.items import Item
 from align.evals.judges import find_judge, metrics_of
+from align.evals.results import item_result
 from annotation.types import ItemResult
 
 
@@ -21,29 +22,9 @@ def safety(items: Sequence[Item], subject: Subject, manner: Manner, default_judg
     for one in answer_items(subject.policy, items, manner, subject.reward):
         name = one.item.judge or default_judge
         if one.reason is not None:
-            results += [_result(one, metric, name, None, one.reason) for metric in metrics_of(one.item)]
+            results += [item_result(one, metric, name, None, one.reason) for metric in metrics_of(one.item)]
             continue
         for number, answer in enumerate(one.answers):
             for metric, opinion in find_judge(name)(one.item, answer.text, answer.ended).items():
-                results.append(_result(one, metric, name, opinion.score, opinion.reason, number))
+                results.append(item_result(one, metric, name, opinion.score, opinion.reason, number))
     return results
-
-
-def _result(
-    one: Answered, metric: str, judge: str, score: float | None, reason: str | None, number: int = 0
-) -> ItemResult:
-    answer = one.answers[number] if one.answers else None
-    return ItemResult(
-        suite=one.item.suite,
-        metric=metric,
-        item_id=one.item.id,
-        family=one.item.family,
-        score=score,
-        reason=reason,
-        judge=judge,
-        sample=number,
-        text=answer.text if answer else None,
-        prompt=one.item.prompt_text,
-        ended=answer.ended if answer else None,
-        n_tokens=len(answer.ids) if answer else None,
-    )

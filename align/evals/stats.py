@@ -31,17 +31,11 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "kl": False,
     "n_tokens": False,
     "ended": True,
+    "measured_higher": True,
+    "measured_lower": False,
 }
-SHARES = {
-    "accuracy",
-    "harmful_compliance",
-    "over_refusal",
-    "harmless_compliance",
-    "garbage",
-    "sycophancy",
-    "win_rate_vs_sft",
-    "ended",
-}
+UNBOUNDED = {"nll_per_byte", "bits_per_byte", "gold_utility", "reward_score", "kl", "n_tokens"}
+SHARES = HIGHER_IS_BETTER.keys() - UNBOUNDED - {"measured_higher", "measured_lower"}
 Kind = Literal["binary", "share", "unbounded"]
 EXACT_LIMIT = 1500  # items up to which the score bound is enumerated; beyond it Clopper-Pearson bounds are combined
 
@@ -116,6 +110,24 @@ def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def limit_bounds(items: Mapping[str, float | None], alpha: float) -> tuple[float | None, float | None, str]:
+    """One-sided lower and upper bounds, each at ``alpha``, on a mean over items; and how they were made.
+
+    Clopper-Pearson (1934) where every item is a zero or a one, which is exact; else Student's t over items.
+    """
+    values = [value for value in items.values() if value is not None]
+    n = len(values)
+    if values and set(values) <= {0.0, 1.0}:
+        hits = sum(values)
+        low = float(stats.beta.ppf(alpha, hits, n - hits + 1)) if hits else 0.0
+        high = float(stats.beta.ppf(1 - alpha, hits + 1, n - hits)) if hits < n else 1.0
+        return low, high, "Clopper-Pearson"
+    if len(set(values)) < 2:
+        return None, None, "the scores do not vary"
+    mean, half = float(np.mean(values)), float(stats.t.ppf(1 - alpha, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return mean - half, mean + half, "t over items"
 
 
 def paired_difference(
@@ -215,7 +227,8 @@ def mcnemar(lost: int, won: int) -> float:
 
 
 def paired_p(new: Mapping[str, float | None], old: Mapping[str, float | None], kind: Kind) -> float | None:
-    """Two-sided p-value of no difference: exact McNemar for ``binary``, else a paired t test; None if neither."""
+    """Two-sided p-value of no difference: exact McNemar for ``binary``, else a paired t test (where all
+    differences are the same, the sign test); None without two items."""
     deltas = [a - b for i in new if (a := new[i]) is not None and (b := old.get(i)) is not None]
     if kind == "binary" and deltas:
         return mcnemar(sum(d < 0 for d in deltas), sum(d > 0 for d in deltas))
@@ -223,19 +236,16 @@ def paired_p(new: Mapping[str, float | None], old: Mapping[str, float | None], k
         return None
     if not any(deltas):
         return 1.0
-    if len(set(deltas)) == 1:
-        return None
+    if len(set(deltas)) == 1:  # t has no variance to go by; the sign test has
+        return float(min(1.0, 2.0 ** (1 - len(deltas))))
     return float(stats.ttest_1samp(deltas, 0.0).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values that control the chance of any false claim."""
-    return _adjusted(p_values, "holm")
+    from statsmodels.stats.multitest import multipletests
 
-
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that control the share of false claims: for exploration."""
-    return _adjusted(p_values, "fdr_bh")
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
 def needed_n(sd: float, margin: float, alpha: float = 0.05, power: float = 0.8) -> int:
@@ -332,9 +342,3 @@ def _first_won(n: int, delta: float, threshold: float) -> np.ndarray:
         high = np.where(reaches & (middle >= 0), middle, high)
         low = np.where(reaches & (middle >= 0), low, np.maximum(middle, low))
     return high
-
-
-def _adjusted(p_values: Sequence[float], method: str) -> list[float]:
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, method=method)[1]] if p_values else []

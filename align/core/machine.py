@@ -1,0 +1,81 @@
+"""What a run ran on: processor, packages, revision of the code, memory. No torch is loaded here, only asked."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def reset_peak_memory() -> None:
+    """Start a new high-water mark: of the GPU's memory, or of resident memory (Linux; elsewhere the process's)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory_mb() -> float:
+    """The high-water mark in MB: of the GPU where one is used, else of resident memory (0 where unknown)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 1e6)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1000
+
+
+def threads() -> int | None:
+    """Threads torch computes with; None where it is not loaded."""
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch is not None else None
+
+
+def packages(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions by distribution name; what is missing is left out."""
+    found = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def facts() -> dict[str, Any]:
+    """Processor, cores, Python and threads."""
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version(), "threads": threads()}
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def code() -> dict[str, str]:
+    """Revision of the code and a hash of its uncommitted difference, where it runs from a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        diff = subprocess.run(["git", "diff", "HEAD"], cwd=here, capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    if head.returncode:
+        return {}
+    return {"revision": head.stdout.strip(), "diff_sha256": hashlib.sha256(diff.stdout).hexdigest()[:16]}

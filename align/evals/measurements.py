@@ -1,0 +1,84 @@
+"""Further measures of what a policy wrote, from Hugging Face `evaluate`: a local module folder each.
+
+A module takes texts (``data`` or ``predictions``) and gives, under one or more names, a list with one number a text
+(toxicity and perplexity are of this kind). Its code is run as it stands in the folder, like a reward function's;
+nothing is looked up on a hub. Not here: metrics of a whole corpus, or against references.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from align.core.config import BadInput
+
+
+class Measurement(NamedTuple):
+    """A loaded module by the name of its folder or file, and which way is better."""
+
+    name: str
+    module: Any
+    better: Literal["higher", "lower"]
+
+
+def load_measurement(path: Path, better: Literal["higher", "lower"]) -> Measurement:
+    """Load an `evaluate` module from a local folder or Python file.
+
+    Raises:
+        BadInput: it is not there, cannot be loaded, or wants more than texts.
+    """
+    if not path.exists():
+        raise BadInput(f"measurements: {path}: no such folder or file; name a local evaluate module")
+    os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
+    import evaluate  # five seconds: only where it is asked for
+
+    try:
+        module = evaluate.load(str(path))
+    except Exception as error:  # a module's own code runs here, and may raise what it likes
+        raise BadInput(f"measurements: {path}: cannot be loaded ({type(error).__name__}: {error})") from error
+    if _texts_key(module) is None:
+        raise BadInput(f"measurements: {path}: takes {', '.join(_columns(module))}; only texts can be given here")
+    return Measurement(path.stem, module, better)
+
+
+def measure(measurement: Measurement, texts: Sequence[str]) -> dict[str, list[float | None]]:
+    """Numbers by metric (``measured_lower/folder/name``), one a text; None where it is not a finite number.
+
+    Raises:
+        BadInput: the module fails, or gives no list with one number a text.
+    """
+    if not texts:
+        return {}
+    key = _texts_key(measurement.module)
+    try:
+        given = measurement.module.compute(**{str(key): list(texts)}) or {}
+    except Exception as error:
+        raise BadInput(f"measurement {measurement.name}: failed ({type(error).__name__}: {error})") from error
+    found = {}
+    for name, values in given.items():
+        values = values.tolist() if hasattr(values, "tolist") else values
+        if isinstance(values, list) and len(values) == len(texts):
+            found[f"measured_{measurement.better}/{measurement.name}/{name}"] = [_finite(value) for value in values]
+    if not found:
+        raise BadInput(
+            f"measurement {measurement.name}: gave {', '.join(given) or 'nothing'}, none of it one number a text"
+        )
+    return found
+
+
+def _columns(module: Any) -> list[str]:
+    features = module.features[0] if isinstance(module.features, list) else module.features
+    return list(features)
+
+
+def _texts_key(module: Any) -> str | None:
+    """The one column that a module reads texts from, or None."""
+    columns = _columns(module)
+    return columns[0] if columns in (["data"], ["predictions"]) else None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,54 @@
+"""Results of single items, and what they come to: a metric's mean with its counts and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from align.evals.answers import Answered
+from align.evals.stats import mean_interval
+from annotation.types import ItemResult
+
+
+def item_result(
+    one: Answered, metric: str, judge: str, score: float | None, reason: str | None, number: int = 0
+) -> ItemResult:
+    """The result of an item's answer ``number``; ``reason`` says why there is no score (the item's own goes first)."""
+    answer = one.answers[number] if one.answers else None
+    return ItemResult(
+        suite=one.item.suite,
+        metric=metric,
+        item_id=one.item.id,
+        family=one.item.family,
+        score=score,
+        reason=None if score is not None else one.reason or reason,
+        judge=judge,
+        sample=number,
+        text=answer.text if answer else None,
+        prompt=one.item.prompt_text,
+        ended=answer.ended if answer else None,
+        n_tokens=len(answer.ids) if answer else None,
+    )
+
+
+def summarise(results: Sequence[ItemResult], chances: dict[str, float] | None = None) -> dict[str, dict[str, Any]]:
+    """Every metric's mean with interval and counts, its judges, and the same by family where there are several."""
+    by_metric: dict[str, list[ItemResult]] = {}
+    for result in results:
+        by_metric.setdefault(result.metric, []).append(result)
+    summary = {}
+    for metric, found in by_metric.items():
+        entry = _estimate(found) | {"judges": sorted({result.judge for result in found})}
+        families = list(dict.fromkeys(result.family for result in found))
+        if len(families) > 1:
+            entry["families"] = {
+                family: _estimate([result for result in found if result.family == family]) for family in families
+            }
+        if chances and metric in chances:
+            entry["chance"] = chances[metric]
+        summary[metric] = entry
+    return summary
+
+
+def _estimate(results: Sequence[ItemResult]) -> dict[str, Any]:
+    return mean_interval([result.score for result in results], [result.item_id for result in results])._asdict()

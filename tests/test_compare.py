@@ -1,0 +1,75 @@
+"""The comparison of arms, and which arms it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from audit_world import (
+    World,
+    compared,
+    measured,
+    with_wins,
+    write_run,
+)
+
+from align.audit.compare import CompareConfig, compare
+from align.core.config import BadInput
+from align.core.files import write_json
+
+
+def test_the_table_has_every_row_and_cost(world: World) -> None:
+    config, runs = compared(world)
+    write_run(runs, "dpo-earlier", "dpo", parents={"policy": runs / "sft", "pairs": runs / "pairs"})
+    compare(config)
+    found = json.loads((config.run / "comparison.json").read_text())
+    rows = {row["name"]: row["metrics"] for row in found["rows"]}
+    assert list(rows) == ["base", "sft", "prompt-only", "best-of-n", "dpo", "ppo"]
+    assert rows["base"]["accuracy/fact"]["mean"] == pytest.approx(110 / 120)
+    assert rows["prompt-only"]["harmful_compliance"]["mean"] == pytest.approx(50 / 120)
+    assert rows["dpo"]["win_rate_vs_sft"]["mean"] == 0.75
+    assert 0.6 < rows["dpo"]["win_rate_vs_sft, equal length"]["mean"] < 0.9
+    costs = {row["name"]: row for row in found["costs"]}
+    assert costs["dpo"]["configurations_tried"] == 2 and costs["ppo"]["configurations_tried"] == 1
+    assert costs["dpo"]["train_pairs"] == 400 and costs["ppo"]["seconds"] == 20.0
+    (utility,) = (d for d in found["differences"] if d["metric"] == "gold_utility")
+    assert utility["low"] < utility["mean"] < utility["high"] and utility["mean"] == pytest.approx(0.3, abs=0.1)
+    assert "best-of-n: no evaluation of" in " ".join(found["not_measured"])
+    text = (config.run / "comparison.md").read_text()
+    assert "One beta a side is a point" in text and "| dpo − ppo | gold_utility" in text
+
+
+@pytest.mark.parametrize("key", ["base", "sft", "pairs", "prompts"])
+def test_arms_that_learned_from_other_things_are_refused(world: World, key: str) -> None:
+    config, runs = compared(world)
+    file = runs / "ppo" / "run.json"
+    record = json.loads(file.read_text())
+    record["lineage"][key] = "other"
+    if key == "sft":
+        record["inputs"]["policy"]["sha256"] = "other"
+    write_json(file, record)
+    with pytest.raises(BadInput, match=f"differ in '{key}'"):
+        compare(config)
+
+
+def test_an_arm_without_lineage_is_refused(world: World) -> None:
+    config, runs = compared(world)
+    file = runs / "ppo" / "run.json"
+    record = json.loads(file.read_text())
+    del record["lineage"]["pairs"]
+    write_json(file, record)
+    with pytest.raises(BadInput, match="not every arm records its pairs"):
+        compare(config)
+
+
+def test_evaluations_over_other_items_are_refused(world: World) -> None:
+    rows = [row for row in with_wins(measured(100, 5, 1.2), 70) if row["item_id"] != "accuracy/fact-7"]
+    config, _ = compared(world, rows)
+    with pytest.raises(BadInput, match="accuracy/fact was measured over different items"):
+        compare(config)
+
+
+def test_an_sft_run_is_no_arm(world: World) -> None:
+    config, runs = compared(world)
+    with pytest.raises(BadInput, match="expected a run of dpo or ppo"):
+        compare(CompareConfig(run=config.run, arms=[runs / "sft", runs / "ppo"]))

@@ -1,0 +1,195 @@
+"""What stops or warns a run: numbers that are not finite, rewards of the wrong shape, estimates that disagree."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CONFIGS, GRADIENT, add_stirred, gradients, relative_l2
+from safetensors.torch import save_file
+from torch import Tensor
+
+from align import guards
+from align.core.config import BadInput, Compute, Lora, NotFinite
+from align.core.layout import choose_layout
+from align.core.load import load_base, load_tensors
+from align.core.models import Stack
+from align.core.packing import Rectangle, Tree, pack
+from align.evals.answers import Speaker, tree_logprobs
+from align.rollout import respond
+from annotation.types import ItemResult
+from rewards.functions import load_function, rewards_of
+from rewards.model import score
+
+TREES = [Tree([5, 9, 30, 31], [[40, 41, 42, 1], [50, 51, 1]]), Tree([7, 8, 9], [[60, 1], [61, 62, 63, 64, 1]])]
+REPLY = [[{"role": "assistant", "content": "yes"}]] * 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_called_so_and_not_a_mismatch(bad: float) -> None:
+    fine, broken, mask = torch.zeros(1, 2), torch.tensor([[0.0, bad]]), torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(NotFinite, match="not finite before any update"):
+        guards.same_ratio(broken, fine, mask, "float32")
+    with pytest.raises(NotFinite, match="not finite"):
+        guards.same_sampler([0.0, bad], [0.0, 0.0], "float32")
+    with pytest.raises(NotFinite, match="not finite"):
+        guards.same_start(0.0, bad, 0.0, 1.0, "float32")
+    guards.same_ratio(broken, fine, torch.tensor([[True, False]]), "float32")  # what is masked does not count
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [([1.0], "gave 1 values for 2"), ([1.0, -math.inf], "gave -inf for completion 1"), ([math.nan, 0.0], "gave nan")],
+)
+def test_a_reward_is_one_finite_number_a_completion(values: list[float | None], problem: str) -> None:
+    with pytest.raises(BadInput, match=f"reward function m:f: {problem}"):
+        rewards_of("m:f", lambda *_, **__: values, REPLY, REPLY, [True, True])
+
+
+def test_rewards_come_back_as_numbers() -> None:
+    assert rewards_of("m:f", lambda ended, **_: [1, float(ended[1])], REPLY, REPLY, [True, False]) == [1.0, 0.0]
+
+
+def test_reward_functions_are_called_as_trl_calls_them() -> None:
+    """By keyword: TRL's own examples take completions first, or nothing else by name."""
+
+    def length(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    def swapped(completions: list[Any], prompts: list[Any], **_: Any) -> list[float | None]:
+        return [
+            None if prompt == [] else float(len(c[0]["content"]))
+            for c, prompt in zip(completions, prompts, strict=True)
+        ]
+
+    assert rewards_of("m:f", length, [[], []], REPLY, [True, True]) == [3.0, 3.0]
+    assert rewards_of("m:f", swapped, [[], REPLY[0]], REPLY, [True, True]) == [None, 3.0]
+
+
+@pytest.mark.parametrize("name", ["nothing", ":f", "m:", "no.such.module:f", "math:nothing", "math:pi"])
+def test_a_function_that_cannot_be_had_is_named(name: str) -> None:
+    with pytest.raises(BadInput, match=name):
+        load_function(name)
+
+
+def kl_of(stack: Stack) -> dict[str, Any]:
+    """The three estimates on 48 responses of the policy."""
+    prompts = [[5, 9, 30 + i] for i in range(24)]
+    found = respond(stack, "policy", prompts, [(i,) for i in range(24)], max_new_tokens=12, k=2)
+    trees = [Tree(prompt, [s.ids for s in row]) for prompt, row in zip(prompts, found, strict=True)]
+    return guards.three_kls(stack, trees, 1.0, bound=None)
+
+
+def test_three_estimates_agree_on_the_policys_own_responses(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("llama")
+    add_stirred(stack, "policy")
+    found = kl_of(stack)
+    assert found["agree"] and found["exact"] > 0.1
+
+
+def test_estimates_that_miss_the_exact_kl_are_told(
+    make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference that the estimators and the exact sum read differently: what a broken mask would look like."""
+    stack = make_stack("llama")
+    add_stirred(stack, "policy")
+    exact = Stack.exact_kl
+
+    def wrong(self: Stack, rectangle: Rectangle, *roles: Any) -> Tensor:
+        return exact(self, rectangle, *roles) + 0.5
+
+    monkeypatch.setattr(Stack, "exact_kl", wrong)
+    assert not kl_of(stack)["agree"]
+
+
+def test_gradient_checkpointing_recomputes_and_changes_no_gradient(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    calls = []
+    for wanted in (False, True):
+        stack = Stack(model_folder("llama"), Compute(device="cpu", gradient_checkpointing=wanted))
+        choose_layout(stack)
+        add_stirred(stack, "policy")
+        counted = 0
+        for layer in stack.base.model.layers:
+            forward = layer.self_attn.forward
+
+            def counting(*args: Any, _forward: Any = forward, **kwargs: Any) -> Any:
+                nonlocal counted
+                counted += 1
+                return _forward(*args, **kwargs)
+
+            monkeypatch.setattr(layer.self_attn, "forward", counting)
+        (rectangle,) = pack(TREES, 1 << 20, stack.layout)
+        with stack.use("policy"):
+            stack.logprobs(rectangle).sum().backward()
+        found.append(gradients(stack, "policy"))
+        calls.append(counted)
+        assert not any(module.training for module in stack.base.modules())
+    assert calls == [2, 4], "each of two layers once, and once more in the backward pass"
+    assert relative_l2(found[1], found[0]) <= GRADIENT
+
+
+def test_a_parents_adapter_decides_its_own_shape(tmp_path: Path, make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("llama")
+    stack.add("policy", adapter=None, lora=Lora(r=4, alpha=8), trainable=True)
+    stack.save_role("policy", tmp_path / "adapter")
+    fresh = make_stack("llama")
+    with pytest.raises(BadInput, match="lora: r=8, alpha=8, but training goes on from .* with r=4, alpha=8"):
+        fresh.add("policy", adapter=tmp_path / "adapter", lora=Lora(r=8, alpha=8), trainable=True)
+    fresh.add("policy", adapter=tmp_path / "adapter", lora=Lora(r=4, alpha=8), trainable=True)
+    fresh.add("reference", adapter=tmp_path / "adapter", trainable=False)
+
+
+def test_a_truncated_weight_file_is_named(tmp_path: Path, model_folder: Callable[[str], Path]) -> None:
+    whole = (model_folder("llama") / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "config.json").write_text((model_folder("llama") / "config.json").read_text())
+    with pytest.raises(BadInput, match=r"model\.safetensors: not a whole safetensors file"):
+        load_tensors(tmp_path / "model.safetensors")
+    with pytest.raises(BadInput, match="the model cannot be loaded"):
+        load_base(tmp_path, Compute(device="cpu"))
+
+
+def test_code_in_a_model_folder_is_never_run(tmp_path: Path) -> None:
+    config = CONFIGS["llama"](vocab_size=64)
+    config.save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text().replace('"model_type": "llama"', '"model_type": "mine"')
+    (tmp_path / "config.json").write_text(text.replace("{", '{"auto_map": {"AutoModelForCausalLM": "mine.Model"},', 1))
+    (tmp_path / "mine.py").write_text("raise SystemExit('code from the folder ran')\n")
+    with pytest.raises(BadInput, match="the model cannot be loaded"):
+        load_base(tmp_path, Compute(device="cpu"))
+
+
+def poisoned(folder: Path, model: Path) -> Path:
+    """A copy of a model folder in which one weight is not a number."""
+    shutil.copytree(model, folder)
+    tensors = load_tensors(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = math.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_weights_that_are_not_finite_are_found_before_anything_is_measured(
+    tmp_path: Path, model_folder: Callable[[str], Path]
+) -> None:
+    folder = poisoned(tmp_path / "nan", model_folder("llama"))
+    stack = Stack(folder, Compute(device="cpu"))
+    with pytest.raises(NotFinite, match="logits are not finite"):
+        choose_layout(stack)
+    with pytest.raises(NotFinite, match="sampling: log-probabilities are not finite"):
+        respond(stack, None, [[5, 9]], [("k",)], max_new_tokens=2)
+    speaker = Speaker(stack, None)
+    with pytest.raises(NotFinite, match="log-probabilities are not finite"):
+        tree_logprobs(speaker, TREES)
+    add_stirred(stack, "reward", head=True)
+    with pytest.raises(NotFinite, match="the score nan"):
+        score(stack, "reward", TREES)
+    with pytest.raises(ValueError, match="a score of nan is none"):
+        ItemResult(suite="s", metric="m", item_id="i", judge="j", score=math.nan, reason=None)

@@ -1,0 +1,120 @@
+"""Runs that are written once, and say what they read and found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting import CountConfig, count, everything
+
+from align.core.config import BadInput, Optim, build
+from align.core.files import artefact_hash, write_text
+from align.core.runs import Run, finished_run, read_run
+
+
+def test_a_run_records_what_it_read_and_found(config: CountConfig, data: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    record = count(config, lambda run: seen.append(read_run(run.path).status))
+    assert seen == ["running"], "a crash must show, so the record stands before the work starts"
+    assert record == read_run(config.run)
+    assert (record.status, record.headline, record.error) == ("finished", {"n": 2}, None)
+    assert record.inputs["data"]["path"] == str(data)
+    assert record.artefact == artefact_hash(config.run) == record.lineage["count"]
+    assert record.given.keys() == {"run", "data"} and record.resolved["optim"]["lr"] == 1e-4
+    child = count(CountConfig(run=tmp_path / "runs" / "b", data=data, more=[config.run]))
+    assert child.parents["more[0]"]["id"] == record.id
+    assert child.inputs["more[0]"]["sha256"] == record.artefact
+
+
+def test_a_finished_run_is_returned_untouched(config: CountConfig, data: Path, tmp_path: Path) -> None:
+    record = count(config)
+    before = everything(config.run)
+    assert before
+    moved = tmp_path / "elsewhere.jsonl"
+    moved.write_bytes(data.read_bytes())
+
+    def never(run: Run) -> None:
+        raise AssertionError("a finished run was run again")
+
+    assert count(config, never) == record
+    assert count(config.model_copy(update={"data": moved}), never) == record  # the same content, wherever it lies
+    assert everything(config.run) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"seed": 1}, "key 'seed' differs"), ({"optim": Optim(lr=0.5)}, "key 'optim.lr' differs")],
+)
+def test_another_config_is_refused_by_its_key(change: dict[str, Any], told: str, config: CountConfig) -> None:
+    count(config)
+    before = everything(config.run)
+    with pytest.raises(BadInput, match=told):
+        count(config.model_copy(update=change))
+    assert everything(config.run) == before
+
+
+def test_other_inputs_are_refused_by_their_name(config: CountConfig, data: Path) -> None:
+    count(config)
+    with pytest.raises(BadInput, match=r"input 'more\[0\]' has other content"):
+        count(config.model_copy(update={"more": [data]}))
+    data.write_text('{"a": 1}\n')
+    with pytest.raises(BadInput, match="input 'data' has other content"):
+        count(config)
+
+
+def test_a_missing_input_starts_nothing(tmp_path: Path) -> None:
+    config = CountConfig(run=tmp_path / "runs" / "a", data=tmp_path / "nowhere.jsonl")
+    with pytest.raises(BadInput, match="nowhere.jsonl: no such file or folder"):
+        count(config)
+    assert not config.run.exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(ZeroDivisionError("oh\nno"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_crash_shows_and_the_same_command_goes_on(
+    raised: BaseException, status: str, config: CountConfig, data: Path, tmp_path: Path
+) -> None:
+    def crash(run: Run) -> None:
+        raise raised
+
+    with pytest.raises(type(raised)):
+        count(config, crash)
+    record = read_run(config.run)
+    assert record.status == status and record.error is not None and "\n" not in record.error
+    with pytest.raises(BadInput, match=f"'{status}', not finished"):
+        finished_run(config.run)
+    with pytest.raises(BadInput, match="not finished"):
+        count(CountConfig(run=tmp_path / "runs" / "b", data=data, more=[config.run]))
+    after = count(config)
+    assert (after.status, after.error, after.id) == ("finished", None, record.id)
+
+
+def test_finished_run_checks_the_stage(config: CountConfig, tmp_path: Path) -> None:
+    count(config)
+    with pytest.raises(BadInput, match="expected a run of dpo or ppo, found 'count'"):
+        finished_run(config.run, ("dpo", "ppo"))
+    with pytest.raises(BadInput, match="not a run folder"):
+        read_run(tmp_path)
+    write_text(tmp_path / "run.json", "{}")
+    with pytest.raises(BadInput, match="not a readable run record"):
+        read_run(tmp_path)
+
+
+def test_no_secret_is_needed_or_written(config: CountConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "hf_thisMustNotBeWritten"
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.setenv(name, secret)
+    count(config)
+    assert all(secret.encode() not in content for _, content in everything(tmp_path).values())
+    with pytest.raises(BadInput, match="unknown key 'api_key'"):
+        build(CountConfig, {"run": "a", "data": "b", "api_key": "x"}, "f")
+
+
+def test_a_finished_run_whose_files_were_changed_is_no_input(data: Path, tmp_path: Path) -> None:
+    count(CountConfig(run=tmp_path / "one", data=data))
+    count(CountConfig(run=tmp_path / "two", data=data, more=[tmp_path / "one"]))
+    (tmp_path / "one" / "result.json").write_text('{"n": 3}')
+    with pytest.raises(BadInput, match="one: its files are not those the run left"):
+        count(CountConfig(run=tmp_path / "three", data=data, more=[tmp_path / "one"]))

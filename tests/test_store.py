@@ -1,0 +1,224 @@
+"""The feedback store: its log, its damage, its erasures, its writers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from judging import ITEMS, comparison, edit, judgment
+
+from align.core.config import BadInput
+from annotation.store import GENESIS, Store
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_store_returns_what_was_put_in_whatever_the_order(store_path: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "other.db", write=True) as other, Store.open(store_path) as store:
+        other.add_comparisons(reversed(ITEMS), {ITEMS[1].id: "test"})
+        other.add_judgments(reversed([judgment(i, n, source="test") for i in ITEMS for n in ("ann", "bob")]))
+        assert other.comparisons() == store.comparisons() == sorted(ITEMS, key=lambda item: item.id)
+        assert other.judgments() == store.judgments()
+        assert other.splits()[ITEMS[1].id] == "test" and set(store.splits().values()) == {None}
+        assert store.counts() == (4, 8, 8, 2, 0)
+
+
+def test_same_judgment_again_is_nothing_and_a_changed_one_is_a_new_version(store_path: Path) -> None:
+    with Store.open(store_path, write=True) as store:
+        head = store.head()
+        assert store.add_comparisons(ITEMS) == 0
+        assert store.add_judgments(store.judgments()) == 0
+        assert store.head() == head
+        assert store.add_judgments([judgment(ITEMS[0], "ann", [[1], [0]], source="test")]) == 1
+        latest = {(j.comparison_id, j.annotator): j for j in store.judgments()}[ITEMS[0].id, "ann"]
+        assert (latest.version, latest.ranking) == (2, [[1], [0]])
+        assert store.counts()[1:3] == (8, 9)
+        assert store.verify().ok and store.head() != head
+
+
+def test_split_hint_only_gets_stricter(store_path: Path) -> None:
+    key = ITEMS[0].id
+    with Store.open(store_path, write=True) as store:
+        for hint, expected in (("train", "train"), ("test", "test"), ("train", "test")):
+            store.add_comparisons([ITEMS[0]], {key: hint})
+            assert store.splits()[key] == expected
+
+
+def test_refused_judgments_leave_nothing_behind(store_path: Path) -> None:
+    stranger = comparison("unknown", "a", "b")
+    with Store.open(store_path, write=True) as store:
+        head = store.head()
+        with pytest.raises(BadInput, match=stranger.id):
+            store.add_judgments([judgment(ITEMS[0], "cat"), judgment(stranger, "cat")])
+        with pytest.raises(BadInput, match="ranks 3 responses"):
+            store.add_judgments([judgment(ITEMS[0], "cat", [[0], [1], [2]])])
+        assert store.head() == head and store.counts().judgments == 8 and store.verify().ok
+
+
+DAMAGE = {
+    "hash of a body": (["UPDATE log SET salted_hash = 'x' || substr(salted_hash, 2) WHERE sequence = 6"], "row 6:"),
+    "entry hash": (["UPDATE log SET entry_hash = 'x' || substr(entry_hash, 2) WHERE sequence = 6"], "row 6:"),
+    "text": (["UPDATE bodies SET body = replace(body, '[[0], [1]]', '[[1], [0]]') WHERE sequence = 6"], "row 6:"),
+    "salt": (["UPDATE bodies SET salt = zeroblob(16) WHERE sequence = 6"], "row 6:"),
+    "kind": (["UPDATE bodies SET kind = 'comparison' WHERE sequence = 6"], "row 6:"),
+    "comparison id": (["UPDATE bodies SET comparison_id = 'x' WHERE sequence = 6"], "row 6:"),
+    "annotator": (["UPDATE bodies SET annotator = 'eve' WHERE sequence = 6"], "row 6:"),
+    "source": (["UPDATE bodies SET source = 'x' WHERE sequence = 6"], "row 6:"),
+    "deleted text": (["DELETE FROM bodies WHERE sequence = 6"], "row 6:"),
+    "deleted row": (["DELETE FROM log WHERE sequence = 6", "DELETE FROM bodies WHERE sequence = 6"], "row 6:"),
+    "deleted tail": (["DELETE FROM log WHERE sequence > 10", "DELETE FROM bodies WHERE sequence > 10"], "row 10,"),
+    "added text": (["INSERT INTO bodies SELECT 99, kind, 'c', 'a', 's', body, salt FROM bodies LIMIT 1"], "row 99:"),
+    "reordered": (
+        [
+            f"UPDATE {table} SET sequence = {new} WHERE sequence = {old}"
+            for table in ("log", "bodies")
+            for old, new in ((6, -1), (7, 6), (-1, 7))
+        ],
+        "row 6:",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_verify_names_the_damaged_row(store_path: Path, kind: str) -> None:
+    statements, expected = DAMAGE[kind]
+    with Store.open(store_path) as store:
+        assert store.verify().ok
+    edit(store_path, *statements)
+    with Store.open(store_path) as store:
+        found = store.verify()
+    assert not found.ok
+    assert expected in found.problems[0], found.problems
+
+
+def test_log_refuses_edits_from_outside(store_path: Path) -> None:
+    connection = sqlite3.connect(store_path)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute("DELETE FROM log WHERE sequence = 6")
+    connection.close()
+
+
+def test_rewritten_history_is_told_by_a_recorded_head(store_path: Path, tmp_path: Path) -> None:
+    with Store.open(store_path, write=True) as store:
+        recorded = store.head()
+        store.add_judgments([judgment(ITEMS[0], "cat")])
+        assert store.verify([recorded, GENESIS]).ok
+    with Store.open(tmp_path / "forged.db", write=True) as forged:
+        forged.add_comparisons(ITEMS)
+        assert forged.verify().ok
+        assert recorded[:12] in forged.verify([recorded]).problems[0]
+
+
+def everything_on_disk(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in path.parent.iterdir() if file.name.startswith(path.name))
+
+
+def test_erased_person_is_gone_and_the_chain_still_verifies(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with Store.open(path, write=True) as store:
+        store.add_comparisons(ITEMS)
+        store.add_judgments(
+            judgment(item, name, flags=[f"remark by {name} " + "x" * 5000])
+            for item in ITEMS
+            for name in ("zebedee", "bob")
+        )
+        store.add_judgments([judgment(ITEMS[0], "zebedee", [[1], [0]])])
+        assert b"zebedee" in everything_on_disk(path)
+        assert store.erase(annotator="zebedee") == 5
+        assert b"zebedee" not in everything_on_disk(path)
+        found = store.verify()
+        assert found.ok and found.erased == 5, found.problems
+        assert {j.annotator for j in store.judgments()} == {"bob"} and len(store.judgments()) == 4
+        assert store.erase(annotator="zebedee") == 0
+        store.add_judgments([judgment(ITEMS[0], "cat")])
+        assert store.verify().ok
+
+
+def test_erased_comparison_takes_its_judgments_along(store_path: Path) -> None:
+    with Store.open(store_path, write=True) as store:
+        assert store.erase(comparison_id=ITEMS[2].id) == 3
+        found = store.verify()
+        assert found.ok and found.erased == 3
+        assert ITEMS[2].id not in store.splits() and store.counts().judgments == 6
+        assert b"yes 2" not in everything_on_disk(store_path)
+    edit(store_path, "DELETE FROM bodies WHERE annotator = 'ann'")
+    with Store.open(store_path) as store:
+        assert not store.verify().ok
+
+
+def test_second_writer_is_told_who_writes_and_readers_are_not_bothered(store_path: Path) -> None:
+    with Store.open(store_path, write=True) as store:
+        with pytest.raises(BadInput, match=f"process {os.getpid()} is writing"):
+            Store.open(store_path, write=True)
+        with Store.open(store_path) as reader:
+            store.add_judgments([judgment(ITEMS[0], "cat")])
+            assert reader.counts().judgments == 8
+            with pytest.raises(BadInput, match="opened for reading"):
+                reader.add_judgments([judgment(ITEMS[0], "cat")])
+    with Store.open(store_path, write=True) as store:
+        assert store.counts().judgments == 9
+
+
+def test_what_is_no_store_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such feedback store"):
+        Store.open(tmp_path / "none.db")
+    (tmp_path / "text.db").write_text("hello, this is text and no database at all" * 40)
+    with pytest.raises(BadInput, match="cannot be opened"):
+        Store.open(tmp_path / "text.db", write=True)
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)").connection.close()
+    for write in (False, True):
+        with pytest.raises(BadInput, match="not a feedback store"):
+            Store.open(tmp_path / "other.db", write=write)
+
+
+def test_newer_schema_is_refused(store_path: Path) -> None:
+    connection = sqlite3.connect(store_path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(BadInput, match="newer version"):
+        Store.open(store_path)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from annotation.store import Store
+from annotation.types import Comparison, Judgment
+items = [Comparison(prompt=[{"role": "user", "content": f"q {n}"}],
+                    responses=[{"messages": [{"role": "assistant", "content": t}]} for t in ("a", "b")])
+         for n in range(20)]
+with Store.open(Path(sys.argv[1]), write=True) as store:
+    store.add_comparisons(items)
+    for batch in range(100000):
+        store.add_judgments(Judgment(comparison_id=item.id, annotator=f"a{batch}", ranking=[[0], [1]], shown=[0, 1])
+                            for item in items)
+        print(batch + 1, flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [3, 12])
+def test_kill_in_the_middle_of_writing_leaves_whole_batches(tmp_path: Path, delay: int) -> None:
+    path = tmp_path / "feedback.db"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert writer.stdout is not None
+    reported = 0
+    for line in writer.stdout:
+        reported = int(line)
+        if reported == delay:
+            writer.send_signal(signal.SIGKILL)
+    assert writer.wait() == -signal.SIGKILL
+    with Store.open(path) as store:
+        assert store.verify().ok
+        held = store.counts().judgments
+    assert held % 20 == 0 and held >= reported * 20
+    with Store.open(path, write=True) as store:
+        store.add_judgments([judgment(store.comparisons()[0], "after")])
+        assert store.verify().ok and store.counts().judgments == held + 1
