@@ -1,31 +1,58 @@
 """Stage ``agreement``: how far people agree with each other, and what else moves their votes.
 
-In: ``feedback.db``. Out: ``agreement.json``: Krippendorff's nominal alpha and raw pairwise agreement with bootstrap
-intervals (comparisons resampled), each annotator against the majority of the others, side and length bias, ties, and
-time. What cannot be computed is None beside its counts. Nominal only: a tie is a third category, not a middle.
+In: ``feedback.db``. Out: ``agreement.json`` and ``agreement.html``, overall, by language and by guideline version:
+Krippendorff's alpha (nominal; ordinal with a tie in the middle; ordinal over strengths) and pairwise agreement, raw and
+corrected for chance, with bootstrap intervals (comparisons resampled); each annotator against the others, side and
+length bias, ties, speed, self-consistency and gold tasks; and what published campaigns reached. What cannot be computed
+is None beside its counts. One vote a person counts: who judged a comparison again is compared with themselves only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from statsmodels.stats.proportion import proportion_confint
 
 from align.core.config import BadInput, StageConfig
-from align.core.files import write_json
+from align.core.files import write_json, write_text
 from align.core.runs import Run, stage
+from annotation.agreement_page import page
+from annotation.ballots import LEVELS, Ballots, Ranking, ballots, canonical, one_hot
+from annotation.coefficients import (
+    RESAMPLES,
+    Array,
+    Numbers,
+    Statistic,
+    alpha,
+    bootstrap,
+    bootstraps,
+    chance_corrected,
+    ordinal_alpha,
+    pairwise_agreement,
+    share,
+    weighted_kappa,
+)
+from annotation.published import PUBLISHED
 from annotation.store import Store, store_head
+from annotation.truth import dawid_skene
 from annotation.types import Comparison
 from annotation.votes import TIE, Vote, votes
 
-Array = NDArray[np.float64]
-RESAMPLES = 1000
-BLOCK = 100  # resamples at once: 100 x 100,000 units are 80 MB
+STRENGTH_LEVELS = 7  # -3 to 3
+COEFFICIENTS: Mapping[str, tuple[list[int], Statistic]] = {  # by name: columns of the counts, and what is made of them
+    "alpha": ([0, 1, 2], alpha),
+    "alpha_ordinal": ([0, 2, 1], ordinal_alpha),
+    "alpha_strength": (list(range(3, 3 + STRENGTH_LEVELS)), ordinal_alpha),
+    "pairwise_agreement": ([0, 1, 2], pairwise_agreement),
+    "pairwise_agreement_without_ties": ([0, 1], pairwise_agreement),
+    "chance_corrected_agreement": ([0, 1, 2], chance_corrected),
+}
+FAST, SLOW, MIN_TIMED = 1 / 2, 2.0, 10  # an outlier's seconds over the others' on the same comparison, by median
+RUSHED = 1 / 3  # a judgment made in less than this share of the others' time
+NO_GUIDELINE = "none recorded"
 
 
 class AgreementConfig(StageConfig):
@@ -38,9 +65,17 @@ class AgreementConfig(StageConfig):
         return store_head(self.feedback)
 
 
+class Kappas(NamedTuple):
+    """Weighted kappa by person: value, half the width of its interval, and answers that met others."""
+
+    value: Array
+    width: Array
+    n_scored: Numbers
+
+
 @stage
 def agreement(config: AgreementConfig, run: Run) -> dict[str, Any]:
-    """Measure agreement in a feedback store; writes ``agreement.json``.
+    """Measure agreement in a feedback store; writes ``agreement.json`` and ``agreement.html``.
 
     Raises:
         BadInput: no store, or no judgments in it.
@@ -52,10 +87,13 @@ def agreement(config: AgreementConfig, run: Run) -> dict[str, Any]:
         raise BadInput(f"{config.feedback}: holds no judgments; collect, simulate or import some first")
     report = measure(cast, comparisons, config.seed)
     write_json(run.path / "agreement.json", report)
+    write_text(run.path / "agreement.html", page(report))
     return {
         "alpha": report["alpha"]["value"],
         "alpha_interval": report["alpha"]["interval"],
+        "alpha_ordinal": report["alpha_ordinal"]["value"],
         "pairwise_agreement": report["pairwise_agreement"]["value"],
+        "weighted_kappa": report["weighted_kappa"]["value"],
         "left_share": report["position"]["value"],
         "longer_share": report["length"]["value"],
         "tie_share": report["ties"]["value"],
@@ -65,44 +103,35 @@ def agreement(config: AgreementConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def measure(cast: Sequence[Vote], comparisons: Mapping[str, Comparison], seed: int = 0) -> dict[str, Any]:
-    """All of agreement.json from votes; ``comparisons`` give the texts whose length is looked at."""
-    counts_UC, unit_V = count(cast)
-    outcome_V = np.array([vote.outcome for vote in cast])
-    agrees_V, decided_V = against_others(counts_UC, unit_V, outcome_V)
-    left_V = np.array([_took_left(vote) for vote in cast], dtype=float)
-    longer_V = np.array(_took_longer(cast, comparisons), dtype=float)
-    people: dict[str, list[int]] = {}
-    for index, vote in enumerate(cast):
-        people.setdefault(vote.annotator, []).append(index)
+def measure(
+    cast: Sequence[Vote],
+    comparisons: Mapping[str, Comparison],
+    seed: int = 0,
+    gold: Mapping[str, Ranking] | None = None,
+) -> dict[str, Any]:
+    """All of agreement.json from votes, whatever order they come in.
 
-    def describe(rows: Sequence[int]) -> dict[str, Any]:
-        chosen = np.array(rows)
-        times = [seconds for row in rows if (seconds := cast[row].seconds) is not None]
-        scored = chosen[decided_V[chosen]]
-        return {
-            "votes": len(rows),
-            "agreement_with_others": share(int(agrees_V[scored].sum()), len(scored), len(rows)),
-            "position": _share_of(left_V[chosen]),
-            "length": _share_of(longer_V[chosen]),
-            "ties": share(int((outcome_V[chosen] == TIE).sum()), len(rows), len(rows)),
-            "median_seconds": median(times) if times else None,
-            "timed": len(times),
-        }
-
-    several_U = counts_UC.sum(1) >= 2
-    several_UC, owner_U = counts_UC[several_U], _owners(cast, unit_V, len(counts_UC))[several_U]
+    Args:
+        comparisons: give languages, and the texts whose length is looked at.
+        gold: the right ranking by comparison id, for tasks whose answer is known.
+    """
+    ordered = canonical(cast)
+    columns = ballots(ordered, comparisons, gold or {})
+    names = sorted({vote.annotator for vote in ordered})
+    overall = _summary(columns, names, seed)
+    for name, reliability in dawid_skene(ordered).reliability.items():
+        overall["annotators"][name]["reliability"] = reliability
+    languages = [comparisons[v.comparison_id].language if v.comparison_id in comparisons else None for v in ordered]
+    guidelines = [vote.guideline or NO_GUIDELINE for vote in ordered]
     return {
-        "comparisons": len({vote.comparison_id for vote in cast}),
-        "compared_twice": len(several_UC),
-        "alpha": _with_interval(alpha, several_UC, owner_U, seed),
-        "pairwise_agreement": _with_interval(pairwise_agreement, several_UC, owner_U, seed),
-        **describe(range(len(cast))),
-        "annotators": {name: describe(rows) for name, rows in sorted(people.items())},
+        **overall,
+        "by_language": _by_group(languages, columns, names, overall, seed),
+        "by_guideline": _by_group(guidelines, columns, names, overall, seed),
+        "published": [row._asdict() for row in PUBLISHED],
     }
 
 
-def count(cast: Sequence[Vote]) -> tuple[Array, NDArray[np.int64]]:
+def count(cast: Sequence[Vote]) -> tuple[Array, Numbers]:
     """Votes by unit (two responses of one comparison) and outcome.
 
     Returns:
@@ -115,42 +144,8 @@ def count(cast: Sequence[Vote]) -> tuple[Array, NDArray[np.int64]]:
     return counts_UC, unit_V
 
 
-def alpha(counts_UC: Array, weights_BU: Array | None = None) -> Array:
-    """Krippendorff's alpha, nominal: 1 - observed / expected disagreement, NaN where nothing varies.
-
-    Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C. Units with fewer than two votes
-    do not count.
-
-    Args:
-        counts_UC: votes per unit and category.
-        weights_BU: how often each resample holds each unit; None is the data itself.
-
-    Returns:
-        One value per resample, shape ``(B,)``.
-    """
-    n_U = counts_UC.sum(1)
-    paired = n_U >= 2
-    kept_UC, n_U = counts_UC[paired], n_U[paired]
-    weights = np.ones((1, len(kept_UC))) if weights_BU is None else weights_BU[:, paired]
-    observed_B = weights @ ((n_U**2 - (kept_UC**2).sum(1)) / (n_U - 1))
-    totals_BC = weights @ kept_UC
-    n_B = totals_BC.sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        expected_B = (n_B**2 - (totals_BC**2).sum(1)) / (n_B - 1)
-        return np.asarray(1 - observed_B / expected_B)
-
-
-def pairwise_agreement(counts_UC: Array, weights_BU: Array | None = None) -> Array:
-    """Share of all pairs of votes on one unit that say the same, shape ``(B,)``; NaN without any pair."""
-    n_U = counts_UC.sum(1)
-    weights = np.ones((1, len(counts_UC))) if weights_BU is None else weights_BU
-    with np.errstate(divide="ignore", invalid="ignore"):
-        agreeing_B = weights @ (counts_UC * (counts_UC - 1)).sum(1)
-        return np.asarray(agreeing_B / (weights @ (n_U * (n_U - 1))))
-
-
 def against_others(
-    counts_UC: Array, unit_V: NDArray[np.int64], outcome_V: NDArray[np.int64]
+    counts_UC: Array, unit_V: Numbers, outcome_V: Numbers
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether each vote says what most others on its unit say, and whether the others have one such answer.
 
@@ -192,36 +187,138 @@ def ceiling(cast: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
     }
 
 
-def bootstrap(
-    statistic: Callable[[Array, Array], Array], units_US: Array, owner_U: NDArray[np.int64], seed: int
-) -> list[float] | None:
-    """95 % percentile interval of a statistic over resampled comparisons; None with fewer than two of them.
-
-    Args:
-        units_US: what the statistic reads of each unit.
-        owner_U: the comparison of each unit; its units are drawn together.
-    """
-    names, owner_U = np.unique(owner_U, return_inverse=True)
-    n = len(names)
-    if n < 2:
-        return None
-    generator = np.random.default_rng(seed)
-    draws = (generator.multinomial(n, np.full(n, 1 / n), BLOCK) for _ in range(RESAMPLES // BLOCK))
-    values = np.concatenate([statistic(units_US, draw[:, owner_U].astype(float)) for draw in draws])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
-    low, high = np.quantile(values, [0.025, 0.975])
-    return [float(low), float(high)]
+def _by_group(
+    keys: Sequence[str | None], columns: Ballots, names: Sequence[str], overall: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """The summary of each group's votes; votes without a key stand in no group."""
+    known = sorted({key for key in keys if key is not None})
+    if len(known) == 1 and None not in keys:
+        return {known[0]: overall}
+    return {key: _summary(columns.take(np.array([k == key for k in keys])), names, seed) for key in known}
 
 
-def share(hits: int, n_scored: int, n: int) -> dict[str, Any]:
-    """A share with its counts and Wilson's 95 % interval; None where nothing was scored."""
-    value, interval = None, None
-    if n_scored:
-        low, high = proportion_confint(hits, n_scored, method="wilson")
-        value, interval = hits / n_scored, [float(low), float(high)]
-    return {"value": value, "interval": interval, "n": n, "n_scored": n_scored, "n_failed": n - n_scored}
+def _summary(columns: Ballots, names: Sequence[str], seed: int) -> dict[str, Any]:
+    """Everything about one group of votes; ``names`` are the annotators by number."""
+    once = columns.take(~columns.repeat)
+    _, unit_V = np.unique(once.unit, return_inverse=True)
+    n_units = int(unit_V.max()) + 1
+    counts_US = np.zeros((n_units, 3 + STRENGTH_LEVELS))
+    np.add.at(counts_US, (unit_V, once.outcome), 1)
+    rated = ~np.isnan(once.strength)
+    np.add.at(counts_US, (unit_V[rated], 6 + once.strength[rated].astype(int)), 1)
+    owner_U = np.zeros(n_units, dtype=int)
+    owner_U[unit_V] = once.comparison
+    several_U = counts_US[:, :3].sum(1) >= 2
+    agrees_V = np.full(len(columns.unit), np.nan)
+    hits, decided = against_others(counts_US[:, :3], unit_V, once.outcome)
+    agrees_V[~columns.repeat] = np.where(decided, hits, np.nan)
+    together, apart = _kappas(once, np.zeros_like(once.person)), _kappas(once, once.person)
+    people = {}
+    for number in np.unique(columns.person).tolist():
+        rows = np.flatnonzero(columns.person == number)
+        speed = _speed(columns.hurry[rows])
+        people[names[number]] = {**_describe(columns, agrees_V, rows), **_kappa_entries(apart, number), "speed": speed}
+    return {
+        "comparisons": len(np.unique(columns.comparison)),
+        "compared_twice": int(several_U.sum()),
+        **_coefficients(counts_US[several_U], owner_U[several_U], seed),
+        **_describe(columns, agrees_V, np.arange(len(columns.unit))),
+        **_kappa_entries(together, 0),
+        "annotators": people,
+    }
+
+
+def _coefficients(counts_US: Array, owner_U: Numbers, seed: int) -> dict[str, Any]:
+    """Each coefficient with its interval, all from the same resamples; units are those with two votes or more."""
+
+    def on_columns(name: str) -> Statistic:
+        wanted, statistic = COEFFICIENTS[name]
+        return lambda units_US, weights_BU: statistic(units_US[:, wanted], weights_BU)
+
+    statistics = {name: on_columns(name) for name in COEFFICIENTS}
+    everything = np.ones((1, len(counts_US)))
+    values = {name: float(statistic(counts_US, everything)[0]) for name, statistic in statistics.items()}
+    exists = {name: bool(np.isfinite(value)) for name, value in values.items()}
+    intervals = bootstraps({n: s for n, s in statistics.items() if exists[n]}, counts_US, owner_U, seed)
+    found = {}
+    for name, (wanted, _) in COEFFICIENTS.items():
+        votes_U = counts_US[:, wanted].sum(1)
+        n = int((votes_U >= 2).sum())
+        found[name] = {
+            "value": values[name] if exists[name] else None,
+            "interval": intervals.get(name),
+            "n": n,
+            "n_scored": n if exists[name] else 0,
+            "n_failed": 0 if exists[name] else n,
+            "votes": int(votes_U[votes_U >= 2].sum()),
+            "resamples": RESAMPLES,
+        }
+    return found
+
+
+def _describe(columns: Ballots, agrees_V: Array, rows: Numbers) -> dict[str, Any]:
+    times = columns.seconds[rows][~np.isnan(columns.seconds[rows])]
+    once = rows[~columns.repeat[rows]]
+    return {
+        "votes": len(rows),
+        "agreement_with_others": _share_of(agrees_V[once]),
+        "position": _share_of(columns.left[rows]),
+        "length": _share_of(columns.longer[rows]),
+        "ties": share(int((columns.outcome[rows] == TIE).sum()), len(rows), len(rows)),
+        "self_consistency": _share_of(columns.same_again[rows][columns.repeat[rows]]),
+        "gold": _share_of(columns.gold[rows][~np.isnan(columns.gold[rows])]),
+        "median_seconds": float(np.median(times)) if len(times) else None,
+        "timed": len(times),
+    }
+
+
+def _speed(hurry_V: Array) -> dict[str, Any]:
+    """Seconds over the others' on the same comparison, by median over judgments, and whether that stands out."""
+    known = hurry_V[~np.isnan(hurry_V)]
+    ratio = float(np.exp(np.median(known))) if len(known) else None
+    outlier = None
+    if ratio is not None and len(known) >= MIN_TIMED:
+        outlier = "fast" if ratio < FAST else "slow" if ratio > SLOW else None
+    rushed = share(int((known < np.log(RUSHED)).sum()), len(known), len(known))
+    return {"ratio": ratio, "n_scored": len(known), "outlier": outlier, "rushed": rushed}
+
+
+def _kappas(once: Ballots, person_V: Numbers) -> dict[str, Kappas]:
+    """Weighted kappa against the rest, over first < tie < second and over strengths."""
+    rated = ~np.isnan(once.strength)
+    strong = once.take(rated)
+    return {
+        "weighted_kappa": _kappa(LEVELS[once.outcome], 3, once, person_V),
+        "weighted_kappa_strength": _kappa(strong.strength.astype(int) + 3, STRENGTH_LEVELS, strong, person_V[rated]),
+    }
+
+
+def _kappa(level_V: Numbers, n_levels: int, once: Ballots, person_V: Numbers) -> Kappas:
+    people = int(person_V.max(initial=-1)) + 1
+    if not people:
+        return Kappas(np.zeros(0), np.zeros(0), np.zeros(0, dtype=int))
+    own_VK = one_hot(level_V, n_levels)
+    _, unit_V = np.unique(once.unit, return_inverse=True)
+    counts_UK = np.stack([np.bincount(unit_V, column) for column in own_VK.T], 1)
+    rest_VK = counts_UK[unit_V] - own_VK
+    met = rest_VK.sum(1) > 0
+    rest_VK = rest_VK[met] / rest_VK[met].sum(1, keepdims=True)
+    value, width = weighted_kappa(own_VK[met], rest_VK, person_V[met], once.comparison[met])
+    return Kappas(value, width, np.bincount(person_V[met], minlength=people))
+
+
+def _kappa_entries(kappas: Mapping[str, Kappas], number: int) -> dict[str, Any]:
+    return {name: _kappa_entry(found, number) for name, found in kappas.items()}
+
+
+def _kappa_entry(found: Kappas, number: int) -> dict[str, Any]:
+    """One person's kappa; None where the person met nobody or nothing varies."""
+    if number >= len(found.value) or not np.isfinite(found.value[number]):
+        n = int(found.n_scored[number]) if number < len(found.n_scored) else 0
+        return {"value": None, "interval": None, "n": n, "n_scored": 0, "n_failed": n}
+    value, width, n = float(found.value[number]), float(found.width[number]), int(found.n_scored[number])
+    interval = [max(-1.0, value - width), min(1.0, value + width)] if np.isfinite(width) else None
+    return {"value": value, "interval": interval, "n": n, "n_scored": n, "n_failed": 0}
 
 
 def _share_of(values: Array) -> dict[str, Any]:
@@ -230,7 +327,7 @@ def _share_of(values: Array) -> dict[str, Any]:
     return share(int(known.sum()), len(known), len(values))
 
 
-def _owners(cast: Sequence[Vote], unit_V: NDArray[np.int64], n_units: int) -> NDArray[np.int64]:
+def _owners(cast: Sequence[Vote], unit_V: Numbers, n_units: int) -> Numbers:
     """The comparison that each unit belongs to, as a number."""
     numbers: dict[str, int] = {}
     owner_U = np.zeros(n_units, dtype=int)
@@ -238,43 +335,7 @@ def _owners(cast: Sequence[Vote], unit_V: NDArray[np.int64], n_units: int) -> ND
     return owner_U
 
 
-def _with_interval(
-    statistic: Callable[..., Array], units_UC: Array, owner_U: NDArray[np.int64], seed: int
-) -> dict[str, Any]:
-    value = float(statistic(units_UC)[0]) if len(units_UC) else float("nan")
-    return {
-        "value": value if np.isfinite(value) else None,
-        "interval": bootstrap(statistic, units_UC, owner_U, seed) if np.isfinite(value) else None,
-        "n": len(units_UC),
-        "n_scored": len(units_UC) if np.isfinite(value) else 0,
-        "n_failed": 0 if np.isfinite(value) else len(units_UC),
-        "votes": int(units_UC.sum()),
-        "resamples": RESAMPLES,
-    }
-
-
 def _ratio(hits_US: Array, weights_BU: Array) -> Array:
     sums_BS = weights_BU @ hits_US
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(sums_BS[:, 0] / sums_BS[:, 1])
-
-
-def _took_left(vote: Vote) -> float | None:
-    """1.0 where the response shown first was chosen, None for a tie or unknown sides."""
-    if vote.outcome == TIE or vote.left is None:
-        return None
-    return float((vote.first, vote.second)[vote.outcome] == vote.left)
-
-
-def _took_longer(cast: Sequence[Vote], comparisons: Mapping[str, Comparison]) -> list[float | None]:
-    """1.0 where the response of more words was chosen; None for a tie, equal lengths or no text."""
-    words = {key: [len(r.text.split()) for r in comparison.responses] for key, comparison in comparisons.items()}
-    taken: list[float | None] = []
-    for vote in cast:
-        lengths = words.get(vote.comparison_id)
-        if vote.outcome == TIE or lengths is None or lengths[vote.first] == lengths[vote.second]:
-            taken.append(None)
-            continue
-        first_is_longer = lengths[vote.first] > lengths[vote.second]
-        taken.append(float((vote.outcome == 0) == first_is_longer))
-    return taken

@@ -5,8 +5,8 @@ conversational columns and what we know of the vote) and ``manifest.json``. The 
 the same bytes, whatever order they came in and whichever store holds them; the chain head, which depends on the
 store's random salts, therefore stands in the run's record (``inputs.feedback``) and not in the manifest.
 
-Prompts, not pairs, are split, and prompts that differ in case, spaces or punctuation only count as one. A majority is
-the single most frequent answer among first, second and tie. Not here: weighing annotators by how reliable they are.
+Prompts, not pairs, are split, and prompts that differ in case, spaces or punctuation only count as one. Which response
+is the better one, and with what weight, is decided in ``verdicts.py``.
 """
 
 from __future__ import annotations
@@ -27,19 +27,24 @@ from align.core.runs import Run, stage
 from annotation.agreement import ceiling
 from annotation.store import STRICTNESS, Split, Store, store_head
 from annotation.types import Comparison, Judgment, Message, Pair, content_hash
-from annotation.votes import FIRST, TIE, Tally, majority, margin, tallies, votes
+from annotation.verdicts import Method, Ties, Verdict, called_both_bad, judge
+from annotation.votes import FIRST, TIE, Tally, Vote, margin, tallies, votes
 
 REASONS = ("tie", "too few votes", "chosen equals rejected", "duplicate", "leakage")
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class PairsConfig(StageConfig):
-    """``validation`` and ``test`` are shares of the prompts; a comparison's own split hint wins over them."""
+    """``validation`` and ``test`` are shares of the prompts; a comparison's own split hint wins over them.
+
+    ``both_bad: drop`` leaves out comparisons of which half the judgments or more say that both responses are bad.
+    """
 
     stage: Literal["pairs"] = "pairs"
     feedback: Path = Path("feedback.db")
-    method: Literal["majority"] = "majority"
-    ties: Literal["drop"] = "drop"
+    method: Method = "majority"
+    ties: Ties = "drop"
+    both_bad: Literal["keep", "drop"] = "keep"
     min_votes: int = Field(1, ge=1)
     validation: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
@@ -81,15 +86,21 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
         head = _intact(store, run)
         judgments, comparisons, hints = store.judgments(), store.comparisons(), store.splits()
     placement = place(comparisons, hints, config.validation, config.test, config.seed)
-    counted = tallies(votes(judgments))
+    cast, by_id = votes(judgments), {comparison.id: comparison for comparison in comparisons}
+    counted = tallies(cast)
     clean = [tally for tally in counted if tally.comparison_id not in placement.leaking]
-    decided = decide(clean, {c.id: c for c in comparisons}, config.min_votes)
+    bad = called_both_bad(judgments) if config.both_bad == "drop" else set()
+    usable = [tally for tally in clean if tally.comparison_id not in bad]
+    judged = judge(config.method, config.ties, cast, usable, by_id)
+    decided = decide(usable, judged.verdicts, by_id, config.min_votes)
     decided.dropped["leakage"] = len(counted) - len(clean)
+    if config.both_bad == "drop":
+        decided.dropped["both bad"] = len(clean) - len(usable)
     rows = {split: [p for p in decided.pairs if placement.split[p.comparison_id] == split] for split in SPLITS}
     for reason, count in sorted(decided.dropped.items()):
         run.drop(reason, count)
     _require_rows(config, rows, decided.dropped, len(comparisons), len(judgments))
-    manifest = _manifest(config, rows, decided.dropped, placement, comparisons, judgments)
+    manifest = _manifest(config, rows, decided.dropped, placement, comparisons, judgments, cast) | judged.estimated
     for split in SPLITS:
         write_jsonl(run.path / f"{split}.jsonl", [_columns(pair) for pair in rows[split]])
     write_json(run.path / "manifest.json", manifest)
@@ -106,18 +117,19 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def decide(counted: Iterable[Tally], comparisons: Mapping[str, Comparison], min_votes: int) -> Decided:
-    """Turn tallies into pairs by majority; where two tallies make the same pair, the one with more votes stays."""
+def decide(
+    counted: Iterable[Tally], verdicts: Iterable[Verdict], comparisons: Mapping[str, Comparison], min_votes: int
+) -> Decided:
+    """Turn tallies and their verdicts into pairs; where two make the same pair, the one with more votes stays."""
     dropped = Counter(dict.fromkeys(REASONS, 0))
     found: dict[tuple[str, ...], Pair] = {}
-    for tally in counted:
+    for tally, verdict in zip(counted, verdicts, strict=True):
         comparison = comparisons[tally.comparison_id]
         first, second = (comparison.responses[index].messages for index in (tally.first, tally.second))
-        winner = majority(tally.counts)
-        if reason := _unusable(tally, winner, first == second, min_votes):
+        if reason := _unusable(tally, verdict.winner, first == second, min_votes):
             dropped[reason] += 1
             continue
-        pair = _pair(comparison, tally, (first, second), winner == FIRST)
+        pair = _pair(comparison, tally, (first, second), verdict)
         key = (
             pair.prompt_id,
             *sorted((content_hash(first), content_hash(second))),
@@ -170,8 +182,18 @@ def normalised(prompt: Sequence[Message]) -> str:
 def _plain(message: Message) -> str:
     said = str(message.get("content") or "") or json.dumps(message, sort_keys=True)
     folded = unicodedata.normalize("NFKC", said).casefold()
-    words = "".join(c if unicodedata.category(c)[0] in "LNMS" else " " for c in folded).split()
-    return " ".join(words) or folded
+    return " ".join(folded.translate(_WORDS).split()) or folded
+
+
+class _Words(dict[int, str]):
+    """Characters as they stand in a normalised prompt, looked up once each: what is no part of a word is a space."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = chr(code) if unicodedata.category(chr(code))[0] in "LNMS" else " "
+        return self[code]
+
+
+_WORDS = _Words()
 
 
 def _draw(text: str, validation: float, test: float, seed: int) -> Split:
@@ -190,7 +212,8 @@ def _unusable(tally: Tally, winner: int | None, are_equal: bool, min_votes: int)
     return "tie" if winner in (None, TIE) else None
 
 
-def _pair(comparison: Comparison, tally: Tally, sides: tuple[list[Message], list[Message]], first_wins: bool) -> Pair:
+def _pair(comparison: Comparison, tally: Tally, sides: tuple[list[Message], list[Message]], verdict: Verdict) -> Pair:
+    first_wins = verdict.winner == FIRST
     chosen, rejected = sides if first_wins else sides[::-1]
     first, second, tied = tally.counts
     return Pair(
@@ -203,7 +226,7 @@ def _pair(comparison: Comparison, tally: Tally, sides: tuple[list[Message], list
         votes=[first, second, tied] if first_wins else [second, first, tied],
         comparison_id=comparison.id,
         prompt_id=comparison.prompt_id,
-        weight=1.0,
+        weight=verdict.weight,
     )
 
 
@@ -251,8 +274,8 @@ def _manifest(
     placement: Placement,
     comparisons: Sequence[Comparison],
     judgments: Sequence[Judgment],
+    cast: Sequence[Vote],
 ) -> dict[str, Any]:
-    cast = votes(judgments)
     used = {split: {pair.comparison_id for pair in rows[split]} for split in SPLITS}
     judged = {judgment.comparison_id for judgment in judgments}
     return {
@@ -268,14 +291,20 @@ def _manifest(
             **ceiling(cast, config.seed),
             **{split: ceiling([v for v in cast if v.comparison_id in used[split]], config.seed) for split in SPLITS},
         },
-        "policy": config.model_dump(mode="json", include={"method", "ties", "min_votes", "validation", "test", "seed"}),
+        "policy": _policy(config),
         "content_sha256": _content(comparisons, judgments),
     }
+
+
+def _policy(config: PairsConfig) -> dict[str, Any]:
+    """The keys that decide; one that came later stands there where it is set, so older files keep their bytes."""
+    keys = {"method", "ties", "min_votes", "validation", "test", "seed"}
+    return config.model_dump(mode="json", include=keys | ({"both_bad"} if config.both_bad != "keep" else set()))
 
 
 def _content(comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -> str:
     """Hash of what was read, the same in every store that holds the same comparisons and judgments."""
     digest = hashlib.sha256()
     for record in (*comparisons, *judgments):
-        digest.update(json.dumps(record.model_dump(), sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(record, sort_keys=True, default=vars).encode() + b"\n")
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """Judgments to votes to tallies: what people said about each two responses, counted.
 
 In: judgments (a ranking of k responses is one vote on each of its C(k, 2) pairs). Out: votes, and per pair of
-responses a tally with its majority. Pure functions. Only the plain majority stands here: it weighs everybody alike.
+responses a tally with its majority. Pure functions. Only the plain majority stands here, which weighs everybody alike;
+who is more reliable, and which response is stronger, is estimated in ``truth.py``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Vote(NamedTuple):
     strength: int | None
     left: int | None
     seconds: float | None
+    source: str = "unknown"
+    guideline: str | None = None
 
 
 class Tally(NamedTuple):
@@ -56,7 +59,16 @@ def votes(judgments: Iterable[Judgment]) -> list[Vote]:
             left = min(first, second, key=place_on_screen.__getitem__) if knows_sides else None
             found.append(
                 Vote(
-                    judgment.comparison_id, first, second, judgment.annotator, outcome, strength, left, judgment.seconds
+                    judgment.comparison_id,
+                    first,
+                    second,
+                    judgment.annotator,
+                    outcome,
+                    strength,
+                    left,
+                    judgment.seconds,
+                    judgment.source,
+                    judgment.guideline,
                 )
             )
     return found
