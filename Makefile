@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+STUDIO := .venv-label-studio
 export HF_HUB_OFFLINE := 1
 
 .PHONY: quickstart test lint evidence evidence-slice clean
@@ -26,5 +27,10 @@ evidence-slice: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt scripts/make_venv.sh
 	sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
 
+# Label Studio in an environment of its own, for the tests of the labelling bridge; without it they are skipped.
+$(STUDIO)/.done: annotation/installation.py | $(VENV)/.done
+	$(BIN)/python -c "from pathlib import Path; from annotation.installation import install; install(Path('$(STUDIO)'))" \
+	    && touch $@ || echo "Label Studio cannot be installed: tests that need it will be skipped"
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(STUDIO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from align.annotate import VERBS as BRIDGE
 from align.core.config import BadInput, override, read_yaml
 from align.verbs import STAGES
 
@@ -67,9 +68,13 @@ def _dispatch(argv: list[str]) -> int:
     assignments = _assignments(rest)
     verb = known.verb
     if verb == "annotate":
-        if not assignments or assignments[0] not in ANNOTATE:
-            raise BadInput(f"align annotate: name one of {', '.join(ANNOTATE)}")
+        if not assignments or assignments[0] not in (*ANNOTATE, *BRIDGE):
+            raise BadInput(f"align annotate: name one of {', '.join((*ANNOTATE, *BRIDGE))}")
         verb, *assignments = assignments
+        if verb in BRIDGE:
+            from align.annotate import run as annotate
+
+            return annotate(verb, known.config, assignments)
     if verb in WHOLE:
         return _whole(verb, known, assignments)
     if verb == "compare":
@@ -81,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = [f"  {name:<14}{text}" for name, text in WHOLE.items()]
     verbs += [f"  {name:<14}{verb.summary}" for name, verb in STAGES.items() if name not in ANNOTATE]
     verbs += [f"  annotate {name:<10}{STAGES[name].summary}" for name in ANNOTATE]
+    verbs += [f"  annotate {name:<10}{summary}" for name, summary in BRIDGE.items()]
     parser = argparse.ArgumentParser(
         prog="align",
         description="From people's preference judgments to an aligned policy with an audit.",

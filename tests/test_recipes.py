@@ -109,7 +109,7 @@ def test_help_is_quick_and_names_every_verb() -> None:
         (["dpo", "--pairs", "nowhere", "--policy", str(BASE), "run=RUN"], "nowhere: no such file or folder"),
         (["ls", "runs=nowhere"], "no such folder"),
         (["init", "--model", str(BASE), "--data", "nowhere"], "no such file"),
-        (["annotate", "guess"], "name one of simulate, agreement, pairs"),
+        (["annotate", "guess"], "name one of simulate, agreement, pairs, up"),
         (["compare"], "key 'arms' is missing"),
         (["quickstart", "rums=x"], "unknown setting 'rums'"),
     ],

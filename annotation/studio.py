@@ -1,0 +1,319 @@
+"""A Label Studio project as the bridge needs it: tasks that arrive exactly once, and annotations read whole.
+
+In: a server's address, a token, rows of task data that hold a ``pair_id``. Out: task ids by ``pair_id``, tasks with
+their annotations, or one line that says what is wrong. A write that got no answer is never repeated blindly: the
+server has no notion of "again", so what stands there is read back by ``pair_id`` and only what is missing is sent.
+Not here: what tasks mean (``interfaces/``), what was sent and read before (``ledger.py``), and starting a server
+(``server.py``). The only file that knows the SDK, which is imported when a client is made (1.5 s, 150 MB).
+
+Requests go through the SDK's own transport, which renews access tokens, and not through its typed methods: these
+repeat writes after lost replies, stop reading at a 404 as if it were the end, and change the type of a row with the
+annotations it has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from align.core.config import BadInput
+from annotation.calls import Answer, Calls, Exchange
+from annotation.faults import NEW_TOKEN, Missing, Unanswered, address, refusal
+from annotation.rows import (
+    KEY,
+    Annotation,
+    Imported,
+    Keyed,
+    Project,
+    StudioTask,
+    by_key,
+    condition,
+    first_ids,
+    moment,
+    parts,
+    read_annotation,
+    read_keyed,
+    read_project,
+    read_task,
+)
+
+LIST_LIMIT = 200  # keys in one filter: they travel in the address, which may not be longer
+SCAN_PAGE, READ_PAGE = 1000, 500
+TIMEOUT = 120.0
+PATIENCE = 60.0
+TOKEN = re.compile(r"[A-Za-z0-9_.=+/-]+")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Studio:
+    """A client of one server; every call returns what it promises or raises BadInput with one line."""
+
+    def __init__(self, url: str, token: str, patience: float = PATIENCE) -> None:
+        """Make a client; no project or task is asked for yet.
+
+        ``patience`` is how many seconds a silent server is waited for (at most 3 before its first answer).
+
+        Raises:
+            BadInput: no address, no token, or a token that has expired.
+        """
+        self.url = address(url)
+        key = token.strip()
+        if not TOKEN.fullmatch(key):
+            raise BadInput(f"LABEL_STUDIO_API_KEY: is empty or holds what no token holds; {NEW_TOKEN}")
+        self._calls = Calls(self.url, key, patience, lambda: connect(self.url, key))
+
+    # --- projects and people --------------------------------------------------------------------------------
+
+    def whoami(self) -> str:
+        """The address of the account that the token belongs to."""
+        return str(self._calls.read("api/current-user/whoami")["email"])
+
+    def users(self) -> dict[int, str]:
+        """Addresses of all accounts by id."""
+        return {int(user["id"]): str(user["email"]) for user in self._calls.read("api/users/")}
+
+    def project(self, project: int) -> Project:
+        """A project by id.
+
+        Raises:
+            BadInput: there is none.
+        """
+        try:
+            return read_project(self._calls.read(f"api/projects/{project}/"))
+        except Missing:
+            raise self._no_project(project) from None
+
+    def ensure_project(self, title: str, config: str, settings: Mapping[str, Any] | None = None) -> Project:
+        """The project of that title, which is made where there is none; one that is there is left as it is.
+
+        ``settings`` are the server's own names, such as ``maximum_annotations``.
+
+        Raises:
+            BadInput: several have that title, or the server does not accept the configuration.
+        """
+        if not 3 <= len(title) <= 50:
+            raise BadInput(f"'{title}': the title of a project has 3 to 50 characters")
+        found = self._titled(title)
+        if len(found) > 1:
+            raise BadInput(f"{self.url}: {len(found)} projects are called '{title}' ({found}); rename all but one")
+        if found:
+            return self.project(found[0])
+        body = {"title": title, "label_config": config, **(settings or {})}
+        self._calls.write(
+            lambda: self._calls.send("POST", "api/projects/", body=body), lambda: bool(self._titled(title))
+        )
+        first, *copies = self._titled(title)
+        for copy in copies:  # of a request that was carried out twice: made a moment ago, still empty
+            self._delete_empty(copy, title)
+        return self.project(first)._replace(created=True)
+
+    # --- tasks ----------------------------------------------------------------------------------------------
+
+    def count(self, project: int) -> int:
+        """How many tasks a project holds."""
+        return int(self._page(project, {"page_size": 1, "include": "id"})["total"])
+
+    def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
+        """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
+        return first_ids(self._rows(project, wanted))
+
+    def import_tasks(self, project: int, rows: Sequence[Mapping[str, Any]], batch: int = 1000) -> Imported:
+        """Bring rows (``{"data": {"pair_id": ...}}``) there that are not there yet, each exactly once.
+
+        Copies that a lost or repeated request left behind are removed again, unless somebody answered them.
+
+        Raises:
+            BadInput: rows without a key or with the same, no such project, or a server that stays silent; what
+                arrived stays, and the same call again sends the rest only.
+        """
+        wanted = by_key(rows)
+        before = self.count(project)
+        found = self._rows(project, wanted) if before else []
+        ids = first_ids(found)
+        missing = [key for key in wanted if key not in ids]
+        for start in range(0, len(missing), batch):
+            ids |= self._send_rows(project, {key: wanted[key] for key in missing[start : start + batch]})
+        if len(found) + len(missing) > len(ids) or self.count(project) != before + len(missing):
+            ids = self._remove_copies(project, wanted)
+        return Imported({key: ids[key] for key in wanted if key in ids}, len(missing))
+
+    def changed_tasks(self, project: int, since: datetime | None = None) -> Iterator[StudioTask]:
+        """Tasks that changed at or after a moment (all: None), with their annotations, in the order of ids.
+
+        A task counts as changed when an annotation was made, edited, skipped or deleted; a deleted task just is gone
+        (compare ``keys``). The server's clock decides: ask from some minutes before the newest change read so far.
+        """
+        changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
+        for row in self._scan(project, changed, READ_PAGE, {"fields": "all"}):
+            yield read_task(row)
+
+    def tasks(self, project: int, ids: Iterable[int]) -> Iterator[StudioTask]:
+        """Tasks by id with their annotations; those that are gone are left out."""
+        for part in parts(sorted(ids), LIST_LIMIT):
+            listed = [condition("tasks:id", "in_list", "List", part)]
+            for row in self._scan(project, listed, LIST_LIMIT, {"fields": "all"}):
+                yield read_task(row)
+
+    def annotations(self, task: int) -> list[Annotation]:
+        """Everything people answered to one task.
+
+        Raises:
+            BadInput: the task is gone.
+        """
+        try:
+            return [read_annotation(row, task) for row in self._calls.read(f"api/tasks/{task}/annotations/")]
+        except Missing:
+            raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
+
+    def reopen(self, task: int, overlap: int) -> None:
+        """Hand a task to more people, up to ``overlap`` in all; doing so twice changes nothing more.
+
+        Raises:
+            BadInput: the task is gone.
+        """
+        body = {"overlap": overlap, "is_labeled": False}  # the overlap alone does not bring it back into the queue
+        try:
+            self._calls.write(lambda: self._calls.send("PATCH", f"api/tasks/{task}/", body=body), lambda: False)
+        except Missing:
+            raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
+
+    # --- how tasks arrive once --------------------------------------------------------------------------------
+
+    def _send_rows(self, project: int, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+        """Send rows until all are there; after a request without an answer, send what is missing by then."""
+        ids: dict[str, int] = {}
+        path = f"api/projects/{project}/import"
+
+        def send() -> None:
+            pending = [key for key in rows if key not in ids]
+            reply = self._calls.send("POST", path, {"return_task_ids": "true"}, [rows[key] for key in pending])
+            numbers = reply.get("task_ids") or []
+            if len(numbers) != len(pending):
+                raise Unanswered(f"{len(pending)} tasks sent, {len(numbers)} ids came back")
+            ids.update(zip(pending, numbers, strict=True))
+
+        def are_there() -> bool:
+            ids.update(self.keys(project, rows))
+            return len(ids) == len(rows)
+
+        try:
+            self._calls.write(send, are_there)
+        except Missing:
+            raise self._no_project(project) from None
+        return ids
+
+    def _remove_copies(self, project: int, wanted: Mapping[str, Any]) -> dict[str, int]:
+        """Delete all but one task of each key (never one that was answered); returns the ids that stay."""
+        kept: dict[str, int] = {}
+
+        def extra() -> list[int]:
+            rows = self._rows(project, wanted)
+            kept.update(first_ids(rows))
+            return [row.id for row in rows if row.id != kept[row.key] and not row.n_answers]
+
+        def delete() -> None:
+            # by project, not by id alone: the server gives the ids of deleted tasks to new ones
+            chosen = {"selectedItems": {"all": False, "included": extra()}}
+            if chosen["selectedItems"]["included"]:
+                self._calls.send("POST", "api/dm/actions/", {"id": "delete_tasks", "project": project}, chosen)
+
+        self._calls.write(delete, lambda: not extra())
+        return kept
+
+    def _rows(self, project: int, wanted: Iterable[str] | None = None) -> list[Keyed]:
+        """Key, id and number of answers of tasks: by filters for some, by reading all for many."""
+        include = {"fields": "task_only", "include": "id,data,total_annotations,cancelled_annotations"}
+        chosen = None if wanted is None else list(wanted)
+        filters: list[list[dict[str, Any]]] = [[]]
+        if chosen is not None and (len(chosen) <= LIST_LIMIT or len(chosen) * 4 < self.count(project)):
+            filters = [[condition(f"tasks:data.{KEY}", "in_list", "List", part)] for part in parts(chosen, LIST_LIMIT)]
+        found = [row for one in filters for row in self._scan(project, one, SCAN_PAGE, include)]
+        rows = read_keyed(found)
+        asked = None if chosen is None else set(chosen)
+        return [row for row in rows if asked is None or row.key in asked]
+
+    def _scan(
+        self, project: int, filters: list[dict[str, Any]], page_size: int, params: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """Rows in the order of ids, page by page from the last id on: nothing is skipped when tasks come or go."""
+        last = 0
+        while True:
+            after = [condition("tasks:id", "greater", "Number", last)]
+            query = {"filters": {"conjunction": "and", "items": after + filters}, "ordering": ["tasks:id"]}
+            page = self._page(project, {**params, "page_size": page_size, "query": json.dumps(query)})
+            rows, total = page["tasks"], page["total"]
+            if (total and not rows) or (rows and rows[0]["id"] <= last):
+                raise BadInput(f"{self.url}: says {total} more tasks and lists {len(rows)}; run the same command again")
+            yield from rows
+            if len(rows) >= total:
+                return
+            last = rows[-1]["id"]
+
+    def _page(self, project: int, params: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            page = self._calls.read("api/tasks/", {"project": project, "fields": "task_only", **params})
+        except Missing:
+            raise self._no_project(project) from None
+        if not isinstance(page, dict) or not {"tasks", "total"} <= page.keys():
+            raise BadInput(f"{self.url}: lists tasks in a form that is not known; run 'doctor' to see its version")
+        return page
+
+    def _delete_empty(self, project: int, title: str) -> None:
+        if self.project(project).n_tasks == 0:
+            self._calls.write(
+                lambda: self._calls.send("DELETE", f"api/projects/{project}/"),
+                lambda: project not in self._titled(title),
+            )
+
+    def _titled(self, title: str) -> list[int]:
+        found, page, seen = [], 1, 0
+        while True:
+            reply = self._calls.read("api/projects/", {"page": page, "page_size": 100, "include": "id,title"})
+            found += [int(row["id"]) for row in reply["results"] if row["title"] == title]
+            seen += len(reply["results"])
+            if seen >= reply["count"] or not reply["results"]:
+                return sorted(found)
+            page += 1
+
+    def _no_project(self, project: int) -> BadInput:
+        return BadInput(
+            f"{self.url}: has no project {project}: it was deleted, or the address is another server's; nothing was "
+            "changed: check LABEL_STUDIO_URL, or start a new campaign"
+        )
+
+
+def connect(url: str, token: str) -> Exchange:
+    """The SDK's transport with its own repetitions off.
+
+    Raises:
+        BadInput: the token has expired.
+    """
+    import httpx
+    from label_studio_sdk import LabelStudio
+    from label_studio_sdk.core.api_error import ApiError
+
+    is_near = urlsplit(url).hostname in LOOPBACK  # no proxy leads there
+    client = httpx.Client(timeout=TIMEOUT, follow_redirects=True, trust_env=not is_near)
+    try:
+        sdk = LabelStudio(base_url=url, api_key=token, max_retries=0, timeout=TIMEOUT, httpx_client=client)
+    except ApiError as error:
+        raise BadInput(refusal(url, token, error.status_code or 401, error.body)) from None
+    transport = sdk._client_wrapper.httpx_client
+
+    def exchange(method: str, path: str, params: Mapping[str, Any] | None, content: bytes | None) -> Answer:
+        headers = {"Content-Type": "application/json"} if content else None
+        try:
+            reply = transport.request(path, method=method, params=params, content=content, headers=headers)
+        except ApiError as error:  # of renewing the access token
+            return Answer(error.status_code or 401, json.dumps(error.body).encode())
+        except httpx.RequestError as error:
+            raise Unanswered(f"{type(error).__name__}: {error}") from None
+        except ValueError:  # the SDK takes whatever answers a renewal for data
+            raise Unanswered("a page instead of data when renewing the access token") from None
+        return Answer(reply.status_code, reply.content)
+
+    return exchange

@@ -1,0 +1,237 @@
+"""Push and pull on a real Label Studio: every comparison once, every word once, sides mapped back, nothing guessed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studio import server, studio  # noqa: F401 (fixtures)
+
+from align.core.config import BadInput
+from align.core.files import write_jsonl
+from annotation.campaign import Campaign
+from annotation.interfaces.config import Interface
+from annotation.ledger import Ledger
+from annotation.pull import EDITED, pseudonym, pull
+from annotation.push import push
+from annotation.store import Store
+from annotation.studio import Studio
+
+# ruff: noqa: F811 (a fixture's name is a test's argument)
+
+GOOD, BAD = "a good answer", "a bad answer"
+
+
+def candidates(folder: Path, n: int) -> Path:
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "prompt": [{"role": "user", "content": f"question {i} of {folder.name}?"}],
+            "responses": [
+                {
+                    "messages": [{"role": "assistant", "content": f"{GOOD} {i}"}],
+                    "origin": "secret-run-a",
+                    "ended": True,
+                },
+                {"messages": [{"role": "assistant", "content": f"{BAD} {i}"}], "origin": "secret-run-b", "ended": True},
+            ],
+            "family": "help",
+            "split": "train",
+        }
+        for i in range(n)
+    ]
+    write_jsonl(folder / "candidates.jsonl", rows)
+    return folder / "candidates.jsonl"
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Campaign:
+    name = f"bridge {random.randrange(10**9)}"
+    interface = Interface(rationale=True, improve=True, ratings=("helpful",))
+    return Campaign(
+        name=name, feedback=tmp_path / "feedback.db", candidates=[candidates(tmp_path, 8)], interface=interface
+    )
+
+
+def tasks(studio: Studio, campaign: Campaign) -> dict[str, Any]:
+    """The tasks on the server by question number."""
+    with Store.open(campaign.feedback) as store:
+        state = Ledger(store, campaign.name).state()
+    assert state is not None
+    found = {}
+    for task in studio.changed_tasks(state.project):
+        number = task.data["prompt_html"].split("question ")[1].split(" ")[0]
+        found[number] = task
+    return found
+
+
+def choice(value: str) -> dict[str, Any]:
+    region = {"from_name": "verdict", "to_name": "response_a", "type": "choices", "value": {"choices": [value]}}
+    return {"id": "v", "origin": "manual", **region}
+
+
+def text(name: str, value: str) -> dict[str, Any]:
+    return {"from_name": name, "to_name": "response_a", "type": "textarea", "value": {"text": [value]}}
+
+
+def answer(studio: Studio, task: Any, result: Sequence[dict[str, Any]], **facts: Any) -> int:
+    body = {"result": list(result), **facts}
+    return int(studio._calls.send("POST", f"api/tasks/{task.id}/annotations/", body=body)["id"])
+
+
+def for_good(task: Any, strength: int = 2) -> dict[str, Any]:
+    """A verdict for the good answer, wherever it stands on screen."""
+    good_is_left = GOOD in task.data["response_a_html"]
+    return choice(str(-strength if good_is_left else strength))
+
+
+def judged(campaign: Campaign) -> dict[str, Any]:
+    """Question number to (judgment, text of the better response or None)."""
+    with Store.open(campaign.feedback) as store:
+        assert store.verify().ok
+        comparisons = {c.id: c for c in store.comparisons()}
+        found = {}
+        for judgment in store.judgments():
+            comparison = comparisons[judgment.comparison_id]
+            number = comparison.prompt[0]["content"].split(" ")[1]
+            best = judgment.ranking[0]
+            found[number] = (judgment, comparison.responses[best[0]].text if len(best) == 1 else None)
+    return found
+
+
+def test_every_comparison_is_there_once_and_blind(studio: Studio, campaign: Campaign) -> None:
+    first = push(campaign, studio)
+    assert (first.tasks, first.new) == (8, 8)
+    assert push(campaign, studio)[1:3] == (8, 0)
+    shown = tasks(studio, campaign)
+    assert len(shown) == 8
+    assert not any("secret-run" in json.dumps(task.data) for task in shown.values())
+    with Store.open(campaign.feedback) as store:
+        sides = Ledger(store, campaign.name).tasks()
+        comparisons = {c.id: c for c in store.comparisons()}
+    for task in shown.values():
+        own = sides[task.key]
+        left = comparisons[own.comparison_id].responses[own.shown[0]].text
+        assert left in task.data["response_a_html"]
+
+
+def test_what_people_said_is_mapped_back_edited_and_taken_back(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    for number in "0123":
+        answer(studio, shown[number], [for_good(shown[number]), text("rationale", "שלום <b>why</b>")])
+    tie = answer(studio, shown["4"], [choice("0")])
+    answer(studio, shown["5"], [choice("both_bad")])
+    answer(studio, shown["6"], [], was_cancelled=True)
+    improved = answer(studio, shown["7"], [for_good(shown["7"]), text("improved", "the best answer")])
+    found = pull(campaign, studio)
+    assert found.outcomes == {"judgment": 7, "skipped": 1} and found.judgments == 7
+    said = judged(campaign)
+    assert all(said[number][1] == f"{GOOD} {number}" for number in "01237")
+    assert said["0"][0].strength == 2 and said["0"][0].rationale == "שלום <b>why</b>"
+    assert said["4"][1] is None and said["5"][0].flags == ["both_bad"] and "6" not in said
+    assert said["7"][0].improved == "the best answer"
+    assert said["7"][0].ranking[0] == [said["7"][0].improved_from]
+    assert pull(campaign, studio).outcomes == {}  # the overlap is read again, and nothing is new
+
+    path = f"api/annotations/{tie}/"
+    studio._calls.send("PATCH", path, body={"result": [for_good(shown["4"], 3)]})
+    studio._calls.send("DELETE", f"api/annotations/{improved}/")
+    again = pull(campaign, studio)
+    assert (again.outcomes, again.taken_back, again.judgments) == ({"judgment": 1}, 1, 6)
+    said = judged(campaign)
+    assert said["4"][1] == f"{GOOD} 4" and said["4"][0].version == 2 and "7" not in said
+    assert EDITED not in said["4"][0].flags
+
+
+BROKEN = {
+    "0": ([{**choice("1"), "from_name": "stranger"}], "unknown control 'stranger'"),
+    "1": ([choice("banana")], "has no choice 'banana'"),
+    "2": ([], "the result is empty"),
+    "3": ([{"x": 1}], "unknown control None"),
+    "4": ([{"from_name": "comparison", "to_name": "comparison", "type": "pairwise", "value": {"selected": "left"}}],
+          "stock Pairwise"),
+}  # fmt: skip
+
+
+def test_what_cannot_be_read_is_set_aside_with_its_reason(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    ids = {number: answer(studio, shown[number], result) for number, (result, _) in BROKEN.items()}
+    closed = campaign.model_copy(update={"annotators": ["somebody@else"]})
+    answer(studio, shown["5"], [for_good(shown["5"])])
+    found = pull(closed, studio)
+    assert found.outcomes == {"quarantine": 6} and found.judgments == 0
+    with Store.open(campaign.feedback) as store:
+        reasons = {row.annotation_id: row.reason for row in Ledger(store, campaign.name).quarantined()}
+    assert all("none of the campaign's annotators" in reason for reason in reasons.values())
+
+    pulled = pull(campaign, studio, full=True)  # without the list of people, one of them can be read
+    assert (pulled.outcomes, pulled.quarantined) == ({"judgment": 1, "quarantine": len(ids)}, len(ids))
+
+
+def test_each_kind_of_broken_answer_has_its_reason(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    ids = {answer(studio, shown[number], result): number for number, (result, _) in BROKEN.items()}
+    assert pull(campaign, studio).outcomes == {"quarantine": len(BROKEN)}
+    with Store.open(campaign.feedback) as store:
+        reasons = {ids[row.annotation_id]: row.reason for row in Ledger(store, campaign.name).quarantined()}
+    for number, (_, told) in BROKEN.items():
+        assert told in reasons[number]
+    mended = next(annotation for annotation, number in ids.items() if number == "1")
+    studio._calls.send("PATCH", f"api/annotations/{mended}/", body={"result": [for_good(shown["1"])]})
+    after = pull(campaign, studio)
+    assert (after.outcomes, after.quarantined, after.judgments) == ({"judgment": 1}, len(BROKEN) - 1, 1)
+
+
+def test_a_lost_store_is_made_again_from_what_the_tasks_show(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    for number in "0123":
+        answer(studio, shown[number], [for_good(shown[number])])
+    pull(campaign, studio)
+    before = {number: best for number, (_, best) in judged(campaign).items()}
+    for file in campaign.feedback.parent.glob("feedback.db*"):
+        file.unlink()
+    again = push(campaign, studio)
+    assert (again.tasks, again.new, again.recovered, again.unknown) == (8, 0, 8, 0)
+    pull(campaign, studio, full=True)
+    assert {number: best for number, (_, best) in judged(campaign).items()} == before
+    assert len(studio.keys(again.project)) == 8
+
+
+def test_an_interface_edited_by_hand_stops_the_bridge(studio: Studio, campaign: Campaign) -> None:
+    project = push(campaign, studio).project
+    config = studio.project(project).config.replace("<Header", "<Header size='1'", 1)
+    config = config.replace('size="6"', "", 1)
+    studio._calls.send("PATCH", f"api/projects/{project}/", body={"label_config": config})
+    for act in (push, pull):
+        with pytest.raises(BadInput, match="is not the campaign's"):
+            act(campaign, studio)
+
+
+def test_a_deleted_task_takes_its_judgment_along(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    answer(studio, shown["0"], [for_good(shown["0"])])
+    assert pull(campaign, studio).judgments == 1
+    studio._calls.send("DELETE", f"api/tasks/{shown['0'].id}/")
+    assert pull(campaign, studio).judgments == 1  # it just vanished: only a full pull sees that
+    found = pull(campaign, studio, full=True)
+    assert (found.taken_back, found.judgments) == (1, 0)
+    assert push(campaign, studio).new == 1
+
+
+def test_nothing_is_pulled_before_it_was_pushed(studio: Studio, campaign: Campaign) -> None:
+    with pytest.raises(BadInput, match="was never pushed from here"):
+        pull(campaign, studio)
+
+
+def test_names_in_the_store_are_no_addresses() -> None:
+    assert pseudonym("http://a/", 1) != pseudonym("http://b/", 1) != pseudonym("http://b/", 2)
+    assert "@" not in pseudonym("http://a/", 1)
