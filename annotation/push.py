@@ -49,7 +49,8 @@ def push(campaign: Campaign, studio: Studio) -> Pushed:
         store.add_comparisons(work.comparisons, work.splits)
         wanted = {task.key: task for task in tasks_of(campaign, work, guideline)}
         there = studio.keys(project.id, wanted) if project.n_tasks else {}
-        lost = {key: there[key] for key in there if key not in ledger.tasks()}
+        before = ledger.tasks()
+        lost = {key: number for key, number in there.items() if key not in before}
         recovered = _recover(campaign, ledger, studio, project, work, wanted, lost)
         ledger.add_tasks(task for key, task in wanted.items() if key not in there)
         known, comparisons = ledger.tasks(), {comparison.id: comparison for comparison in work.comparisons}
