@@ -28,8 +28,8 @@ $(VENV)/.done: pyproject.toml constraints.txt scripts/make_venv.sh
 	sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
 
 # Label Studio in an environment of its own, for the tests of the labelling bridge; without it they are skipped.
-$(STUDIO)/.done: annotation/installation.py | $(VENV)/.done
-	$(BIN)/python -c "from pathlib import Path; from annotation.installation import install; install(Path('$(STUDIO)'))" \
+$(STUDIO)/.done: annotation/label_studio/installation.py | $(VENV)/.done
+	$(BIN)/python -c "from pathlib import Path; from annotation.label_studio.installation import install; install(Path('$(STUDIO)'))" \
 	    && touch $@ || echo "Label Studio cannot be installed: tests that need it will be skipped"
 
 clean:

@@ -1,84 +1,151 @@
-"""`align annotate up | down | doctor | push | pull`: a campaign's labelling server, and the way there and back.
+"""`align annotate VERB`: a labelling campaign from its server to its judgments, one line a verb.
 
 The server is the one that LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name, else the embedded one of ``server=DIR``.
-Unlike stages these verbs are repeated at will; what they did stands in the feedback store and on the server.
+Unlike stages these verbs are repeated at will; what they did stands in the feedback store and on the server. Each is
+one function that a notebook can call too; its keyword-only arguments are the verb's settings, the rest of a line
+overrides the campaign's YAML.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from align.core.config import BadInput
+from align.core.config import BadInput, override
 
 FOLDER = "runs/label-studio"
-VERBS = {
-    "up": "start an embedded Label Studio, installed apart: [server=DIR]",
-    "down": "stop it: [server=DIR]",
-    "doctor": "say what is wrong between here and the labelling server",
-    "push": "comparisons to tasks, each exactly once: --config campaign.yaml",
-    "pull": "what people said to judgments: --config campaign.yaml [full=true]",
+FLAGS = ("full", "watch", "card", "curve", "label_studio", "names")  # settings that are true by being named
+
+
+class Verb(NamedTuple):
+    """A verb: what its function is given, where the function stands, and what it is good for.
+
+    Given are the folder of an embedded server, a server's address and token, a campaign with a client of its server,
+    a campaign alone, or nothing but settings.
+    """
+
+    given: Literal["folder", "address", "studio", "campaign", "settings"]
+    module: str
+    function: str
+    summary: str
+
+
+VERBS: Mapping[str, Verb] = {
+    "up": Verb("folder", "align.annotate", "up", "start an embedded Label Studio, installed apart: [server=DIR]"),
+    "down": Verb("folder", "align.annotate", "down", "stop it: [server=DIR]"),
+    "doctor": Verb("address", "annotation.label_studio.doctor", "doctor", "what is wrong on the way to the server"),
+    "push": Verb(
+        "studio", "annotation.push", "push", "comparisons to tasks, each exactly once: --config campaign.yaml"
+    ),
+    "pull": Verb("studio", "annotation.pull", "pull", "what people said to judgments: --config F [--full]"),
 }
 
 
 def run(verb: str, config: Path | None, assignments: Sequence[str]) -> int:
     """Run one of ``VERBS``; returns the exit code."""
-    own = {key: value for key, _, value in (word.partition("=") for word in assignments) if key in ("server", "full")}
-    rest = [word for word in assignments if word.partition("=")[0] not in own]
-    folder = Path(own.get("server", FOLDER))
-    if verb in ("up", "down", "doctor") and rest:
-        raise BadInput(f"align annotate {verb}: unknown setting '{rest[0]}'; it takes server")
-    if verb == "up":
-        return _up(folder)
-    if verb == "down":
-        from annotation.server import stop
-
-        print("stopped" if stop(folder) else f"{folder}: no server runs there")
-        return 0
-    if verb == "doctor":
-        from annotation.doctor import doctor
-
-        for line in doctor(*_server(folder)):
-            print(line)
-        return 0
-    if config is None:
-        raise BadInput(f"align annotate {verb}: name a campaign with --config F")
-    return _sync(verb, config, rest, folder, own.get("full", "false").lower() == "true")
+    given, module, name, _ = VERBS[verb]
+    function = getattr(importlib.import_module(module), name)
+    folder, rest = FOLDER, []
+    for word in assignments:
+        key, _, value = word.partition("=")
+        if key == "server" and given in ("folder", "address", "studio"):
+            folder = value
+        else:
+            rest.append(word)
+    settings, rest = _settings(function, rest)
+    if rest and given not in ("studio", "campaign"):
+        known = ", ".join(_keywords(function)) or "server"
+        raise BadInput(f"align annotate {verb}: unknown setting '{rest[0].partition('=')[0]}'; it takes {known}")
+    _print(_call(verb, function, _given(verb, config, rest, Path(folder)), settings))
+    return 0
 
 
-def _up(folder: Path) -> int:
-    from annotation.server import start
+def up(folder: Path) -> str:
+    """Start the embedded server of a folder (or find it running) and say how to use it."""
+    from annotation.label_studio.server import start
 
     server = start(folder)
-    print(f"Label Studio answers at {server.url}; stop it with: align annotate down server={folder}")
+    lines = [f"Label Studio answers at {server.url}; stop it with: align annotate down server={folder}"]
     if server.password:
-        print(f"administrator {server.email}, password {server.password} (shown this once)")
-    print(f"the bridge's token stands in {folder / 'token'}, readable by you alone")
-    return 0
+        lines.append(f"administrator {server.email}, password {server.password} (shown this once)")
+    return "\n".join([*lines, f"the bridge's token stands in {folder / 'token'}, readable by you alone"])
 
 
-def _sync(verb: str, config: Path, assignments: Sequence[str], folder: Path, full: bool) -> int:
+def down(folder: Path) -> str:
+    """Stop the embedded server of a folder."""
+    from annotation.label_studio.server import stop
+
+    return "stopped" if stop(folder) else f"{folder}: no server runs there"
+
+
+def _given(verb: str, config: Path | None, assignments: Sequence[str], folder: Path) -> tuple[Any, ...]:
+    """What a verb's function takes before its settings."""
+    given = VERBS[verb].given
+    if given == "settings":
+        return ()
+    if given == "folder":
+        return (folder,)
+    if given == "address":
+        return _server(folder)
+    if config is None:
+        raise BadInput(f"align annotate {verb}: name a campaign with --config F")
     from annotation.campaign import load_campaign
-    from annotation.pull import pull
-    from annotation.push import push
-    from annotation.studio import Studio
 
     campaign = load_campaign(config, assignments)
-    studio = Studio(*_server(folder))
-    found: Any = push(campaign, studio) if verb == "push" else pull(campaign, studio, full=full)
-    for name, value in found._asdict().items():
-        print(f"{name.replace('_', ' ')}: {value}")
-    return 0
+    if given == "campaign":
+        return (campaign,)
+    from annotation.label_studio.studio import Studio
+
+    return campaign, Studio(*_server(folder))
 
 
 def _server(folder: Path) -> tuple[str, str]:
     """Address and token: the environment's, else the embedded server's."""
-    from annotation.doctor import settings
-    from annotation.server import start, status
+    from annotation.label_studio.doctor import settings
+    from annotation.label_studio.server import start, status
 
     if os.environ.get("LABEL_STUDIO_URL") or status(folder).state == "stopped":
         return settings()
     server = start(folder)  # it runs: this finds it
     return server.url, server.token
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _settings(function: Callable[..., Any], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The words that are a function's own settings, read as YAML, and the others."""
+    known = _keywords(function)
+    own = [word for word in words if word.partition("=")[0] in known]
+    return override({}, own), [word for word in words if word not in own]
+
+
+def _call(verb: str, function: Callable[..., Any], given: Sequence[Any], settings: Mapping[str, Any]) -> Any:
+    """Call with settings checked by the function's annotations."""
+    from pydantic import ConfigDict, ValidationError, validate_call
+
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    try:
+        return checked(*given, **settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = f"align annotate {verb}: {problem['loc'][0] if problem['loc'] else 'settings'}"
+        raise BadInput(f"{where}: {problem['msg']} (given: {problem.get('input')!r})") from None
+
+
+def _print(found: Any) -> None:
+    """Lines as they come; a record by its fields, unless it says itself how it reads."""
+    if isinstance(found, Iterator):
+        for line in found:
+            print(line, flush=True)
+    elif hasattr(found, "_asdict") and type(found).__str__ is object.__str__:
+        for name, value in found._asdict().items():
+            print(f"{name.replace('_', ' ')}: {value}")
+    else:
+        print(found)

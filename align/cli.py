@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from align.annotate import FLAGS
 from align.annotate import VERBS as BRIDGE
 from align.core.config import BadInput, override, read_yaml
 from align.verbs import STAGES
@@ -68,6 +69,8 @@ def _dispatch(argv: list[str]) -> int:
     assignments = _assignments(rest)
     verb = known.verb
     if verb == "annotate":
+        if " ".join(assignments[:2]) in BRIDGE:
+            assignments[:2] = [" ".join(assignments[:2])]
         if not assignments or assignments[0] not in (*ANNOTATE, *BRIDGE):
             raise BadInput(f"align annotate: name one of {', '.join((*ANNOTATE, *BRIDGE))}")
         verb, *assignments = assignments
@@ -83,10 +86,10 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    verbs = [f"  {name:<14}{text}" for name, text in WHOLE.items()]
-    verbs += [f"  {name:<14}{verb.summary}" for name, verb in STAGES.items() if name not in ANNOTATE]
-    verbs += [f"  annotate {name:<10}{STAGES[name].summary}" for name in ANNOTATE]
-    verbs += [f"  annotate {name:<10}{summary}" for name, summary in BRIDGE.items()]
+    verbs = [f"  {name:<24}{text}" for name, text in WHOLE.items()]
+    verbs += [f"  {name:<24}{verb.summary}" for name, verb in STAGES.items() if name not in ANNOTATE]
+    verbs += [f"  annotate {name:<15}{STAGES[name].summary}" for name in ANNOTATE]
+    verbs += [f"  annotate {name:<15}{verb.summary}" for name, verb in BRIDGE.items()]
     parser = argparse.ArgumentParser(
         prog="align",
         description="From people's preference judgments to an aligned policy with an audit.",
@@ -100,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _assignments(rest: Sequence[str]) -> list[str]:
-    """``--key value`` and ``--key=value`` become ``key=value``; the rest is taken as it is."""
+    """``--key value`` and ``--key=value`` become ``key=value``, a flag alone ``flag=true``; the rest stays."""
     found: list[str] = []
     words = list(rest)
     while words:
@@ -109,7 +112,9 @@ def _assignments(rest: Sequence[str]) -> list[str]:
             found.append(word)
             continue
         key, equals, value = word[2:].partition("=")
-        if not equals:
+        if not equals and key in FLAGS:
+            value = words.pop(0) if words and words[0] in ("true", "false") else "true"
+        elif not equals:
             if not words:
                 raise BadInput(f"{word}: a value is missing")
             value = words.pop(0)

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
 from align.core.runs import Run, stage
-from annotation.agreement_page import page
-from annotation.ballots import LEVELS, Ballots, Ranking, ballots, canonical, one_hot
-from annotation.coefficients import (
+from annotation.measures.ballots import LEVELS, Ballots, Ranking, ballots, canonical, one_hot
+from annotation.measures.coefficients import (
     RESAMPLES,
     Array,
     Numbers,
@@ -35,7 +34,8 @@ from annotation.coefficients import (
     share,
     weighted_kappa,
 )
-from annotation.published import PUBLISHED
+from annotation.measures.page import page
+from annotation.measures.published import PUBLISHED
 from annotation.store import Store, store_head
 from annotation.truth import dawid_skene
 from annotation.types import Comparison

@@ -20,11 +20,11 @@ from typing import NamedTuple
 from align.core.config import BadInput
 from annotation.campaign import Campaign
 from annotation.interfaces.decode import Undecodable, Verdict, decode
+from annotation.label_studio.rows import Annotation, StudioTask
+from annotation.label_studio.studio import Studio
 from annotation.ledger import Ledger, Pulled, Quarantined, Task
 from annotation.push import open_project
-from annotation.rows import Annotation, StudioTask
 from annotation.store import Store
-from annotation.studio import Studio
 from annotation.types import Comparison, Judgment
 
 OVERLAP = timedelta(minutes=5)

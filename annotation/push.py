@@ -15,10 +15,10 @@ from typing import NamedTuple
 from align.core.config import BadInput
 from annotation.campaign import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
 from annotation.interfaces.config import config_hash
+from annotation.label_studio.rows import Project
+from annotation.label_studio.studio import Studio
 from annotation.ledger import Ledger, Quarantined, Task
-from annotation.rows import Project
 from annotation.store import Store
-from annotation.studio import Studio
 
 
 class Pushed(NamedTuple):

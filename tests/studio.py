@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from annotation.installation import is_installed
-from annotation.rows import KEY, Project
-from annotation.server import Server, start, stop
-from annotation.studio import Studio
+from annotation.label_studio.installation import is_installed
+from annotation.label_studio.rows import KEY, Project
+from annotation.label_studio.server import Server, start, stop
+from annotation.label_studio.studio import Studio
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv-label-studio"

@@ -15,11 +15,11 @@ from align.core.config import BadInput
 from align.core.files import write_jsonl
 from annotation.campaign import Campaign
 from annotation.interfaces.config import Interface
+from annotation.label_studio.studio import Studio
 from annotation.ledger import Ledger
 from annotation.pull import EDITED, pseudonym, pull
 from annotation.push import push
 from annotation.store import Store
-from annotation.studio import Studio
 
 # ruff: noqa: F811 (a fixture's name is a test's argument)
 

@@ -14,10 +14,10 @@ import pytest
 from studio import VENV, server, studio  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
-from annotation import accounts
-from annotation.installation import install
-from annotation.server import Server, start, status, stop
-from annotation.studio import Studio
+from annotation.label_studio import accounts
+from annotation.label_studio.installation import install
+from annotation.label_studio.server import Server, start, status, stop
+from annotation.label_studio.studio import Studio
 
 # ruff: noqa: F811 (a fixture's name is a test's argument)
 
@@ -108,7 +108,7 @@ def test_a_start_that_was_killed_begins_anew(server: Server, tmp_path: Path) -> 
 
 
 def test_an_environment_of_another_kind_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("annotation.installation._run", lambda command, fault: pytest.fail(fault))
+    monkeypatch.setattr("annotation.label_studio.installation._run", lambda command, fault: pytest.fail(fault))
     (tmp_path / "thesis.txt").write_text("mine")
     for folder, word in ((tmp_path, "something else than Label Studio"), (Path(sys.prefix), "project's own")):
         with pytest.raises(BadInput, match=word):

@@ -17,11 +17,11 @@ from flaky_proxy import FlakyProxy
 from studio import CONFIG, VENV, new_project, project, rows, server, studio, vote  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
-from annotation.doctor import doctor, settings
-from annotation.faults import address, redact
-from annotation.rows import KEY, Keyed, Project, first_ids
-from annotation.server import Server, start, status, stop
-from annotation.studio import Studio
+from annotation.label_studio.doctor import doctor, settings
+from annotation.label_studio.faults import address, redact
+from annotation.label_studio.rows import KEY, Keyed, Project, first_ids
+from annotation.label_studio.server import Server, start, status, stop
+from annotation.label_studio.studio import Studio
 
 # ruff: noqa: F811 (a fixture's name is a test's argument)
 
@@ -141,7 +141,7 @@ def test_of_copies_the_answered_one_counts() -> None:
 
 
 def test_changes_are_read_whole_and_in_order(monkeypatch: pytest.MonkeyPatch, studio: Studio, project: Project) -> None:
-    monkeypatch.setattr("annotation.studio.READ_PAGE", 4)
+    monkeypatch.setattr("annotation.label_studio.studio.READ_PAGE", 4)
     studio.import_tasks(project.id, rows(10))
     before = datetime.now(UTC)
     studio.import_tasks(project.id, rows(5, first=10, annotations=[vote("right")]))

@@ -21,9 +21,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from align.core.config import BadInput
-from annotation.calls import Answer, Calls, Exchange
-from annotation.faults import NEW_TOKEN, Missing, Unanswered, address, refusal
-from annotation.rows import (
+from annotation.label_studio.calls import Answer, Calls, Exchange
+from annotation.label_studio.faults import NEW_TOKEN, Missing, Unanswered, address, refusal
+from annotation.label_studio.rows import (
     KEY,
     Annotation,
     Imported,

@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from align.core.config import BadInput
-from annotation.faults import NEW_TOKEN, address, redact
-from annotation.installation import VERSION
-from annotation.studio import LOOPBACK, Studio
+from annotation.label_studio.faults import NEW_TOKEN, address, redact
+from annotation.label_studio.installation import VERSION
+from annotation.label_studio.studio import LOOPBACK, Studio
 
 TIMEOUT = 10.0
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from align.core.config import BadInput
-from annotation.faults import Missing, Unanswered, no_data, redact, refusal, said, silence
+from annotation.label_studio.faults import Missing, Unanswered, no_data, redact, refusal, said, silence
 
 FIRST_PATIENCE = 3.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 5.0

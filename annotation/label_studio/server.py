@@ -30,8 +30,8 @@ from typing import IO, Any, Literal, NamedTuple
 
 from align.core.config import BadInput
 from align.core.files import write_json
-from annotation.accounts import ADMIN, create_token, is_healthy
-from annotation.installation import VENV, VERSION, Say, environment, install, last_line, template
+from annotation.label_studio.accounts import ADMIN, create_token, is_healthy
+from annotation.label_studio.installation import VENV, VERSION, Say, environment, install, last_line, template
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
