@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 quickstart: $(VENV)/.done
 	$(BIN)/align quickstart
 
-test: $(VENV)/.done lint
+test: $(VENV)/.done $(STUDIO)/.done lint
 	$(BIN)/pytest
 
 lint: $(VENV)/.done
@@ -18,8 +18,9 @@ lint: $(VENV)/.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-evidence: $(VENV)/.done
+evidence: $(VENV)/.done $(STUDIO)/.done
 	$(BIN)/python benchmarks/evidence.py --all
+	$(BIN)/python benchmarks/bridge.py
 
 evidence-slice: $(VENV)/.done
 	$(BIN)/python benchmarks/evidence.py --slice

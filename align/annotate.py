@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from align.core.config import BadInput, override
 
 FOLDER = "runs/label-studio"
-FLAGS = ("full", "watch", "card", "curve", "label_studio", "names")  # settings that are true by being named
+FLAGS = ("full", "refresh", "watch", "card", "curve", "label_studio", "names")  # settings that are true by being named
 
 
 class Verb(NamedTuple):
@@ -38,10 +38,55 @@ VERBS: Mapping[str, Verb] = {
     "up": Verb("folder", "align.annotate", "up", "start an embedded Label Studio, installed apart: [server=DIR]"),
     "down": Verb("folder", "align.annotate", "down", "stop it: [server=DIR]"),
     "doctor": Verb("address", "annotation.label_studio.doctor", "doctor", "what is wrong on the way to the server"),
-    "push": Verb(
-        "studio", "annotation.push", "push", "comparisons to tasks, each exactly once: --config campaign.yaml"
+    "annotators": Verb(
+        "folder", "annotation.label_studio.annotators", "annotators", "accounts under aliases: names=[a-1,a-2]"
     ),
-    "pull": Verb("studio", "annotation.pull", "pull", "what people said to judgments: --config F [--full]"),
+    "push": Verb(
+        "studio", "annotation.campaign.push", "push", "comparisons to tasks, each exactly once: --config campaign.yaml"
+    ),
+    "gold add": Verb(
+        "campaign", "annotation.campaign.gold", "add", "known answers to mix in blind: --config F file=gold.jsonl"
+    ),
+    "gold report": Verb(
+        "campaign", "annotation.campaign.gold", "report", "who misses too many known answers: --config F"
+    ),
+    "calibration": Verb(
+        "studio", "annotation.campaign.calibration", "calibration", "who has passed the round before the work"
+    ),
+    "pull": Verb(
+        "studio",
+        "annotation.campaign.following",
+        "pull",
+        "what people said to judgments: --config F [--full] [--watch]",
+    ),
+    "status": Verb(
+        "campaign",
+        "annotation.campaign.status",
+        "status",
+        "how far it is, at which cost: --config F [hours=FILE] [price=RATE]",
+    ),
+    "open-contested": Verb(
+        "studio",
+        "annotation.campaign.contested",
+        "open_contested",
+        "disputed tasks to one more person: --config F [limit=N]",
+    ),
+    "exclude": Verb(
+        "settings", "annotation.exclusion", "exclude", "leave a person's judgments out: annotator=A reason=TEXT"
+    ),
+    "include": Verb("settings", "annotation.exclusion", "include", "take that back: annotator=A"),
+    "erase": Verb(
+        "settings", "annotation.feedback.erasure", "erase", "a person or a text for good: annotator=A | comparison=C"
+    ),
+    "verify": Verb(
+        "settings", "annotation.feedback.lineage", "verify", "was the store tampered with: [feedback=F] [runs=DIR]"
+    ),
+    "export": Verb(
+        "settings", "annotation.feedback.exports", "export", "all of the store: out=DIR [format=parquet] [--names]"
+    ),
+    "plan": Verb(
+        "settings", "annotation.campaign.plan", "plan", "labels to make: width=0.1, or accuracy=0.75 curve=RUN"
+    ),
 }
 
 
@@ -93,7 +138,7 @@ def _given(verb: str, config: Path | None, assignments: Sequence[str], folder: P
         return _server(folder)
     if config is None:
         raise BadInput(f"align annotate {verb}: name a campaign with --config F")
-    from annotation.campaign import load_campaign
+    from annotation.campaign.settings import load_campaign
 
     campaign = load_campaign(config, assignments)
     if given == "campaign":

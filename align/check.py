@@ -6,6 +6,7 @@ with and the layout its architecture earns (measured on a two-layer random copy)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def check(config: Path, assignments: Sequence[str]) -> int:
         if recipe.model is not None:
             _describe_model(recipe.model, _template(recipe, stages))
         return 0
+    if data.get("stage") == "campaign":
+        return _check_campaign(config, assignments)
     settings = override(data, assignments)
     if "stage" not in settings:
         raise BadInput(f"{config}: key 'stage' is missing; say which stage this configures")
@@ -40,6 +43,22 @@ def check(config: Path, assignments: Sequence[str]) -> int:
         from align.core.load import find_source, template_of
 
         _describe_model(find_source(model).base, template_of(model, getattr(stage, "chat_template", None)))
+    return 0
+
+
+def _check_campaign(config: Path, assignments: Sequence[str]) -> int:
+    """A labelling campaign: its keys, its files, and how many comparisons there are to judge."""
+    from annotation.campaign.settings import load_campaign, work_of
+
+    campaign = load_campaign(config, assignments)
+    if not campaign.candidates:
+        print(f"{config}: campaign '{campaign.name}' asks about what {campaign.feedback} holds")
+        return 0
+    left_out: Counter[str] = Counter()
+    work = work_of(campaign, [], lambda reason, count: left_out.update({reason: count}), {})
+    print(f"{config}: campaign '{campaign.name}', {len(work.comparisons)} comparisons, {campaign.votes} votes each")
+    for reason, count in sorted((+left_out).items()):
+        print(f"left out: {count} {reason}")
     return 0
 
 

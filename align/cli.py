@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import sys
 import traceback
@@ -22,7 +23,7 @@ from align.verbs import STAGES
 
 WHOLE = {
     "run": "run a recipe: --config recipe.yaml [step.key=value ...]",
-    "quickstart": "the whole main job on the embedded world, offline, on CPU",
+    "quickstart": "the whole main job on the embedded world, offline, on CPU [--label-studio: with a real server]",
     "init": "write a recipe for your model and pairs: --model DIR --data FILE [--vram 24]",
     "check": "validate a YAML without a GPU or the network: --config F",
     "ls": "list the runs of a folder: [runs=DIR]",
@@ -41,8 +42,8 @@ def run(argv: list[str]) -> int:
         return _dispatch(argv)
     except BadInput as error:
         return _say(str(error), 2)
-    except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last checkpoint", 130)
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "interrupted; the same command goes on from the last checkpoint", 130)
     except MemoryError:
         return _say("out of memory; lower compute.max_tokens or batch, and run the same command again", 2)
     except OSError as error:
@@ -82,6 +83,8 @@ def _dispatch(argv: list[str]) -> int:
         return _whole(verb, known, assignments)
     if verb == "compare":
         assignments = _arms(assignments)
+    if verb == "import":
+        assignments = _file(assignments)
     return _stage(verb, known.config, assignments)
 
 
@@ -112,8 +115,9 @@ def _assignments(rest: Sequence[str]) -> list[str]:
             found.append(word)
             continue
         key, equals, value = word[2:].partition("=")
-        if not equals and key in FLAGS:
-            value = words.pop(0) if words and words[0] in ("true", "false") else "true"
+        if not equals and key.replace("-", "_") in FLAGS:
+            is_alone = not words or words[0].startswith("--") or "=" in words[0]
+            value = "true" if is_alone else words.pop(0)
         elif not equals:
             if not words:
                 raise BadInput(f"{word}: a value is missing")
@@ -126,6 +130,15 @@ def _arms(words: Sequence[str]) -> list[str]:
     """``align compare RUN RUN key=value``: words without '=' are the arms."""
     runs = [word for word in words if "=" not in word]
     return [*(word for word in words if "=" in word), *([f"arms=[{', '.join(runs)}]"] if runs else [])]
+
+
+def _file(words: Sequence[str]) -> list[str]:
+    """``align import FILE key=value``: the word without '=' is the file."""
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise BadInput(f"align import: reads one file at a time, got {' and '.join(files)}")
+    named = [f"data={json.dumps(file, ensure_ascii=False)}" for file in files]  # quoted: settings are read as YAML
+    return [*named, *(word for word in words if "=" in word)]
 
 
 def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
@@ -142,7 +155,7 @@ def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
     if verb == "quickstart":
         from align.quickstart import quickstart
 
-        return quickstart(**_checked(values, {"runs"}, verb))
+        return quickstart(**_checked(values, {"runs", "label_studio"}, verb))
     if verb == "init":
         from align.init import init
 

@@ -1,4 +1,8 @@
-"""`align quickstart`: the whole main job on the embedded world, offline, on CPU, in about four minutes."""
+"""`align quickstart`: the whole main job on the embedded world, offline, on CPU, in about four minutes.
+
+With ``--label-studio`` the same recipe, smaller, with the simulated people at a real server on this machine; some
+tasks are left open there for whoever sits at the keyboard.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,20 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from align.core.config import BadInput, read_yaml
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "pocket" / "recipe.yaml"
+AT_SERVER = (  # a server takes some ten votes a second, and the recipe's own campaign has 25,000
+    "world.prompts=900",
+    "world.held_out_prompts=150",
+    "votes.pairs_per_prompt=1",
+    "votes.votes_per_comparison=2",
+    "votes.server.open_tasks=10",
+)
 ARMS = ("eval-base", "eval-sft", "eval-prompt-only", "eval-best-of-n", "eval-dpo", "eval-ppo")
 COLUMNS = {
     "gold_utility": "gold utility",
@@ -23,7 +35,7 @@ COLUMNS = {
 }
 
 
-def quickstart(runs: str = "runs/quickstart") -> int:
+def quickstart(runs: str | None = None, label_studio: bool = False) -> int:
     """Run the pocket recipe into ``runs`` and print the table, the verdict and where the report lies.
 
     Returns 0 when the job was done, whatever the verdict.
@@ -32,17 +44,48 @@ def quickstart(runs: str = "runs/quickstart") -> int:
 
     if not RECIPE.is_file():
         raise BadInput(f"{RECIPE}: missing; quickstart runs from a clone of the repository (make quickstart)")
-    _limit_threads()
+    _limit_threads("no network but a server on this machine" if label_studio else "no network")
     started = time.monotonic()
-    recipe = load_recipe(read_yaml(RECIPE), [f"runs={runs}"], str(RECIPE))
+    folder = Path(runs or ("runs/quickstart-label-studio" if label_studio else "runs/quickstart"))
+    settings = [f"runs={folder}", *(at_server(folder) if label_studio else ())]
+    recipe = load_recipe(read_yaml(RECIPE), settings, str(RECIPE))
     records = {record.path: record for record in run_recipe(recipe, str(RECIPE))}
-    folder = Path(runs)
     print()
     print_table(folder)
     for name in ("audit-dpo", "audit-ppo"):
         print(f"{name}: {records[str(folder / name)].headline['sentence']}")
     print(f"{time.monotonic() - started:.0f} s of work. Report: {(folder / 'report' / 'report.html').resolve()}")
+    if label_studio:
+        print("\n".join(("", *left_open(folder))))
     return 0
+
+
+def at_server(folder: Path) -> list[str]:
+    """What the recipe is told so that its people judge at a server of ``folder``."""
+    paths = {"folder": folder / "label-studio", "guidelines": RECIPE.with_name("guidelines.md")}
+    return [*AT_SERVER, *(f"votes.server.{name}={json.dumps(str(path))}" for name, path in paths.items())]
+
+
+def left_open(folder: Path) -> Iterator[str]:
+    """How the person at the keyboard judges what was left open, and what becomes of it."""
+    from annotation.campaign.posting import invite
+    from annotation.campaign.settings import load_campaign
+    from annotation.feedback.ledger import Ledger
+    from annotation.feedback.store import Store
+    from annotation.label_studio.server import start
+    from annotation.label_studio.studio import Studio
+
+    config, home = folder / "votes" / "campaign.yaml", folder / "label-studio"
+    campaign, server = load_campaign(config), start(home)
+    with Store.open(campaign.feedback) as store:
+        state = Ledger(store, campaign.name).state()
+    project = state.project if state else 0
+    you = invite(server, "you")
+    n_open = len(Studio(server.url, server.token).unanswered(project))
+    yield f"{n_open} tasks wait for you: {server.url}projects/{project}/"
+    yield f"log in as {you.email}, password {you.password}; Label All Tasks, keys 1 to 8, Ctrl+Enter"
+    yield f"your judgments to the store:  align annotate pull --config {config} server={home}"
+    yield f"stop the server:              align annotate down server={home}"
 
 
 def print_table(folder: Path) -> None:
@@ -61,10 +104,10 @@ def _cell(estimate: dict[str, Any] | None) -> str:
     return f"{estimate['mean']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
-def _limit_threads() -> None:
+def _limit_threads(said: str) -> None:
     """Small matrices gain nothing from many threads; two are what the README's figures were made with."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(min(2, cores))
-    print(f"quickstart: {torch.get_num_threads()} threads, no network", file=sys.stderr)
+    print(f"quickstart: {torch.get_num_threads()} threads, {said}", file=sys.stderr)

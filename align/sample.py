@@ -1,8 +1,10 @@
-"""Stage `sample`: k responses a prompt from a policy, for people (or a reward model) to compare.
+"""Stage `sample`: k responses a prompt from a policy or an endpoint, for people (or a reward model) to compare.
 
-In: a policy (run or model folder) and prompts (JSON lines, or a run that left ``prompts.jsonl``). Out:
-``candidates.jsonl``, one prompt a line with its responses and where they came from. A response depends on the
-seed and its prompt alone, never on its batch. Not here: choosing which responses are worth a person's time.
+In: a policy (run or model folder), or a model's name at an OpenAI-compatible endpoint; and prompts (JSON lines, or a
+run that left ``prompts.jsonl``). Out: ``candidates.jsonl``, one prompt a line with its responses and where they came
+from. A policy's response depends on the seed and its prompt alone, never on its batch; an endpoint is given a seed for
+each and may not heed it. What an endpoint answered is kept as it comes: a run that was killed goes on. Not here:
+choosing which responses are worth a person's time, and talking to endpoints (``endpoint.py``).
 """
 
 from __future__ import annotations
@@ -11,31 +13,37 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
+from align.completions import Asked, Manner
 from align.core.config import BadInput, Compute, StageConfig
-from align.core.files import artefact_hash, read_jsonl, write_jsonl
+from align.core.files import artefact_hash, cut_jsonl, read_jsonl, write_jsonl
 from align.core.load import context_length, find_source, template_of
 from align.core.models import Stack
 from align.core.runs import Run, read_run, stage
 from align.core.text import Unusable
-from align.rollout import Sample, respond
+from align.endpoint import Answered, Endpoint, address
+from align.rollout import Sample, respond, sequence_seed
 from annotation.types import Message, check_messages, prompt_id
 from rewards.metrics import clustered_accuracy
 
 PIECE = 768  # responses between two moves of the progress bar
+PART = "checkpoints/answers.jsonl"  # what an endpoint answered so far
+Responses = list[dict[str, Any]]  # as candidates hold them: messages, origin, ended
 
 
 class SampleConfig(StageConfig):
-    """What is sampled; ``temperature: 0`` is greedy and has one response a prompt."""
+    """What is sampled, from a policy or an endpoint; ``temperature: 0`` is greedy and has one response a prompt."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("policy", "prompts")
 
     stage: Literal["sample"] = "sample"
-    policy: Path
+    policy: Path | None = None
+    endpoint: str | None = Field(default=None, description="address of an API, such as http://127.0.0.1:8000/v1")
+    model: str | None = Field(default=None, description="the model's name at the endpoint")
     prompts: Path
     k: int = Field(default=4, ge=1)
     temperature: float = Field(default=1.0, ge=0)
@@ -44,6 +52,21 @@ class SampleConfig(StageConfig):
     split: str | None = Field(default=None, description="only prompts of this split")
     chat_template: str | None = None
     compute: Compute = Compute()
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        return None if url is None else address(url)
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.policy is None) == (self.endpoint is None):
+            raise ValueError("set policy (a run or model folder) or endpoint (an address), one of the two")
+        if (self.model is None) != (self.endpoint is None):
+            raise ValueError("endpoint and model (its name there) go together")
+        if self.endpoint and self.chat_template:
+            raise ValueError("chat_template: an endpoint has its own; leave it out")
+        return self
 
 
 class Prompt(NamedTuple):
@@ -55,40 +78,36 @@ class Prompt(NamedTuple):
     arguments: dict[str, Any]
     family: str
     split: str
+    language: str = ""
+
+
+class Sampled(NamedTuple):
+    """Responses by prompt, in the order of the file, and figures of how they came about."""
+
+    rows: list[tuple[Prompt, Responses]]
+    figures: dict[str, Any]
 
 
 @stage
 def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
-    """Write ``candidates.jsonl``: k sampled responses for every prompt that fits the model's context."""
+    """Write ``candidates.jsonl``: k sampled responses for every prompt that can be asked."""
     if config.temperature == 0 and config.k > 1:
         raise BadInput(f"temperature: 0 gives the same response {config.k} times; set k: 1 or a temperature above 0")
-    source = find_source(config.policy)
-    stack = Stack(source.base, config.compute, template_of(config.policy, config.chat_template))
-    if source.adapter:
-        stack.add("policy", adapter=source.adapter, trainable=False)
-    run.record.lineage |= {"base": artefact_hash(source.base)}
     prompts = _distinct(run, read_prompts(config.prompts, config.split), config.limit)
-    usable = _tokenise(run, stack, prompts, config.max_new_tokens)
-    if not usable:
-        raise BadInput(f"{config.prompts}: none of {len(prompts)} prompts can be used ({run.record.dropped})")
-    started = time.monotonic()
-    answers = _answer(config, stack, "policy" if source.adapter else None, usable)
-    seconds = time.monotonic() - started
-    rows = [
-        _row(run, stack, prompt, found, _origin(config.policy))
-        for (prompt, _), found in zip(usable, answers, strict=True)
-    ]
+    policy = config.policy
+    found = _from_endpoint(config, run, prompts) if policy is None else _from_policy(config, policy, run, prompts)
+    rows = [_row(run, prompt, responses) for prompt, responses in found.rows]
     kept = [row for row in rows if row["responses"]]
     run.drop("prompt with empty responses only", len(rows) - len(kept))
     if not kept:
         raise BadInput(f"{config.prompts}: every response of {len(rows)} prompts is empty; is the policy trained?")
     if run.is_main:
         write_jsonl(run.path / "candidates.jsonl", kept)
-    return _headline(kept, answers, seconds)
+    return _headline(kept, [responses for _, responses in found.rows]) | found.figures
 
 
 def read_prompts(path: Path, split: str | None = None) -> list[Prompt]:
-    """Read prompts: rows ``{"prompt": messages | text, "id"?, "family"?, "split"?, "tools"?}``.
+    """Read prompts: rows ``{"prompt": messages | text, "id"?, "family"?, "split"?, "tools"?, "language"?}``.
 
     Raises:
         BadInput: the file is missing or empty of this split, or a row holds no usable prompt (named by line).
@@ -113,6 +132,7 @@ def read_prompts(path: Path, split: str | None = None) -> list[Prompt]:
                 row.get("template_arguments") or {},
                 str(row.get("family") or ""),
                 str(row.get("split") or ""),
+                str(row.get("language") or ""),
             )
         )
     found = [prompt for prompt in prompts if split is None or prompt.split == split]
@@ -126,6 +146,28 @@ def _distinct(run: Run, prompts: Sequence[Prompt], limit: int | None) -> list[Pr
     distinct = list({prompt.id: prompt for prompt in reversed(prompts)}.values())[::-1]
     run.drop("repeated prompt", len(prompts) - len(distinct))
     return distinct[:limit]
+
+
+def _from_policy(config: SampleConfig, policy: Path, run: Run, prompts: Sequence[Prompt]) -> Sampled:
+    """Sample from a policy on this machine."""
+    source = find_source(policy)
+    stack = Stack(source.base, config.compute, template_of(policy, config.chat_template))
+    if source.adapter:
+        stack.add("policy", adapter=source.adapter, trainable=False)
+    run.record.lineage |= {"base": artefact_hash(source.base)}
+    usable = _tokenise(run, stack, prompts, config.max_new_tokens)
+    if not usable:
+        raise BadInput(f"{config.prompts}: none of {len(prompts)} prompts can be used ({run.record.dropped})")
+    started = time.monotonic()
+    answers = _answer(config, stack, "policy" if source.adapter else None, usable)
+    seconds = time.monotonic() - started
+    rows = [
+        (prompt, _responses(stack, samples, _origin(policy)))
+        for (prompt, _), samples in zip(usable, answers, strict=True)
+    ]
+    lengths = [len(answer.ids) for found in answers for answer in found]
+    tokens = {"mean": statistics.fmean(lengths), "median": statistics.median(lengths), "n": len(lengths)}
+    return Sampled(rows, {"tokens": tokens, "seconds_per_response": round(seconds / len(lengths), 4)})
 
 
 def _tokenise(run: Run, stack: Stack, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[Prompt, list[int]]]:
@@ -167,6 +209,62 @@ def _answer(
     return [found[i] for i in range(len(usable))]
 
 
+def _responses(stack: Stack, samples: Sequence[Sample], origin: str) -> Responses:
+    return [
+        {
+            "messages": [{"role": "assistant", "content": stack.chat.text(answer.ids)}],
+            "origin": origin,
+            "ended": answer.ended,
+        }
+        for answer in samples
+    ]
+
+
+def _from_endpoint(config: SampleConfig, run: Run, prompts: Sequence[Prompt]) -> Sampled:
+    """Ask an endpoint for what was not answered before; refused prompts are counted by reason."""
+    manner = Manner(str(config.model), config.temperature, config.max_new_tokens)
+    endpoint = Endpoint(str(config.endpoint), manner)
+    done = _answered_before(run, len(prompts))
+    if done:
+        run.note(f"{len(done)} of {len(prompts)} prompts were answered before; going on")
+    waiting = {prompt.id: number for number, prompt in enumerate(prompts) if number not in done}
+    asked = [_asked(config, prompts[number]) for number in waiting.values()]
+    for answered in tqdm(endpoint.ask_all(asked), desc="sample", unit="prompt", total=len(asked)):
+        if answered.refused is not None:  # asked again by the next run of the same command
+            run.drop(f"prompt refused by the endpoint: {answered.refused}")
+            continue
+        number = waiting[answered.id]
+        done[number] = answered
+        run.append(PART, [{"step": number, **answered._asdict()}])
+    if not done:
+        raise BadInput(f"{config.endpoint}: refused all of {len(prompts)} prompts ({run.record.dropped})")
+    if "seed" in endpoint.given_up:
+        run.note(f"{config.endpoint} takes no seeds: what it wrote cannot be drawn again")
+    if config.k > 1 and all(sum(_new(answered.responses)) <= 1 for answered in done.values()):
+        run.note(f"{config.endpoint} wrote the same {config.k} times to every prompt: does it sample, at temperature?")
+    run.drop("response withheld by the endpoint", sum(answered.withheld for answered in done.values()))
+    figures = {
+        "served_by": sorted({name for answered in done.values() for name in answered.served_by}),
+        "prompt_tokens": sum(answered.prompt_tokens for answered in done.values()),
+        "completion_tokens": sum(answered.completion_tokens for answered in done.values()),
+    }
+    return Sampled([(prompts[number], done[number].responses) for number in sorted(done)], figures)
+
+
+def _answered_before(run: Run, n_prompts: int) -> dict[int, Answered]:
+    """What an interrupted run of the same config left, by number of the prompt; a half-written last line is cut."""
+    part = run.path / PART
+    part.parent.mkdir(exist_ok=True)
+    cut_jsonl(part, n_prompts)
+    rows = read_jsonl(part) if part.exists() else []
+    return {row.pop("step"): Answered(**row) for row in rows}
+
+
+def _asked(config: SampleConfig, prompt: Prompt) -> Asked:
+    seeds = [sequence_seed(config.seed, "sample", prompt.id, number) % 2**31 for number in range(config.k)]
+    return Asked(prompt.id, prompt.messages, prompt.tools, prompt.arguments, seeds)
+
+
 def _origin(policy: Path) -> str:
     """The name a response is remembered by: its policy's run, or the model folder."""
     if (policy / "run.json").is_file():
@@ -174,35 +272,32 @@ def _origin(policy: Path) -> str:
     return policy.resolve().name
 
 
-def _row(run: Run, stack: Stack, prompt: Prompt, samples: Sequence[Sample], origin: str) -> dict[str, Any]:
-    responses = []
-    for answer in samples:
-        text = stack.chat.text(answer.ids)
-        if not text.strip():
-            run.drop("empty response")  # nothing that a person could compare
-            continue
-        messages = [{"role": "assistant", "content": text}]
-        responses.append({"messages": messages, "origin": origin, "ended": answer.ended})
-    row = {"prompt_id": prompt.id, "prompt": prompt.messages, "responses": responses}
+def _row(run: Run, prompt: Prompt, responses: Responses) -> dict[str, Any]:
+    said = [response for response in responses if _says_something(response["messages"][0])]
+    run.drop("empty response", len(responses) - len(said))  # nothing that a person could compare
+    row = {"prompt_id": prompt.id, "prompt": prompt.messages, "responses": said}
     row |= {"family": prompt.family, "split": prompt.split}
-    shared = {"tools": prompt.tools, "template_arguments": prompt.arguments}
+    shared = {"tools": prompt.tools, "template_arguments": prompt.arguments, "language": prompt.language}
     return row | {key: value for key, value in shared.items() if value}
 
 
-def _headline(rows: Sequence[dict[str, Any]], answers: Sequence[Sequence[Sample]], seconds: float) -> dict[str, Any]:
+def _says_something(message: Message) -> bool:
+    return bool(message["content"].strip() or message.get("tool_calls"))
+
+
+def _headline(rows: Sequence[dict[str, Any]], answers: Sequence[Responses]) -> dict[str, Any]:
     """Counts, and shares with intervals clustered by prompt, over everything that was sampled."""
-    lengths = [len(answer.ids) for found in answers for answer in found]
     clusters = [str(i) for i, found in enumerate(answers) for _ in found]
+    ended = [float(answer["ended"]) for found in answers for answer in found]
     return {
         "prompts": len(rows),
         "responses": sum(len(row["responses"]) for row in rows),
-        "ended": clustered_accuracy([float(answer.ended) for found in answers for answer in found], clusters),
+        "ended": clustered_accuracy(ended, clusters),
         "distinct": clustered_accuracy([new for found in answers for new in _new(found)], clusters),
-        "tokens": {"mean": statistics.fmean(lengths), "median": statistics.median(lengths), "n": len(lengths)},
-        "seconds_per_response": round(seconds / len(lengths), 4),
     }
 
 
-def _new(samples: Sequence[Sample]) -> list[float]:
+def _new(responses: Responses) -> list[float]:
     """1 for each response that no earlier one of the prompt equals, else 0."""
-    return [float(all(answer.ids != before.ids for before in samples[:i])) for i, answer in enumerate(samples)]
+    said = [response["messages"] for response in responses]
+    return [float(messages not in said[:i]) for i, messages in enumerate(said)]

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
 from align.core.runs import Run, stage
+from annotation.campaign.known import gold_rankings
+from annotation.feedback.ledger import sources
+from annotation.feedback.store import Store, store_head
 from annotation.measures.ballots import LEVELS, Ballots, Ranking, ballots, canonical, one_hot
 from annotation.measures.coefficients import (
     RESAMPLES,
@@ -36,7 +39,6 @@ from annotation.measures.coefficients import (
 )
 from annotation.measures.page import page
 from annotation.measures.published import PUBLISHED
-from annotation.store import Store, store_head
 from annotation.truth import dawid_skene
 from annotation.types import Comparison
 from annotation.votes import TIE, Vote, votes
@@ -81,11 +83,13 @@ def agreement(config: AgreementConfig, run: Run) -> dict[str, Any]:
         BadInput: no store, or no judgments in it.
     """
     with Store.open(config.feedback) as store:
-        cast = votes(store.judgments())
+        calibration = sources(store, "calibration")
+        cast = votes(judgment for judgment in store.judgments() if judgment.source not in calibration)
+        gold = gold_rankings(store)
         comparisons = {comparison.id: comparison for comparison in store.comparisons()}
     if not cast:
         raise BadInput(f"{config.feedback}: holds no judgments; collect, simulate or import some first")
-    report = measure(cast, comparisons, config.seed)
+    report = measure(cast, comparisons, config.seed, gold)
     write_json(run.path / "agreement.json", report)
     write_text(run.path / "agreement.html", page(report))
     return {
@@ -266,7 +270,7 @@ def _describe(columns: Ballots, agrees_V: Array, rows: Numbers) -> dict[str, Any
         "length": _share_of(columns.longer[rows]),
         "ties": share(int((columns.outcome[rows] == TIE).sum()), len(rows), len(rows)),
         "self_consistency": _share_of(columns.same_again[rows][columns.repeat[rows]]),
-        "gold": _share_of(columns.gold[rows][~np.isnan(columns.gold[rows])]),
+        "gold": _share_of(columns.gold[rows][~np.isnan(columns.gold[rows])], is_exact=True),
         "median_seconds": float(np.median(times)) if len(times) else None,
         "timed": len(times),
     }
@@ -321,10 +325,10 @@ def _kappa_entry(found: Kappas, number: int) -> dict[str, Any]:
     return {"value": value, "interval": interval, "n": n, "n_scored": n, "n_failed": 0}
 
 
-def _share_of(values: Array) -> dict[str, Any]:
+def _share_of(values: Array, *, is_exact: bool = False) -> dict[str, Any]:
     """Share of ones among the values that are not NaN."""
     known = values[~np.isnan(values)]
-    return share(int(known.sum()), len(known), len(values))
+    return share(int(known.sum()), len(known), len(values), is_exact=is_exact)
 
 
 def _owners(cast: Sequence[Vote], unit_V: Numbers, n_units: int) -> Numbers:

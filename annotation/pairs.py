@@ -1,43 +1,50 @@
 """Stage ``pairs``: votes to what training reads, with an account of everything that was left out.
 
 In: ``feedback.db``. Out: ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` (one ``Pair`` a line: TRL's
-conversational columns and what we know of the vote) and ``manifest.json``. The same judgments and config always give
-the same bytes, whatever order they came in and whichever store holds them; the chain head, which depends on the
-store's random salts, therefore stands in the run's record (``inputs.feedback``) and not in the manifest.
+conversational columns and what we know of the vote), where people gave them ``demonstrations.jsonl``, ``thumbs.jsonl``
+and ``labels.jsonl``, on demand a folder ``card/`` to publish, and ``manifest.json``: the sha256 of each file, and
+everything that was left out and why. The same judgments, exclusions and config always give the same bytes, whatever
+order they came in and whichever store holds them; the chain head, which depends on the store's random salts, therefore
+stands in the run's record (``inputs.feedback``) and not in the manifest.
 
-Prompts, not pairs, are split, and prompts that differ in case, spaces or punctuation only count as one. Which response
-is the better one, and with what weight, is decided in ``verdicts.py``.
+Which judgments count is decided in ``evidence.py``, which response is the better one and with what weight in
+``verdicts.py``, which split a prompt belongs to in ``splits.py``; what is no pair is made in ``products.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from align.core.config import BadInput, StageConfig
-from align.core.files import write_json, write_jsonl
+from align.core.files import file_hash, write_json, write_jsonl
 from align.core.runs import Run, stage
-from annotation.agreement import ceiling
-from annotation.store import STRICTNESS, Split, Store, store_head
-from annotation.types import Comparison, Judgment, Message, Pair, content_hash
+from annotation.agreement import ceiling, measure
+from annotation.card import Facts, guideline_versions, write_card
+from annotation.evidence import Evidence, asked, beside_the_chain, evidence
+from annotation.feedback.ledger import excluded
+from annotation.feedback.store import Split, Store
+from annotation.products import Products, Row, account, columns, files, pair_key, products
+from annotation.splits import SPLITS, Placement, place
+from annotation.types import Comparison, Judgment, Message, Pair
 from annotation.verdicts import Method, Ties, Verdict, called_both_bad, judge
 from annotation.votes import FIRST, TIE, Tally, Vote, margin, tallies, votes
 
 REASONS = ("tie", "too few votes", "chosen equals rejected", "duplicate", "leakage")
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class PairsConfig(StageConfig):
     """``validation`` and ``test`` are shares of the prompts; a comparison's own split hint wins over them.
 
     ``both_bad: drop`` leaves out comparisons of which half the judgments or more say that both responses are bad.
+    ``exclude`` names annotators that do not count, beside those whom the store holds excluded. ``min_votes`` holds for
+    pairs, thumbs and labels alike.
     """
 
     stage: Literal["pairs"] = "pairs"
@@ -49,14 +56,25 @@ class PairsConfig(StageConfig):
     validation: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
     min_rows: int = Field(1, ge=1, description="fewest training pairs worth going on with")
+    exclude: tuple[str, ...] = ()
+    card: bool = Field(False, description="also write a folder that load_dataset reads, without annotators' names")
+    licence: Annotated[str, StringConstraints(pattern=r"^\S[^\n]*$")] | None = None
+
+    @property
+    def ledger(self) -> Path:
+        """Where exclusions and purposes of tasks stand: beside the chain, hence an input of their own."""
+        return self.feedback
 
     def heads(self) -> dict[str, str]:
-        return store_head(self.feedback)
+        with Store.open(self.feedback) as store:
+            return {"feedback": store.head(), "ledger": beside_the_chain(store)}
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together must leave prompts for training (sum below 1)")
+        if self.card and not self.licence:
+            raise ValueError("card: say under which licence its data may be used, e.g. licence=cc-by-4.0")
         return self
 
 
@@ -67,47 +85,53 @@ class Decided(NamedTuple):
     dropped: Counter[str]
 
 
-class Placement(NamedTuple):
-    """The split of each comparison id; ``leaking`` are ids whose hint put a held-out prompt into training."""
-
-    split: dict[str, Split]
-    leaking: set[str]
-    near_duplicates: int
-
-
 @stage
 def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
-    """Make preference pairs from a feedback store.
+    """Make preference pairs, and whatever else people said, from a feedback store.
 
     Raises:
-        BadInput: no store, no pair to be made (all ties, too few votes), or fewer training pairs than ``min_rows``.
+        BadInput: no store, nothing to be made (all ties, too few votes), or fewer training pairs than ``min_rows``.
     """
     with Store.open(config.feedback) as store:
         head = _intact(store, run)
         judgments, comparisons, hints = store.judgments(), store.comparisons(), store.splits()
+        questions, reasons, versions = asked(store), _exclusions(config, store, judgments), guideline_versions(store)
     placement = place(comparisons, hints, config.validation, config.test, config.seed)
-    cast, by_id = votes(judgments), {comparison.id: comparison for comparison in comparisons}
-    counted = tallies(cast)
-    clean = [tally for tally in counted if tally.comparison_id not in placement.leaking]
-    bad = called_both_bad(judgments) if config.both_bad == "drop" else set()
-    usable = [tally for tally in clean if tally.comparison_id not in bad]
-    judged = judge(config.method, config.ties, cast, usable, by_id)
-    decided = decide(usable, judged.verdicts, by_id, config.min_votes)
-    decided.dropped["leakage"] = len(counted) - len(clean)
-    if config.both_bad == "drop":
-        decided.dropped["both bad"] = len(clean) - len(usable)
-    rows = {split: [p for p in decided.pairs if placement.split[p.comparison_id] == split] for split in SPLITS}
-    for reason, count in sorted(decided.dropped.items()):
-        run.drop(reason, count)
-    _require_rows(config, rows, decided.dropped, len(comparisons), len(judgments))
-    manifest = _manifest(config, rows, decided.dropped, placement, comparisons, judgments, cast) | judged.estimated
-    for split in SPLITS:
-        write_jsonl(run.path / f"{split}.jsonl", [_columns(pair) for pair in rows[split]])
+    counting = evidence(judgments, questions, reasons)
+    cast, by_id = votes(counting.judgments), {comparison.id: comparison for comparison in comparisons}
+    decided, estimated = _voted(config, counting, cast, by_id, placement)
+    made = products(counting.judgments, by_id, placement, questions, decided.pairs, config.min_votes)
+    whole = sorted([*decided.pairs, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
+    rows = {split: [p for p in whole if placement.split[p.comparison_id] == split] for split in SPLITS}
+    _count_drops(run, decided, made)
+    outputs: dict[str, Sequence[Row]] = {f"{split}.jsonl": rows[split] for split in SPLITS}
+    outputs |= files(made, placement.split)
+    _require_rows(config, outputs, decided.dropped, len(comparisons), len(judgments), has_votes=bool(cast))
+    manifest = {
+        **_manifest(config, rows, decided.dropped, placement, comparisons, judgments, cast),
+        **account(made, placement.split),
+        "guidelines": dict(sorted(Counter(j.guideline for j in counting.judgments if j.guideline).items())),
+        "excluded": [
+            {"annotator": name, "reason": reasons[name], "judgments": count}
+            for name, count in sorted(counting.excluded.items())
+        ],
+        **estimated,
+    }
+    for name, lines in outputs.items():
+        write_jsonl(run.path / name, map(columns, lines))
+    if config.card and config.licence:
+        alpha = measure(cast, by_id, config.seed)["alpha"] if cast else None
+        write_card(
+            run.path / "card", outputs, Facts(config.licence, manifest, alpha, versions, _languages(outputs, by_id))
+        )
+    written = [*outputs, *sorted(f"card/{path.name}" for path in (run.path / "card").glob("*"))]
+    manifest["files"] = {name: file_hash(run.path / name) for name in written}
     write_json(run.path / "manifest.json", manifest)
     if manifest["dropped"]["leakage"]:
         run.note(f"{manifest['dropped']['leakage']} pairs left out: their prompt is also held out")
     return {
         **{f"{split}_pairs": len(rows[split]) for split in SPLITS},
+        **{name: sum(manifest[name]["rows"].values()) for name in made._fields if name in manifest},
         "annotator_ceiling": manifest["ceiling"]["value"],
         "annotator_ceiling_interval": manifest["ceiling"]["interval"],
         "annotator_ceiling_n": manifest["ceiling"]["n_scored"],
@@ -130,78 +154,13 @@ def decide(
             dropped[reason] += 1
             continue
         pair = _pair(comparison, tally, (first, second), verdict)
-        key = (
-            pair.prompt_id,
-            *sorted((content_hash(first), content_hash(second))),
-            content_hash(pair.template_arguments),
-        )
+        key = pair_key(pair)
         if (rival := found.get(key)) is not None:
             dropped["duplicate"] += 1
             if sum(rival.votes) >= sum(pair.votes):
                 continue
         found[key] = pair
     return Decided(sorted(found.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
-
-
-def place(
-    comparisons: Sequence[Comparison],
-    hints: Mapping[str, Split | None],
-    validation: float,
-    test: float,
-    seed: int,
-) -> Placement:
-    """Give every comparison a split, the same for all prompts that are alike after ``normalised``.
-
-    The strictest hint among them wins (test over validation over train); a comparison whose own hint is laxer leaks.
-    Without hints the split is drawn from sha256(seed, normalised prompt), so new prompts never move old ones.
-    """
-    alike: dict[str, list[Comparison]] = {}
-    for comparison in comparisons:
-        alike.setdefault(normalised(comparison.prompt), []).append(comparison)
-    split: dict[str, Split] = {}
-    leaking: set[str] = set()
-    for text, group in alike.items():
-        hinted = [hint for comparison in group if (hint := hints.get(comparison.id))]
-        chosen = max(hinted, key=STRICTNESS.__getitem__) if hinted else _draw(text, validation, test, seed)
-        for comparison in group:
-            split[comparison.id] = chosen
-            if (hint := hints.get(comparison.id)) and hint != chosen:
-                leaking.add(comparison.id)
-    near = sum(len({comparison.prompt_id for comparison in group}) - 1 for group in alike.values())
-    return Placement(split, leaking, near)
-
-
-def normalised(prompt: Sequence[Message]) -> str:
-    """A prompt's text without case, spaces and punctuation: near-duplicates come out equal.
-
-    A prompt of punctuation alone keeps it, and so does a message without text (its tool calls count).
-    """
-    return "\n".join(f"{message['role']}: {_plain(message)}" for message in prompt)
-
-
-def _plain(message: Message) -> str:
-    said = str(message.get("content") or "") or json.dumps(message, sort_keys=True)
-    folded = unicodedata.normalize("NFKC", said).casefold()
-    return " ".join(folded.translate(_WORDS).split()) or folded
-
-
-class _Words(dict[int, str]):
-    """Characters as they stand in a normalised prompt, looked up once each: what is no part of a word is a space."""
-
-    def __missing__(self, code: int) -> str:
-        self[code] = chr(code) if unicodedata.category(chr(code))[0] in "LNMS" else " "
-        return self[code]
-
-
-_WORDS = _Words()
-
-
-def _draw(text: str, validation: float, test: float, seed: int) -> Split:
-    digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    if position < test:
-        return "test"
-    return "validation" if position < test + validation else "train"
 
 
 def _unusable(tally: Tally, winner: int | None, are_equal: bool, min_votes: int) -> str | None:
@@ -230,12 +189,6 @@ def _pair(comparison: Comparison, tally: Tally, sides: tuple[list[Message], list
     )
 
 
-def _columns(pair: Pair) -> dict[str, Any]:
-    """A row of the pairs file; ``tools`` and ``template_arguments`` stand only where there are any."""
-    row = pair.model_dump()
-    return {key: value for key, value in row.items() if value or key not in ("tools", "template_arguments")}
-
-
 def _intact(store: Store, run: Run) -> str:
     """The chain head of a store whose log verifies; training on edited votes is refused."""
     found = store.verify()
@@ -246,23 +199,71 @@ def _intact(store: Store, run: Run) -> str:
     return found.head
 
 
+def _exclusions(config: PairsConfig, store: Store, judgments: Iterable[Judgment]) -> dict[str, str]:
+    """Who does not count, with the reason: by the store's flag, or by this config."""
+    unknown = set(config.exclude) - {judgment.annotator for judgment in judgments}
+    if unknown:
+        raise BadInput(
+            f"{config.feedback}: exclude names '{min(unknown)}', who has judged nothing there; mend the name"
+        )
+    return {**dict.fromkeys(config.exclude, "by the setting exclude"), **excluded(store)}
+
+
+def _voted(
+    config: PairsConfig,
+    counting: Evidence,
+    cast: Sequence[Vote],
+    comparisons: Mapping[str, Comparison],
+    placement: Placement,
+) -> tuple[Decided, dict[str, Any]]:
+    """The pairs that votes make, every drop up to here, and what the method estimated on the way."""
+    counted = tallies(cast)
+    clean = [tally for tally in counted if tally.comparison_id not in placement.leaking]
+    bad = called_both_bad(counting.judgments) if config.both_bad == "drop" else set()
+    usable = [tally for tally in clean if tally.comparison_id not in bad]
+    judged = judge(config.method, config.ties, cast, usable, comparisons)
+    decided = decide(usable, judged.verdicts, comparisons, config.min_votes)
+    decided.dropped["leakage"] = len(counted) - len(clean)
+    if config.both_bad == "drop":
+        decided.dropped["both bad"] = len(clean) - len(usable)
+    decided.dropped.update(+counting.left_out)
+    return decided, judged.estimated
+
+
+def _count_drops(run: Run, decided: Decided, made: Products) -> None:
+    """Into the run's record, what is no pair under the name of its kind."""
+    for reason, count in sorted(decided.dropped.items()):
+        run.drop(reason, count)
+    for name, kind in made._asdict().items():
+        for reason, count in sorted(kind.dropped.items()):
+            run.drop(f"{name.replace('_', ' ')}: {reason}", count)
+
+
+def _languages(outputs: Mapping[str, Sequence[Row]], comparisons: Mapping[str, Comparison]) -> list[str]:
+    return sorted({comparisons[row.comparison_id].language for rows in outputs.values() for row in rows})
+
+
 def _require_rows(
     config: PairsConfig,
-    rows: Mapping[Split, Sequence[Pair]],
+    outputs: Mapping[str, Sequence[Row]],
     dropped: Counter[str],
     n_comparisons: int,
     n_judgments: int,
+    *,
+    has_votes: bool,
 ) -> None:
+    """``min_rows`` is asked of campaigns that compare answers; one of thumbs or labels alone makes no pair."""
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()) if count) or "nothing dropped"
-    if not any(rows.values()):
+    if not any(outputs.values()):
         raise BadInput(
             f"{config.feedback}: no pair can be made of {n_comparisons} comparisons with {n_judgments} judgments "
             f"({why}); collect more votes or lower min_votes"
         )
-    if len(rows["train"]) < config.min_rows:
-        held_out = len(rows["validation"]) + len(rows["test"])
+    n_train = len(outputs["train.jsonl"])
+    if has_votes and n_train < config.min_rows:
+        held_out = len(outputs["validation.jsonl"]) + len(outputs["test.jsonl"])
         raise BadInput(
-            f"{config.feedback}: {len(rows['train'])} training pairs, min_rows asks for {config.min_rows} "
+            f"{config.feedback}: {n_train} training pairs, min_rows asks for {config.min_rows} "
             f"({held_out} held out; {why}); collect more votes, or lower validation, test or min_rows"
         )
 
@@ -299,7 +300,8 @@ def _manifest(
 def _policy(config: PairsConfig) -> dict[str, Any]:
     """The keys that decide; one that came later stands there where it is set, so older files keep their bytes."""
     keys = {"method", "ties", "min_votes", "validation", "test", "seed"}
-    return config.model_dump(mode="json", include=keys | ({"both_bad"} if config.both_bad != "keep" else set()))
+    later = {"both_bad"} if config.both_bad != "keep" else set()
+    return config.model_dump(mode="json", include=keys | later | ({"exclude"} if config.exclude else set()))
 
 
 def _content(comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -> str:

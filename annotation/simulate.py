@@ -2,42 +2,42 @@
 
 In: ``candidates.jsonl``, annotators described in the config, and the utility as a function that the caller hands
 over. Out: comparisons and judgments in ``feedback.db``, and ``annotators.json`` (how often each of them agreed with
-gold). A vote depends on the seed, the comparison and the annotator alone, never on the order of anything.
-
-The model of a vote: latent = logit(reliability) x (utility left - right) + length bias x (words left - right) +
-position bias + logistic noise; small values are ties, large ones strong preferences. Not here: learning, fatigue,
-and people who share their mistakes.
+gold). A vote depends on the seed, the comparison and the annotator alone, never on the order of anything. With
+``server`` the same people judge at a real Label Studio, what it shows where it shows it, and their judgments are those
+that were pulled. Not here: how a person votes (``voters.py``), and the way to the server (``posting.py``).
 """
 
 from __future__ import annotations
 
-import math
-import random
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import yaml
 from pydantic import Field, model_validator
 
 from align.core.config import BadInput, Frozen, StageConfig
-from align.core.files import write_json
+from align.core.files import write_json, write_text
 from align.core.runs import Run, stage
 from annotation.agreement import share
-from annotation.candidates import CandidatePrompt, choose_groups, compare, lot, read_candidates
-from annotation.store import STRICTNESS, Split, Store
+from annotation.campaign.candidates import CandidatePrompt, choose_groups, compare, lot, read_candidates
+from annotation.campaign.posting import post
+from annotation.campaign.settings import Campaign
+from annotation.feedback.store import STRICTNESS, Split, Store
+from annotation.label_studio.server import start
+from annotation.readers.voters import Annotator, panel, simulate_votes, vote
 from annotation.types import Comparison, Judgment, content_hash
 
 Utility = Callable[..., list[float | None]]  # TRL's reward signature: f(prompts, completions, **columns)
 
 
-class Annotator(Frozen):
-    """A simulated person: ``reliability`` .5 ignores the truth; ``careless`` is the share of random answers."""
+class AtServer(Frozen):
+    """An embedded Label Studio to judge at, by its folder; ``open_tasks`` are left to others."""
 
-    name: str
-    reliability: float = Field(0.8, gt=0, lt=1)
-    position_bias: float = Field(0.0, description="added to the latent preference for the left response")
-    length_bias: float = Field(0.0, description="latent preference per word by which a response is longer")
-    careless: float = Field(0.0, ge=0, le=1)
+    folder: Path
+    open_tasks: int = Field(0, ge=0)
+    guidelines: Path | None = Field(None, description="Markdown, shown with every task")
 
 
 class SimulateConfig(StageConfig):
@@ -54,6 +54,7 @@ class SimulateConfig(StageConfig):
     tie_threshold: float = Field(0.3, ge=0)
     keep_unended: bool = Field(False, description="show responses that were cut at the token limit, too")
     gold: str | None = Field(None, description="module:function with TRL's reward signature")
+    server: AtServer | None = None
 
     @model_validator(mode="after")
     def _has_enough_people(self) -> SimulateConfig:
@@ -75,6 +76,14 @@ class Candidates(NamedTuple):
     splits: dict[str, Split]
 
 
+class Cast(NamedTuple):
+    """Judgments by the names of the config, how many of them are new, and what else the record says of them."""
+
+    judgments: list[Judgment]
+    new: int
+    figures: dict[str, Any]
+
+
 @stage
 def simulate(config: SimulateConfig, run: Run, *, utility: Utility | None = None) -> dict[str, Any]:
     """Let simulated annotators judge candidates by a known utility; writes to the feedback store.
@@ -85,6 +94,29 @@ def simulate(config: SimulateConfig, run: Run, *, utility: Utility | None = None
     if utility is None:
         raise BadInput("simulate: needs a true utility to judge by; set gold: module:function")
     found = _candidates(config, run, utility)
+    with Store.open(config.feedback, write=True) as store:
+        ours = {comparison.id for comparison in found.comparisons}
+        if others := sum(judgment.comparison_id not in ours for judgment in store.judgments()):
+            run.note(f"{config.feedback} also holds {others} judgments of other comparisons; 'pairs' reads them")
+        store.add_comparisons(found.comparisons, found.splits)
+        run.drop("erased from the store", store.passed_over)
+    cast = _written(config, run, found) if config.server is None else _posted(config, config.server, run, found)
+    with Store.open(config.feedback) as store:
+        run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
+    judgments = cast.judgments
+    report = _against_gold(judgments, found.utilities)
+    write_json(run.path / "annotators.json", report)
+    return {
+        "comparisons": len(found.comparisons),
+        "judgments": len(judgments),
+        "new_judgments": cast.new,
+        "ties": share(sum(len(judgment.ranking) == 1 for judgment in judgments), len(judgments), len(judgments)),
+        "agreement_with_gold": report,
+    } | cast.figures
+
+
+def _written(config: SimulateConfig, run: Run, found: Candidates) -> Cast:
+    """Everybody votes, straight into the store."""
     judgments = simulate_votes(
         found.comparisons,
         found.utilities,
@@ -94,75 +126,34 @@ def simulate(config: SimulateConfig, run: Run, *, utility: Utility | None = None
         tie_threshold=config.tie_threshold,
     )
     with Store.open(config.feedback, write=True) as store:
-        ours = {comparison.id for comparison in found.comparisons}
-        if others := sum(judgment.comparison_id not in ours for judgment in store.judgments()):
-            run.note(f"{config.feedback} also holds {others} judgments of other comparisons; 'pairs' reads them")
-        store.add_comparisons(found.comparisons, found.splits)
         added = store.add_judgments(judgments)
-        run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
-    report = _against_gold(judgments, found.utilities)
-    write_json(run.path / "annotators.json", report)
-    return {
-        "comparisons": len(found.comparisons),
-        "judgments": len(judgments),
-        "new_judgments": added,
-        "ties": share(sum(len(judgment.ranking) == 1 for judgment in judgments), len(judgments), len(judgments)),
-        "agreement_with_gold": report,
-    }
+        run.drop("erased from the store", store.passed_over)
+    return Cast(judgments, added, {})
 
 
-def simulate_votes(
-    comparisons: Sequence[Comparison],
-    utilities: Mapping[str, Sequence[float]],
-    annotators: Sequence[Annotator],
-    seed: int,
-    *,
-    votes_per_comparison: int = 3,
-    tie_threshold: float = 0.3,
-) -> list[Judgment]:
-    """Judge comparisons of two responses; pure, and each vote is drawn from its own seed.
-
-    Args:
-        utilities: true utility of both responses by comparison id, in canonical order.
-        votes_per_comparison: how many of the annotators, drawn per comparison, see it.
-    """
-    judgments = []
-    for comparison in comparisons:
-        turn = sorted(annotators, key=lambda person: lot(seed, "who", comparison.id, person.name))
-        for person in turn[:votes_per_comparison]:
-            judgments.append(_vote(comparison, utilities[comparison.id], person, seed, tie_threshold))
-    return judgments
-
-
-def _vote(
-    comparison: Comparison, utilities: Sequence[float], person: Annotator, seed: int, tie_threshold: float
-) -> Judgment:
-    draw = random.Random(lot(seed, "vote", comparison.id, person.name))
-    left, right = (0, 1) if draw.random() < 0.5 else (1, 0)
-    words = [len(response.text.split()) for response in comparison.responses]
-    noise = _logit(draw.uniform(1e-12, 1 - 1e-12))
-    latent = (
-        _logit(person.reliability) * (utilities[left] - utilities[right])
-        + person.length_bias * (words[left] - words[right])
-        + person.position_bias
-        + noise
+def _posted(config: SimulateConfig, at: AtServer, run: Run, found: Candidates) -> Cast:
+    """Everybody votes at a real server, but for some tasks that stay open."""
+    server = start(at.folder)
+    campaign = Campaign(
+        name=f"{config.run.resolve().parent.name} {config.run.name}"[:50],
+        feedback=config.feedback.resolve(),
+        guidelines=at.guidelines and at.guidelines.resolve(),
+        votes=config.votes_per_comparison,
     )
-    is_tie = abs(latent) < tie_threshold
-    strength = 0 if is_tie else min(3, 1 + int(abs(latent)))
-    seconds = 4 + sum(words) / 4 * draw.lognormvariate(0, 0.3)
-    if draw.random() < person.careless:
-        latent, is_tie = draw.choice((-1.0, 1.0)), draw.random() < 1 / 3
-        strength, seconds = 0 if is_tie else draw.randint(1, 3), draw.uniform(1, 3)
-    ranking = [[0, 1]] if is_tie else [[left], [right]] if latent > 0 else [[right], [left]]
-    return Judgment(
-        comparison_id=comparison.id,
-        annotator=person.name,
-        ranking=ranking,
-        shown=[left, right],
-        strength=strength,
-        seconds=round(seconds, 1),
-        source="simulated",
-    )
+    shown = {"stage": "campaign", **json.loads(campaign.model_dump_json(exclude_defaults=True))}
+    write_text(run.path / "campaign.yaml", yaml.safe_dump(shown, sort_keys=False))
+    people = {person.name: person for person in config.annotators}
+    ids = sorted(found.utilities, key=lambda identity: lot(config.seed, "open", identity))
+    size = config.votes_per_comparison
+    panels = {key: [p.name for p in panel(key, config.annotators, config.seed, size)] for key in ids[at.open_tasks :]}
+
+    def judge(comparison: Comparison, name: str, left: int) -> Judgment:
+        utilities = found.utilities[comparison.id]
+        return vote(comparison, utilities, people[name], config.seed, config.tie_threshold, left)
+
+    done = post(server, campaign, panels, judge)
+    rate = round(done.posted / done.seconds, 1) if done.posted else None
+    return Cast(done.judgments, done.posted, {"open_tasks": len(ids) - len(panels), "posted_per_second": rate})
 
 
 def _candidates(config: SimulateConfig, run: Run, utility: Utility) -> Candidates:
@@ -222,7 +213,3 @@ def _against_gold(judgments: Sequence[Judgment], utilities: Mapping[str, Sequenc
         name: share(answers.count(True), len(answers) - answers.count(None), len(answers))
         for name, answers in sorted(told.items())
     }
-
-
-def _logit(probability: float) -> float:
-    return math.log(probability / (1 - probability))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any, Self
+from itertools import chain
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -131,10 +132,10 @@ class Judgment(Record):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        ranked = sorted(index for group in self.ranking for index in group)
+        ranked = sorted(chain.from_iterable(self.ranking))
         if ranked != sorted(self.shown) or ranked != list(range(len(ranked))):
             raise ValueError(f"ranking {self.ranking} and shown {self.shown} must both hold 0..k-1 once each")
-        if any(len(values) != len(ranked) for values in self.ratings.values()):
+        if self.ratings and any(len(values) != len(ranked) for values in self.ratings.values()):
             raise ValueError(f"ratings {self.ratings} must hold one value for each of {len(ranked)} responses")
         if (self.improved is None) != (self.improved_from is None):
             raise ValueError("improved and improved_from go together: set both or neither")
@@ -165,6 +166,7 @@ class Thumb(Record):
     completion: list[Message]
     label: bool
     tools: list[dict[str, Any]] | None = None
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
     votes: list[int] = Field(description="[up, down]")
     comparison_id: str
     prompt_id: str
@@ -176,6 +178,21 @@ class Demonstration(Record):
     prompt: list[Message]
     completion: list[Message]
     tools: list[dict[str, Any]] | None = None
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    comparison_id: str
+    prompt_id: str
+
+
+class Labelled(Record):
+    """One row of a labels file: what people called a single response; ``label`` is None where two names lead."""
+
+    prompt: list[Message]
+    completion: list[Message]
+    label: str | None
+    votes: dict[str, int] = Field(description="votes by name, 0 for a name that was offered and nobody chose")
+    tools: list[dict[str, Any]] | None = None
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    split: Literal["train", "validation", "test"]
     comparison_id: str
     prompt_id: str
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from annotation.types import Judgment
 
 FIRST, SECOND, TIE = 0, 1, 2
+UP, DOWN = "up", "down"  # labels of a judgment that is a thumb; no label set may use them
 UNKNOWN_SIDES = "sides unknown"  # flag of a judgment whose ``shown`` is not what a person saw
 
 

@@ -2,7 +2,8 @@
 
 In: a pairs run and the policy it starts from (an SFT run, or a model folder). Out: ``adapter/`` with
 ``head.safetensors``, held-out accuracy beside its floors and ceiling, calibration, and scores centred so that
-responses of the starting policy (``candidates``) average 0. Not here: choosing pairs, or what the score is used for.
+responses of the starting policy (``candidates``) average 0; with ``curve`` also its error by pairs trained on.
+Not here: choosing pairs, or what the score is used for.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from align.core.models import Stack
 from align.core.objectives import bradley_terry
 from align.core.packing import pack
 from align.core.runs import Run, stage
+from annotation.measures.learning import CurvePoint
 from annotation.types import Message, Pair
-from rewards import metrics
+from rewards import curve, metrics
 from rewards.data import PromptPairs, candidate_trees, index_pairs, load_pairs, prompts_hash, read_pairs, total_weight
 from rewards.model import score
 
@@ -53,6 +55,7 @@ class RewardConfig(StageConfig):
     min_rows: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=20, ge=1, description="steps")
     tracker: Tracker = "none"
+    curve: bool = Field(default=False, description="train on 1/8, 1/4 and 1/2 of the prompts too, to curve.jsonl")
 
 
 @stage
@@ -68,6 +71,7 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     train = load_pairs(run, config.pairs, "train", stack.chat, context, config.min_rows)
     test = load_pairs(run, config.pairs, "test", stack.chat, context, 0)
     run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
+    smaller = _smaller(config, run, stack, train, test) if config.curve else []
     seconds = _fit(config, run, stack, train)
     centred_on = _centre(config, run, stack, train)
     if run.is_main:
@@ -96,9 +100,23 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
         "train_pairs": sum(len(prompt.rows) for prompt in train),
         "train_seconds": seconds,
     }
+    if config.curve:
+        headline |= curve.write(run, [*smaller, curve.point(1.0, train, test, margins, seconds)])
     if gold is not None:
         headline |= _against_gold(gold, pairs, correct)
     return headline
+
+
+def _smaller(
+    config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs], test: Sequence[PromptPairs]
+) -> list[CurvePoint]:
+    """The same training on shares of the prompts, without a tracker, which shows one training."""
+    untracked = config.model_copy(update={"tracker": "none"})
+
+    def fit(part: Run, prompts: Sequence[PromptPairs]) -> float:
+        return _fit(untracked, part, stack, prompts)
+
+    return curve.train_on_shares(run, stack, train, test, fit, lambda: _margins(stack, test)[0])
 
 
 def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation.store import Store
+from annotation.feedback.store import Store
 from annotation.types import Comparison, Judgment
 
 

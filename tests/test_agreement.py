@@ -14,10 +14,10 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from annotation.agreement import COEFFICIENTS, AgreementConfig, agreement, measure
+from annotation.feedback.store import Store
 from annotation.measures.coefficients import alpha, bootstrap, bootstraps, chance_corrected, ordinal_alpha
 from annotation.measures.page import page
 from annotation.simulate import Annotator, simulate_votes
-from annotation.store import Store
 from annotation.types import Comparison, Judgment
 from annotation.votes import FIRST, SECOND, TIE, Vote, votes
 

@@ -3,104 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
+from campaigns import GOOD, answer, campaign, choice, for_good, judged, tasks, text  # noqa: F401 (fixtures)
 from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
-from align.core.files import write_jsonl
-from annotation.campaign import Campaign
-from annotation.interfaces.config import Interface
+from annotation.campaign.pull import EDITED, pull
+from annotation.campaign.push import push
+from annotation.campaign.settings import Campaign
+from annotation.feedback.ledger import Ledger, pseudonym
+from annotation.feedback.store import Store
 from annotation.label_studio.studio import Studio
-from annotation.ledger import Ledger
-from annotation.pull import EDITED, pseudonym, pull
-from annotation.push import push
-from annotation.store import Store
 
 # ruff: noqa: F811 (a fixture's name is a test's argument)
-
-GOOD, BAD = "a good answer", "a bad answer"
-
-
-def candidates(folder: Path, n: int) -> Path:
-    rows = [
-        {
-            "prompt_id": f"p{i}",
-            "prompt": [{"role": "user", "content": f"question {i} of {folder.name}?"}],
-            "responses": [
-                {
-                    "messages": [{"role": "assistant", "content": f"{GOOD} {i}"}],
-                    "origin": "secret-run-a",
-                    "ended": True,
-                },
-                {"messages": [{"role": "assistant", "content": f"{BAD} {i}"}], "origin": "secret-run-b", "ended": True},
-            ],
-            "family": "help",
-            "split": "train",
-        }
-        for i in range(n)
-    ]
-    write_jsonl(folder / "candidates.jsonl", rows)
-    return folder / "candidates.jsonl"
-
-
-@pytest.fixture
-def campaign(tmp_path: Path) -> Campaign:
-    name = f"bridge {random.randrange(10**9)}"
-    interface = Interface(rationale=True, improve=True, ratings=("helpful",))
-    return Campaign(
-        name=name, feedback=tmp_path / "feedback.db", candidates=[candidates(tmp_path, 8)], interface=interface
-    )
-
-
-def tasks(studio: Studio, campaign: Campaign) -> dict[str, Any]:
-    """The tasks on the server by question number."""
-    with Store.open(campaign.feedback) as store:
-        state = Ledger(store, campaign.name).state()
-    assert state is not None
-    found = {}
-    for task in studio.changed_tasks(state.project):
-        number = task.data["prompt_html"].split("question ")[1].split(" ")[0]
-        found[number] = task
-    return found
-
-
-def choice(value: str) -> dict[str, Any]:
-    region = {"from_name": "verdict", "to_name": "response_a", "type": "choices", "value": {"choices": [value]}}
-    return {"id": "v", "origin": "manual", **region}
-
-
-def text(name: str, value: str) -> dict[str, Any]:
-    return {"from_name": name, "to_name": "response_a", "type": "textarea", "value": {"text": [value]}}
-
-
-def answer(studio: Studio, task: Any, result: Sequence[dict[str, Any]], **facts: Any) -> int:
-    body = {"result": list(result), **facts}
-    return int(studio._calls.send("POST", f"api/tasks/{task.id}/annotations/", body=body)["id"])
-
-
-def for_good(task: Any, strength: int = 2) -> dict[str, Any]:
-    """A verdict for the good answer, wherever it stands on screen."""
-    good_is_left = GOOD in task.data["response_a_html"]
-    return choice(str(-strength if good_is_left else strength))
-
-
-def judged(campaign: Campaign) -> dict[str, Any]:
-    """Question number to (judgment, text of the better response or None)."""
-    with Store.open(campaign.feedback) as store:
-        assert store.verify().ok
-        comparisons = {c.id: c for c in store.comparisons()}
-        found = {}
-        for judgment in store.judgments():
-            comparison = comparisons[judgment.comparison_id]
-            number = comparison.prompt[0]["content"].split(" ")[1]
-            best = judgment.ranking[0]
-            found[number] = (judgment, comparison.responses[best[0]].text if len(best) == 1 else None)
-    return found
 
 
 def test_every_comparison_is_there_once_and_blind(studio: Studio, campaign: Campaign) -> None:

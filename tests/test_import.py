@@ -13,9 +13,9 @@ import pytest
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from annotation.agreement import measure
-from annotation.formats import Format, read_hh
+from annotation.feedback.store import Store
 from annotation.importers import ImportConfig, import_preferences, read_preferences
-from annotation.store import Store
+from annotation.readers.formats import Format, read_hh
 from annotation.votes import votes
 
 USER = {"role": "user", "content": "What is a fen?"}

@@ -102,6 +102,7 @@ def test_hostile_text_is_shown_as_text(place: str, text: str) -> None:
     pages = [chat_html([message], EN), chat_html([message], EN, concealed=True), response_html([message], EN)]
     for html in pages[: None if place != "role" else 2]:
         assert scrub(text) in inert(html).text
+        assert html.startswith("<div ")  # not left out as a page that says nothing
     assert ("<pre" in pages[0]) == (place in ("tool", "call", "fence"))
     assert scrub(text) in inert(guidelines_html(text)).text
 
@@ -133,7 +134,7 @@ def test_markdown_is_rendered_and_each_block_finds_its_direction() -> None:
     assert {"h1", "ol", "pre", "table", "td", "blockquote", "em", "br"} <= set(page.tags)
     assert page.attributes["start"] == {"3"} and "python" in page.text
     assert "<code>x = 1\n</code>" in html and html.count('<pre dir="ltr"') == 2
-    assert re.findall(r'<p dir="auto">(.+)', html)[-2:] == ["<em>שלום</em><br />", "line</p>"]
+    assert re.findall(r'<p dir="auto" style="margin:6px 0">(.+)', html)[-2:] == ["<em>שלום</em><br />", "line</p>"]
     assert html.startswith('<div dir="auto" style="background:#fff;color:#111;')
     assert any(style.startswith("text-align:right;border") for style in page.attributes["style"])
 
@@ -244,10 +245,28 @@ def test_the_prompt_to_answer_stands_apart_from_its_history() -> None:
     assert "rules" in data["history_html"] and "now" not in data["history_html"]
     assert "now" in data["prompt_html"] and "rules" not in data["prompt_html"]
     assert EN.no_history in data_of(PAIRWISE)["history_html"]
+    assert EN.user not in Page(data_of(PAIRWISE)["prompt_html"]).text  # its box says so
+    asked_by_tool = data_of(PAIRWISE, item(prompt=[{"role": "tool", "name": "search", "content": "found"}]))
+    assert "Tool result: search" in asked_by_tool["prompt_html"]
+
+
+@EVERY_KIND
+def test_the_layout_fits_the_configuration_and_passes_the_servers_sanitizer(interface: Interface) -> None:
+    root = ElementTree.fromstring(labeling_config(interface))
+    style = root.findtext("Style")
+    assert style and not set(style) & set('<>&"') and "COLUMNS" not in style and "ROWvh" not in style
+    named = {name for e in root.iter("View") for name in (e.get("className") or "").split()}
+    assert named <= set(re.findall(r"[.](pf[a-z-]*)", style))
+    nothing = {"guidelines_html", "history_html"}  # where there is none of either, its box is left out
+    data = task_data(interface, item(interface.n_responses), list(range(interface.n_responses)), " \n", True, key="k")
+    assert {name for name in data if str(data[name]).startswith("<p")} == nothing
+    assert "srcdoc^='\\3c p'" in style  # 3c is the bracket
+    assert not any(str(page).startswith("<p") for name, page in data_of(interface).items() if name != "history_html")
 
 
 def test_concealed_items_start_folded_behind_the_warning() -> None:
-    data = data_of(RANKING, item(4, text="awful"), concealed=True)
+    chat = [{"role": "user", "content": "before"}, {"role": "user", "content": "now"}]
+    data = data_of(RANKING, item(4, text="awful", prompt=chat), concealed=True)
     for name in set(data) - {"pair_id", "cards", "guidelines_html"}:
         assert re.match(r"<div [^>]*><details><summary [^>]*>Warning", data[name]), name
         assert data[name].endswith("</details></div>")

@@ -9,9 +9,10 @@ import pytest
 from judging import comparison
 
 from align.core.config import BadInput
-from annotation.database import APPLICATION_ID, MIGRATIONS
-from annotation.ledger import Ledger, Pulled, Quarantined, Task, excluded
-from annotation.store import Store
+from annotation.feedback.database import APPLICATION_ID, MIGRATIONS
+from annotation.feedback.erasure import remove
+from annotation.feedback.ledger import Answer, Ledger, Pulled, Quarantined, Task, exclude, excluded, include
+from annotation.feedback.store import Store
 from annotation.types import Judgment
 
 ITEM = comparison("which?", "this", "that")
@@ -33,7 +34,7 @@ def test_a_withdrawn_judgment_stands_no_longer_but_stays_in_the_log(tmp_path: Pa
         assert [j.version for j in store.judgments()] == [2]
         assert store.add_judgments([judged([[0], [1]])]) == 0
         assert store.verify().ok
-        assert store.erase(annotator="ann") == 3 and store.verify().ok
+        assert remove(store, annotator="ann") == 3 and store.verify().ok
 
 
 def test_what_a_person_wrote_is_part_of_the_judgment(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_what_a_person_wrote_is_part_of_the_judgment(tmp_path: Path) -> None:
 
 def test_tasks_sides_and_what_came_back_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "f.db"
-    task = Task("k1", ITEM.id, [1, 0], "gold", [[1], [0]], "guide")
+    task = Task("k1", ITEM.id, [1, 0], "gold", Answer([[1], [0]], family="help"), "guide")
     with Store.open(path, write=True) as store:
         ledger = Ledger(store, "spring")
         assert ledger.state() is None
@@ -105,9 +106,11 @@ def test_a_new_guideline_is_a_new_version_and_an_old_one_keeps_its_own(tmp_path:
 def test_an_exclusion_wants_a_reason(tmp_path: Path) -> None:
     with Store.open(tmp_path / "f.db", write=True) as store:
         with pytest.raises(BadInput, match="needs a reason"):
-            Ledger(store, "spring").exclude("bob", " ")
-        Ledger(store, "spring").exclude("bob", "gold accuracy 0.4")
+            exclude(store, "bob", " ")
+        exclude(store, "bob", "gold accuracy 0.4")
         assert excluded(store) == {"bob": "gold accuracy 0.4"}
+        include(store, "bob")
+        assert excluded(store) == {}
 
 
 def test_a_store_of_the_first_schema_gains_a_ledger(tmp_path: Path) -> None:

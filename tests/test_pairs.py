@@ -9,12 +9,14 @@ import pytest
 from judging import ITEMS, comparison, edit, judgment, said
 
 from align.core.config import BadInput, build
+from align.core.files import file_hash
 from annotation.agreement import (
     AgreementConfig,
     agreement,
 )
-from annotation.pairs import PairsConfig, normalised, pairs, place
-from annotation.store import Store
+from annotation.feedback.store import Store
+from annotation.pairs import PairsConfig, pairs
+from annotation.splits import normalised, place
 from annotation.types import Comparison, Judgment
 from annotation.votes import FIRST, SECOND, TIE, majority, tallies, votes
 
@@ -80,6 +82,8 @@ def test_same_judgments_give_the_same_bytes_from_any_store(tmp_path: Path) -> No
         stored(tmp_path / name / "feedback.db", judged[::order], items[::order])
         made = pairs(PairsConfig(run=tmp_path / name / "pairs", feedback=tmp_path / name / "feedback.db"))
         names = ("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json")
+        hashes = json.loads((tmp_path / name / "pairs" / "manifest.json").read_text())["files"]
+        assert hashes == {file: file_hash(tmp_path / name / "pairs" / file) for file in names[:3]}
         files.append(([(tmp_path / name / "pairs" / file).read_bytes() for file in names], made.artefact))
     assert files[0] == files[1]
     assert all(files[0][0])

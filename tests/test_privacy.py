@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from annotation.privacy import count, find
+from annotation.campaign.privacy import count, find
 from annotation.types import Comparison
 
 

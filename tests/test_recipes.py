@@ -18,6 +18,7 @@ from align.core.runs import RunRecord
 from align.init import init, sizing
 from align.recipe import RecipeConfig, exit_code, load_recipe, wanted
 from align.verbs import STAGES, stage_config
+from annotation.campaign.settings import load_campaign
 
 ROOT = Path(__file__).resolve().parent.parent
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -33,6 +34,9 @@ def test_every_yaml_loads_by_its_schema(path: Path, tmp_path: Path) -> None:
     if data.get("stage") == "recipe":
         needs = [f"{key}={BASE}" for key in ("model", "data") if key not in data]
         assert load_recipe(data, [f"runs={tmp_path}", *needs], str(path)).steps
+        return
+    if data.get("stage") == "campaign":
+        assert load_campaign(path).name
         return
     stage_config(data["stage"], {"run": tmp_path, **data}, str(path))
 

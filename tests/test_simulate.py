@@ -16,9 +16,9 @@ from annotation.agreement import (
     agreement,
     measure,
 )
+from annotation.feedback.store import Store
 from annotation.pairs import PairsConfig, pairs
 from annotation.simulate import Annotator, SimulateConfig, simulate, simulate_votes
-from annotation.store import Store
 from annotation.types import Judgment, Pair
 from annotation.votes import votes
 

@@ -64,7 +64,7 @@ def test_sixty_tasks_arrive_once_through_a_lossy_line(server: Server, studio: St
         flaky = Studio(proxy.url, server.token, patience=30.0)
         done = flaky.import_tasks(target.id, sent, batch=5)
         assert done.new == 60 and proxy.seen["none"] < 0.8 * proxy.seen.total()
-        assert flaky.import_tasks(target.id, sent, batch=5) == (done.ids, 0)
+        assert flaky.import_tasks(target.id, sent, batch=5)[:2] == (done.ids, 0)
     assert stored(studio, target) == sorted(row["data"][KEY] for row in sent)
     assert studio.keys(target.id) == done.ids
 

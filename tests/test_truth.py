@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from judging import comparison, judgment, said
 
+from annotation.feedback.store import Store
 from annotation.pairs import PairsConfig, pairs
 from annotation.simulate import Annotator, simulate_votes
-from annotation.store import Store
 from annotation.truth import PRIOR, davidson, dawid_skene, outcome_probabilities
 from annotation.types import Comparison, Judgment
 from annotation.votes import FIRST, SECOND, TIE, Vote, votes
@@ -176,10 +176,12 @@ def mixed(n: int = 60) -> tuple[list[Judgment], list[Comparison]]:
 
 
 def test_default_pairs_keep_their_bytes(tmp_path: Path) -> None:
-    """The hash is of files that were written when majority was the only method."""
+    """The hash is of files that were written when majority was the only method, and the manifest had no more to say."""
     store(tmp_path, *mixed())
-    made(tmp_path, "pairs", validation=0.1, test=0.2)
-    digest = hashlib.sha256(b"".join((tmp_path / "pairs" / name).read_bytes() for name in FILES)).hexdigest()
+    _, manifest = made(tmp_path, "pairs", validation=0.1, test=0.2)
+    older = {key: value for key, value in manifest.items() if key not in ("guidelines", "excluded", "files")}
+    written = b"".join((tmp_path / "pairs" / name).read_bytes() for name in FILES[:3])
+    digest = hashlib.sha256(written + (json.dumps(older, indent=1) + "\n").encode()).hexdigest()
     assert digest == "93de0bb569751889db9be8cdeba7ecffc05f62e0101ecc8a04e31252d416e0df"
 
 

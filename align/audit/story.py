@@ -55,7 +55,7 @@ def curve(run: Training, key: str) -> list[tuple[float, float]]:
 
 
 def training_charts(runs: Sequence[Training]) -> list[Markup]:
-    """Reward, KL, length, gold utility, loss and accuracy over the share of training done."""
+    """Reward, KL, length, gold utility, loss and accuracy over the share of training done; error by training pairs."""
     x = "share of the run, %"
     wanted: list[tuple[str, str, Callable[[Training], list[tuple[float, float]]]]] = [
         ("Reward score", "mean score", lambda run: curve(run, "score")),
@@ -69,6 +69,8 @@ def training_charts(runs: Sequence[Training]) -> list[Markup]:
     for title, label, points in wanted:
         series = [Series(run.name, _share(points(run)), run.colour) for run in runs]
         charts.append(line_chart(title, x, label, series, (0.0, 100.0)))
+    series = [Series(run.name, _learning_curve(run), run.colour) for run in runs]
+    charts.append(line_chart("Error against held-out labels", "pairs trained on", "share wrong", series))
     return [chart for chart in charts if chart]
 
 
@@ -132,6 +134,12 @@ def _sampled(run: Training, value: Callable[[Row], Any]) -> list[tuple[float, fl
 
 def _words(run: Training) -> list[tuple[float, float]]:
     return _sampled(run, lambda row: len(str(row.get("response") or "").split()))
+
+
+def _learning_curve(run: Training) -> list[tuple[float, float]]:
+    """(pairs, error) of a reward run's ``curve.jsonl``, where it has one."""
+    file = Path(run.record.path) / "curve.jsonl"
+    return [(float(row["pairs"]), float(row["error"])) for row in read_jsonl(file)] if file.is_file() else []
 
 
 def _share(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

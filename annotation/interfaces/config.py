@@ -9,7 +9,8 @@ into a task. What comes back is read in ``decode.py``, by the same ``controls``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from xml.etree import ElementTree
@@ -17,9 +18,9 @@ from xml.etree import ElementTree
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from align.core.config import BadInput, Frozen, build, read_yaml
-from annotation.interfaces.render import Words, chat_html, guidelines_html, response_html, scrub
-from annotation.types import Comparison, Response
-from annotation.votes import UNKNOWN_SIDES
+from annotation.interfaces.render import Words, chat_html, guidelines_html, prompt_html, response_html, scrub
+from annotation.types import Comparison, Response, content_hash
+from annotation.votes import DOWN, UNKNOWN_SIDES, UP
 
 Kind = Literal["pairwise", "ranking", "thumbs", "labels"]
 Tag = Literal[
@@ -30,7 +31,7 @@ WORDS_FOLDER = Path(__file__).parent / "words"
 LETTERS = "abcdef"
 BOTH_BAD = "both_bad"
 TOO_DISTURBING = "too_disturbing"
-RESERVED = {BOTH_BAD, TOO_DISTURBING, UNKNOWN_SIDES}
+RESERVED = {BOTH_BAD, TOO_DISTURBING, UNKNOWN_SIDES, UP, DOWN}
 MAX_RATING = 5
 EXCERPT = 160  # characters of a response on its card in a ranking
 N_HOTKEYS = 8  # verdicts have the keys 1 to 8, the skip has 9
@@ -43,16 +44,7 @@ STRENGTHS = {
     "2": "right_better",
     "3": "right_much_better",
 }
-STYLE = """
-.pf-guide { max-height:14vh; overflow:auto; border:1px solid #ccc; border-radius:8px; margin-bottom:8px; }
-.pf-history { max-height:26vh; overflow:auto; border:1px solid #ccc; border-radius:8px; margin-bottom:8px; }
-.pf-prompt { max-height:22vh; overflow:auto; border:2px solid #4a7dff; border-radius:8px; margin-bottom:8px; }
-.pf-grid { display:grid; grid-template-columns:repeat(COLUMNS,minmax(0,1fr)); gap:10px; align-items:start; }
-.pf-box { border:1px solid #ccc; border-radius:8px; padding:2px 8px; max-height:46vh; overflow:auto; }
-.pf-verdict { position:sticky; bottom:0; z-index:5; background:var(--color-neutral-background,#fff);
-  border-top:2px solid #ccc; padding-top:4px; }
-.htx-ranker-item p:last-child { display:none; }
-"""
+STYLE_FILE = Path(__file__).parent / "style.css"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 
@@ -107,7 +99,7 @@ class Control(NamedTuple):
 
 
 def controls(interface: Interface) -> dict[str, Control]:
-    """Every control of an interface by name, in the order it stands on screen."""
+    """Every control of an interface by name: ratings, the question that must be answered, and what may be added."""
     found = {
         rating_control(name, place): Control("rating", f"response_{LETTERS[place]}")
         for place in range(interface.n_responses)
@@ -136,7 +128,7 @@ def verdicts(interface: Interface) -> tuple[str, ...]:
     """The answers to the one question that must be answered; none for a ranking, whose answer is the order."""
     if interface.kind == "pairwise":
         return (*STRENGTHS, BOTH_BAD)
-    return ("up", "down") if interface.kind == "thumbs" else interface.labels
+    return (UP, DOWN) if interface.kind == "thumbs" else interface.labels
 
 
 def words(language: str) -> Words:
@@ -149,34 +141,44 @@ def words(language: str) -> Words:
     known = sorted(file.stem for file in WORDS_FOLDER.glob("*.yaml"))
     if language not in known:
         raise BadInput(f"no words for language '{language}'; there are {', '.join(known)}; add {path}")
+    return _read_words(path)
+
+
+@cache  # every task asks for them
+def _read_words(path: Path) -> Words:
     return build(Words, read_yaml(path), str(path))
 
 
 def labeling_config(interface: Interface) -> str:
     """The labelling configuration: XML of no tags but ``TAGS``, with every word escaped."""
     say = words(interface.language)
-    root = ElementTree.Element("View")
-    _add(root, "Style").text = STYLE.replace("COLUMNS", str(min(interface.n_responses, 3)))
+    root = ElementTree.Element("View", className="pf")
+    _add(root, "Style").text = _style(interface)
+    context = _add(root, "View", className="pf-context")
     for name in ("guidelines", "history", "prompt"):
-        box = _add(root, "View", className=f"pf-{'guide' if name == 'guidelines' else name}")
+        box = _add(context, "View", className=f"pf-box pf-{'guide' if name == 'guidelines' else name}")
         _add(box, "Header", value=getattr(say, name), size="6")
         _hypertext(box, name)
-    grid = _add(root, "View", className="pf-grid")
+    main = _add(root, "View", className="pf-main")
+    grid = _add(main, "View", className="pf-grid")
     for place in range(interface.n_responses):
         _add_response(grid, interface, place, say)
-    verdict = _add(root, "View", className="pf-verdict")
+    if interface.flags:
+        row = _add(main, "View", className="pf-row")
+        _add(row, "Header", value=say.flags, size="6")
+        _add_choices(row, interface, "flags", say)
+    improve = say.improve if interface.n_responses > 1 else say.improve_single
+    notes = {"rationale": say.rationale, "improved": improve}
+    if asked := [name for name in notes if name in controls(interface)]:
+        row = _add(main, "View", className="pf-notes")
+        for name in asked:
+            _add_note(row, name, notes[name])
+    verdict = _add(main, "View", className=f"pf-verdict{' pf-scale' if interface.kind == 'pairwise' else ''}")
     _add(verdict, "Header", value=getattr(say, f"ask_{interface.kind}"), size="4")
     if interface.kind == "ranking":
         _add_ranking(verdict, interface, say)
     else:
         _add_choices(verdict, interface, "verdict", say)
-    if interface.flags:
-        _add(root, "Header", value=say.flags, size="5")
-        _add_choices(root, interface, "flags", say)
-    for name in ("rationale", "improved"):
-        if name in controls(interface):
-            _add(root, "Header", value=say.rationale if name == "rationale" else say.improve, size="5")
-            _add(root, "TextArea", name=name, toName="response_a", rows="4", maxSubmissions="1", editable="true")
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -220,18 +222,38 @@ def task_data(
         )
     say = words(interface.language)
     responses = [comparison.responses[index] for index in shown]
-    history, prompt = comparison.prompt[:-1], comparison.prompt[-1:]
+    history, prompt = comparison.prompt[:-1], comparison.prompt[-1]
     data: dict[str, Any] = {
         "pair_id": scrub(key),
         "guidelines_html": guidelines_html(guidelines),
         "history_html": chat_html(history, say, tools=comparison.tools, concealed=concealed),
-        "prompt_html": chat_html(prompt, say, concealed=concealed),
+        "prompt_html": prompt_html(prompt, say, concealed=concealed),
     }
     for letter, response in zip(LETTERS, responses, strict=False):
         data[f"response_{letter}_html"] = response_html(response.messages, say, concealed=concealed)
     if interface.kind == "ranking":
         data["cards"] = [_card(place, response, say, concealed) for place, response in enumerate(responses)]
     return data
+
+
+def shown_hash(data: Mapping[str, Any]) -> str:
+    """Hash of what a task's data shows, whatever guidelines stand beside it."""
+    return content_hash({name: value for name, value in data.items() if name not in ("pair_id", "guidelines_html")})
+
+
+def order_on_screen(
+    interface: Interface, comparison: Comparison, data: Mapping[str, Any], concealed: bool
+) -> list[int] | None:
+    """The canonical numbers of the responses in the order in which data shows them; None where that is not plain."""
+    say = words(interface.language)
+    pages = [response_html(response.messages, say, concealed=concealed) for response in comparison.responses]
+    order = []
+    for letter in LETTERS[: len(pages)]:
+        fitting = [index for index, page in enumerate(pages) if page == data.get(f"response_{letter}_html")]
+        if len(fitting) != 1:
+            return None
+        order += fitting
+    return order if len(set(order)) == len(pages) else None
 
 
 def _card(place: int, response: Response, say: Words, concealed: bool) -> dict[str, str]:
@@ -246,6 +268,13 @@ def _title(place: int, say: Words) -> str:
     return f"{say.response} {LETTERS[place].upper()}"
 
 
+def _style(interface: Interface) -> str:
+    """The layout: a single response has the page for itself, a few stand side by side, four are two rows of two."""
+    columns = {1: 1, 2: 2, 4: 2}.get(interface.n_responses, 3)
+    height = 36 if interface.n_responses <= 2 else 26  # of a row at least, in hundredths of the window
+    return STYLE_FILE.read_text("utf-8").replace("COLUMNS", str(columns)).replace("ROWvh", f"{height}vh")
+
+
 def _add(parent: ElementTree.Element, tag: Tag, **attributes: str) -> ElementTree.Element:
     return ElementTree.SubElement(parent, tag, attributes)
 
@@ -256,16 +285,25 @@ def _hypertext(parent: ElementTree.Element, name: str) -> None:
 
 def _add_response(grid: ElementTree.Element, interface: Interface, place: int, say: Words) -> None:
     """A response in its scrolling box, and under it what it is rated by."""
-    column = _add(grid, "View")
+    column = _add(grid, "View", className="pf-response")
     box = _add(column, "View", className="pf-box")
     letter = LETTERS[place]
     title = _title(place, say) if interface.n_responses > 1 else say.response
     _add(box, "Header", value=title, size="5")
     _hypertext(box, f"response_{letter}")
     for name in interface.ratings:
-        _add(column, "Header", value=say.name(name), size="6")
+        row = _add(column, "View", className="pf-row")
+        _add(row, "Header", value=say.name(name), size="6")
         control = rating_control(name, place)
-        _add(column, "Rating", name=control, toName=f"response_{letter}", maxRating=str(MAX_RATING))
+        _add(row, "Rating", name=control, toName=f"response_{letter}", maxRating=str(MAX_RATING))
+
+
+def _add_note(row: ElementTree.Element, name: str, title: str) -> None:
+    """A text to write, which is sent as it stands: without a button of its own, that people would forget to press."""
+    note = _add(row, "View", className="pf-note")
+    _add(note, "Header", value=title, size="5")
+    attributes = {"rows": "4", "maxSubmissions": "1", "editable": "true", "showSubmitButton": "false"}
+    _add(note, "TextArea", name=name, toName="response_a", **attributes)
 
 
 def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, say: Words) -> None:
@@ -285,14 +323,14 @@ def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, s
 
 
 def _said(answer: str, say: Words) -> str:
-    own = {**STRENGTHS, **{name: name for name in (BOTH_BAD, TOO_DISTURBING, "up", "down")}}
+    own = {**STRENGTHS, **{name: name for name in (BOTH_BAD, TOO_DISTURBING, UP, DOWN)}}
     return str(getattr(say, own[answer])) if answer in own else say.name(answer)
 
 
 def _add_ranking(parent: ElementTree.Element, interface: Interface, say: Words) -> None:
     """Cards to be put into places; a place may hold several. Cards begin in none, so that no order is a default."""
     _add(parent, "List", name="cards", value="$cards", title=say.unranked)
-    ranker = _add(parent, "Ranker", name="ranking", toName="cards")
+    ranker = _add(parent, "Ranker", name="ranking", toName="cards", collapsible="false")
     for place, title in zip(controls(interface)["ranking"].answers, say.places, strict=False):
         _add(ranker, "Bucket", name=place, title=title)
     _add_choices(parent, interface, "skip", say)

@@ -25,7 +25,7 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from pydantic import Field, field_validator
 
-from annotation.formats import scrubbed
+from annotation.readers.formats import scrubbed
 from annotation.types import Message, Record
 
 MARKDOWN_LIMIT = 50_000  # characters; the parser is slow, in places quadratic, beyond
@@ -33,13 +33,19 @@ LEFT_AS_TEXT = ["entity", "link", "image", "autolink", "reference"]  # and HTML,
 SYNTAX = re.compile(r"[\s!-/:-@\[-`{-~]+")  # white space and ASCII punctuation: what Markdown may take for its own
 
 FONT = "font:15px/1.5 system-ui,sans-serif"
-PAGE = f"background:#fff;color:#111;{FONT};padding:4px 8px;overflow:auto;overflow-wrap:anywhere"
-FOLDED = ";min-height:300px"
+PAGE = f"background:#fff;color:#111;{FONT};margin:-8px;padding:4px 10px;overflow:auto;overflow-wrap:anywhere"
+FOLDED = ";min-height:120px"
 BAR = "background:#eef1f6;color:#333;font-weight:600;font-size:13px;padding:2px 8px;margin:8px 0 4px;border-radius:4px"
 NOTE = "color:#666;font-size:12px"
 CODE = "background:#f5f5f5;padding:6px 8px;margin:4px 0;white-space:pre-wrap;overflow:auto;max-height:480px"
 WARNING = "background:#fff3cd;color:#111;font-weight:600;padding:8px;cursor:pointer"
-STYLES = {
+STYLES = {  # lists leave room on both sides: their items find their own direction, and numbers stand before them
+    "p": "margin:6px 0",
+    "h1": "font-size:1.3em;margin:8px 0 4px",
+    "h2": "font-size:1.15em;margin:8px 0 4px",
+    "h3": "font-size:1em;margin:8px 0 4px",
+    "ul": "margin:6px 0;padding:0 28px",
+    "ol": "margin:6px 0;padding:0 28px",
     "table": "border-collapse:collapse",
     "th": "border:1px solid #bbb;padding:2px 6px",
     "td": "border:1px solid #bbb;padding:2px 6px",
@@ -84,6 +90,7 @@ class Words(Record):
     flags: str
     rationale: str
     improve: str
+    improve_single: str
     names: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("*")
@@ -114,9 +121,7 @@ def chat_html(
     """
     parts = [_folded(words.tools, _code(_json(list(tools))))] if tools else []
     parts += [message_html(message, words) for message in messages]
-    if not messages:
-        parts.append(f'<div style="{NOTE}">{_text(words.no_history)}</div>')
-    return _page("".join(parts), words, concealed)
+    return _page("".join(parts), words, concealed) if parts else _nothing(words.no_history)
 
 
 def response_html(messages: Sequence[Message], words: Words, *, concealed: bool = False) -> str:
@@ -126,9 +131,15 @@ def response_html(messages: Sequence[Message], words: Words, *, concealed: bool 
     return _page("".join(_message_body(message, words) for message in messages), words, concealed)
 
 
+def prompt_html(message: Message, words: Words, *, concealed: bool = False) -> str:
+    """A page of the message to answer, under a bar with its role unless the user speaks."""
+    page = response_html if message["role"] == "user" else chat_html
+    return page([message], words, concealed=concealed)
+
+
 def guidelines_html(markdown: str) -> str:
     """The guidelines as a page."""
-    return f'<div dir="auto" style="{PAGE}">{_markdown(markdown)}</div>'
+    return f'<div dir="auto" style="{PAGE}">{_markdown(markdown)}</div>' if markdown.strip() else _nothing("")
 
 
 def message_html(message: Message, words: Words) -> str:
@@ -169,6 +180,11 @@ def _page(body: str, words: Words, concealed: bool) -> str:
         body = f'<details><summary style="{WARNING}">{_text(words.warning)}</summary>{body}</details>'
     style = PAGE + (FOLDED if "<details>" in body else "")
     return f'<div dir="auto" style="{style}">{body}</div>'
+
+
+def _nothing(note: str) -> str:
+    """A page that says nothing: it alone begins with a paragraph, by which its box is known and left out."""
+    return f'<p dir="auto" style="{PAGE};{NOTE}">{_text(note)}</p>'
 
 
 def _folded(title: str, body: str) -> str:

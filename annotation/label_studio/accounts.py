@@ -75,8 +75,7 @@ def create_annotator(server: Address, alias: str) -> Account:
     Raises:
         BadInput: not an alias, or taken already.
     """
-    if not ALIAS.fullmatch(alias) or f"{alias}@{DOMAIN}" == ADMIN:
-        raise BadInput(f"'{alias}': an alias is 1 to 40 of a-z, 0-9, _ and -, and says nothing of who it is")
+    check_alias(alias)
     email = f"{alias}@{DOMAIN}"
     opener = _opener()
     access = _ask(opener, "POST", server.url + "api/token/refresh/", {}, {"refresh": server.token})["access"]
@@ -94,6 +93,16 @@ def create_annotator(server: Address, alias: str) -> Account:
     if status != 302:
         raise BadInput(f"{email}: the server did not make the account (status {status}); see server.log")
     return Account(email, password)
+
+
+def check_alias(alias: str) -> None:
+    """Refuse what is no alias.
+
+    Raises:
+        BadInput: other characters, too long, or the administrator's.
+    """
+    if not ALIAS.fullmatch(alias) or f"{alias}@{DOMAIN}" == ADMIN:
+        raise BadInput(f"'{alias}': an alias is 1 to 40 of a-z, 0-9, _ and -, and says nothing of who it is")
 
 
 def _opener(jar: CookieJar | None = None) -> urllib.request.OpenerDirector:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from align.core.config import BadInput
-from annotation.label_studio.faults import Missing, Unanswered, no_data, redact, refusal, said, silence
+from annotation.label_studio.faults import Missing, Silent, Unanswered, no_data, redact, refusal, said, silence
 
 FIRST_PATIENCE = 3.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -96,6 +96,6 @@ class Calls:
                 patience = self._patience if self._has_answered else min(self._patience, FIRST_PATIENCE)
                 waited = time.monotonic() - start
                 if waited + pause > patience:
-                    raise BadInput(silence(self.url, waited, redact(str(reason), self._token))) from None
+                    raise Silent(silence(self.url, waited, redact(str(reason), self._token))) from None
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -30,6 +30,10 @@ class Missing(BadInput):
     """The server says that what was asked for is not there."""
 
 
+class Silent(BadInput):
+    """The server gave no usable answer for as long as it was waited for."""
+
+
 def address(url: str) -> str:
     """The address of a server with the slash at its end that sub-paths need.
 

@@ -30,10 +30,14 @@ class Project(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """Task ids by key of all rows asked for, and how many of them this call made."""
+    """Task ids by key of all rows asked for, and how many of them this call made.
+
+    ``had_copies``: of some there were several, of which one was left; it need not be the one that this call sent.
+    """
 
     ids: dict[str, int]
     new: int
+    had_copies: bool
 
 
 class Annotation(NamedTuple):
@@ -53,13 +57,17 @@ class Annotation(NamedTuple):
 
 
 class StudioTask(NamedTuple):
-    """A task with everything people answered; ``key`` is None when it is none of the bridge's."""
+    """A task with everything people answered; ``key`` is None when it is none of the bridge's.
+
+    ``is_open``: the server waits for more people to judge it.
+    """
 
     id: int
     key: str | None
     updated_at: str
     data: dict[str, Any]
     annotations: list[Annotation]
+    is_open: bool
 
 
 class Keyed(NamedTuple):
@@ -80,7 +88,7 @@ def read_task(row: Mapping[str, Any]) -> StudioTask:
     """A task with its annotations; drafts and predictions are left out."""
     with _known("task", row):
         answers = [read_annotation(answer, row["id"]) for answer in row["annotations"]]
-        return StudioTask(row["id"], _key(row), row["updated_at"], dict(row["data"]), answers)
+        return StudioTask(row["id"], _key(row), row["updated_at"], dict(row["data"]), answers, not row["is_labeled"])
 
 
 def read_annotation(row: Mapping[str, Any], task: int) -> Annotation:

@@ -137,9 +137,10 @@ class Studio:
         missing = [key for key in wanted if key not in ids]
         for start in range(0, len(missing), batch):
             ids |= self._send_rows(project, {key: wanted[key] for key in missing[start : start + batch]})
-        if len(found) + len(missing) > len(ids) or self.count(project) != before + len(missing):
+        had_copies = len(found) + len(missing) > len(ids) or self.count(project) != before + len(missing)
+        if had_copies:
             ids = self._remove_copies(project, wanted)
-        return Imported({key: ids[key] for key in wanted if key in ids}, len(missing))
+        return Imported({key: ids[key] for key in wanted if key in ids}, len(missing), had_copies)
 
     def changed_tasks(self, project: int, since: datetime | None = None) -> Iterator[StudioTask]:
         """Tasks that changed at or after a moment (all: None), with their annotations, in the order of ids.
@@ -176,10 +177,36 @@ class Studio:
             BadInput: the task is gone.
         """
         body = {"overlap": overlap, "is_labeled": False}  # the overlap alone does not bring it back into the queue
+        path = f"api/tasks/{task}/"
         try:
-            self._calls.write(lambda: self._calls.send("PATCH", f"api/tasks/{task}/", body=body), lambda: False)
+            self._calls.write(
+                lambda: self._calls.send("PATCH", path, body=body),
+                lambda: bool(self._calls.read(path)["overlap"] >= overlap),  # sent again it would undo a last answer
+            )
         except Missing:
             raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
+
+    def unanswered(self, project: int) -> set[str]:
+        """Keys of the tasks that nobody answered or skipped."""
+        return {row.key for row in self._rows(project) if not row.n_answers}
+
+    def replace_data(self, task: int, data: Mapping[str, Any]) -> str | None:
+        """Give a task other data; when that was, by the server's clock, or None when there was no answer.
+
+        It is not sent again: then nobody could tell when people began to see it.
+
+        Raises:
+            BadInput: the task is gone.
+        """
+        reply: dict[str, Any] = {}
+        path = f"api/tasks/{task}/"
+        try:
+            self._calls.write(
+                lambda: reply.update(self._calls.send("PATCH", path, body={"data": dict(data)})), lambda: True
+            )
+        except Missing:
+            raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
+        return reply.get("updated_at")
 
     # --- how tasks arrive once --------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Ballots(NamedTuple):
 
     ``repeat``: the same person judged the comparison before, under another source; it counts for consistency alone.
     ``strength`` is -3 (second much better) to 3. ``hurry`` is the log of the seconds over the median of the others'
-    seconds on the comparison, once a judgment.
+    seconds on the comparison, once a judgment; ``gold``, once a judgment too, is whether it says what is known.
     """
 
     unit: Numbers
@@ -65,7 +65,9 @@ def ballots(ordered: Sequence[Vote], comparisons: Mapping[str, Comparison], gold
     names = sorted({v.annotator for v in ordered})
     number = {name: n for n, name in enumerate(names)}
     person = np.array([number[v.annotator] for v in ordered], dtype=int)
+    turned = _turned(ordered, unit)
     outcome = np.array([v.outcome for v in ordered], dtype=int)
+    outcome = np.where(turned & (outcome != TIE), FIRST + SECOND - outcome, outcome)
     before = _before(unit, person)
     repeat = before != MISSING
     same_again = np.where(repeat, outcome == outcome[before], np.nan)
@@ -74,12 +76,12 @@ def ballots(ordered: Sequence[Vote], comparisons: Mapping[str, Comparison], gold
         comparison,
         person,
         outcome,
-        _column(_strength(v) for v in ordered),
+        _column(_strength(v) for v in ordered) * np.where(turned, -1.0, 1.0),
         _column(_took_left(v) for v in ordered),
         _column(_took_longer(ordered, comparisons)),
         _column(v.seconds for v in ordered),
         _hurry(ordered),
-        _column(_hit(v, gold) for v in ordered),
+        _right(ordered, gold),
         same_again,
         repeat,
     )
@@ -104,6 +106,19 @@ def _before(unit_V: Numbers, person_V: Numbers) -> Numbers:
     first: dict[tuple[int, int], int] = {}
     rows = [first.setdefault(key, row) for row, key in enumerate(zip(unit_V.tolist(), person_V.tolist(), strict=True))]
     return np.array([MISSING if before == row else before for row, before in enumerate(rows)], dtype=int)
+
+
+def _turned(cast: Sequence[Vote], unit_V: Numbers) -> NDArray[np.bool_]:
+    """Votes on two responses of which everybody saw the second on the left.
+
+    There ``FIRST`` is made to mean the one on the left: alpha and kappa weigh agreement by how often each category is
+    chosen, and the canonical order is drawn by a hash, while left and right are what people chose from.
+    """
+    lefts: dict[int, set[int | None]] = {}
+    for vote, unit in zip(cast, unit_V.tolist(), strict=True):
+        lefts.setdefault(unit, set()).add(vote.left)
+    rows = zip(cast, unit_V.tolist(), strict=True)
+    return np.array([lefts[unit] == {vote.second} for vote, unit in rows], dtype=bool)
 
 
 def _strength(vote: Vote) -> float | None:
@@ -133,13 +148,32 @@ def _took_longer(cast: Sequence[Vote], comparisons: Mapping[str, Comparison]) ->
     return taken
 
 
-def _hit(vote: Vote, gold: Mapping[str, Ranking]) -> float | None:
-    """1.0 where the vote says what the known answer says of these two responses."""
-    if (answer := gold.get(vote.comparison_id)) is None:
-        return None
+def hit(vote: Vote, answer: Ranking) -> bool | None:
+    """Whether a vote says what a known answer says of these two responses.
+
+    Responses that the answer leaves out come after those it names; None for two of them, which it does not compare.
+    """
     place = {index: number for number, group in enumerate(answer) for index in group}
-    first, second = place[vote.first], place[vote.second]
-    return float(vote.outcome == (TIE if first == second else FIRST if first < second else SECOND))
+    first, second = place.get(vote.first, len(answer)), place.get(vote.second, len(answer))
+    if vote.first not in place and vote.second not in place:
+        return None
+    return vote.outcome == (TIE if first == second else FIRST if first < second else SECOND)
+
+
+def _right(cast: Sequence[Vote], gold: Mapping[str, Ranking]) -> Array:
+    """On the first vote of each judgment of a comparison whose answer is known: 1.0 where all its votes are right.
+
+    Votes of one ranking are no independent answers, so the judgment counts once.
+    """
+    found = np.full(len(cast), np.nan)
+    first: dict[tuple[str, str, str], int] = {}
+    for row, vote in enumerate(cast):
+        answer = gold.get(vote.comparison_id)
+        known = None if answer is None else hit(vote, answer)
+        if known is not None:
+            head = first.setdefault((vote.comparison_id, vote.annotator, vote.source), row)
+            found[head] = float(known and found[head] != 0.0)
+    return found
 
 
 def _hurry(cast: Sequence[Vote]) -> Array:

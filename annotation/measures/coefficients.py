@@ -155,11 +155,15 @@ def bootstraps(
     return {name: _percentiles(np.concatenate(found)) for name, found in values.items()}
 
 
-def share(hits: int, n_scored: int, n: int) -> dict[str, Any]:
-    """A share with its counts and Wilson's 95 % interval; None where nothing was scored."""
+def share(hits: int, n_scored: int, n: int, *, is_exact: bool = False) -> dict[str, Any]:
+    """A share with its counts and 95 % interval; None where nothing was scored.
+
+    The interval is Wilson's, or the exact one of Clopper and Pearson (1934), which never covers less than 95 %:
+    for what a person is judged by.
+    """
     value, interval = None, None
     if n_scored:
-        low, high = proportion_confint(hits, n_scored, method="wilson")
+        low, high = proportion_confint(hits, n_scored, method="beta" if is_exact else "wilson")
         value, interval = hits / n_scored, [float(low), float(high)]
     return {"value": value, "interval": interval, "n": n, "n_scored": n_scored, "n_failed": n - n_scored}
 

@@ -1,8 +1,8 @@
 """Preference files as rows: JSON lines, JSON, CSV and Parquet (plain or gzip), and the HH text format.
 
 In: a file. Out: (row number, plain Python dict) one at a time, and for HH text a list of messages. Text that no
-database or tokenizer can hold (NUL, lone surrogates) is replaced and counted. What a row means is decided in
-``importers.py``.
+database or tokenizer can hold (NUL, lone surrogates) is replaced and counted. What a row means is decided by the
+readers (``preferences.py``, ``crowd.py``, ``exported.py``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from align.core.config import BadInput
 from annotation.types import Message
 
-Format = Literal["auto", "trl", "csv", "parquet", "hh"]
+Format = Literal["auto", "trl", "csv", "parquet", "hh", "votes", "label-studio"]
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 HH_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -37,7 +38,15 @@ def container_of(path: Path, named: Format) -> Container:
         return cast(Container, ending)
     if named in ("trl", "hh"):
         return "jsonl"
-    raise BadInput(f"{path}: cannot tell its format by its name; set format: trl, csv, parquet or hh")
+    if named == "label-studio":
+        return "json"
+    if named == "votes":
+        raise BadInput(
+            f"{path}: cannot tell by its name how votes stand in it; end it in .csv, .tsv, .jsonl or .parquet"
+        )
+    raise BadInput(
+        f"{path}: cannot tell its format by its name; set format: trl, csv, parquet, hh, votes or label-studio"
+    )
 
 
 def read_rows(path: Path, container: Container) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -115,17 +124,31 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """One JSON list of objects; a file that begins with an object is read as JSON lines."""
     with _open(path) as file:
-        start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-        if not start.startswith(b"["):
-            yield from _json_lines(path)
-            return
-        file.seek(0)
-        try:
-            rows = json.loads(file.read().decode("utf-8-sig"))
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}); mend it") from None
+        text = file.read().decode("utf-8-sig").strip()
+    if not text.startswith("["):
+        _refuse_one_object(path, text)
+        yield from _json_lines(path)
+        return
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}); mend it") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON that can be read ({str(error)[:200]}); mend it") from None
     for number, row in enumerate(rows, 1):
         yield number, _as_object(row, path, number)
+
+
+def _refuse_one_object(path: Path, text: str) -> None:
+    """An object over several lines is no row: most likely the list of rows stands in it."""
+    if text.startswith("{") and not text.partition("\n")[0].rstrip().endswith("}"):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        inside = [f"'{key}'" for key, value in found.items() if isinstance(value, list)]
+        hint = f"; is it the list in {' or '.join(inside)}?" if inside else ""
+        raise BadInput(f"{path}: expected a list of rows, found one JSON object{hint}")
 
 
 def _as_object(row: Any, path: Path, number: int) -> dict[str, Any]:
@@ -136,11 +159,15 @@ def _as_object(row: Any, path: Path, number: int) -> dict[str, Any]:
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(1 << 30)
-    dialect = "excel-tab" if ".tsv" in path.suffixes else "excel"
     with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, dialect=dialect, strict=True)
+        first = file.readline()
+        delimiter = "\t" if ".tsv" in path.suffixes else _delimiter(first)
+        reader = csv.DictReader(chain([first], file), delimiter=delimiter, strict=True)
         number = 0
         try:
+            names = reader.fieldnames or []
+            if twice := [name for name in names if name and names.count(name) > 1]:
+                raise BadInput(f"{path}: column '{twice[0]}' stands twice in its header; rename one")
             for number, row in enumerate(reader, 1):
                 if None in row or None in row.values():
                     wrong = "more" if None in row else "fewer"
@@ -148,6 +175,11 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, {key: value for key, value in row.items() if value != ""}
         except csv.Error as error:
             raise BadInput(f"{path}: row {number + 1} is not CSV ({error}); mend its quotes") from None
+
+
+def _delimiter(header: str) -> str:
+    """A comma, unless the header holds none and a semicolon (as spreadsheets of many countries write) or a tab."""
+    return next((mark for mark in ",;\t" if mark in header), ",")
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

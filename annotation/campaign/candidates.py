@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl
-from annotation.store import STRICTNESS, Split
+from annotation.feedback.store import STRICTNESS, Split
 from annotation.types import Comparison, Message, Response, content_hash, prompt_id
 
 Drop = Callable[[str, int], None]  # counts what cannot be used, by reason

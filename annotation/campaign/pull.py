@@ -18,20 +18,29 @@ from itertools import islice
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from annotation.campaign import Campaign
+from annotation.campaign.calibration import Round, standings
+from annotation.campaign.guidelines import read_by, refreshes
+from annotation.campaign.push import open_project
+from annotation.campaign.settings import Campaign
+from annotation.feedback.ledger import CampaignState, Ledger, Pulled, Quarantined, Task, pseudonym, source_of
+from annotation.feedback.store import Store
+from annotation.interfaces.config import shown_hash
 from annotation.interfaces.decode import Undecodable, Verdict, decode
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.label_studio.studio import Studio
-from annotation.ledger import Ledger, Pulled, Quarantined, Task
-from annotation.push import open_project
-from annotation.store import Store
 from annotation.types import Comparison, Judgment
 
 OVERLAP = timedelta(minutes=5)
 PAGE = 200  # tasks of one transaction
+ERASED = "erased"  # outcome of what was erased from the store, whose annotation the server still has
 EDITED = "edited by somebody else"  # flag of a judgment that another account changed afterwards
 
+CHANGED = (
+    "its task shows something else than what was sent (edited on the server, or sent by another store too: push again, "
+    "then 'pull --full')"
+)
 JUDGMENT, SKIPPED, SET_ASIDE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
+DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place
 
 
 class PulledNow(NamedTuple):
@@ -66,7 +75,7 @@ def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PulledNow
             raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
         project = open_project(campaign, ledger, studio)
         since = None if full or state.watermark is None else datetime.fromisoformat(state.watermark) - OVERLAP
-        reader = _Reader(campaign, ledger, studio, full)
+        reader = _Reader(campaign, ledger, state, studio, full)
         newest, n_tasks = state.watermark, 0
         for page in _pages(studio.changed_tasks(project.id, since), PAGE):
             with store.transaction():
@@ -86,13 +95,19 @@ def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PulledNow
 class _Reader:
     """One pull: what is known beforehand, and what was found so far."""
 
-    def __init__(self, campaign: Campaign, ledger: Ledger, studio: Studio, full: bool) -> None:
+    def __init__(self, campaign: Campaign, ledger: Ledger, state: CampaignState, studio: Studio, full: bool) -> None:
         self.campaign, self.ledger, self.full = campaign, ledger, full
         self.tasks = ledger.tasks()
         self.seen = ledger.pulled()
+        self.by_task: dict[int, set[tuple[int, str]]] = {}
+        for key, row in self.seen.items():
+            self.by_task.setdefault(row.task_id, set()).add(key)
+        self.kept_out = ledger.store.kept_out()
         self.comparisons = {comparison.id: comparison for comparison in ledger.store.comparisons()}
         self.people = studio.users()
-        self.url = studio.url
+        self.url = state.url  # of the campaign's beginning: a server that moves renames nobody
+        self.refreshes = refreshes(ledger)
+        self.round: Round | None = None  # as far as it was read
         self.outcomes: Counter[str] = Counter()
         self.taken_back = 0
 
@@ -101,9 +116,13 @@ class _Reader:
         own = self.tasks.get(task.key or "")
         latest = _latest(task.annotations)
         present = {(a.id, a.created_at) for a in task.annotations}
-        self._forget(p for key, p in self.seen.items() if p.task_id == task.id and key not in present)
+        self._forget(self.seen[key] for key in self.by_task.get(task.id, set()) - present)
         for annotation in sorted(task.annotations, key=lambda a: (a.updated_at, a.id)):
             key = (annotation.id, annotation.created_at)
+            person = self._name(annotation.completed_by)
+            if self.kept_out.holds("annotator", person) or self.kept_out.holds("task", task.key):
+                self._keep_out(key, task.id)
+                continue
             digest = _digest(annotation)
             before = self.seen.get(key)
             is_old = latest[annotation.completed_by] != annotation.id
@@ -111,8 +130,8 @@ class _Reader:
             if is_known and not (self.full and before is not None and before.outcome == SET_ASIDE):
                 continue
             reading = _Reading(SUPERSEDED) if is_old else self._read(own, task, annotation)
-            person = self._name(annotation.completed_by)
-            row = Pulled(annotation.id, annotation.created_at, task.id, task.key, person, digest, reading.outcome)
+            read = (person, digest, reading.outcome, annotation.seconds)
+            row = Pulled(annotation.id, annotation.created_at, task.id, task.key, *read)
             self._enter(row, own, reading, annotation)
 
     def lose(self, present: set[str]) -> None:
@@ -122,8 +141,10 @@ class _Reader:
         self.ledger.set_task_ids(dict.fromkeys(gone))
 
     def _read(self, own: Task | None, task: StudioTask, annotation: Annotation) -> _Reading:
-        if own is None:
+        if own is None or not own.shown:
             return _Reading(SET_ASIDE, reason="its task was not sent by this campaign, so its sides are not known")
+        if own.pages not in (None, shown_hash(task.data)):
+            return _Reading(SET_ASIDE, reason=CHANGED)
         email = self.people.get(annotation.completed_by or -1)
         if email is None:
             return _Reading(SET_ASIDE, reason=f"by account {annotation.completed_by}, which the server does not list")
@@ -131,14 +152,31 @@ class _Reader:
             return _Reading(SET_ASIDE, reason="by an account that is none of the campaign's annotators")
         if annotation.was_cancelled:
             return _Reading(SKIPPED)
+        if reason := self._unfit(own, email, annotation.completed_by):
+            return _Reading(SET_ASIDE, reason=reason)
         try:
             verdict = decode(self.campaign.interface, annotation.result)
             if verdict.is_skipped:
-                return _Reading(SKIPPED)
+                return _Reading(DECLINED)
             judgment = self._judgment(own, annotation, verdict)
         except (Undecodable, ValueError) as error:
             return _Reading(SET_ASIDE, reason=str(error).splitlines()[0])
         return _Reading(JUDGMENT, judgment)
+
+    def _unfit(self, own: Task, email: str, account: int | None) -> str | None:
+        """Why an annotator's word on a task does not count."""
+        comparison = self.comparisons.get(own.comparison_id)
+        if comparison is not None and not self.campaign.speaks(email, comparison.language):
+            return f"by an annotator who does not list the comparison's language, {comparison.language}"
+        if self.campaign.calibration is None or own.purpose == "calibration":
+            return None
+        if self.round is None:
+            people = {self._name(number): address for number, address in self.people.items()}
+            self.round = standings(self.campaign, self.ledger, people)
+        own_round = self.round.people.get(self._name(account))
+        if own_round is not None and own_round.has_passed:
+            return None
+        return "by an annotator who has not passed the calibration round; once they have, 'pull --full' takes it in"
 
     def _judgment(self, own: Task, annotation: Annotation, verdict: Verdict) -> Judgment:
         """A verdict by place on screen, as a judgment by canonical response."""
@@ -161,8 +199,8 @@ class _Reader:
             improved=improved,
             improved_from=source,
             seconds=annotation.seconds,
-            guideline=own.guideline,
-            source=_source(self.campaign, own.key),
+            guideline=read_by(own, self.refreshes.get(own.key, ()), annotation),
+            source=source_of(self.campaign.name, own.key),
         )
 
     def _enter(self, row: Pulled, own: Task | None, reading: _Reading, annotation: Annotation) -> None:
@@ -176,8 +214,22 @@ class _Reader:
         if reading.outcome == SET_ASIDE:
             body = annotation.body
             self.ledger.quarantine([Quarantined(*key, row.task_id, row.key, row.annotator, reading.reason, body)])
+        self._note(row)
+        if own is not None and own.purpose == "calibration":
+            self.round = None
+
+    def _keep_out(self, key: tuple[int, str], task: int) -> None:
+        """Note nothing of what was erased but that it is there."""
+        if key not in self.seen:
+            self.outcomes[ERASED] += 1
+            self._note(Pulled(*key, task, key=None, annotator="", digest="", outcome=ERASED))
+
+    def _note(self, row: Pulled) -> None:
+        """Remember an annotation that was read."""
+        key = (row.annotation_id, row.created_at)
         self.ledger.note([row])
         self.seen[key] = row
+        self.by_task.setdefault(row.task_id, set()).add(key)
 
     def _forget(self, rows: Iterable[Pulled]) -> None:
         """Annotations that are gone: their judgments are taken back."""
@@ -185,20 +237,17 @@ class _Reader:
             own = self.tasks.get(row.key or "")
             if own is not None and row.outcome == JUDGMENT:
                 self._withdraw(own, row.annotator)
+                self.round = None
             self.ledger.forget([(row.annotation_id, row.created_at)])
             del self.seen[row.annotation_id, row.created_at]
+            self.by_task[row.task_id].discard((row.annotation_id, row.created_at))
 
     def _withdraw(self, own: Task, annotator: str) -> None:
-        key = (own.comparison_id, annotator, _source(self.campaign, own.key))
+        key = (own.comparison_id, annotator, source_of(self.campaign.name, own.key))
         self.taken_back += self.ledger.store.withdraw([key], "gone or unreadable on the labelling server")
 
     def _name(self, account: int | None) -> str:
         return pseudonym(self.url, account)
-
-
-def pseudonym(url: str, account: int | None) -> str:
-    """What an account is called in the store: never its address."""
-    return f"person-{hashlib.sha256(f'{url}#{account}'.encode()).hexdigest()[:8]}"
 
 
 def _latest(annotations: Iterable[Annotation]) -> dict[int | None, int]:
@@ -218,10 +267,6 @@ def _canonical(values: list[int | None], shown: list[int]) -> list[int | None]:
     for place, value in enumerate(values):
         found[shown[place]] = value
     return found
-
-
-def _source(campaign: Campaign, key: str) -> str:
-    return f"label-studio:{campaign.name}:{key}"
 
 
 def _text(comparison: Comparison, index: int) -> str:

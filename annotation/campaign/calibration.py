@@ -1,0 +1,110 @@
+"""`annotate calibration`: who has passed the round that comes before the work, against known answers.
+
+In: a campaign with ``calibration``, judgments on its items, the accounts of a server. Out: per person how many items
+were answered and right, and whether that passes. It is an examination: the items are the same for everybody, and the
+share that is right decides, not an interval. Only items in a person's languages are asked of them; what they changed
+afterwards counts as it stands at the last pull. Work is not sent before enough people have passed (``push.py``), what
+others judged is set aside (``pull.py``), and judgments on these items never become votes.
+
+The open-source server assigns nothing: the items are the first tasks of the campaign's own project, and stay open for
+everybody, so that who comes later meets them first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from align.core.config import BadInput
+from annotation.campaign.known import is_right, said, stored_items
+from annotation.campaign.settings import Campaign
+from annotation.feedback.ledger import Ledger, pseudonym
+from annotation.feedback.store import Store
+from annotation.label_studio.studio import Studio
+
+EVERYBODY = 1000  # people that an item stays open for
+
+
+class Standing(NamedTuple):
+    """How far a person is in the round: items asked of them, answered, and right."""
+
+    address: str
+    n_asked: int
+    n_answered: int
+    n_right: int
+    bar: float
+
+    @property
+    def is_done(self) -> bool:
+        return 0 < self.n_asked <= self.n_answered
+
+    @property
+    def has_passed(self) -> bool:
+        return self.is_done and self.n_right >= self.bar * self.n_asked
+
+    def __str__(self) -> str:
+        if not self.n_asked:
+            return "no item is in a language of theirs"
+        if not self.is_done:
+            return f"not done, {self.n_answered} of {self.n_asked} answered"
+        return f"{'passed' if self.has_passed else 'not passed'}, {self.n_right} of {self.n_asked} right"
+
+
+class Round(NamedTuple):
+    """Everybody who may take part, by the name that the store knows them by."""
+
+    people: dict[str, Standing]
+    n_needed: int
+
+    @property
+    def n_passed(self) -> int:
+        return sum(standing.has_passed for standing in self.people.values())
+
+    def __str__(self) -> str:
+        head = f"{self.n_passed} have passed the calibration round, work is sent when {self.n_needed} have"
+        return "\n".join([head, *(f"{name} {person.address}: {person}" for name, person in self.people.items())])
+
+
+def calibration(campaign: Campaign, studio: Studio) -> Round:
+    """Where everybody stands in the calibration round, as of the last pull.
+
+    Raises:
+        BadInput: the campaign has no round, or it was not pushed yet.
+    """
+    if campaign.calibration is None:
+        raise BadInput(f"campaign '{campaign.name}' has no calibration round; set calibration.file")
+    with Store.open(campaign.feedback) as store:
+        ledger = Ledger(store, campaign.name)
+        state = ledger.state()
+        if state is None:
+            raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
+        return standings(campaign, ledger, people_of(studio, state.url))
+
+
+def people_of(studio: Studio, url: str) -> dict[str, str]:
+    """Addresses of a server's accounts by the name that the store knows them by.
+
+    Args:
+        url: the server's address when the campaign began, which names are made of: servers move, people stay.
+    """
+    return {pseudonym(url, account): address for account, address in sorted(studio.users().items())}
+
+
+def standings(campaign: Campaign, ledger: Ledger, people: Mapping[str, str]) -> Round:
+    """The round by person: the campaign's annotators or, where it lists none, all accounts that answered an item.
+
+    Args:
+        people: addresses by the name that the store knows them by.
+    """
+    languages = [comparison.language for _, comparison in stored_items(ledger, "calibration")]
+    marks: dict[str, list[bool]] = {}
+    for task, judgment in said(ledger, "calibration"):
+        if task.answer is not None:
+            marks.setdefault(judgment.annotator, []).append(is_right(task.answer, judgment))
+    found = {}
+    for name, address in people.items():
+        if address in campaign.annotators or (not campaign.annotators and name in marks):
+            n_asked, own = sum(campaign.speaks(address, language) for language in languages), marks.get(name, [])
+            bar = campaign.calibration.bar if campaign.calibration else 1.0
+            found[name] = Standing(address, n_asked, len(own), sum(own), bar)
+    return Round(found, campaign.people_to_pass)

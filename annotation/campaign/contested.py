@@ -1,0 +1,146 @@
+"""`annotate open-contested`: tasks whose answers disagree go to one more person, once for each disagreement.
+
+In: what people said, as of a pull made first. Out: tasks that the server hands out again; which those are is defined in
+``opinions.py``. Only tasks whose answer nobody knows are looked at, and only those that wait for nobody: one that was
+re-opened stays as it is until the next person has answered, however often this is run and whichever ledger it is run
+with. Not here: tasks that have too few votes because some do not count (``status.py`` counts them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from align.core.config import BadInput
+from annotation.campaign.opinions import contested, opinions
+from annotation.campaign.pull import pull
+from annotation.campaign.settings import Campaign
+from annotation.evidence import asked, evidence
+from annotation.feedback.ledger import Ledger, excluded, source_of
+from annotation.feedback.store import Store
+from annotation.label_studio.rows import StudioTask
+from annotation.label_studio.studio import Studio
+from annotation.types import Judgment
+
+
+class Reopened(NamedTuple):
+    """What `open-contested` did: contested tasks, and what became of each.
+
+    ``waiting`` are open already, ``at_maximum`` were judged by as many people as may be, ``changed`` were answered
+    or deleted since the pull, and ``over_limit`` are left for another time.
+    """
+
+    contested: int
+    reopened: int
+    waiting: int
+    at_maximum: int
+    changed: int
+    over_limit: int
+    maximum: int
+
+    def __str__(self) -> str:
+        rest = (
+            (self.waiting, "open already and waiting for a person"),
+            (self.at_maximum, f"judged by as many people as may be, {self.maximum}"),
+            (self.changed, "changed since the pull"),
+            (self.over_limit, "left for another time by limit="),
+        )
+        counted = "".join(f"; {count} {what}" for count, what in rest if count)
+        return f"{self.reopened} of {self.contested} contested tasks re-opened{counted}"
+
+
+def open_contested(
+    campaign: Campaign,
+    studio: Studio,
+    *,
+    votes: int = 1,
+    limit: int | None = None,
+    maximum: int | None = None,
+    posterior: float | None = None,
+) -> Reopened:
+    """Pull, and have contested tasks judged by more people.
+
+    Args:
+        votes: how many more people each.
+        limit: most tasks to re-open now.
+        maximum: most people a task; not given, twice the campaign's votes and one. Never more than the annotators
+            whom the campaign names.
+        posterior: also re-open what is answered with less than this probability.
+
+    Raises:
+        BadInput: settings that cannot be, nothing was pushed yet, or a silent server; what was re-opened stays so,
+            and the same call re-opens the rest.
+    """
+    _check(votes, limit, maximum, posterior)
+    pull(campaign, studio)
+    with Store.open(campaign.feedback, write=True) as store:
+        ledger = Ledger(store, campaign.name)
+        state = ledger.state()
+        if state is None:
+            raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
+        project = studio.project(state.project)
+        most = maximum or 2 * project.votes + 1
+        most = min(most, len(campaign.annotators)) if campaign.annotators else most
+        counting = evidence(own_judgments(ledger), asked(store), excluded(store)).judgments
+        keys = contested_tasks(ledger, contested(opinions(counting), posterior))
+        found = _on_server(ledger, studio, project.id, keys)
+        waiting = {key: task for key, task in found.items() if task.is_open}
+        ready = {key: task for key, task in found.items() if not task.is_open}
+        allowed = [key for key, task in ready.items() if _people(task) < most]
+        known = ledger.reopened()
+        noted = {key: _people(task) + 1 for key, task in waiting.items() if known.get(key, 0) <= _people(task)}
+        ledger.set_reopened(noted)  # by an earlier call that was cut short, or in a store that is lost
+        chosen = allowed[:limit]
+        for key in chosen:
+            people = min(_people(ready[key]) + votes, most)
+            studio.reopen(ready[key].id, people)
+            ledger.set_reopened({key: people})
+        n_over, n_changed = len(allowed) - len(chosen), len(keys) - len(found)
+        return Reopened(len(keys), len(chosen), len(waiting), len(ready) - len(allowed), n_changed, n_over, most)
+
+
+def own_judgments(ledger: Ledger) -> list[Judgment]:
+    """What stands of the judgments on a campaign's tasks, as of the last pull."""
+    own = {source_of(ledger.campaign, key) for key in ledger.tasks()}
+    return [judgment for judgment in ledger.store.judgments() if judgment.source in own]
+
+
+def contested_tasks(ledger: Ledger, sources: Collection[str]) -> list[str]:
+    """Keys of those of the sources that are work on the server: no known answers, no repetitions."""
+    return [
+        key
+        for key, task in ledger.tasks().items()
+        if task.purpose == "work" and task.task_id is not None and source_of(ledger.campaign, key) in sources
+    ]
+
+
+def _on_server(ledger: Ledger, studio: Studio, project: int, keys: Sequence[str]) -> dict[str, StudioTask]:
+    """Those of the tasks that hold on the server what was read of them, by key in the order given."""
+    known, read = ledger.tasks(), _read_answers(ledger)
+    numbers = {number: key for key in keys if (number := known[key].task_id) is not None}
+    found = {
+        numbers[task.id]: task
+        for task in studio.tasks(project, numbers)
+        if task.key == numbers[task.id] and {(a.id, a.created_at) for a in task.annotations} == read.get(task.id)
+    }
+    return {key: found[key] for key in keys if key in found}
+
+
+def _read_answers(ledger: Ledger) -> Mapping[int, set[tuple[int, str]]]:
+    read: dict[int, set[tuple[int, str]]] = {}
+    for answer, row in ledger.pulled().items():
+        read.setdefault(row.task_id, set()).add(answer)
+    return read
+
+
+def _people(task: StudioTask) -> int:
+    """Answers that the server counts towards a task's people: all but skips."""
+    return sum(not annotation.was_cancelled for annotation in task.annotations)
+
+
+def _check(votes: int, limit: int | None, maximum: int | None, posterior: float | None) -> None:
+    for name, value in (("votes", votes), ("limit", limit), ("maximum", maximum)):
+        if value is not None and value < 1:
+            raise BadInput(f"open-contested: {name}={value} must be 1 or more")
+    if posterior is not None and not 0 < posterior <= 1:
+        raise BadInput(f"open-contested: posterior={posterior:g} is a probability, above 0 and at most 1")

@@ -1,0 +1,150 @@
+"""`annotate pull`, once or again and again: ``--watch`` polls a server and shows how the answers come in.
+
+In: a campaign and a client. Out: what one pull found or, watching, a line of progress: rewritten in place on a
+terminal, elsewhere a plain line whenever something changed. A server that falls silent (restarted, or the way to it is
+broken) is told once and asked again until it answers; so is a store that another process is writing to. Whatever else
+is wrong ends the watch, as it would end a pull. Ctrl-C ends it too, with exit code 130: each pull is a transaction, so
+nothing is lost. Not here: what a pull does (``pull.py``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import count
+from typing import IO, NamedTuple
+
+from align.core.config import BadInput
+from annotation.campaign import pull as once
+from annotation.campaign.pull import PulledNow
+from annotation.campaign.settings import Campaign
+from annotation.feedback.database import Busy
+from annotation.label_studio.faults import Silent
+from annotation.label_studio.studio import Studio
+
+FULL_EVERY = 120  # polls: an hour, at one in 30 s
+
+
+class Poll(NamedTuple):
+    """One look at the server: what a pull found, or why there was none; ``is_full`` reads everything again."""
+
+    number: int
+    is_full: bool
+    found: PulledNow | None
+    trouble: str
+
+    @property
+    def is_news(self) -> bool:
+        return self.found is not None and bool(self.found.outcomes or self.found.taken_back)
+
+
+def pull(
+    campaign: Campaign, studio: Studio, *, full: bool = False, watch: bool = False, every: float = 30.0
+) -> PulledNow:
+    """Read what changed (``full``: everything), once or, with ``watch``, every so many seconds until Ctrl-C.
+
+    Raises:
+        BadInput: as a single pull does; while watching, a silent server does not end it once it has answered.
+        KeyboardInterrupt: the watch was ended; says what was read.
+    """
+    if not watch:
+        return once.pull(campaign, studio, full=full)
+    if not 1 <= every <= 86400:
+        raise BadInput(f"pull: every={every:g} is in seconds, 1 to 86400 (a day)")
+    show(polls(campaign, studio, full=full), every, sys.stdout)
+    raise AssertionError("polls never end")
+
+
+def polls(campaign: Campaign, studio: Studio, *, full: bool = False, full_every: int = FULL_EVERY) -> Iterator[Poll]:
+    """Pull each time the next poll is asked for; one in ``full_every`` reads everything (``full``: the first one too).
+
+    Raises:
+        BadInput: the first pull fails, or a later one for another reason than silence or another writer.
+    """
+    is_due = full
+    for number in count(1):
+        is_due = is_due or number % full_every == 0
+        try:
+            found = once.pull(campaign, studio, full=is_due)
+        except (Silent, Busy) as trouble:
+            if number == 1:
+                raise
+            yield Poll(number, is_due, None, str(trouble))
+            continue
+        yield Poll(number, is_due, found, "")
+        is_due = False
+
+
+def show(looked: Iterator[Poll], every: float, out: IO[str]) -> None:
+    """Write the progress of polls, with a pause after each; returns when they end, which those of a server never do.
+
+    Raises:
+        KeyboardInterrupt: with a last sentence.
+    """
+    screen, outcomes, n_polls, in_trouble = _Screen(out), Counter[str](), 0, False
+    try:
+        for poll in looked:
+            n_polls = poll.number
+            now = datetime.now().strftime("%H:%M:%S")
+            if poll.found is None:
+                if not in_trouble:
+                    screen.keep(
+                        f"{now} {poll.trouble.partition('; ')[0]}; going on, it is asked again every {every:g} s"
+                    )
+                in_trouble = True
+            else:
+                outcomes.update(poll.found.outcomes)
+                if in_trouble:
+                    screen.keep(f"{now} answers again")
+                screen.update(f"{now} {_progress(poll, poll.found, outcomes)}", poll.is_news or n_polls == 1)
+                in_trouble = False
+            time.sleep(every)
+    except KeyboardInterrupt:
+        screen.end()
+        read = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items())) or "nothing new"
+        raise KeyboardInterrupt(
+            f"stopped watching after {n_polls} polls ({read}); all that was read is kept, the same command goes on"
+        ) from None
+
+
+class _Screen:
+    """A last line that is written over on a terminal; elsewhere lines one after the other."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self.out, self.rewrites, self.has_line = out, out.isatty(), False
+
+    def update(self, line: str, is_news: bool) -> None:
+        """Show the state: in place of the last one, or only when it is news."""
+        if self.rewrites:
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over
+            self._write(f"\r{line[:width]}\x1b[K")
+            self.has_line = True
+        elif is_news:
+            self._write(line + "\n")
+
+    def keep(self, line: str) -> None:
+        """Show a line that stays."""
+        self.end()
+        self._write(line + "\n")
+
+    def end(self) -> None:
+        """Leave the line that was being written over as it is."""
+        if self.has_line:
+            self._write("\n")
+        self.has_line = False
+
+    def _write(self, text: str) -> None:
+        self.out.write(text)
+        self.out.flush()
+
+
+def _progress(poll: Poll, found: PulledNow, outcomes: Counter[str]) -> str:
+    now = ", ".join(f"{number} {outcome}" for outcome, number in found.outcomes.items()) or "nothing new"
+    back = f", {found.taken_back} taken back" if found.taken_back else ""
+    whole = ", everything read again" if poll.is_full else ""
+    total = f"{found.judgments} judgments, {found.quarantined} in quarantine"
+    return f"poll {poll.number}: {now}{back}{whole}; {total}; {outcomes.total()} answers since the start"

@@ -1,0 +1,131 @@
+"""`annotate gold add` and `gold report`: known answers mixed in blind, and who misses too many of them.
+
+In: a file of comparisons with their answers; later, judgments. Out: answers in ``feedback.db``, which the next push
+sends among new work (``push.py``); per annotator the share that was right, with the exact interval of Clopper and
+Pearson. On the server a gold task is a task like any other: its key is made as if it were work, and all tasks of a
+push are sent in the order of their keys.
+
+The interval decides, not the share: somebody is named when even its upper limit lies below the bar, for gold answers
+or for attention checks (told apart, so that one cannot hide the other). An annotator who is exactly at the bar is
+named wrongly at most once in forty times by each of the two, however few answers there are; one or two wrong answers
+never suffice. Who is named is excluded by a person, never by this.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from align.core.config import BadInput
+from annotation.campaign.known import is_right, read_items, said
+from annotation.campaign.settings import Campaign, check_languages, task_key
+from annotation.feedback.ledger import Ledger, Task, excluded
+from annotation.feedback.store import Store
+from annotation.measures.coefficients import share
+
+
+class GoldAdded(NamedTuple):
+    """What `gold add` did: answers that are new, that were corrected, and that were known; and where they stand.
+
+    ``in_queue`` are comparisons that were sent already, as work: they became gold where they stand.
+    """
+
+    new: int
+    corrected: int
+    unchanged: int
+    in_queue: int
+    waiting: int
+
+    def __str__(self) -> str:
+        said = f"{self.new} known answers are new, {self.corrected} corrected, {self.unchanged} as they were"
+        queued = f"; {self.in_queue} of these comparisons stand in the queue already" if self.in_queue else ""
+        waiting = f"; {self.waiting} wait for the next push of new work, which mixes them in" if self.waiting else ""
+        return said + queued + waiting
+
+
+class Accuracy(NamedTuple):
+    """One annotator's answers of one kind, ``gold`` or ``attention``: a share with its exact interval and count."""
+
+    annotator: str
+    kind: str
+    found: dict[str, Any]
+    is_under: bool
+
+    def __str__(self) -> str:
+        right, n = round(self.found["value"] * self.found["n"]), self.found["n"]
+        low, high = self.found["interval"]
+        said = f"{self.annotator} {self.kind}: {right} of {n} right ({low:.2f} to {high:.2f})"
+        return said + (", under the bar" if self.is_under else "")
+
+
+class GoldReport(NamedTuple):
+    """Accuracies by annotator and kind, and who is under the bar and not excluded yet."""
+
+    feedback: Path
+    bar: float
+    n_items: int
+    accuracies: list[Accuracy]
+    under: list[str]
+
+    def __str__(self) -> str:
+        head = f"{self.n_items} known answers, bar {self.bar:g}; under it is whose exact 95 % interval ends below it"
+        lines = [head, *map(str, self.accuracies)]
+        if not self.accuracies:
+            lines.append("nobody answered one of them yet, as of the last pull")
+        for name in self.under:
+            own = [a for a in self.accuracies if a.annotator == name and a.is_under]
+            why = ", ".join(f"{a.kind} {round(a.found['value'] * a.found['n'])} of {a.found['n']}" for a in own)
+            lines.append(f"to exclude: align annotate exclude feedback={self.feedback} annotator={name} reason='{why}'")
+        return "\n".join(lines)
+
+
+def add(campaign: Campaign, *, file: Path) -> GoldAdded:
+    """Keep known answers; the next push sends what is not in the queue yet.
+
+    Raises:
+        BadInput: a row of the file cannot be used (named by number), its language is none of the campaign's, or the
+            comparison belongs to the calibration round.
+    """
+    items = read_items(file, campaign.interface, "gold")
+    check_languages(campaign, [item.comparison for item in items.values()], str(file))
+    with Store.open(campaign.feedback, write=True) as store, store.transaction():
+        ledger = Ledger(store, campaign.name)
+        before = ledger.tasks()
+        tasks = [Task(task_key(key, "gold"), key, [], "gold", item.answer) for key, item in items.items()]
+        known = {task.key: before[task.key] for task in tasks if task.key in before}
+        for task in known.values():
+            if task.purpose == "calibration":
+                raise BadInput(
+                    f"{file}: comparison {task.comparison_id} belongs to the calibration round; leave it out"
+                )
+        answers = {key: task.answer for key, task in known.items() if task.purpose == "gold"}
+        store.add_comparisons(item.comparison for item in items.values())
+        ledger.set_answers(tasks)
+    unchanged = sum(task.key in answers and answers[task.key] == task.answer for task in tasks)
+    n_sent = sum(task.task_id is not None for task in known.values())
+    return GoldAdded(len(tasks) - len(answers), len(answers) - unchanged, unchanged, n_sent, len(tasks) - n_sent)
+
+
+def report(campaign: Campaign) -> GoldReport:
+    """How right annotators are where the answer is known, as of the last pull.
+
+    Raises:
+        BadInput: no answer is known.
+    """
+    with Store.open(campaign.feedback) as store:
+        ledger = Ledger(store, campaign.name)
+        n_items = sum(task.purpose == "gold" for task in ledger.tasks().values())
+        answered, gone = said(ledger, "gold"), excluded(store)
+    if not n_items:
+        raise BadInput(f"{campaign.feedback}: no answer is known; add some with: align annotate gold add file=F")
+    marks: dict[tuple[str, str], list[bool]] = {}
+    for task, judgment in answered:
+        if task.answer is not None:
+            kind = "attention" if task.answer.is_attention else "gold"
+            marks.setdefault((judgment.annotator, kind), []).append(is_right(task.answer, judgment))
+    accuracies = []
+    for (annotator, kind), rights in sorted(marks.items()):
+        found = share(sum(rights), len(rights), len(rights), is_exact=True)
+        accuracies.append(Accuracy(annotator, kind, found, found["interval"][1] < campaign.gold_bar))
+    under = sorted({a.annotator for a in accuracies if a.is_under} - set(gone))
+    return GoldReport(campaign.feedback, campaign.gold_bar, n_items, accuracies, under)

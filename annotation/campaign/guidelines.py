@@ -1,0 +1,90 @@
+"""Which guidelines a judgment was made by, when they change while tasks stand in the queue.
+
+A task shows the text that it was sent with, and a judgment carries the hash of the text its task showed. After a
+change of the text new tasks show the new one; unanswered ones can be brought up to date where they stand. Somebody may
+have such a task open at that moment, so the server's clock says which text an answer was made by: the older one for
+an answer that was sent before the change, the newer one for a task that was opened after it, and none for what lies
+between. A task that somebody answered already is left as it is: its other judges read the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from annotation.feedback.ledger import Ledger, Task
+from annotation.label_studio.rows import Annotation
+from annotation.label_studio.studio import Studio
+
+MARGIN = timedelta(minutes=1)  # between a page's request and the start of its own clock
+
+
+class Refresh(NamedTuple):
+    """A task came to show other guidelines at a moment of the server's clock (None: when is not known)."""
+
+    older: str | None
+    moment: str | None
+
+
+def outdated(ledger: Ledger, studio: Studio, project: int, guideline: str) -> list[Task]:
+    """Tasks that nobody answered and that show other guidelines than these."""
+    old = [task for task in ledger.tasks().values() if task.task_id is not None and task.guideline != guideline]
+    unanswered = studio.unanswered(project) if old else set()
+    return [task for task in old if task.key in unanswered]
+
+
+def refresh(ledger: Ledger, studio: Studio, rows: Mapping[str, tuple[int, dict[str, Any]]], guideline: str) -> int:
+    """Give tasks their new data (task id and data by key), which shows these guidelines; how many were brought so far.
+
+    A request without an answer is not repeated: the task counts as not known until the next call.
+    """
+    with ledger.store.transaction():
+        _begin(ledger, rows)
+    n_done = 0
+    for key, (task_id, data) in rows.items():
+        if moment := studio.replace_data(task_id, data):
+            with ledger.store.transaction():
+                ledger.set_guideline([key], guideline)
+                ledger.store.write(
+                    "UPDATE refreshed SET moment = ? WHERE campaign = ? AND key = ? AND moment IS NULL",
+                    [(moment, ledger.campaign, key)],
+                )
+            n_done += 1
+    return n_done
+
+
+def refreshes(ledger: Ledger) -> dict[str, list[Refresh]]:
+    """By key, when tasks came to show other guidelines, oldest first; one that was not finished comes last."""
+    query = "SELECT key, older, moment FROM refreshed WHERE campaign = ? ORDER BY key, moment IS NULL, moment"
+    found: dict[str, list[Refresh]] = {}
+    for key, older, moment in ledger.store.read(query, (ledger.campaign,)):
+        found.setdefault(key, []).append(Refresh(older, moment))
+    return found
+
+
+def read_by(task: Task, changes: Iterable[Refresh], annotation: Annotation) -> str | None:
+    """Hash of the guidelines that an answer was made by, None where it cannot be told."""
+    sent = datetime.fromisoformat(annotation.created_at)
+    opened = sent - timedelta(seconds=annotation.seconds) if annotation.seconds is not None else datetime.min
+    for older, moment in changes:
+        if moment is None:
+            return None
+        changed = datetime.fromisoformat(moment)
+        if sent < changed:
+            return older
+        if opened.replace(tzinfo=changed.tzinfo) < changed + MARGIN:
+            return None
+    return task.guideline
+
+
+def _begin(ledger: Ledger, keys: Iterable[str]) -> None:
+    """Note that tasks are about to change; what one shows whose change was begun before and not ended is not known."""
+    rows = [(ledger.campaign, key) for key in keys]
+    ledger.store.write("UPDATE refreshed SET older = NULL WHERE campaign = ? AND key = ? AND moment IS NULL", rows)
+    ledger.store.write(
+        "INSERT INTO refreshed SELECT campaign, key, guideline, NULL FROM tasks WHERE campaign = ? AND key = ? "
+        "AND NOT EXISTS (SELECT 1 FROM refreshed AS r "
+        "WHERE r.campaign = tasks.campaign AND r.key = tasks.key AND r.moment IS NULL)",
+        rows,
+    )

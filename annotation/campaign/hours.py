@@ -1,0 +1,67 @@
+"""Paid time: how many hours each annotator worked on which day, from the time that the labelling page measured.
+
+In: answers as they were read. Out: hours by annotator and day (UTC, when the answer was first sent), and a CSV of them.
+Every answer counts, those skipped or set aside too: making them was work. The page's time runs on while nobody looks at
+it, so an answer counts at most ``cap`` seconds. An answer without a time counts none and is told apart. Not in it:
+answers that were deleted on the server, time between tasks, and what was worked outside of the page; a person who has
+two tasks open at once is counted twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from align.core.files import write_text
+from annotation.feedback.ledger import Pulled
+
+CAP = 600.0  # seconds
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # a spreadsheet would compute what begins so
+
+
+class Day(NamedTuple):
+    """An annotator's day: tasks answered or skipped, hours, and answers of which no time is known."""
+
+    annotator: str
+    day: str
+    tasks: int
+    hours: float
+    untimed: int
+
+
+def days(answers: Iterable[Pulled], cap: float = CAP) -> list[Day]:
+    """Hours by annotator and day; an answer counts at most ``cap`` seconds."""
+    grouped: dict[tuple[str, str], list[Pulled]] = {}
+    for answer in answers:
+        grouped.setdefault((answer.annotator, answer.created_at[:10]), []).append(answer)
+    found = []
+    for (annotator, day), rows in sorted(grouped.items()):
+        timed = [seconds for row in rows if (seconds := seconds_of(row)) is not None]
+        hours = sum(min(seconds, cap) for seconds in timed) / 3600
+        found.append(Day(annotator, day, len({row.task_id for row in rows}), hours, len(rows) - len(timed)))
+    return found
+
+
+def seconds_of(answer: Pulled) -> float | None:
+    """The time on a task, None where the server gives none that can be."""
+    seconds = answer.seconds
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else None
+
+
+def write_hours(path: Path, listed: Sequence[Day]) -> None:
+    """Write ``annotator, day, tasks, hours`` as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("annotator", "day", "tasks", "hours"))
+    for row in listed:
+        writer.writerow((harmless(row.annotator), harmless(row.day), row.tasks, f"{row.hours:.4f}"))
+    write_text(path, text.getvalue())
+
+
+def harmless(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: one that begins like one is quoted as text."""
+    return "'" + cell if cell.startswith(FORMULA) else cell

@@ -1,0 +1,156 @@
+"""Comparisons whose answer is known: read from a file, kept apart from what people say, and compared with it.
+
+In: JSON lines of a prompt with responses (as in ``candidates.jsonl``, or a ``Comparison``) and what is right about
+them: ``ranking`` (tie groups of the row's own response numbers, best first), ``best`` (one number; the others are not
+compared with each other) or ``label`` (of a single response); ``kind: attention`` marks an answer that is beyond doubt
+for everybody who reads. Out: items, whose answers go to ``feedback.db`` and never to a server. Not here: what is made
+of a person's right and wrong answers (``gold.py``, ``calibration.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from align.core.config import BadInput
+from align.core.files import read_jsonl
+from annotation.feedback.ledger import Answer, Ledger, Purpose, Task, source_of
+from annotation.feedback.store import Store
+from annotation.interfaces.config import Interface, verdicts
+from annotation.measures.ballots import hit
+from annotation.types import Comparison, Judgment, Response
+from annotation.votes import votes
+
+ANSWERS = ("ranking", "best", "label")
+KINDS = ("gold", "attention")
+
+
+class Item(NamedTuple):
+    """A comparison with its known answer, and what it is asked for."""
+
+    comparison: Comparison
+    purpose: Purpose
+    answer: Answer
+
+
+def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, Item]:
+    """Items of a file by comparison id.
+
+    Raises:
+        BadInput: no rows, or a row is no comparison of this interface with one known answer (named by number).
+    """
+    items: dict[str, Item] = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        where = f"{path}: row {number}"
+        comparison, order = _comparison(row, interface, where)
+        if comparison.id in items:
+            raise BadInput(f"{where}: the same comparison stands there twice; keep one")
+        kind = row.get("kind", "gold")
+        if kind not in KINDS:
+            raise BadInput(f"{where}: kind '{kind}' is none of {', '.join(KINDS)}")
+        answer = _answer(row, order, interface, where)
+        family = str(row.get("family") or "")
+        items[comparison.id] = Item(
+            comparison, purpose, answer._replace(is_attention=kind == "attention", family=family)
+        )
+    if not items:
+        raise BadInput(f"{path}: holds no rows; write one comparison with its answer a line")
+    return items
+
+
+def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Comparison]]:
+    """A campaign's tasks of a purpose, sent or not, with their comparisons, by key; erased ones are left out."""
+    found = []
+    query = "SELECT body FROM bodies WHERE kind = 'comparison' AND comparison_id = ? ORDER BY sequence DESC LIMIT 1"
+    for task in ledger.tasks().values():
+        if task.purpose == purpose:
+            for (body,) in ledger.store.read(query, (task.comparison_id,)):
+                found.append((task, Comparison.model_validate(json.loads(body)["comparison"])))
+    return found
+
+
+def said(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
+    """What stands of people's judgments on a campaign's tasks of a purpose, by key and annotator."""
+    query = (
+        "SELECT annotator, kind, body FROM bodies WHERE kind IN ('judgment', 'withdrawal') AND comparison_id = ? "
+        "AND source = ? ORDER BY annotator, sequence"
+    )
+    found = []
+    for task in ledger.tasks().values():
+        if task.purpose == purpose:
+            rows = ledger.store.read(query, (task.comparison_id, source_of(ledger.campaign, task.key)))
+            latest = {annotator: (kind, body) for annotator, kind, body in rows}
+            standing = [json.loads(body)["judgment"] for kind, body in latest.values() if kind == "judgment"]
+            found += [(task, Judgment.model_validate(judgment)) for judgment in standing]
+    return found
+
+
+def gold_rankings(store: Store) -> dict[str, list[list[int]]]:
+    """The right ranking of every comparison that is a gold task of some campaign of a store, by comparison id."""
+    campaigns = store.read("SELECT DISTINCT campaign FROM tasks WHERE purpose = 'gold' ORDER BY campaign")
+    found = {}
+    for (campaign,) in campaigns:
+        for task in Ledger(store, campaign).tasks().values():
+            if task.purpose == "gold" and task.answer is not None and task.answer.ranking is not None:
+                found[task.comparison_id] = task.answer.ranking
+    return found
+
+
+def is_right(answer: Answer, judgment: Judgment) -> bool:
+    """Whether a judgment says what is known: the label, or the order of every two responses that the answer orders."""
+    if answer.ranking is None:
+        return judgment.label == answer.label
+    hits = [hit(vote, answer.ranking) for vote in votes([judgment])]
+    return all(found for found in hits if found is not None)
+
+
+def _comparison(row: Mapping[str, Any], interface: Interface, where: str) -> tuple[Comparison, list[int]]:
+    """The comparison, and the canonical number of each response of the row."""
+    try:
+        given = [Response(messages=r["messages"], origin=r.get("origin")) for r in row["responses"]]
+        shared = {key: row[key] for key in ("id", "tools", "template_arguments", "language") if row.get(key)}
+        comparison = Comparison.model_validate({"prompt": row["prompt"], "responses": given, **shared})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{where}: expected 'prompt' and 'responses' with 'messages' ({error!r})") from None
+    except ValidationError as error:
+        raise BadInput(f"{where}: {error.errors()[0]['msg']}") from None
+    if len(given) != interface.n_responses:
+        raise BadInput(f"{where}: {len(given)} responses, kind: {interface.kind} shows {interface.n_responses}")
+    canonical = [response.messages for response in comparison.responses]
+    order = [canonical.index(response.messages) for response in given]
+    if len(set(order)) < len(order):
+        raise BadInput(f"{where}: two responses are the same, so none of them can be right")
+    return comparison, order
+
+
+def _answer(row: Mapping[str, Any], order: list[int], interface: Interface, where: str) -> Answer:
+    """The answer by canonical response numbers."""
+    named = [name for name in ANSWERS if row.get(name) is not None]
+    wanted = ("label",) if interface.n_responses == 1 else ("ranking", "best")
+    if len(named) != 1 or named[0] not in wanted:
+        raise BadInput(f"{where}: expected one of {' and '.join(wanted)}, got {', '.join(named) or 'none'}")
+    value = row[named[0]]
+    if named == ["label"]:
+        if value not in verdicts(interface):
+            raise BadInput(f"{where}: label '{value}' is none of {', '.join(verdicts(interface))}")
+        return Answer(label=value)
+    groups = [[value]] if named == ["best"] else value
+    try:
+        ranking = [sorted(order[_number(index)] for index in group) for group in groups]
+        ranked = sorted(index for group in ranking for index in group)
+        if named == ["ranking"] and (ranked != list(range(len(order))) or not all(ranking)):
+            raise ValueError
+    except (TypeError, ValueError, IndexError):
+        last = len(order) - 1
+        raise BadInput(f"{where}: {named[0]} {value!r} must hold response numbers, 0 to {last}, once each") from None
+    return Answer(ranking=ranking)
+
+
+def _number(index: Any) -> int:
+    if type(index) is not int or index < 0:
+        raise ValueError
+    return index

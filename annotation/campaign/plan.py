@@ -1,0 +1,324 @@
+"""`align annotate plan`: how many judgments a win-rate interval of a given width, or a reward accuracy, needs.
+
+In: the width wanted, or the accuracy wanted and a reward run with a learning curve (``reward --curve``). Out: a number
+with its interval, hours and price, or why there is none. Widths are those of the intervals that evaluation reports:
+Wilson's score interval where every prompt is won or lost, else Student's t over prompts. A curve is read by a power law
+with an asymptote; beyond the pairs trained on it says that it extrapolates, and beyond eight times as many it names no
+number. Not here: the variance between training seeds, which one curve cannot show.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from align.core.config import BadInput
+from align.core.runs import RunRecord, finished_run
+from annotation.measures.learning import RESAMPLES, Array, CurvePoint, Fits, fit_curves, read_curve, resampled_errors
+
+LEAST_POINTS = 4  # three parameters are fitted
+REACH = 8  # times the pairs trained on: no number is named beyond
+
+
+class Plan(NamedTuple):
+    """``needed`` prompts (for a width) or training pairs (for an accuracy), with an interval where it is estimated.
+
+    None: no number can be named, and ``text`` says why; ``high`` is None too where the interval has no upper end, and
+    ``low`` alone stands where more pairs than that may do, or no number at all.
+    ``judgments`` are those still to be made, ``hours`` of work and ``price`` are theirs.
+    """
+
+    needed: int | None
+    low: int | None
+    high: int | None
+    judgments: int | None
+    hours: float | None
+    price: float | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def plan(
+    *,
+    width: float | None = None,
+    confidence: float = 0.95,
+    win_rate: float = 0.5,
+    ties: float = 0.0,
+    votes: int | None = None,
+    agreement: float | None = None,
+    accuracy: float | None = None,
+    curve: Path | None = None,
+    seconds: float | None = None,
+    rate: float | None = None,
+) -> Plan:
+    """Plan labels for a win rate (``width``) or for a reward model (``accuracy`` and ``curve``).
+
+    Args:
+        width: of the whole interval, 0.1 for plus or minus 0.05.
+        win_rate: expected; 0.5 is the widest.
+        ties: expected share of ties, half a win each.
+        votes: judgments a pair (or pairs of one prompt); default 1, or for a curve what its pairs run took.
+        agreement: how often two of them say the same, as `align annotate agreement` measures it.
+        seconds: a judgment; ``rate``: price of an hour.
+
+    Raises:
+        BadInput: settings that do not go together, or a run without a curve.
+    """
+    if (width is None) == (accuracy is None):
+        raise BadInput("plan: give either width=0.1 (a win rate's interval) or accuracy=0.75 curve=RUN (a reward run)")
+    _inside("confidence", confidence)
+    if votes is not None and votes < 1:
+        raise BadInput(f"plan: votes must be 1 or more, found {votes}")
+    if rate is not None and seconds is None:
+        raise BadInput("plan: rate= is the price of an hour; say also how many seconds= a judgment takes")
+    if (seconds is not None and not 0 < seconds < math.inf) or (rate is not None and not 0 <= rate < math.inf):
+        raise BadInput("plan: seconds= must be above 0, and rate= not below")
+    if accuracy is None:
+        if curve is not None:
+            raise BadInput("plan: curve= goes with accuracy=, not with width=")
+        found = _for_width(_inside("width", width), confidence, win_rate, ties, votes or 1, agreement)
+    else:
+        if curve is None:
+            raise BadInput("plan: accuracy= needs curve=RUN, a reward run made with --curve")
+        if (win_rate, ties, agreement) != (0.5, 0.0, None):
+            raise BadInput("plan: win_rate=, ties= and agreement= go with width=, not with accuracy=")
+        found = _for_accuracy(_inside("accuracy", accuracy), confidence, curve, votes)
+    return _priced(found, seconds, rate)
+
+
+def prompts_for_width(width: float, confidence: float, win_rate: float, variance: float | None) -> int:
+    """The fewest prompts whose win-rate interval is at most ``width`` wide.
+
+    Args:
+        variance: of a prompt's score; None where every prompt is won or lost, which is Wilson's case.
+    """
+    from scipy import stats
+    from statsmodels.stats.proportion import proportion_confint
+
+    def wide(n: int) -> float:
+        if variance is None:
+            low, high = proportion_confint(win_rate * n, n, alpha=1 - confidence, method="wilson")
+            return float(high - low)
+        return 2 * float(stats.t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(variance / (n - 1))
+
+    return _smallest(lambda n: wide(n) <= width, 1 if variance is None else 2)
+
+
+def prompt_variance(win_rate: float, ties: float, votes: int, agreement: float) -> float:
+    """Variance of a prompt's score: the mean of ``votes`` outcomes 1, 0.5 (tie) or 0, two of which agree so often.
+
+    With ``g = E[(x1 - x2)^2]`` two votes on one prompt have covariance ``v - g/2``; without ties ``g = 1 - agreement``.
+    A vote against a tie is off by a half only, so as many disagreements as there can be are counted as such: the
+    larger covariance, the safer number.
+
+    Raises:
+        BadInput: an agreement below what votes that know nothing of the prompt would have.
+    """
+    one = win_rate * (1 - win_rate) - ties / 4
+    apart = 1 - agreement
+    with_tie = min(apart, 2 * ties)
+    gap = 0.25 * with_tie + (apart - with_tie)
+    if gap > 2 * one + 1e-12:
+        raise BadInput(
+            f"plan: an agreement of {agreement:g} cannot go with a win rate of {win_rate:g} and {ties:g} ties: votes "
+            "cast blindly agree more often; give the agreement and the win rate of the same judgments"
+        )
+    return (one + (votes - 1) * (one - gap / 2)) / votes
+
+
+def _for_width(
+    width: float, confidence: float, win_rate: float, ties: float, votes: int, agreement: float | None
+) -> Plan:
+    if not 0 <= win_rate <= 1 or not 0 <= ties <= 2 * min(win_rate, 1 - win_rate):
+        raise BadInput(f"plan: a win rate of {win_rate:g} with {ties:g} ties cannot be; a tie counts half a win")
+    if agreement is not None and votes == 1:
+        raise BadInput("plan: agreement= is that of several votes a pair; say how many with votes=")
+    if agreement is not None and not 0 <= agreement <= 1:
+        raise BadInput(f"plan: agreement must lie from 0 to 1, found {agreement:g}")
+    alike = 1.0 if agreement is None else agreement
+
+    def is_binary(count: int) -> bool:
+        return ties == 0 and (count == 1 or alike == 1)
+
+    def prompts(count: int) -> int:
+        variance = None if is_binary(count) else prompt_variance(win_rate, ties, count, alike)
+        return prompts_for_width(width, confidence, win_rate, variance)
+
+    n = prompts(votes)
+    method = "Wilson's score interval" if is_binary(votes) else "Student's t over prompts"
+    each = "once" if votes == 1 else f"{votes} times ({n * votes:,} judgments)"
+    lines = [
+        f"{n:,} prompts, one pair of answers each, each judged {each}: the {100 * confidence:g}% interval of a win "
+        f"rate of {win_rate:g} is then {width:g} wide ({method}, as evaluation reports win rates)"
+    ]
+    lines += ["no other win rate has a wider one"] if is_binary(votes) and win_rate == 0.5 else []
+    if votes > 1 and agreement is None:
+        lines.append("agreement= is not given: counted as if votes on one pair never differed, so more add nothing")
+    elif votes > 1:
+        lines.append(f"one vote a prompt would take {(one := prompts(1)):,} prompts and {one:,} judgments")
+    if ties:
+        lines.append(f"a tie is half a win; at {ties:g} ties a prompt's score varies less, and the interval is t's")
+    lines.append(
+        "more answers or votes to one prompt narrow it less than as many new prompts; and it is the win rate of votes, "
+        "which people's slips pull towards 0.5"
+    )
+    return Plan(n, None, None, n * votes, None, None, "\n".join(lines))
+
+
+def _for_accuracy(accuracy: float, confidence: float, run: Path, votes: int | None) -> Plan:
+    record = finished_run(run, ("reward",))
+    points = read_curve(run)
+    trained = points[-1].pairs
+    pairs_F = np.array([point.pairs for point in points], dtype=float)
+    told = [_told(points, record)]
+    if len(set(pairs_F)) < LEAST_POINTS:
+        first = f"not enough points: {len(set(pairs_F))} sizes were trained on, a curve takes {LEAST_POINTS}"
+        return _none(f"{first}; label more prompts, then train with --curve again", told)
+    error_BF = resampled_errors(points)
+    rise_B = error_BF[:, 0] - error_BF[:, -1]
+    low, high = _interval(rise_B, confidence)
+    if error_BF[0, 0] <= 1 - accuracy:
+        first = f"{accuracy:g} takes {points[0].pairs:,} training pairs or fewer: the curve's smallest model is there"
+        return Plan(points[0].pairs, None, None, 0, None, None, "\n".join([first, *told]))
+    if low <= 0:
+        return _none(
+            f"cannot be said: from {points[0].pairs:,} to {trained:,} pairs accuracy is not shown to rise "
+            f"({rise_B[0]:+.3f} [{low:+.3f}, {high:+.3f}]); more held-out pairs, or a longer curve, would tell",
+            told,
+        )
+    fits = fit_curves(pairs_F, error_BF)
+    told += _expected(fits, trained, confidence)
+    told.append(
+        f"fit: error = floor + scale x pairs^-power; intervals ({100 * confidence:g}%) from {RESAMPLES:,} resamples of "
+        f"{len(points[0].right):,} held-out prompts; another draw of training pairs or another seed is not in them"
+    )
+    return _answer(fits, accuracy, confidence, pairs_F, told, _judgments_a_pair(record, votes))
+
+
+def _answer(
+    fits: Fits, accuracy: float, confidence: float, pairs_F: Array, told: Sequence[str], a_pair: tuple[float, str]
+) -> Plan:
+    """What the fits say of an accuracy, in words that say how far they reach."""
+    fewest, trained = int(pairs_F[0]), int(pairs_F[-1])
+    needed_B = fits.pairs(accuracy)
+    needed, limit = float(needed_B[0]), REACH * trained
+    low, high = _interval(needed_B, confidence)
+    if needed > limit:
+        first = _beyond(fits, accuracy, confidence, trained)
+        return _none(first, told)._replace(low=math.ceil(low) if low <= limit else None)
+    n, least = max(fewest, math.ceil(needed)), max(fewest, math.ceil(min(low, needed)))
+    most = max(n, math.ceil(high)) if high <= limit else None
+    shown = f"[{least:,}, {f'{most:,}' if most else f'more than {limit:,}'}]"
+    first = f"{accuracy:g} takes about {n:,} training pairs {shown}"
+    if needed > trained:
+        first += f": an extrapolation, {needed / trained:.1f} times the {trained:,} trained on"
+    else:
+        first += f", within the {trained:,} trained on"
+    more = max(0, n - trained)
+    lines = [first, *told]
+    if more:
+        lines.append(f"{more:,} pairs more, at {a_pair[0]:.3g} judgments a pair ({a_pair[1]})")
+    return Plan(n, least, most, math.ceil(more * a_pair[0]), None, None, "\n".join(lines))
+
+
+def _beyond(fits: Fits, accuracy: float, confidence: float, trained: int) -> str:
+    """Why no number is named: where the best fit ends, and whether the resampled curves agree with it."""
+    limit = REACH * trained
+    needed_B = fits.pairs(accuracy)
+    if math.isinf(needed_B[0]):
+        top, low, high = _with_interval(1 - fits.floor_B, confidence)
+        why = f"the curve flattens at {top:.3f} [{low:.3f}, {high:.3f}], below {accuracy:g}"
+    else:
+        mean, low, high = _with_interval(fits.accuracy(limit), confidence)
+        why = f"at {REACH} times the {trained:,} pairs trained on {mean:.3f} [{low:.3f}, {high:.3f}] is expected"
+    share = float((needed_B[1:] <= limit).mean())
+    reached = f"{share:.0%} of the resampled curves reach it within {REACH} times"
+    if share > 1 - confidence:
+        more = "more held-out prompts or training pairs would tell"
+        return f"not decided by this curve: by its best fit {why}, but {reached}; {more}"
+    return f"not within reach: {why}, and {reached}; no number is named beyond"
+
+
+def _expected(fits: Fits, trained: int, confidence: float) -> list[str]:
+    """Accuracies the fits expect of more pairs than were trained on."""
+    found = []
+    for times in (2, 4, 8):
+        mean, low, high = _with_interval(fits.accuracy(times * trained), confidence)
+        found.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] at {times} times")
+    return [f"extrapolated: {', '.join(found)} the {trained:,} pairs"]
+
+
+def _told(points: Sequence[CurvePoint], record: RunRecord) -> str:
+    """The curve as measured, and what the labels themselves allow."""
+    seen = [
+        f"{point.accuracy['mean']:.3f}"
+        + (f" [{point.accuracy['low']:.3f}, {point.accuracy['high']:.3f}]" if point.accuracy["low"] is not None else "")
+        + f" on {point.pairs:,} pairs"
+        for point in points
+    ]
+    ceiling = (record.headline.get("ceiling_annotators") or {}).get("value")
+    limit = f"; people agree with each other's majority in {ceiling:.3f}" if ceiling is not None else ""
+    return f"accuracy against held-out labels: {', '.join(seen)}{limit}"
+
+
+def _judgments_a_pair(record: RunRecord, votes: int | None) -> tuple[float, str]:
+    """Judgments that a training pair takes, and where that number is from."""
+    manifest = Path(record.inputs["pairs"]["path"]) / "manifest.json"
+    if votes is None and manifest.is_file():
+        counts = json.loads(manifest.read_text(encoding="utf-8"))
+        if counts.get("judgments") and counts.get("pairs", {}).get("train"):
+            return counts["judgments"] / counts["pairs"]["train"], "as its pairs run took, ties and held-out included"
+    return float(votes or 1), "votes=; ties and held-out pairs come on top"
+
+
+def _priced(found: Plan, seconds: float | None, rate: float | None) -> Plan:
+    """The plan with its hours and price, where seconds a judgment and a rate are known."""
+    if seconds is None or found.judgments is None:
+        return found
+    hours = found.judgments * seconds / 3600
+    price = None if rate is None else hours * rate
+    if not found.judgments:
+        return found._replace(hours=hours, price=price)
+    line = f"{found.judgments:,} judgments at {seconds:g} s: {hours:,.1f} hours"
+    line += "" if price is None else f", {price:,.2f} at {rate:g} an hour"
+    return found._replace(hours=hours, price=price, text=f"{found.text}\n{line}")
+
+
+def _none(first: str, told: Sequence[str]) -> Plan:
+    return Plan(None, None, None, None, None, None, "\n".join([first, *told]))
+
+
+def _interval(values_B: Array, confidence: float) -> tuple[float, float]:
+    """Percentile interval of the resamples; a value may be infinite, so none is interpolated."""
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(values_B[1:], ends, method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _with_interval(values_B: Array, confidence: float) -> tuple[float, float, float]:
+    return float(values_B[0]), *_interval(values_B, confidence)
+
+
+def _smallest(holds: Callable[[int], bool], least: int) -> int:
+    """The smallest number from ``least`` on for which a condition holds that goes on holding."""
+    high = least
+    while not holds(high):
+        high *= 2
+    low = least - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _inside(name: str, value: float | None) -> float:
+    if value is None or not 0 < value < 1:
+        raise BadInput(f"plan: {name} must lie between 0 and 1, found {value}")
+    return value

@@ -1,0 +1,190 @@
+"""Simulated people at a real server: each logs in as themselves, judges tasks as they are shown, and posts over REST.
+
+In: an embedded server, a campaign, who judges which comparison, and how. Out: annotations on the server, and what
+``pull`` makes of them. Who was killed goes on: what a person answered already is not posted again, and a post without
+an answer is looked for before it is repeated. Their tokens stand in the server's folder, in ``people/``, readable by
+its owner alone. Not here: how people vote (``voters.py``), and what is to be judged (``campaign.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from align.core.config import BadInput
+from annotation.campaign.pull import pull
+from annotation.campaign.push import push
+from annotation.campaign.settings import Campaign
+from annotation.feedback.ledger import Ledger, pseudonym
+from annotation.feedback.store import Store
+from annotation.interfaces.config import Interface, controls, task_data
+from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, create_token
+from annotation.label_studio.calls import Calls
+from annotation.label_studio.rows import StudioTask, read_annotation
+from annotation.label_studio.server import Server
+from annotation.label_studio.studio import PATIENCE, Studio, connect
+from annotation.types import Comparison, Judgment
+
+Judge = Callable[[Comparison, str, int], Judgment]  # (comparison, who, the response on the left) to a judgment
+
+
+class Posted(NamedTuple):
+    """Judgments of the simulated people under their own names, how many were posted now, and in how many seconds."""
+
+    judgments: list[Judgment]
+    posted: int
+    seconds: float
+
+
+class _Person(NamedTuple):
+    name: str
+    account: int
+    token: str
+
+
+class _Turn(NamedTuple):
+    """A task for somebody to judge."""
+
+    task: StudioTask
+    comparison: Comparison
+
+
+def post(server: Server, campaign: Campaign, panels: Mapping[str, Sequence[str]], judge: Judge) -> Posted:
+    """Push the campaign, have the people of each comparison's panel judge it, and pull what they said.
+
+    Args:
+        panels: names of those who judge a comparison, by its id; one without a panel stays open.
+
+    Raises:
+        BadInput: as ``push`` and ``pull``; or a task shows other texts than its comparison's.
+    """
+    studio = Studio(server.url, server.token)
+    pushed = push(campaign, studio)
+    people = [_enrol(server, studio, name) for name in sorted({name for names in panels.values() for name in names})]
+    turns = _turns(campaign, list(studio.changed_tasks(pushed.project)), panels, people)
+    started = time.monotonic()
+    _post_all(server, campaign.interface, people, turns, judge)
+    seconds = time.monotonic() - started
+    pull(campaign, studio)
+    with Store.open(campaign.feedback) as store:
+        state = Ledger(store, campaign.name).state()
+        began = state.url if state else studio.url  # the address that people are known by, wherever the server is now
+        names = {pseudonym(began, person.account): person.name for person in people}
+        mine = [judgment for judgment in store.judgments() if judgment.annotator in names]
+    judgments = [judgment.model_copy(update={"annotator": names[judgment.annotator]}) for judgment in mine]
+    return Posted(judgments, sum(map(len, turns.values())), seconds)
+
+
+def invite(server: Server, name: str) -> Account:
+    """An account for a person, made once and kept in the server's folder, readable by its owner."""
+    file = server.folder / "people" / name
+    if not file.exists():
+        account = create_annotator(server, _free_alias(Studio(server.url, server.token), name))
+        _keep(file, account._asdict())
+    return Account(**json.loads(file.read_text()))
+
+
+def _enrol(server: Server, studio: Studio, name: str) -> _Person:
+    """The account of a simulated person, made once. One whose token was lost in a kill never posted: it is left."""
+    file = server.folder / "people" / name
+    if not file.exists():
+        account = create_annotator(server, _free_alias(studio, name))
+        token = create_token(server.url, account.email, account.password)
+        _keep(file, {"email": account.email, "token": token})
+    kept = json.loads(file.read_text())
+    numbers = {email: number for number, email in studio.users().items()}
+    if kept["email"] not in numbers:
+        raise BadInput(f"{server.url}: has no account {kept['email']}; remove {file} to have one made")
+    return _Person(name, numbers[kept["email"]], kept["token"])
+
+
+def _free_alias(studio: Studio, name: str) -> str:
+    taken = set(studio.users().values())
+    aliases = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
+    return next(alias for alias in aliases if f"{alias}@{DOMAIN}" not in taken)
+
+
+def _keep(file: Path, secret: Mapping[str, str]) -> None:
+    """Write a secret aside and rename it: half a secret would stand in the way of a whole one."""
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    aside = file.with_name(f"{file.name}.tmp")
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        json.dump(dict(secret), opened)
+    os.replace(aside, file)
+
+
+def _turns(
+    campaign: Campaign, tasks: Sequence[StudioTask], panels: Mapping[str, Sequence[str]], people: Sequence[_Person]
+) -> dict[str, list[_Turn]]:
+    """What each person still has to judge, in the order of tasks on the server."""
+    with Store.open(campaign.feedback) as store:
+        known = Ledger(store, campaign.name).tasks()
+        comparisons = {comparison.id: comparison for comparison in store.comparisons()}
+    accounts = {person.name: person.account for person in people}
+    found: dict[str, list[_Turn]] = {person.name: [] for person in people}
+    for task in tasks:
+        own = known.get(task.key or "")
+        if own is None:
+            continue
+        answered = {annotation.completed_by for annotation in task.annotations}
+        for name in panels.get(own.comparison_id, ()):
+            if accounts[name] not in answered:
+                found[name].append(_Turn(task, comparisons[own.comparison_id]))
+    return found
+
+
+def _post_all(
+    server: Server, interface: Interface, people: Sequence[_Person], turns: Mapping[str, list[_Turn]], judge: Judge
+) -> None:
+    """Everybody at once, each at their own tasks; the first fault stops all."""
+    stopped = threading.Event()
+
+    def work(person: _Person, progress: Any) -> None:
+        calls = Calls(server.url, person.token, PATIENCE, lambda: connect(server.url, person.token))
+        for turn in turns[person.name]:
+            if stopped.is_set():
+                return
+            left = _on_the_left(interface, turn)
+            _answer(calls, interface, turn.task.id, person.account, judge(turn.comparison, person.name, left), left)
+            progress.update()
+
+    total = sum(map(len, turns.values()))
+    with tqdm(total=total, desc="votes", unit="vote") as progress, ThreadPoolExecutor(max(1, len(people))) as pool:
+        try:
+            for future in [pool.submit(work, person, progress) for person in people if turns[person.name]]:
+                future.result()
+        finally:
+            stopped.set()
+
+
+def _on_the_left(interface: Interface, turn: _Turn) -> int:
+    """Which of the two responses a task shows on the left, told by nothing but what it shows."""
+    for left in (0, 1):
+        pages = task_data(interface, turn.comparison, [left, 1 - left], "", False, key="")
+        if all(turn.task.data.get(f"response_{letter}_html") == pages[f"response_{letter}_html"] for letter in "ab"):
+            return left
+    raise BadInput(f"task {turn.task.id} shows other texts than the responses of comparison {turn.comparison.id}")
+
+
+def _answer(calls: Calls, interface: Interface, task: int, account: int, judgment: Judgment, left: int) -> None:
+    """Post a judgment as the labelling page would, once."""
+    path = f"api/tasks/{task}/annotations/"
+    strength = judgment.strength or 0
+    lean = 0 if len(judgment.ranking) == 1 else -strength if judgment.ranking[0] == [left] else strength
+    control = controls(interface)["verdict"]
+    region = {"from_name": "verdict", "to_name": control.to_name, "type": control.type, "origin": "manual"}
+    result = [{"id": f"verdict-{account}", **region, "value": {control.type: [str(lean)]}}]
+    body = {"result": result, "lead_time": judgment.seconds}
+    calls.write(
+        lambda: calls.send("POST", path, body=body),
+        lambda: any(read_annotation(row, task).completed_by == account for row in calls.read(path)),
+    )

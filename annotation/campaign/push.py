@@ -1,0 +1,297 @@
+"""`annotate push`: comparisons to a labelling server, as tasks that are there exactly once.
+
+In: a campaign and a client. Out: tasks on the server; in the ledger, which response stands on which side of each.
+Sides are written down before anything is sent, so a push that is killed at any moment has lost none; what is on the
+server already is not sent again. Where tasks stand there that the ledger does not know (``feedback.db`` was lost),
+their sides are told by the texts they show.
+
+A calibration round goes first, and work only once enough people have passed. Known answers go with new work, never
+alone: tasks are served in the order in which they came, so whatever comes by itself can be told by its place. A change
+of the guidelines reaches new tasks, and unanswered ones on request. Not here: reading back what people said
+(``pull.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from align.core.config import BadInput
+from annotation.campaign.calibration import EVERYBODY, Round, people_of, standings
+from annotation.campaign.guidelines import outdated, refresh
+from annotation.campaign.known import Item, read_items, stored_items
+from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
+from annotation.feedback.ledger import Ledger, Quarantined, Task
+from annotation.feedback.store import Store
+from annotation.interfaces.config import config_hash, shown_hash
+from annotation.interfaces.render import guidelines_html
+from annotation.label_studio.rows import Project
+from annotation.label_studio.studio import Studio
+from annotation.types import content_hash
+
+
+class Pushed(NamedTuple):
+    """What a push did: tasks of the campaign, how many are new, recovered or set aside, and what was left out.
+
+    ``gold_waiting`` are known answers that wait for new work to stand among, ``work_waiting`` is work that waits for
+    people to pass the calibration round; ``older_guidelines`` are unanswered tasks that show other guidelines.
+    """
+
+    project: int
+    tasks: int
+    new: int
+    recovered: int
+    unknown: int
+    guideline_version: int
+    dropped: dict[str, int]
+    gold_waiting: int = 0
+    work_waiting: int = 0
+    older_guidelines: int = 0
+    refreshed: int = 0
+
+    def __str__(self) -> str:
+        lines = [
+            f"project {self.project}: {self.tasks} tasks, {self.new} new, guidelines version {self.guideline_version}"
+        ]
+        if self.recovered or self.unknown:
+            lines.append(f"{self.recovered} tasks taken back by their texts, {self.unknown} whose sides are not known")
+        lines += [f"left out: {count} {reason}" for reason, count in sorted(self.dropped.items())]
+        if self.work_waiting:
+            lines.append(f"{self.work_waiting} tasks wait until enough people have passed the calibration round")
+        if self.gold_waiting and not self.work_waiting:
+            lines.append(f"{self.gold_waiting} known answers wait for more new work to stand among (gold_share)")
+        if self.refreshed:
+            lines.append(f"{self.refreshed} unanswered tasks show these guidelines now")
+        if self.older_guidelines:
+            lines.append(f"{self.older_guidelines} unanswered tasks show other guidelines: push --refresh changes them")
+        return "\n".join(lines)
+
+
+def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> Pushed:
+    """Send what is not there yet; ``refresh`` brings the guidelines of unanswered tasks up to date.
+
+    Raises:
+        BadInput: nothing to judge, too much personal data, a project with another interface, too few people who have
+            passed the calibration round, or a silent server; what arrived stays, and the same call sends the rest.
+    """
+    dropped: Counter[str] = Counter()
+    with Store.open(campaign.feedback, write=True) as store:
+        ledger = Ledger(store, campaign.name)
+        items = _items(campaign, ledger)
+        work = work_of(campaign, store.comparisons(), lambda reason, count: dropped.update({reason: count}), items)
+        work, n_erased = _without_erased(work, store)
+        dropped["comparisons that were erased"] += n_erased
+        project = open_project(campaign, ledger, studio)
+        guideline, version = ledger.guideline(work.guidelines)
+        store.add_comparisons(work.comparisons, work.splits)
+        wanted = {task.key: task for task in tasks_of(campaign, work, guideline)}
+        there = studio.keys(project.id, wanted) if project.n_tasks else {}
+        known = ledger.tasks()
+        lost = {key: number for key, number in there.items() if not _is_ours(known.get(key), number)}
+        recovered = _recover(campaign, ledger, studio, project, work, wanted, lost)
+        ledger.set_task_ids(there)
+        ledger.set_answers(task._replace(shown=[]) for task in wanted.values() if task.purpose == "calibration")
+        sender = _Sender(campaign, ledger, studio, project, work, guideline)
+        waiting = sender.send([task for key, task in wanted.items() if key not in there])
+        older = outdated(ledger, studio, project.id, guideline)
+        refreshed = sender.refresh(older) if refresh else 0
+    counted = {reason: count for reason, count in dropped.items() if count}
+    return Pushed(
+        project.id,
+        len(wanted),
+        sender.n_new,
+        recovered,
+        len(lost) - recovered,
+        version,
+        counted,
+        gold_waiting=waiting["gold"],
+        work_waiting=waiting["work"],
+        older_guidelines=len(older) - refreshed,
+        refreshed=refreshed,
+    )
+
+
+class _Sender:
+    """One push: what is sent, in which order, and what has to wait."""
+
+    def __init__(
+        self, campaign: Campaign, ledger: Ledger, studio: Studio, project: Project, work: Work, guideline: str
+    ) -> None:
+        self.campaign, self.ledger, self.studio = campaign, ledger, studio
+        self.project, self.work, self.guideline = project, work, guideline
+        self.comparisons = {comparison.id: comparison for comparison in work.comparisons}
+        self.n_new = 0
+
+    def send(self, missing: Sequence[Task]) -> Counter[str]:
+        """Send the calibration round, then work with its share of known answers; how many of either wait.
+
+        Raises:
+            BadInput: work is there to be sent, and too few people have passed the round.
+        """
+        by_purpose: dict[str, list[Task]] = {"calibration": [], "gold": [], "work": []}
+        for task in missing:
+            by_purpose["work" if task.purpose == "repeat" else task.purpose].append(task)
+        first, gold, rest = by_purpose["calibration"], by_purpose["gold"], by_purpose["work"]
+        self._import(first)
+        if self.campaign.calibration is not None:
+            state = self.ledger.state()
+            people = people_of(self.studio, state.url if state else self.studio.url)
+            found = standings(self.campaign, self.ledger, people)
+            if first or found.n_passed < found.n_needed:
+                self._open_calibration()
+            if found.n_passed < found.n_needed:
+                if rest and not first:
+                    raise BadInput(_too_few(found, len(rest)))
+                return Counter(gold=len(gold), work=len(rest))
+        chosen = _with_work(gold, len(rest), self.campaign.gold_share)
+        self._import(sorted([*rest, *chosen], key=lambda task: task.key))
+        return Counter(gold=len(gold) - len(chosen))
+
+    def refresh(self, tasks: Iterable[Task]) -> int:
+        """Give tasks the guidelines of today; how many were reached."""
+        known = [task for task in tasks if task.comparison_id in self.comparisons and task.task_id is not None]
+        data = {task.key: (task.task_id or 0, self._data(task)) for task in known}
+        pages = {task.key: task.pages for task in known}
+        rows = {key: row for key, row in data.items() if pages[key] in (None, shown_hash(row[1]))}
+        return refresh(self.ledger, self.studio, rows, self.guideline)
+
+    def _import(self, tasks: Sequence[Task]) -> None:
+        """Write tasks down, send them in their order, and note their ids."""
+        if not tasks:
+            return
+        self.ledger.add_tasks(tasks)
+        self.ledger.set_guideline([task.key for task in tasks], self.guideline)
+        known = self.ledger.tasks()
+        data = {task.key: self._data(known[task.key]) for task in tasks}
+        self.ledger.set_pages({key: shown_hash(shown) for key, shown in data.items()})
+        imported = self.studio.import_tasks(self.project.id, [{"data": shown} for shown in data.values()])
+        self.ledger.set_task_ids(imported.ids)
+        if imported.had_copies:  # another bridge sends the same: what it sent may be what stayed
+            _recover(self.campaign, self.ledger, self.studio, self.project, self.work, known, imported.ids)
+        self.n_new += imported.new
+
+    def _open_calibration(self) -> None:
+        """Everybody is to meet the round, whoever met it before."""
+        for task in self.ledger.tasks().values():
+            if task.purpose == "calibration" and task.task_id is not None:
+                self.studio.reopen(task.task_id, EVERYBODY)
+
+    def _data(self, task: Task) -> dict[str, object]:
+        return task_row(self.campaign, task, self.comparisons[task.comparison_id], self.work)
+
+
+def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:
+    """The campaign's project, made at the first push; its interface must be the campaign's own.
+
+    Raises:
+        BadInput: the interface was edited on the server, or differs from the one the campaign began with.
+    """
+    xml, digest = interface_of(campaign)
+    state = ledger.state()
+    if state is not None:
+        if state.config_hash != digest:
+            raise BadInput(
+                f"campaign '{campaign.name}': its interface (or the words of its language) changed since it began; "
+                "answers to both cannot be told apart, so give the new one another name"
+            )
+        project = studio.project(state.project)
+    else:
+        settings = {
+            "maximum_annotations": campaign.votes,
+            "sampling": "Sequential sampling",
+            "show_skip_button": True,
+            "enable_empty_annotation": False,
+        }
+        project = studio.ensure_project(campaign.name, xml, settings)
+    if project.title != campaign.name:
+        raise BadInput(
+            f"{studio.url}: project {project.id} is called '{project.title}' and not '{campaign.name}' (renamed by "
+            "hand, or another server); nothing was changed: give it its name back, or check LABEL_STUDIO_URL"
+        )
+    if config_hash(project.config) != digest:
+        raise BadInput(
+            f"{studio.url}: the labelling interface of project {project.id} is not the campaign's (edited by hand, or "
+            "another project of that name); nothing was changed: put it back, or start a campaign of another name"
+        )
+    if state is None:
+        ledger.begin(
+            studio.url, project.id, campaign.interface.model_dump_json(), digest, recovered=project.n_tasks > 0
+        )
+    return project
+
+
+def _is_ours(known: Task | None, number: int) -> bool:
+    """Whether a task on the server is the one that was sent from here, as far as the ledger can tell."""
+    return known is not None and bool(known.shown) and known.task_id == number
+
+
+def _items(campaign: Campaign, ledger: Ledger) -> dict[str, Item]:
+    """Everything whose answer is known: gold that the store keeps, and the calibration round's file.
+
+    Raises:
+        BadInput: a comparison is in both.
+    """
+    kept = stored_items(ledger, "gold")
+    gold = {comparison.id: Item(comparison, "gold", task.answer) for task, comparison in kept if task.answer}
+    if campaign.calibration is None:
+        return gold
+    file = campaign.calibration.file
+    first = read_items(file, campaign.interface, "calibration")
+    if both := sorted(gold.keys() & first.keys()):
+        raise BadInput(
+            f"{file}: {len(both)} comparisons are known answers of the work already ({both[0]}); take others"
+        )
+    return gold | first
+
+
+def _without_erased(work: Work, store: Store) -> tuple[Work, int]:
+    """The work without comparisons that were erased from the store, which candidates may hold still; how many were."""
+    gone = store.kept_out()
+    kept = [comparison for comparison in work.comparisons if not gone.holds("comparison", comparison.id)]
+    return work._replace(comparisons=kept), len(work.comparisons) - len(kept)
+
+
+def _with_work(gold: Sequence[Task], n_work: int, share: float) -> list[Task]:
+    """Known answers that go with new work: at most a share of all, rounded up, drawn by key."""
+    limit = math.ceil(n_work * share / (1 - share))
+    return sorted(gold, key=lambda task: content_hash(["turn", task.key]))[:limit]
+
+
+def _too_few(found: Round, n_work: int) -> str:
+    standing = ", ".join(f"{person.address} {person}" for person in found.people.values()) or "nobody answered"
+    return (
+        f"{n_work} tasks wait: {found.n_passed} of {found.n_needed} people have passed the calibration round "
+        f"({standing}); pull what they answered, and push again when they are done; who will not pass comes off "
+        "annotators, or set calibration.people"
+    )
+
+
+def _recover(
+    campaign: Campaign,
+    ledger: Ledger,
+    studio: Studio,
+    project: Project,
+    work: Work,
+    wanted: Mapping[str, Task],
+    lost: Mapping[str, int],
+) -> int:
+    """Take tasks back that the ledger does not know; how many were. Those that match no response are set aside."""
+    comparisons = {comparison.id: comparison for comparison in work.comparisons}
+    shown_guidelines = guidelines_html(work.guidelines)
+    found, strange = [], []
+    for task in studio.tasks(project.id, lost.values()):
+        own = wanted[str(task.key)]
+        if task.data.get("guidelines_html") != shown_guidelines:
+            own = own._replace(guideline=None)  # of an older text that is not known any more
+        order = shown_order(campaign, comparisons[own.comparison_id], task.data, work)
+        if order is None:
+            reason = "the task shows other texts than the comparison's responses: its sides are not known"
+            strange.append(Quarantined(0, "", task.id, task.key, None, reason, None))
+        else:
+            found.append(own._replace(shown=order, task_id=task.id, pages=shown_hash(task.data)))
+    with ledger.store.transaction():
+        ledger.take_back(found)
+        ledger.quarantine(strange)
+    return len(found)

@@ -1,0 +1,224 @@
+"""`annotate status`: how far a campaign is, who did what, what it cost, and when it will be done.
+
+In: ``feedback.db`` alone, as of the last pull; the server may be down. Out: counts, shares with their intervals, hours.
+A task is open while fewer people answered it than were asked; then it is contested (``contested.py``), short, where
+fewer votes count than were asked for (set aside, declined, of an excluded annotator), or done. A skip is no answer: the
+server asks somebody else. Calibration tasks are work that is paid and timed, and no tasks here. What cannot be said is
+None. Not here: who somebody is (the store knows no addresses), and the measures with all their cuts (``agreement.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple, Protocol, TypeVar
+
+from align.core.config import BadInput
+from annotation.campaign import gold
+from annotation.campaign.contested import contested_tasks, own_judgments
+from annotation.campaign.hours import CAP, Day, days, seconds_of, write_hours
+from annotation.campaign.opinions import Agreement, Opinion, agreement, contested, opinions, winners
+from annotation.campaign.projection import Projection, project_end
+from annotation.campaign.pull import DECLINED, EDITED, JUDGMENT, SET_ASIDE, SKIPPED
+from annotation.campaign.settings import Campaign
+from annotation.campaign.standing import Guideline, Person, Status, Work
+from annotation.evidence import asked, evidence
+from annotation.feedback.ledger import CampaignState, Ledger, Pulled, Task, excluded, source_of
+from annotation.feedback.store import Store
+from annotation.measures.coefficients import share
+from annotation.types import Judgment
+
+SKIPS = (SKIPPED, DECLINED)
+ANSWERED = (JUDGMENT, SET_ASIDE, DECLINED)  # outcomes that the server counts towards a task's people
+
+
+class Named(Protocol):
+    """What somebody did."""
+
+    @property
+    def annotator(self) -> str: ...
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+class Books(NamedTuple):
+    """What a campaign's part of the store says: what was sent, what came back, and what of it counts.
+
+    ``tasks`` are those on the server but calibration, ``asked_of`` how many people judge each, ``counting`` the
+    judgments of annotators who are not excluded.
+    """
+
+    state: CampaignState
+    pulled_at: datetime | None
+    tasks: dict[str, Task]
+    asked_of: dict[str, int]
+    answers: list[Pulled]
+    judgments: list[Judgment]
+    counting: list[Judgment]
+    opinions: list[Opinion]
+    disputed: list[str]
+    quarantine: dict[str, int]
+    guideline: Guideline
+    excluded: dict[str, str]
+
+
+def status(campaign: Campaign, *, hours: Path | None = None, price: float | None = None, cap: float = CAP) -> Status:
+    """Read where a campaign stands, as of its last pull.
+
+    Args:
+        hours: a file to write paid hours to, as CSV.
+        price: of an hour.
+        cap: most seconds that an answer counts.
+
+    Raises:
+        BadInput: the campaign was never pushed, or settings that cannot be.
+    """
+    if not 0 < cap < math.inf or (price is not None and not 0 <= price < math.inf):
+        raise BadInput("status: cap= is in seconds and must be above 0, price= must not be below")
+    with Store.open(campaign.feedback) as store:
+        books = _books(campaign, Ledger(store, campaign.name))
+    states = _states(campaign, books)
+    counted, listed = Counter(states.values()), days(books.answers, cap)
+    if hours is not None:
+        write_hours(hours, listed)
+    work, usable, agreed = _work(books.answers, listed), winners(books.opinions), agreement(books.opinions)
+    cost = None if price is None else price * work.hours
+    return Status(
+        campaign=campaign.name,
+        project=books.state.project,
+        url=books.state.url,
+        pulled_at=books.pulled_at,
+        tasks=len(books.tasks),
+        done=counted["done"],
+        open=counted["open"],
+        contested=counted["contested"],
+        short=counted["short"],
+        judgments=len(books.judgments),
+        skipped=sum(answer.outcome in SKIPS for answer in books.answers),
+        edited=sum(EDITED in judgment.flags for judgment in books.judgments),
+        quarantine=books.quarantine,
+        work=work,
+        cap=cap,
+        agreement=agreed,
+        usable=usable,
+        price=price,
+        cost=cost,
+        pair_cost=cost / usable if cost is not None and usable else None,
+        projection=_projection(books),
+        guideline=books.guideline,
+        people=_people(campaign, books, states, listed, agreed),
+        days=listed,
+    )
+
+
+def _books(campaign: Campaign, ledger: Ledger) -> Books:
+    state = ledger.state()
+    if state is None:
+        raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
+    tasks = {key: t for key, t in ledger.tasks().items() if t.task_id is not None and t.purpose != "calibration"}
+    reopened, gone, judgments = ledger.reopened(), excluded(ledger.store), own_judgments(ledger)
+    given = opinions(evidence(judgments, asked(ledger.store), gone).judgments)
+    sources = {source_of(campaign.name, key) for key in tasks}
+    judged = [judgment for judgment in judgments if judgment.source in sources]
+    return Books(
+        state=state,
+        pulled_at=_moment(state.pulled_at) if state.pulled_at else None,
+        tasks=tasks,
+        asked_of={key: max(campaign.votes, reopened.get(key, 0)) for key in tasks},
+        answers=list(ledger.pulled().values()),
+        judgments=judged,
+        counting=[judgment for judgment in judged if judgment.annotator not in gone],
+        opinions=given,
+        disputed=contested_tasks(ledger, contested(given)),
+        quarantine=dict(Counter(row.reason for row in ledger.quarantined()).most_common()),
+        guideline=_guideline(ledger, tasks.values()),
+        excluded=gone,
+    )
+
+
+def _states(campaign: Campaign, books: Books) -> dict[str, str]:
+    """What each task is: open, contested, short or done."""
+    people = Counter(key for key, _ in {(a.key, a.annotator) for a in books.answers if a.outcome in ANSWERED})
+    votes = Counter(source for source, _ in {(j.source, j.annotator) for j in books.counting})
+    found, disputed = {}, set(books.disputed)
+    for key, wanted in books.asked_of.items():
+        if people[key] < wanted:
+            found[key] = "open"
+        elif key in disputed:
+            found[key] = "contested"
+        else:
+            found[key] = "short" if votes[source_of(campaign.name, key)] < campaign.votes else "done"
+    return found
+
+
+def _projection(books: Books) -> Projection:
+    answered = [a for a in books.answers if a.key in books.asked_of and a.outcome in ANSWERED]
+    given = Counter(key for key, _ in {(a.key, a.annotator) for a in answered})
+    missing = sum(max(0, people - given[key]) for key, people in books.asked_of.items())
+    if books.pulled_at is None:
+        return Projection(None, None, missing, "never pulled")
+    return project_end((_moment(answer.created_at) for answer in answered), missing, books.pulled_at)
+
+
+def _people(
+    campaign: Campaign, books: Books, states: Mapping[str, str], listed: Iterable[Day], agreed: Agreement
+) -> list[Person]:
+    """Everybody who answered or skipped something, who judged most first."""
+    answers, judged, spent = _by_name(books.answers), _by_name(books.judgments), _by_name(listed)
+    known = {}
+    if any(task.purpose == "gold" for task in books.tasks.values()):
+        known = {(found.annotator, found.kind): found.found for found in gold.report(campaign).accuracies}
+    open_keys = {key for key, state in states.items() if state == "open"}
+    disputed = {source_of(campaign.name, key) for key, state in states.items() if state == "contested"}
+    found = []
+    for name, own in answers.items():
+        mine, outcomes = judged.get(name, []), Counter(answer.outcome for answer in own)
+        person = Person(
+            annotator=name,
+            done=len(mine),
+            open=len(open_keys - {answer.key for answer in own}),
+            contested=sum(judgment.source in disputed for judgment in mine),
+            skipped=sum(outcomes[outcome] for outcome in SKIPS),
+            set_aside=outcomes[SET_ASIDE],
+            edited=sum(EDITED in judgment.flags for judgment in mine),
+            work=_work(own, spent.get(name, [])),
+            agreement=agreed.by_person.get(name) or share(0, 0, 0),
+            gold=known.get((name, "gold")),
+            attention=known.get((name, "attention")),
+            excluded=books.excluded.get(name),
+        )
+        found.append(person)
+    return sorted(found, key=lambda person: (-person.done, person.annotator))
+
+
+def _work(answers: Iterable[Pulled], listed: Iterable[Day]) -> Work:
+    rows, spent = list(answers), list(listed)
+    judged = [seconds for row in rows if row.outcome == JUDGMENT and (seconds := seconds_of(row)) is not None]
+    hours, untimed = sum(day.hours for day in spent), sum(day.untimed for day in spent)
+    return Work(median(judged) if judged else None, (len(rows) - untimed) / hours if hours else None, hours, untimed)
+
+
+def _by_name(rows: Iterable[NamedT]) -> dict[str, list[NamedT]]:
+    found: dict[str, list[NamedT]] = {}
+    for row in rows:
+        found.setdefault(row.annotator, []).append(row)
+    return found
+
+
+def _guideline(ledger: Ledger, tasks: Iterable[Task]) -> Guideline:
+    query = "SELECT sha256, since FROM guidelines WHERE campaign = ? ORDER BY version"
+    rows = ledger.store.read(query, (ledger.campaign,))
+    numbers = {digest: number for number, (digest, _) in enumerate(rows, 1)}
+    shown = Counter(numbers[task.guideline] for task in tasks if task.guideline in numbers)
+    newest = max(shown, default=None)
+    return Guideline(newest, len(rows), rows[newest - 1][1] if newest else None, dict(sorted(shown.items())))
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,87 @@
+"""Which split a comparison belongs to: prompts are split, not pairs, and prompts that are nearly alike go together.
+
+In: comparisons and the split hints of the store. Out: a split for each. Prompts that differ in case, spaces or
+punctuation only count as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, get_args
+
+from annotation.feedback.store import STRICTNESS, Split
+from annotation.types import Comparison, Message
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Placement(NamedTuple):
+    """The split of each comparison id; ``leaking`` are ids whose hint put a held-out prompt into training."""
+
+    split: dict[str, Split]
+    leaking: set[str]
+    near_duplicates: int
+
+
+def place(
+    comparisons: Sequence[Comparison],
+    hints: Mapping[str, Split | None],
+    validation: float,
+    test: float,
+    seed: int,
+) -> Placement:
+    """Give every comparison a split, the same for all prompts that are alike after ``normalised``.
+
+    The strictest hint among them wins (test over validation over train); a comparison whose own hint is laxer leaks.
+    Without hints the split is drawn from sha256(seed, normalised prompt), so new prompts never move old ones.
+    """
+    alike: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        alike.setdefault(normalised(comparison.prompt), []).append(comparison)
+    split: dict[str, Split] = {}
+    leaking: set[str] = set()
+    for text, group in alike.items():
+        hinted = [hint for comparison in group if (hint := hints.get(comparison.id))]
+        chosen = max(hinted, key=STRICTNESS.__getitem__) if hinted else _draw(text, validation, test, seed)
+        for comparison in group:
+            split[comparison.id] = chosen
+            if (hint := hints.get(comparison.id)) and hint != chosen:
+                leaking.add(comparison.id)
+    near = sum(len({comparison.prompt_id for comparison in group}) - 1 for group in alike.values())
+    return Placement(split, leaking, near)
+
+
+def normalised(prompt: Sequence[Message]) -> str:
+    """A prompt's text without case, spaces and punctuation: near-duplicates come out equal.
+
+    A prompt of punctuation alone keeps it, and so does a message without text (its tool calls count).
+    """
+    return "\n".join(f"{message['role']}: {_plain(message)}" for message in prompt)
+
+
+def _plain(message: Message) -> str:
+    said = str(message.get("content") or "") or json.dumps(message, sort_keys=True)
+    folded = unicodedata.normalize("NFKC", said).casefold()
+    return " ".join(folded.translate(_WORDS).split()) or folded
+
+
+class _Words(dict[int, str]):
+    """Characters as they stand in a normalised prompt, looked up once each: what is no part of a word is a space."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = chr(code) if unicodedata.category(chr(code))[0] in "LNMS" else " "
+        return self[code]
+
+
+_WORDS = _Words()
+
+
+def _draw(text: str, validation: float, test: float, seed: int) -> Split:
+    digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < test:
+        return "test"
+    return "validation" if position < test + validation else "train"

@@ -1,0 +1,162 @@
+"""What befalls a campaign on a real server: restarts, projects that went away, two bridges at once. Nothing is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from campaigns import GOOD, answer, campaign, for_good, judged, new_campaign, tasks  # noqa: F401 (fixtures)
+from flaky_proxy import FlakyProxy
+from studio import VENV, server, studio  # noqa: F401 (fixtures)
+
+from align.cli import run as command
+from align.core.config import BadInput
+from annotation.campaign.pull import pull
+from annotation.campaign.push import push
+from annotation.campaign.settings import Campaign
+from annotation.feedback.ledger import Ledger
+from annotation.feedback.store import Store
+from annotation.label_studio.server import Server, start, stop
+from annotation.label_studio.studio import Studio
+
+# ruff: noqa: F811 (a fixture's name is a test's argument)
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def one_line(error: BadInput) -> str:
+    said = str(error)
+    assert "\n" not in said
+    return said
+
+
+def test_a_server_that_restarts_in_the_middle_costs_nothing(server: Server, tmp_path: Path) -> None:
+    campaign = new_campaign(tmp_path, 400)
+    patient = Studio(server.url, server.token, patience=60.0)
+    with ThreadPoolExecutor(1) as pool:
+        pushed = pool.submit(push, campaign, patient)
+        time.sleep(0.3)
+        assert stop(server.folder)
+        assert start(server.folder, VENV, say=silent).url == server.url
+        assert pushed.result().tasks == 400
+    assert len(tasks(patient, campaign)) == 400 and push(campaign, patient).new == 0
+
+
+def test_a_server_that_is_down_is_said_in_one_line(server: Server, campaign: Campaign, studio: Studio) -> None:
+    push(campaign, studio)
+    stop(server.folder)
+    try:
+        for act in (push, pull):
+            with pytest.raises(BadInput, match="no usable answer.*nothing is lost") as error:
+                act(campaign, Studio(server.url, server.token, patience=1.0))
+            assert server.token not in one_line(error.value)
+    finally:
+        start(server.folder, VENV, say=silent)
+    assert pull(campaign, studio).judgments == 0
+    with Store.open(campaign.feedback) as store:
+        assert store.verify().ok
+
+
+def test_a_project_that_was_deleted_is_missed(campaign: Campaign, studio: Studio) -> None:
+    project = push(campaign, studio).project
+    studio._calls.send("DELETE", f"api/projects/{project}/")
+    for act in (push, pull):
+        with pytest.raises(BadInput, match=f"has no project {project}: it was deleted"):
+            act(campaign, studio)
+
+
+def test_another_project_is_not_taken_for_ours(campaign: Campaign, studio: Studio, tmp_path: Path) -> None:
+    """Another server may have another project under the number that is written down."""
+    push(campaign, studio)
+    (tmp_path / "other").mkdir()
+    other = push(new_campaign(tmp_path / "other", 2), studio).project
+    with Store.open(campaign.feedback, write=True) as store, store.transaction():
+        store.write("UPDATE campaigns SET project = ?", [(other,)])
+    for act in (push, pull):
+        with pytest.raises(BadInput, match="is called 'bridge.*renamed by hand, or another server") as error:
+            act(campaign, studio)
+        assert campaign.name in one_line(error.value)
+
+
+def test_two_bridges_at_once_make_one_set_of_tasks(campaign: Campaign, studio: Studio, server: Server) -> None:
+    """Two stores push the same campaign at the same moment; each knows in the end what its tasks show."""
+    both = [campaign, campaign.model_copy(update={"feedback": campaign.feedback.with_name("second.db")})]
+    gate = threading.Barrier(2)
+
+    def go(one: Campaign) -> None:
+        client = Studio(server.url, server.token, patience=10.0)
+        gate.wait()
+        push(one, client)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(go, both))
+    for one in both:
+        push(one, studio)
+    shown = tasks(studio, campaign)
+    project = studio.project(_project(campaign))
+    assert len(shown) == 8 == project.n_tasks
+    for task in shown.values():
+        answer(studio, task, [for_good(task)])
+    for one in both:
+        assert pull(one, studio).judgments == 8
+        assert all(best == f"{GOOD} {number}" for number, (_, best) in judged(one).items())
+
+
+def test_a_task_whose_sides_were_swapped_on_the_server_is_not_believed(campaign: Campaign, studio: Studio) -> None:
+    """Every account can edit every task: an answer to what was not sent is set aside."""
+    push(campaign, studio)
+    task = tasks(studio, campaign)["0"]
+    left, right = task.data["response_a_html"], task.data["response_b_html"]
+    swapped = {**task.data, "response_a_html": right, "response_b_html": left}
+    studio._calls.send("PATCH", f"api/tasks/{task.id}/", body={"data": swapped})
+    answer(studio, task, [for_good(task)])
+    assert pull(campaign, studio).outcomes == {"quarantine": 1}
+    with Store.open(campaign.feedback) as store:
+        (row,) = Ledger(store, campaign.name).quarantined()
+    assert "shows something else than what was sent" in row.reason
+
+
+def test_a_server_that_refuses_to_write_is_said_in_one_line(campaign: Campaign, server: Server, studio: Studio) -> None:
+    push(campaign, studio)
+    with FlakyProxy(server.url, faults={}) as proxy:
+        client = Studio(proxy.url, server.token, patience=1.0)
+        assert client.whoami()
+        proxy._faults = {"bad gateway": 1.0}
+        with pytest.raises(BadInput, match="no usable answer.*nothing is lost"):
+            pull(campaign, client)
+
+
+def test_the_token_is_in_no_output(
+    campaign: Campaign,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "campaign.yaml"
+    path.write_text(campaign.model_dump_json())  # JSON is YAML
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", server.token)
+    said = ""
+    for url, code in ((server.url, 0), (server.url + "nowhere/", 2), ("http://127.0.0.1:9/", 2)):
+        monkeypatch.setenv("LABEL_STUDIO_URL", url)
+        for verb in ("doctor", "push", "pull"):
+            words = ["annotate", verb, *([] if verb == "doctor" else ["--config", str(path)])]
+            assert command(words) == code, (url, verb)
+            found = capfd.readouterr()
+            said += found.out + found.err
+    assert "tasks: 8" in said
+    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    secret = server.token[-20:]
+    assert secret not in said and not any(secret.encode() in content for content in kept)
+
+
+def _project(campaign: Campaign) -> int:
+    with Store.open(campaign.feedback) as store:
+        state = Ledger(store, campaign.name).state()
+    assert state is not None
+    return state.project

@@ -1,0 +1,318 @@
+"""Responses of an endpoint: a small server speaks chat completions over HTTP, and is slow, wrong or gone at will."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align import cli
+from align.completions import Asked, Manner, request_body, retry_after
+from align.core.config import BadInput, build
+from align.core.runs import RunRecord, read_run
+from align.endpoint import Endpoint
+from align.sample import SampleConfig, sample
+from annotation.campaign.candidates import read_candidates
+
+KEY = "sk-secret-7f3a"
+MODEL = "tiny-chat"
+
+
+class Completions(ThreadingHTTPServer):
+    """``faults`` are met by the next requests, one each; ``several`` is what becomes of ``n``; ``seen`` are bodies."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.faults: list[str] = []
+        self.several = "taken"
+        self.refuses: set[str] = set()
+        self.seen: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.guard = threading.Lock()
+        self.failed = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Completions
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.guard:
+            fault = self.server.faults.pop(0) if self.server.faults else ""
+            self.server.times.append(time.monotonic())
+        asked = body["messages"][-1]["content"]
+        if fault == "hang up":
+            self.close_connection = True
+            return self.connection.close()
+        if fault == "page":
+            return self._reply(200, b"<html>hello</html>")
+        if fault.isdigit():
+            self._error(int(fault), f"failed for {self.headers.get('Authorization')}")
+            return self.server.failed.set()
+        if fault == "wait":
+            return self._error(429, "slow down", {"Retry-After": "0.7"})
+        if fault == "later":
+            self.server.failed.wait(20)  # until another request failed
+            return self._error(503, "come back", {"Retry-After": "60"})
+        if fault == "quota":
+            return self._error(429, "pay first", code="insufficient_quota")
+        if fault == "hidden":
+            return self._reply(200, json.dumps({"error": {"message": "overloaded", "code": 502}}).encode())
+        if fault == "elsewhere":
+            return self._reply(301, b"", {"Location": f"https://api.example.com/v2?key={KEY}"})
+        if self.path != "/v1/chat/completions":
+            return self._reply(404, b'{"detail": "Not Found"}')
+        if self.headers.get("Authorization") != f"Bearer {KEY}":
+            return self._error(401, f"Incorrect API key provided: {self.headers.get('Authorization')}")
+        if body["model"] != MODEL:
+            return self._error(404, f"The model `{body['model']}` does not exist.")
+        for field in self.server.refuses & body.keys():
+            return self._error(400, f"Unsupported parameter: '{field}' is not supported with this model.")
+        if body.get("n", 1) > 1 and self.server.several == "refused":
+            return self._error(400, "Only one completion choice is allowed")
+        if "forbidden" in asked:
+            return self._error(400, f"flagged after {len(asked)} characters", code="content_filter")
+        with self.server.guard:
+            self.server.seen.append(body)
+        n = body.get("n", 1) if self.server.several == "taken" else 1
+        choices = [self._choice(asked, body.get("seed"), i) for i in range(n)]
+        usage = {"prompt_tokens": 5, "completion_tokens": 3 * n}
+        answer = {"object": "chat.completion", "model": f"{MODEL}-2026", "choices": choices, "usage": usage}
+        return self._reply(200, json.dumps(answer).encode())
+
+    def _choice(self, asked: str, seed: int | None, index: int) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": f"{asked}: {seed}.{index}"}
+        reason = "length" if "long" in asked else "stop"
+        if "tool" in asked:
+            call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "sky"}'}}
+            message, reason = {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+        if "think" in asked:
+            message["reasoning_content"] = "let me see"
+        if "filtered" in asked and index == 0:
+            reason = "content_filter"
+        if "silent" in asked:
+            message["content"] = " "
+        return {"index": index, "message": message, "finish_reason": reason}
+
+    def _error(self, status: int, text: str, headers: dict[str, str] | None = None, code: str | None = None) -> None:
+        self._reply(status, json.dumps({"error": {"message": text, "code": code}}).encode(), headers)
+
+    def _reply(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Completions]:
+    monkeypatch.setenv("ALIGN_ENDPOINT_KEY", KEY)
+    monkeypatch.setattr("align.endpoint.SHORTEST_PAUSE", 0.02)
+    found = Completions()
+    threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def prompts(folder: Path, *texts: str) -> Path:
+    file = folder / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": text, "split": "train"}) + "\n" for text in texts))
+    return file
+
+
+def run(folder: Path, url: str, file: Path, **changes: Any) -> tuple[RunRecord, list[dict[str, Any]]]:
+    given = {"run": folder, "endpoint": url, "model": MODEL, "prompts": file, "k": 3} | changes
+    record = sample(build(SampleConfig, given, "test"))
+    return record, [json.loads(line) for line in (folder / "candidates.jsonl").read_text().splitlines()]
+
+
+def test_responses_come_as_candidates_with_what_they_hold(tmp_path: Path, server: Completions) -> None:
+    file = prompts(tmp_path, "hello", "hello", "a long one", "use a tool", "think first", "filtered", "silent")
+    record, rows = run(tmp_path / "run", server.url + "/", file, temperature=0.7, max_new_tokens=9)
+    assert [row["prompt"][0]["content"] for row in rows] == [
+        "hello", "a long one", "use a tool", "think first", "filtered",
+    ]  # fmt: skip
+    plain, long, tool, think, filtered = (row["responses"] for row in rows)
+    assert len({r["messages"][0]["content"] for r in plain}) == 3 and all(r["ended"] for r in plain)
+    assert {r["origin"] for r in plain} == {MODEL}
+    assert not any(r["ended"] for r in long)
+    assert tool[0]["messages"][0]["tool_calls"][0]["function"] == {"name": "look_up", "arguments": {"word": "sky"}}
+    assert think[0]["messages"][0]["reasoning_content"] == "let me see"
+    assert len(filtered) == 2
+    assert len(server.seen) == 6 and {body["n"] for body in server.seen} == {3}
+    assert {(body["temperature"], body["max_tokens"]) for body in server.seen} == {(0.7, 9)}
+    assert record.dropped == {
+        "repeated prompt": 1,
+        "response withheld by the endpoint": 1,
+        "empty response": 3,
+        "prompt with empty responses only": 1,
+    }
+    assert record.headline["served_by"] == [f"{MODEL}-2026"]
+    assert (record.headline["prompt_tokens"], record.headline["completion_tokens"]) == (30, 54)
+    read = read_candidates([tmp_path / "run"], lambda reason, count: None, keep_unended=False, at_least=2)
+    assert len(read) == 3, "cut responses, and equal ones, are nothing to compare"
+
+
+@pytest.mark.parametrize("several", ["refused", "ignored"])
+def test_where_one_request_gives_one_response_each_has_its_own_seed(
+    tmp_path: Path, server: Completions, several: str
+) -> None:
+    server.several = several
+    file = prompts(tmp_path, *(f"question {i}" for i in range(6)))
+    _, first = run(tmp_path / "a", server.url, file)
+    assert len(server.seen) == 18
+    seeds = [body["seed"] for body in server.seen]
+    assert len(set(seeds)) == 18 and all(0 <= seed < 2**31 for seed in seeds)
+    assert sum("n" in body for body in server.seen) <= 4, "asked for several only until it was known"
+    assert run(tmp_path / "b", server.url, file)[1] == first
+    assert run(tmp_path / "c", server.url, file, seed=1)[1] != first
+
+
+def test_fields_that_a_server_does_not_take_are_left_out(tmp_path: Path, server: Completions) -> None:
+    server.refuses = {"seed", "max_tokens"}
+    record, rows = run(tmp_path / "run", server.url, prompts(tmp_path, "one", "use a tool"), max_new_tokens=7)
+    assert len(rows) == 2
+    assert all(body["max_completion_tokens"] == 7 and "seed" not in body for body in server.seen)
+    assert [("takes no seeds" in note, "wrote the same" in note) for note in record.notes] == [(True, False)]
+
+
+def test_a_server_that_does_not_sample_is_told_of(tmp_path: Path, server: Completions) -> None:
+    record, _ = run(tmp_path / "run", server.url, prompts(tmp_path, "use a tool", "use another tool"))
+    assert ["wrote the same 3 times to every prompt" in note for note in record.notes] == [True]
+
+
+def test_every_prompt_is_answered_once_through_faults(tmp_path: Path, server: Completions) -> None:
+    texts = [f"question {i}" for i in range(12)]
+    server.faults = ["503", "", "hang up", "hidden", "wait", "", "page", "500", "hang up", "", "408"]
+    _, rows = run(tmp_path / "run", server.url, prompts(tmp_path, *texts))
+    assert [row["prompt"][0]["content"] for row in rows] == texts
+    assert Counter(body["messages"][0]["content"] for body in server.seen) == Counter(texts)
+
+
+def test_a_server_that_wants_to_be_left_alone_is(tmp_path: Path, server: Completions) -> None:
+    server.faults = ["wait"]
+    run(tmp_path / "run", server.url, prompts(tmp_path, "one"))
+    assert server.times[1] - server.times[0] >= 0.7
+    assert 58 < (retry_after(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))) or 0) <= 60
+    assert retry_after("soon") is None
+
+
+def test_who_waits_is_woken_when_the_run_ends(tmp_path: Path, server: Completions) -> None:
+    server.faults = ["", "", "later", "401"]
+    started = time.monotonic()
+    with pytest.raises(BadInput, match="refuses the key"):
+        run(tmp_path / "run", server.url, prompts(tmp_path, *(f"question {i}" for i in range(4))))
+    assert time.monotonic() - started < 30
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, server: Completions) -> None:
+    texts = [f"question {i}" for i in range(20)]
+    file = prompts(tmp_path, *texts, "forbidden")
+    server.faults = [""] * 9 + ["401"]
+    with pytest.raises(BadInput, match="refuses the key"):
+        run(tmp_path / "run", server.url, file)
+    answered = [body["messages"][0]["content"] for body in server.seen]
+    assert 9 <= len(answered) < 20, "answers under way are kept, the rest is not asked"
+    part = tmp_path / "run" / "checkpoints" / "answers.jsonl"
+    assert len(part.read_text().splitlines()) == len(answered)
+    with open(part, "a") as file_:
+        file_.write('{"step": 17, "id": "half a li')
+    record, rows = run(tmp_path / "run", server.url, file)
+    assert [row["prompt"][0]["content"] for row in rows] == texts
+    assert Counter(body["messages"][0]["content"] for body in server.seen) == Counter(texts)
+    assert record.dropped == {"prompt refused by the endpoint: flagged after N characters": 1}
+    assert record.headline["responses"] == 60 and not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("faults", "changes", "told"),
+    [
+        (["401"], {}, "refuses the key (status 401"),
+        ([], {"model": "gpt-9"}, "has no model 'gpt-9' (The model `gpt-9` does not exist.)"),
+        ([], {"endpoint": "URL/wrong"}, "no chat completions there (status 404: Not Found)"),
+        (["page"], {}, "no chat completions there (status 200: a page and not data)"),
+        (["quota"], {}, "the account's quota is used up (pay first)"),
+        (["elsewhere"], {}, "sends elsewhere (https://api.example.com/v2)"),
+        ([], {"endpoint": "http://127.0.0.1:9/v1"}, "no usable answer"),
+        ([], {"prompts": "forbidden"}, "refused all of 1 prompts"),
+    ],
+)
+def test_a_fault_that_cannot_be_waited_for_is_one_line_without_the_key(
+    tmp_path: Path,
+    server: Completions,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[str],
+    changes: dict[str, str],
+    told: str,
+) -> None:
+    monkeypatch.setattr("align.endpoint.FIRST_PATIENCE", 0.1)
+    server.faults = faults
+    words = {"endpoint": server.url, "model": MODEL, "prompts": str(prompts(tmp_path, "hello")), **changes}
+    words["endpoint"] = words["endpoint"].replace("URL", server.url)
+    if "prompts" in changes:
+        words["prompts"] = str(prompts(tmp_path, changes["prompts"]))
+    code = cli.run(["sample", *(w for k, v in words.items() for w in (f"--{k}", v)), "--run", str(tmp_path / "run")])
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("align: ")]
+    assert code == 2 and len(lines) == 1 and told in lines[0]
+    assert read_run(tmp_path / "run").status == "failed"
+    left = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert left and not any(KEY in text for text in [*left, *lines])
+
+
+def test_a_server_that_never_answers_is_waited_for_and_named(
+    tmp_path: Path, server: Completions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("align.sample.Endpoint", lambda url, manner: Endpoint(url, manner, patience=0.3))
+    server.faults = ["500"] * 99
+    with pytest.raises(BadInput, match=r"no usable answer.*status 500.*what was answered is kept") as told:
+        run(tmp_path / "run", server.url, prompts(tmp_path, "hello"))
+    assert KEY not in str(told.value) and "[key]" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"endpoint": f"https://me:{KEY}@host/v1", "model": MODEL}, "holds a user name, password or parameters"),
+        ({"endpoint": f"https://host/v1?key={KEY}", "model": MODEL}, "holds a user name, password or parameters"),
+        ({"endpoint": "host:8000", "model": MODEL}, "is no address of an API"),
+        ({"endpoint": "http://host/v1"}, "go together"),
+        ({"endpoint": "http://host/v1", "model": MODEL, "policy": "run"}, "one of the two"),
+        ({}, "one of the two"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused_by_the_config(tmp_path: Path, given: dict[str, str], told: str) -> None:
+    with pytest.raises(BadInput, match=told) as error:
+        build(SampleConfig, {"run": tmp_path / "run", "prompts": prompts(tmp_path, "hello"), **given}, "test")
+    assert KEY not in str(error.value)
+
+
+def test_tool_calls_of_a_prompt_are_sent_as_the_protocol_wants_them() -> None:
+    call = {"function": {"name": "look_up", "arguments": {"word": "ciel é"}}}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    body = request_body(
+        Asked("p", messages, [{"type": "function"}], {"think": False}, [4]), Manner("m", 1.0, 5), 1, 4, ()
+    )
+    sent = body["messages"][1]["tool_calls"][0]
+    assert sent == {"type": "function", "function": {"name": "look_up", "arguments": '{"word": "ciel é"}'}}
+    assert body["tools"] == [{"type": "function"}] and body["chat_template_kwargs"] == {"think": False}
+    assert "n" not in body and call["function"]["arguments"] == {"word": "ciel é"}, "the prompt itself stays"
