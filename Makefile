@@ -20,7 +20,7 @@ lint: $(VENV)/.done
 
 evidence: $(VENV)/.done $(STUDIO)/.done
 	$(BIN)/python benchmarks/evidence.py --all
-	$(BIN)/python benchmarks/bridge.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/bridge.py
 
 evidence-slice: $(VENV)/.done
 	$(BIN)/python benchmarks/evidence.py --slice

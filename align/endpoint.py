@@ -34,7 +34,7 @@ from align.completions import (
     retry_after,
     words,
 )
-from align.core.config import BadInput
+from align.core.config import BadInput, http_address
 
 KEYS = ("ALIGN_ENDPOINT_KEY", "OPENAI_API_KEY")
 WORKERS = 4  # prompts on their way at once
@@ -269,12 +269,8 @@ def address(url: str) -> str:
     Raises:
         BadInput: no http(s) address, or one that holds more, such as a password; the address is not repeated.
     """
-    try:
-        parts = urlsplit(url.strip())
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port)
-    except ValueError:
-        is_address = False
-    if not is_address:
+    parts = http_address(url)
+    if parts is None:
         raise BadInput("endpoint: is no address of an API; write it like http://127.0.0.1:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise BadInput(f"endpoint: holds a user name, password or parameters; leave them out, the key is {KEYS[0]}")

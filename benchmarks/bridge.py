@@ -1,6 +1,6 @@
 """Measure the labelling bridge on a real Label Studio: faults, kills, scale. Writes benchmarks/BRIDGE.md.
 
-    python benchmarks/bridge.py    about fifteen minutes on two cores
+    PYTHONPATH=tests python benchmarks/bridge.py    about ten minutes on two cores; it uses what stands beside the tests
 
 Every bound is written down here before anything is measured; one that does not hold is printed as such and makes the
 exit code 1. Those on seconds are for a machine that does nothing else.
@@ -9,6 +9,7 @@ exit code 1. Those on seconds are for a machine that does nothing else.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import resource
@@ -20,25 +21,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from campaigns import answer, for_good, new_campaign, tasks
+from evidence import Page, read_cpu
+from flaky_proxy import FlakyProxy
+from studio import VENV
+from test_kills import Answering
+
+from align.core.files import write_text
+from align.core.machine import code
+from annotation.campaign.pull import pull
+from annotation.campaign.push import push
+from annotation.feedback.store import Store
+from annotation.label_studio.installation import is_installed
+from annotation.label_studio.server import Server, start, stop
+from annotation.label_studio.studio import Studio
+from annotation.types import Comparison, Judgment, Response
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from campaigns import answer, for_good, new_campaign, tasks  # noqa: E402 (they stand beside the tests)
-from evidence import Page, read_cpu  # noqa: E402
-from flaky_proxy import FlakyProxy  # noqa: E402
-from studio import VENV  # noqa: E402
-from test_kills import Answering  # noqa: E402
-
-from align.core.files import write_text  # noqa: E402
-from align.core.machine import code  # noqa: E402
-from annotation.campaign.pull import pull  # noqa: E402
-from annotation.campaign.push import push  # noqa: E402
-from annotation.feedback.store import Store  # noqa: E402
-from annotation.label_studio.installation import is_installed  # noqa: E402
-from annotation.label_studio.server import Server, start, stop  # noqa: E402
-from annotation.label_studio.studio import Studio  # noqa: E402
-from annotation.types import Comparison, Judgment, Response  # noqa: E402
-
 FAULTY, LARGE, CHANGED, JUDGMENTS = 500, 10_000, 5, 100_000
 PUSH_SECONDS, UNCHANGED_SECONDS, CHANGED_SECONDS, CLIENT_MB = 20, 10, 2, 200
 STATISTICS_SECONDS, STATISTICS_MB = 20, 1000
@@ -124,6 +123,20 @@ def statistics(page: Page, work: Path) -> None:
         )
 
 
+def crowd(page: Page, work: Path, folder: Path) -> None:
+    """Published crowd votes (llmfao, CC BY 4.0), by the same two commands that a user types."""
+    page.say("\n## Crowd votes of llmfao\n")
+    feedback = f"feedback={work / 'crowd.db'}"
+    columns = ("columns.annotator=worker", "columns.item=id", "columns.label=winner")
+    _command(
+        "import", str(folder / "crowd-comparisons.csv"), "format=votes", *columns, feedback, f"run={work / 'votes'}"
+    )
+    _command("annotate", "agreement", feedback, f"run={work / 'crowd'}")
+    found = json.loads((work / "crowd" / "agreement.json").read_text())
+    alpha, votes = found["alpha"]["value"], found["votes"]
+    page.demand((round(alpha, 5), votes) == (0.29060, 8931), f"nominal alpha {alpha:.5f} of {votes} votes")
+
+
 def _fill(path: Path) -> None:
     """Ten people of different care judge each of 10,000 pairs."""
     draw = random.Random(0)
@@ -174,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bridge")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--crowd", type=Path, help="folder with llmfao's crowd-comparisons.csv")
     arguments = parser.parse_args()
     if not is_installed(VENV):
         parser.error(f"Label Studio is not installed; 'make {VENV.name}/.done' installs it")
@@ -192,6 +206,8 @@ def main() -> None:
     finally:
         stop(server.folder)
     statistics(page, work)
+    if arguments.crowd:
+        crowd(page, work, arguments.crowd)
     kills(page, arguments.kills)
     write_text(ROOT / "benchmarks" / "BRIDGE.md", "\n".join(page.lines) + "\n")
     sys.exit(1 if page.failed else 0)

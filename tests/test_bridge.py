@@ -9,11 +9,12 @@ from campaigns import GOOD, answer, campaign, choice, for_good, judged, tasks, t
 from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
-from annotation.campaign.pull import EDITED, pull
+from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.feedback.ledger import Ledger, pseudonym
 from annotation.feedback.store import Store
+from annotation.interfaces.decode import EDITED
 from annotation.label_studio.studio import Studio
 
 # ruff: noqa: F811 (a fixture's name is a test's argument)

@@ -27,9 +27,10 @@ from PIL import Image
 from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
-from annotation.campaign.pull import EDITED, pull
+from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.interfaces.config import Interface, words
+from annotation.interfaces.decode import EDITED
 from annotation.label_studio.annotators import annotators
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio

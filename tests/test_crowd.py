@@ -22,7 +22,6 @@ from annotation.readers.columns import Columns, Labels
 from annotation.readers.crowd import read_votes
 from annotation.readers.intake import Found
 
-CROWD = Path(__file__).resolve().parents[2] / "shared" / "data" / "llmfao"
 HEADER = ["worker", "task", "question", "a", "b", "winner"]
 WORKER = Columns(annotator="worker", item="task", prompt="question", left="a", right="b", label="winner")
 
@@ -257,16 +256,6 @@ def test_alpha_is_that_of_the_labels_people_chose_from(tmp_path: Path) -> None:
     expected = krippendorff.alpha(reliability_data=labels.T, level_of_measurement="nominal", value_domain=None)
     found = json.loads((tmp_path / "agreement" / "agreement.json").read_text())["alpha"]
     assert found["value"] == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.skipif(not CROWD.is_dir(), reason=f"{CROWD.name}: crowd votes of llmfao (CC BY 4.0) are not there")
-def test_agreement_on_published_crowd_votes(tmp_path: Path) -> None:
-    words = ["columns.annotator=worker", "columns.item=id", "columns.label=winner", f"feedback={tmp_path / 'f.db'}"]
-    assert run(["import", str(CROWD / "crowd-comparisons.csv"), "format=votes", *words, f"run={tmp_path / 'i'}"]) == 0
-    assert run(["annotate", "agreement", words[-1], f"run={tmp_path / 'a'}"]) == 0
-    found = json.loads((tmp_path / "a" / "agreement.json").read_text())
-    assert found["votes"] == 8931 and found["comparisons"] == 2139 and len(found["annotators"]) == 124
-    assert round(found["alpha"]["value"], 5) == 0.29060
 
 
 def test_a_hundred_thousand_votes_would_take_half_a_minute_at_most(tmp_path: Path) -> None:

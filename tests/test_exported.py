@@ -16,12 +16,13 @@ from studio import server, studio  # noqa: F401 (fixtures)
 from align.cli import run
 from align.core.config import BadInput
 from align.core.files import read_jsonl
-from annotation.campaign.pull import EDITED, pull
+from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.feedback.ledger import pseudonym
 from annotation.feedback.store import Store
 from annotation.importers import ImportConfig, import_preferences
+from annotation.interfaces.decode import EDITED
 from annotation.label_studio.studio import Studio
 from annotation.readers.columns import Columns, Labels
 from annotation.readers.exported import read_export
@@ -251,6 +252,23 @@ def test_an_export_of_a_campaign_says_what_a_pull_says(
         assert store.judgments() == before, "the pull reads the same judgments again, and adds none"
     with pytest.raises(BadInput, match="8 x a pull has read it already"):
         import_preferences(ImportConfig(run=tmp_path / "r" / "two", data=path, feedback=campaign.feedback))
+
+
+@pytest.mark.parametrize("form", ["JSON", "JSON_MIN"])
+def test_sides_that_were_swapped_on_the_server_are_not_believed(
+    studio: Studio, campaign: Campaign, tmp_path: Path, form: str
+) -> None:
+    number = push(campaign, studio).project
+    shown = tasks(studio, campaign)
+    for task in "01":
+        answer(studio, shown[task], [for_good(shown[task])])
+    left, right = (shown["0"].data[f"response_{letter}_html"] for letter in "ab")
+    swapped = {**shown["0"].data, "response_a_html": right, "response_b_html": left}
+    studio._calls.send("PATCH", f"api/tasks/{shown['0'].id}/", body={"data": swapped})
+    path = export(studio, number, form, tmp_path)
+    record = import_preferences(ImportConfig(run=tmp_path / "one", data=path, feedback=campaign.feedback))
+    assert record.dropped == {"its task shows something else than what was sent": 1, "nobody answered it": 6}
+    assert judged(campaign).keys() == {"1"}
 
 
 def test_a_campaign_sent_from_elsewhere_comes_in_by_its_yaml(

@@ -129,7 +129,7 @@ def test_an_answer_that_came_in_between_keeps_the_text_it_was_made_by(studio: St
     with Store.open(campaign.feedback, write=True) as store:
         ledger = Ledger(store, campaign.name)
         data = {**shown.data, "guidelines_html": "new"}
-        assert guidelines.refresh(ledger, studio, {str(shown.key): (shown.id, data)}, digest("new")) == 1
+        assert guidelines.bring_up_to_date(ledger, studio, {str(shown.key): (shown.id, data)}, digest("new")) == 1
         assert guidelines.outdated(ledger, studio, project, digest("new")) == []
     pull(campaign, studio)
     assert by_guideline(campaign) == {"0": digest(FIRST)}

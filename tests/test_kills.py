@@ -31,9 +31,10 @@ ACT = """
 import sys
 from pathlib import Path
 from annotation.campaign.settings import Campaign
-from annotation.label_studio.doctor import from_environment
+from annotation.label_studio.doctor import settings
+from annotation.label_studio.studio import Studio
 from annotation.campaign.{verb} import {verb}
-studio = from_environment()
+studio = Studio(*settings())
 campaign = Campaign.model_validate_json(sys.stdin.read())
 print("ready", flush=True)
 {verb}(campaign, studio)

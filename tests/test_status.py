@@ -16,12 +16,13 @@ from align.cli import run
 from align.core.config import BadInput
 from annotation.campaign.hours import Day, harmless, write_hours
 from annotation.campaign.projection import project_end
-from annotation.campaign.pull import EDITED, pull
+from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.campaign.status import status
 from annotation.feedback.ledger import Answer, Ledger, Pulled, Quarantined, Task, exclude, source_of
 from annotation.feedback.store import Store
+from annotation.interfaces.decode import EDITED
 from annotation.label_studio.studio import Studio
 
 # ruff: noqa: F811 (a fixture's name is a test's argument)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
+from urllib.parse import SplitResult, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,16 @@ class BadInput(Exception):
 
 class NotFinite(BadInput):
     """A number that must be finite was not; nothing that was made of it is kept."""
+
+
+def http_address(url: str) -> SplitResult | None:
+    """The parts of an http(s) address with a host and, where it names one, a real port; None when it is none."""
+    try:
+        parts = urlsplit(url.strip())
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_address else None
 
 
 class Frozen(BaseModel):

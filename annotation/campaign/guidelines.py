@@ -34,7 +34,9 @@ def outdated(ledger: Ledger, studio: Studio, project: int, guideline: str) -> li
     return [task for task in old if task.key in unanswered]
 
 
-def refresh(ledger: Ledger, studio: Studio, rows: Mapping[str, tuple[int, dict[str, Any]]], guideline: str) -> int:
+def bring_up_to_date(
+    ledger: Ledger, studio: Studio, rows: Mapping[str, tuple[int, dict[str, Any]]], guideline: str
+) -> int:
     """Give tasks their new data (task id and data by key), which shows these guidelines; how many were brought so far.
 
     A request without an answer is not repeated: the task counts as not known until the next call.

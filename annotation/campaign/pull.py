@@ -25,15 +25,14 @@ from annotation.campaign.settings import Campaign
 from annotation.feedback.ledger import CampaignState, Ledger, Pulled, Quarantined, Task, pseudonym, source_of
 from annotation.feedback.store import Store
 from annotation.interfaces.config import shown_hash
-from annotation.interfaces.decode import Undecodable, Verdict, decode
+from annotation.interfaces.decode import Undecodable, Verdict, decode, judgment_of
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.label_studio.studio import Studio
-from annotation.types import Comparison, Judgment
+from annotation.types import Judgment
 
 OVERLAP = timedelta(minutes=5)
 PAGE = 200  # tasks of one transaction
 ERASED = "erased"  # outcome of what was erased from the store, whose annotation the server still has
-EDITED = "edited by somebody else"  # flag of a judgment that another account changed afterwards
 
 CHANGED = (
     "its task shows something else than what was sent (edited on the server, or sent by another store too: push again, "
@@ -179,25 +178,12 @@ class _Reader:
         return "by an annotator who has not passed the calibration round; once they have, 'pull --full' takes it in"
 
     def _judgment(self, own: Task, annotation: Annotation, verdict: Verdict) -> Judgment:
-        """A verdict by place on screen, as a judgment by canonical response."""
-        shown, comparison = own.shown, self.comparisons[own.comparison_id]
-        improved, place = verdict.improved, verdict.improved_from
-        source = None if place is None else shown[place]
-        if source is not None and improved is not None and improved.strip() == _text(comparison, source).strip():
-            improved, source = None, None  # sent back as it was
-        foreign = annotation.updated_by not in (None, annotation.completed_by)
-        return Judgment(
-            comparison_id=own.comparison_id,
+        return judgment_of(
+            verdict,
+            self.comparisons[own.comparison_id],
+            own.shown,
             annotator=self._name(annotation.completed_by),
-            ranking=[sorted(shown[place] for place in group) for group in verdict.ranking],
-            shown=shown,
-            strength=verdict.strength,
-            flags=[*verdict.flags, *([EDITED] if foreign else [])],
-            label=verdict.label,
-            ratings={name: _canonical(values, shown) for name, values in verdict.ratings.items()},
-            rationale=verdict.rationale,
-            improved=improved,
-            improved_from=source,
+            is_edited=annotation.updated_by not in (None, annotation.completed_by),
             seconds=annotation.seconds,
             guideline=read_by(own, self.refreshes.get(own.key, ()), annotation),
             source=source_of(self.campaign.name, own.key),
@@ -260,17 +246,6 @@ def _digest(annotation: Annotation) -> str:
     said = [annotation.result, annotation.was_cancelled, annotation.completed_by, annotation.updated_by]
     text = json.dumps(said, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _canonical(values: list[int | None], shown: list[int]) -> list[int | None]:
-    found: list[int | None] = [None] * len(shown)
-    for place, value in enumerate(values):
-        found[shown[place]] = value
-    return found
-
-
-def _text(comparison: Comparison, index: int) -> str:
-    return comparison.responses[index].text
 
 
 def _pages(tasks: Iterator[StudioTask], size: int) -> Iterator[list[StudioTask]]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from align.core.config import BadInput
 from annotation.campaign.calibration import EVERYBODY, Round, people_of, standings
-from annotation.campaign.guidelines import outdated, refresh
+from annotation.campaign.guidelines import bring_up_to_date, outdated
 from annotation.campaign.known import Item, read_items, stored_items
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
 from annotation.feedback.ledger import Ledger, Quarantined, Task
@@ -155,7 +155,7 @@ class _Sender:
         data = {task.key: (task.task_id or 0, self._data(task)) for task in known}
         pages = {task.key: task.pages for task in known}
         rows = {key: row for key, row in data.items() if pages[key] in (None, shown_hash(row[1]))}
-        return refresh(self.ledger, self.studio, rows, self.guideline)
+        return bring_up_to_date(self.ledger, self.studio, rows, self.guideline)
 
     def _import(self, tasks: Sequence[Task]) -> None:
         """Write tasks down, send them in their order, and note their ids."""

@@ -23,12 +23,13 @@ from annotation.campaign.contested import contested_tasks, own_judgments
 from annotation.campaign.hours import CAP, Day, days, seconds_of, write_hours
 from annotation.campaign.opinions import Agreement, Opinion, agreement, contested, opinions, winners
 from annotation.campaign.projection import Projection, project_end
-from annotation.campaign.pull import DECLINED, EDITED, JUDGMENT, SET_ASIDE, SKIPPED
+from annotation.campaign.pull import DECLINED, JUDGMENT, SET_ASIDE, SKIPPED
 from annotation.campaign.settings import Campaign
 from annotation.campaign.standing import Guideline, Person, Status, Work
 from annotation.evidence import asked, evidence
 from annotation.feedback.ledger import CampaignState, Ledger, Pulled, Task, excluded, source_of
 from annotation.feedback.store import Store
+from annotation.interfaces.decode import EDITED
 from annotation.measures.coefficients import share
 from annotation.types import Judgment
 

@@ -237,8 +237,9 @@ def task_data(
 
 
 def shown_hash(data: Mapping[str, Any]) -> str:
-    """Hash of what a task's data shows, whatever guidelines stand beside it."""
-    return content_hash({name: value for name, value in data.items() if name not in ("pair_id", "guidelines_html")})
+    """Hash of what a task's data shows, whatever guidelines (or an export's own fields) stand beside it."""
+    pages = {name for name in data if name.endswith("_html") and name != "guidelines_html"}
+    return content_hash({name: data[name] for name in (*pages, "cards") if name in data})
 
 
 def order_on_screen(

@@ -19,7 +19,9 @@ from annotation.interfaces.config import (
     rating_control,
 )
 from annotation.interfaces.render import scrub
+from annotation.types import Comparison, Judgment
 
+EDITED = "edited by somebody else"  # flag of a judgment that another account changed afterwards
 UNPLACED = "_"  # where the cards of a ranking begin
 VALUE_KEYS = {"choices": "choices", "rating": "rating", "textarea": "text", "ranker": "ranker"}
 
@@ -82,6 +84,50 @@ def decode(interface: Interface, result: Any) -> Verdict:
         improved=improved,
         improved_from=_best(answer.ranking) if improved is not None else None,
         label=answer.label,
+    )
+
+
+def judgment_of(
+    verdict: Verdict,
+    comparison: Comparison,
+    shown: list[int],
+    *,
+    annotator: str,
+    is_edited: bool,
+    seconds: float | None,
+    guideline: str | None,
+    source: str,
+) -> Judgment:
+    """A verdict by place on screen, as a judgment by canonical response.
+
+    Args:
+        shown: canonical response numbers in screen order.
+        is_edited: another account changed the answer.
+
+    Raises:
+        ValueError: it makes no judgment (pydantic says why).
+    """
+    improved, place = verdict.improved, verdict.improved_from
+    improved_from = None if place is None else shown[place]
+    was = None if improved_from is None else comparison.responses[improved_from].text.strip()
+    if improved is not None and improved.strip() == was:
+        improved, improved_from = None, None  # sent back as it was
+    places = [shown.index(index) for index in range(len(shown))]
+    return Judgment(
+        comparison_id=comparison.id,
+        annotator=annotator,
+        ranking=[sorted(shown[place] for place in group) for group in verdict.ranking],
+        shown=shown,
+        strength=verdict.strength,
+        flags=[*verdict.flags, *([EDITED] if is_edited else [])],
+        label=verdict.label,
+        ratings={name: [values[place] for place in places] for name, values in verdict.ratings.items()},
+        rationale=verdict.rationale,
+        improved=improved,
+        improved_from=improved_from,
+        seconds=seconds,
+        guideline=guideline,
+        source=source,
     )
 
 

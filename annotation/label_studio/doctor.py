@@ -26,11 +26,6 @@ from annotation.label_studio.studio import LOOPBACK, Studio
 TIMEOUT = 10.0
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> Studio:
-    """A client of the server that LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name."""
-    return Studio(*settings(environment))
-
-
 def settings(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """Address and token from the environment.
 

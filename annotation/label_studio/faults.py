@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
-from align.core.config import BadInput
+from align.core.config import BadInput, http_address
 
 SECRETS = (
     re.compile(r"\bey[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # web tokens
@@ -40,12 +39,8 @@ def address(url: str) -> str:
     Raises:
         BadInput: no http(s) address of a server, or one that holds a user name or password.
     """
-    try:
-        parts = urlsplit(url.strip())
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port)
-    except ValueError:
-        is_address = False
-    if not is_address:
+    parts = http_address(url)
+    if parts is None:
         raise BadInput("LABEL_STUDIO_URL: is no address of a server; write it like http://127.0.0.1:8080/")
     if "@" in parts.netloc:
         raise BadInput("LABEL_STUDIO_URL: holds a user name or password; leave them out, the token is enough")

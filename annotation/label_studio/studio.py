@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -290,11 +291,10 @@ class Studio:
         return page
 
     def _delete_empty(self, project: int, title: str) -> None:
-        if self.project(project).n_tasks == 0:
-            self._calls.write(
-                lambda: self._calls.send("DELETE", f"api/projects/{project}/"),
-                lambda: project not in self._titled(title),
-            )
+        path = f"api/projects/{project}/"
+        with suppress(Missing):  # another bridge deleted it first
+            if read_project(self._calls.read(path)).n_tasks == 0:
+                self._calls.write(lambda: self._calls.send("DELETE", path), lambda: project not in self._titled(title))
 
     def _titled(self, title: str) -> list[int]:
         found, page, seen = [], 1, 0

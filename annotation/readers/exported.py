@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from annotation.feedback.ledger import pseudonym, source_of
 from annotation.interfaces.config import controls
-from annotation.interfaces.decode import VALUE_KEYS, Undecodable, Verdict, decode
+from annotation.interfaces.decode import EDITED, VALUE_KEYS, Undecodable, decode, judgment_of
 from annotation.label_studio.rows import KEY
 from annotation.readers.columns import Columns, Labels, number_of
 from annotation.readers.formats import container_of
@@ -28,7 +28,6 @@ from annotation.readers.sides import Sides, check, messages_of, placed, sides_of
 from annotation.readers.stock import cards_of, decided, pairwise, ranked, regions_of, regions_of_values, text_in
 from annotation.types import Comparison, Judgment
 
-EDITED = "edited by somebody else"  # as a pull flags it
 OWN_PAGE = "response_a_html"  # a field that every task of the bridge shows
 USUAL_LEFT = ("answer1", "text1", "pairText1")  # fields of the server's own templates
 USUAL_RIGHT = ("answer2", "text2", "pairText2")
@@ -158,7 +157,16 @@ class _Reader:
             raise Unusable(f"not an answer to its interface ({error})") from None
         if verdict.is_skipped:
             raise Unusable("skipped")
-        judgment = _judgment(verdict, sent, answer, pseudonym(sent.url or self.server, answer.account))
+        judgment = judgment_of(
+            verdict,
+            sent.comparison,
+            sent.shown,
+            annotator=pseudonym(sent.url or self.server, answer.account),
+            is_edited=answer.is_edited,
+            seconds=answer.seconds,
+            guideline=sent.guideline,
+            source=source_of(sent.campaign, str(answer.data[KEY])),
+        )
         return sent.comparison, judgment
 
     def _stock(self, answer: Answer) -> tuple[Comparison, Judgment]:
@@ -276,30 +284,3 @@ def _own_result(answer: Answer, sent: Sent) -> list[dict[str, Any]]:
             for entry in listed
         ]
     return regions
-
-
-def _judgment(verdict: Verdict, sent: Sent, answer: Answer, annotator: str) -> Judgment:
-    """A verdict by place on screen, as a judgment by canonical response."""
-    shown, improved, place = sent.shown, verdict.improved, verdict.improved_from
-    source = None if place is None else shown[place]
-    if source is not None and improved is not None:
-        text = sent.comparison.responses[source].text
-        if improved.strip() == text.strip():
-            improved, source = None, None  # sent back as it was
-    places = [shown.index(index) for index in range(len(shown))]
-    return Judgment(
-        comparison_id=sent.comparison.id,
-        annotator=annotator,
-        ranking=[sorted(shown[place] for place in group) for group in verdict.ranking],
-        shown=shown,
-        strength=verdict.strength,
-        flags=[*verdict.flags, *([EDITED] if answer.is_edited else [])],
-        label=verdict.label,
-        ratings={name: [values[place] for place in places] for name, values in verdict.ratings.items()},
-        rationale=verdict.rationale,
-        improved=improved,
-        improved_from=source,
-        seconds=answer.seconds,
-        guideline=sent.guideline,
-        source=source_of(sent.campaign, str(answer.data[KEY])),
-    )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 from annotation.campaign.settings import Campaign, Work, load_campaign, shown_order, task_key, work_of
 from annotation.feedback.ledger import Ledger, Purpose, Task
 from annotation.feedback.store import Split, Store
-from annotation.interfaces.config import Interface
+from annotation.interfaces.config import Interface, shown_hash
 from annotation.interfaces.render import guidelines_html
 from annotation.readers.intake import Unusable
 from annotation.types import Comparison
@@ -70,6 +70,8 @@ class SentTasks:
         """
         noted = [n for n in self._noted.get(key, ()) if n.stands_at(project, task)]
         if len(noted) == 1:
+            if noted[0].task.pages not in (None, shown_hash(data)):
+                raise Unusable("its task shows something else than what was sent")
             return noted[0].sent
         if noted:
             raise Unusable("two campaigns of this store sent its task (export it as JSON, which tells the project)")
