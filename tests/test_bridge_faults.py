@@ -102,6 +102,7 @@ def test_two_bridges_at_once_make_one_set_of_tasks(campaign: Campaign, studio: S
     assert len(shown) == 8 == project.n_tasks
     for task in shown.values():
         answer(studio, task, [for_good(task)])
+    assert not any(task.is_open for task in tasks(studio, campaign).values())  # the server still counts answers
     for one in both:
         assert pull(one, studio).judgments == 8
         assert all(best == f"{GOOD} {number}" for number, (_, best) in judged(one).items())

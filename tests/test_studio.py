@@ -93,6 +93,8 @@ def test_a_project_is_made_once_through_a_lossy_line(server: Server, studio: Stu
         assert proxy.seen[fault] == 1 and made.created
         assert flaky.ensure_project(title, CONFIG) == made._replace(created=False)
     assert studio._titled(title) == [made.id]
+    copies = studio._titled(f"empty copy {made.id + 1}, not used")  # deleting it would make the server deaf meanwhile
+    assert len(copies) == (fault == "twice")
 
 
 def test_a_copy_that_was_answered_stays_and_counts(studio: Studio, project: Project) -> None:
