@@ -126,6 +126,5 @@ def task_ids(campaign: Campaign, studio: Studio) -> dict[str, int]:
         state = Ledger(store, campaign.name).state()
     assert state is not None
     return {
-        task.data["prompt_html"].split("About ")[1].split(":")[0]: task.id
-        for task in studio.changed_tasks(state.project)
+        task.data["prompt_html"].split("About ")[1].split(":")[0]: task.id for task in studio.all_tasks(state.project)
     }

@@ -59,7 +59,7 @@ def tasks(studio: Studio, campaign: Campaign) -> dict[str, Any]:
         state = Ledger(store, campaign.name).state()
     assert state is not None
     found = {}
-    for task in studio.changed_tasks(state.project):
+    for task in studio.all_tasks(state.project):
         number = task.data["prompt_html"].split("question ")[1].split(" ")[0]
         found[number] = task
     return found

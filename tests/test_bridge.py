@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from campaigns import GOOD, answer, campaign, choice, for_good, judged, tasks, text  # noqa: F401 (fixtures)
@@ -138,10 +139,37 @@ def test_a_deleted_task_takes_its_judgment_along(studio: Studio, campaign: Campa
     answer(studio, shown["0"], [for_good(shown["0"])])
     assert pull(campaign, studio).judgments == 1
     studio._calls.send("DELETE", f"api/tasks/{shown['0'].id}/")
-    assert pull(campaign, studio).judgments == 1  # it just vanished: only a full pull sees that
-    found = pull(campaign, studio, full=True)
+    found = pull(campaign, studio)
     assert (found.taken_back, found.judgments) == (1, 0)
     assert push(campaign, studio).new == 1
+    answer(studio, shown["1"], [for_good(shown["1"])])
+    assert (pull(campaign, studio).tasks, pull(campaign, studio).tasks) == (1, 0)  # nothing is read in vain
+
+
+def test_changes_that_come_to_light_late_are_read(studio: Studio, campaign: Campaign) -> None:
+    """An answer, an edit or a deletion may bear a moment before the newest that was read, by far or by little."""
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    numbers = [answer(studio, shown[name], [for_good(shown[name])]) for name in "012"]
+    assert pull(campaign, studio).judgments == 3
+
+    def later(watermark: str) -> None:
+        with Store.open(campaign.feedback, write=True) as store:
+            Ledger(store, campaign.name).advance(watermark)
+
+    later((datetime.now(UTC) + timedelta(minutes=4)).isoformat())  # within the overlap
+    studio._calls.send("PATCH", f"api/annotations/{numbers[0]}/", body={"result": [for_good(shown["0"], -2)]})
+    assert pull(campaign, studio).tasks == 1
+    answer(studio, shown["3"], [for_good(shown["3"])])
+    found = pull(campaign, studio)
+    assert (found.tasks, found.judgments) == (1, 4)
+    later((datetime.now(UTC) + timedelta(hours=1)).isoformat())  # far outside: only the count of answers tells
+    studio._calls.send("DELETE", f"api/annotations/{numbers[1]}/")
+    found = pull(campaign, studio)
+    assert (found.tasks, found.taken_back, found.judgments) == (1, 1, 3)
+    answer(studio, shown["4"], [for_good(shown["4"])])
+    assert pull(campaign, studio).judgments == 4
+    assert {name: best for name, (_, best) in judged(campaign).items()}.keys() == {"0", "2", "3", "4"}
 
 
 def test_nothing_is_pulled_before_it_was_pushed(studio: Studio, campaign: Campaign) -> None:

@@ -265,7 +265,7 @@ def test_pulled_again_it_stays_out(studio: Studio, campaign: Campaign) -> None:
     assert judged(campaign) == {}
     for full in (False, True):
         found = pull(campaign, studio, full=full)
-        assert found.outcomes == ({} if full else {"erased": 4}) and found.quarantined == 0
+        assert found.outcomes == ({"erased": 4} if full else {}) and found.quarantined == 0
     answer(studio, shown["5"], [for_good(shown["5"])])
     assert pull(campaign, studio).outcomes == {"erased": 1}
     for word in (person, SECRET, "banana"):

@@ -79,7 +79,7 @@ def judge_at(folder: Path, home: Path, n: int, votes: int, open_tasks: int = 2) 
 def tasks(studio: Studio, campaign: Campaign) -> list[StudioTask]:
     with Store.open(campaign.feedback) as store:
         state = Ledger(store, campaign.name).state()
-    return list(studio.changed_tasks(state.project)) if state else []
+    return list(studio.all_tasks(state.project)) if state else []
 
 
 def answers(shown: list[StudioTask]) -> Counter[tuple[int, int | None]]:

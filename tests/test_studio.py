@@ -51,7 +51,7 @@ def free_port() -> int:
 
 def stored(studio: Studio, project: Project) -> list[str]:
     """The keys of all tasks as they stand there, copies and all."""
-    return sorted(task.key or "" for task in studio.changed_tasks(project.id))
+    return sorted(task.key or "" for task in studio.all_tasks(project.id))
 
 
 # --- exactly once ---------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_a_copy_that_was_answered_stays_and_counts(studio: Studio, project: Proj
     send("POST", f"api/projects/{project.id}/import", body=rows(3, annotations=[vote("left")]))
     send("POST", f"api/projects/{project.id}/import", body=rows(1, annotations=[vote("right")]))
     done = studio.import_tasks(project.id, rows(4))
-    left = list(studio.changed_tasks(project.id))
+    left = list(studio.all_tasks(project.id))
     assert done.new == 1 and [(task.key or "")[-1] + str(len(task.annotations)) for task in left] == [
         *("01", "11", "21", "01", "30")
     ]
@@ -142,19 +142,23 @@ def test_of_copies_the_answered_one_counts() -> None:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def test_changes_are_read_whole_and_in_order(monkeypatch: pytest.MonkeyPatch, studio: Studio, project: Project) -> None:
+def test_answers_are_listed_and_tasks_read_in_order(
+    monkeypatch: pytest.MonkeyPatch, studio: Studio, project: Project
+) -> None:
     monkeypatch.setattr("annotation.label_studio.studio.READ_PAGE", 4)
     studio.import_tasks(project.id, rows(10))
     before = datetime.now(UTC)
     studio.import_tasks(project.id, rows(5, first=10, annotations=[vote("right")]))
-    everything = list(studio.changed_tasks(project.id))
+    everything = list(studio.all_tasks(project.id))
     assert [task.id for task in everything] == sorted(studio.keys(project.id).values())
-    changed = list(studio.changed_tasks(project.id, before.replace(microsecond=0)))
-    assert [task.key for task in changed][-5:] == [row["data"][KEY] for row in rows(5, first=10)]
-    answer = changed[-1].annotations[0]
+    assert studio.count(project.id) == 15 and studio.count(project.id, answered=True) == 5
+    changed = studio.answered(project.id, before.replace(microsecond=0))
+    assert changed == studio.answered(project.id) == {task.id: task.updated_at for task in everything[10:]}
+    answer = everything[-1].annotations[0]
     assert answer.result[0]["value"] == {"choices": ["right"]} and answer.completed_by == 1
-    assert studio.annotations(changed[-1].id) == [answer._replace(body=studio.annotations(changed[-1].id)[0].body)]
-    assert not list(studio.changed_tasks(project.id, datetime.now(UTC) + timedelta(hours=1)))
+    last = studio.annotations(everything[-1].id)
+    assert last == [answer._replace(body=last[0].body)]
+    assert not studio.answered(project.id, datetime.now(UTC) + timedelta(hours=1))
     picked = [task.id for task in everything[3:7]]
     assert [task.id for task in studio.tasks(project.id, [*picked, 10**6])] == picked
 
@@ -169,7 +173,7 @@ def test_a_list_that_stops_early_is_no_end(monkeypatch: pytest.MonkeyPatch, stud
 
     monkeypatch.setattr(studio._calls, "read", shorter)
     with pytest.raises(BadInput, match="says 5 more tasks and lists 0"):
-        list(studio.changed_tasks(project.id))
+        list(studio.all_tasks(project.id))
 
 
 def test_a_task_is_opened_again(server: Server, studio: Studio, project: Project) -> None:
@@ -244,7 +248,7 @@ def test_a_deleted_project_is_said(studio: Studio, project: Project) -> None:
         lambda: studio.project(project.id),
         lambda: studio.import_tasks(project.id, rows(1)),
         lambda: studio._send_rows(project.id, {row["data"][KEY]: row for row in rows(1)}),
-        lambda: list(studio.changed_tasks(project.id)),
+        lambda: list(studio.all_tasks(project.id)),
     ):
         with pytest.raises(BadInput, match=f"has no project {project.id}: .*nothing was changed"):
             act()

@@ -69,7 +69,7 @@ def post(server: Server, campaign: Campaign, panels: Mapping[str, Sequence[str]]
     studio = Studio(server.url, server.token)
     pushed = push(campaign, studio)
     people = [_enrol(server, studio, name) for name in sorted({name for names in panels.values() for name in names})]
-    turns = _turns(campaign, list(studio.changed_tasks(pushed.project)), panels, people)
+    turns = _turns(campaign, list(studio.all_tasks(pushed.project)), panels, people)
     started = time.monotonic()
     _post_all(server, campaign.interface, people, turns, judge)
     seconds = time.monotonic() - started

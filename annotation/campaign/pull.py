@@ -1,8 +1,10 @@
 """`annotate pull`: what people said on a labelling server, into the store: every word once, nothing guessed.
 
 In: a campaign and a client. Out: judgments in ``feedback.db``, and beside them what was skipped, set aside with its
-reason, edited or taken back. Only tasks that changed since the last pull are read, by the server's own clock and
-with five minutes of overlap; ``full`` reads everything, what was set aside once more, and notices deleted tasks too.
+reason, edited or taken back. Only answered tasks that changed since the last pull are listed, by the server's own
+clock and with five minutes of overlap, and of these only the ones read that were not seen as they are. Then the number
+of answered tasks has to be the one that is known; if it is not, all of them are listed, and what is gone is found.
+``full`` reads every answer, what was set aside once more, and notices deleted tasks that nobody answered.
 A page of tasks is one transaction, so a pull that is killed at any moment goes on where it was. Not here: what a
 result means (``interfaces/decode.py``).
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
@@ -75,20 +77,20 @@ def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PulledNow
         project = open_project(campaign, ledger, studio)
         since = None if full or state.watermark is None else datetime.fromisoformat(state.watermark) - OVERLAP
         reader = _Reader(campaign, ledger, state, studio, full)
-        newest, n_tasks = state.watermark, 0
-        for page in _pages(studio.changed_tasks(project.id, since), PAGE):
-            with store.transaction():
-                for task in page:
-                    reader.take(task)
-                    newest = max(filter(None, (newest, task.updated_at)))
-            n_tasks += len(page)
+        there = studio.answered(project.id, since)
+        newest = max((*filter(None, [state.watermark]), *there.values()), default=None)
+        reader.read(project.id, there)
+        if full or studio.count(project.id, answered=True) != len(reader.stamps):
+            there = there if since is None else studio.answered(project.id)
+            reader.read(project.id, there)
+            reader.lose(project.id, reader.stamps.keys() - there.keys())
         with store.transaction():
             if full:
-                reader.lose(set(studio.keys(project.id)))
+                reader.miss(set(studio.keys(project.id)))
             ledger.advance(newest)
         outcomes = {name: count for name, count in sorted(reader.outcomes.items()) if count}
         standing = len(ledger.quarantined())
-        return PulledNow(n_tasks, outcomes, reader.taken_back, standing, store.counts().judgments)
+        return PulledNow(len(reader.done), outcomes, reader.taken_back, standing, store.counts().judgments)
 
 
 class _Reader:
@@ -96,7 +98,10 @@ class _Reader:
 
     def __init__(self, campaign: Campaign, ledger: Ledger, state: CampaignState, studio: Studio, full: bool) -> None:
         self.campaign, self.ledger, self.full = campaign, ledger, full
+        self.studio = studio
         self.tasks = ledger.tasks()
+        self.stamps = ledger.stamps()
+        self.done: set[int] = set()  # tasks that were read
         self.seen = ledger.pulled()
         self.by_task: dict[int, set[tuple[int, str]]] = {}
         for key, row in self.seen.items():
@@ -110,9 +115,33 @@ class _Reader:
         self.outcomes: Counter[str] = Counter()
         self.taken_back = 0
 
+    def read(self, project: int, there: Mapping[int, str]) -> None:
+        """Read those of the answered tasks that were not seen as they are (``full``: all), page by page."""
+        wanted = [task for task, moment in there.items() if self.full or self.stamps.get(task) != moment]
+        for page in _pages(self.studio.tasks(project, set(wanted) - self.done), PAGE):
+            with self.ledger.store.transaction():
+                for task in page:
+                    self.take(task)
+
+    def lose(self, project: int, ids: Iterable[int]) -> None:
+        """Look once more at tasks that stand no longer among the answered; of those that are gone nothing stays."""
+        gone = set(ids)
+        for page in _pages(self.studio.tasks(project, gone), PAGE):
+            with self.ledger.store.transaction():
+                for task in page:
+                    self.take(task)
+            gone -= {task.id for task in page}
+        with self.ledger.store.transaction():
+            for number in gone:
+                self._forget(self.seen[key] for key in self.by_task.get(number, set()))
+                self._stamp(number, None)
+            self.ledger.set_task_ids({key: None for key, task in self.tasks.items() if task.task_id in gone})
+
     def take(self, task: StudioTask) -> None:
         """Read a task: new and changed annotations, and those that are gone."""
         own = self.tasks.get(task.key or "")
+        self.done.add(task.id)
+        self._stamp(task.id, task.updated_at if task.annotations else None)
         latest = _latest(task.annotations)
         present = {(a.id, a.created_at) for a in task.annotations}
         self._forget(self.seen[key] for key in self.by_task.get(task.id, set()) - present)
@@ -133,11 +162,17 @@ class _Reader:
             row = Pulled(annotation.id, annotation.created_at, task.id, task.key, *read)
             self._enter(row, own, reading, annotation)
 
-    def lose(self, present: set[str]) -> None:
-        """Take back what was said on tasks that are gone from the server."""
+    def miss(self, present: set[str]) -> None:
+        """Note which tasks are gone from the server, so that the next push sends them anew."""
         gone = {key for key, task in self.tasks.items() if task.task_id is not None and key not in present}
-        self._forget(p for p in self.seen.values() if p.key in gone)
         self.ledger.set_task_ids(dict.fromkeys(gone))
+
+    def _stamp(self, task: int, moment: str | None) -> None:
+        self.ledger.stamp({task: moment})
+        if moment is None:
+            self.stamps.pop(task, None)
+        else:
+            self.stamps[task] = moment
 
     def _read(self, own: Task | None, task: StudioTask, annotation: Annotation) -> _Reading:
         if own is None or not own.shown:

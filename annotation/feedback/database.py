@@ -64,6 +64,11 @@ MIGRATIONS = (
         campaign TEXT NOT NULL, key TEXT NOT NULL, people INTEGER NOT NULL, PRIMARY KEY (campaign, key));
     ALTER TABLE tasks ADD COLUMN pages TEXT;
     """,
+    """
+    CREATE TABLE stamps (
+        campaign TEXT NOT NULL, task_id INTEGER NOT NULL, updated_at TEXT NOT NULL, PRIMARY KEY (campaign, task_id));
+    UPDATE campaigns SET watermark = NULL;
+    """,
 )
 
 

@@ -231,6 +231,17 @@ class Ledger:
         for table in ("pulled", "quarantine"):
             self.store.write(f"DELETE FROM {table} WHERE campaign = ? AND annotation_id = ? AND created_at = ?", found)
 
+    def stamps(self) -> dict[int, str]:
+        """Tasks that held an answer when they were last read, by id, with the server's time of their last change."""
+        return dict(self.store.read("SELECT task_id, updated_at FROM stamps WHERE campaign = ?", (self.campaign,)))
+
+    def stamp(self, stamps: Mapping[int, str | None]) -> None:
+        """Remember when tasks that were read changed last (None: nobody's answer stands there any more)."""
+        kept = [(self.campaign, task, moment) for task, moment in stamps.items() if moment is not None]
+        gone = [(self.campaign, task) for task, moment in stamps.items() if moment is None]
+        self.store.write("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?)", kept)
+        self.store.write("DELETE FROM stamps WHERE campaign = ? AND task_id = ?", gone)
+
     def quarantine(self, rows: Iterable[Quarantined]) -> None:
         """Set annotations aside with the reason why they are no judgments."""
         self.store.write(

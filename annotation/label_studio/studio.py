@@ -47,6 +47,7 @@ SCAN_PAGE, READ_PAGE = 1000, 500
 TIMEOUT = 120.0
 PATIENCE = 60.0
 TOKEN = re.compile(r"[A-Za-z0-9_.=+/-]+")
+ANSWERED = condition("tasks:annotations_ids", "empty", "String", False)  # the server's counters can be wrong
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -114,9 +115,10 @@ class Studio:
 
     # --- tasks ----------------------------------------------------------------------------------------------
 
-    def count(self, project: int) -> int:
-        """How many tasks a project holds."""
-        return int(self._page(project, {"page_size": 1, "include": "id"})["total"])
+    def count(self, project: int, *, answered: bool = False) -> int:
+        """How many tasks a project holds, or of how many somebody's answer or skip stands there."""
+        query = {"filters": {"conjunction": "and", "items": [ANSWERED] if answered else []}}
+        return int(self._page(project, {"page_size": 1, "include": "id", "query": json.dumps(query)})["total"])
 
     def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
         """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
@@ -143,14 +145,19 @@ class Studio:
             ids = self._remove_copies(project, wanted)
         return Imported({key: ids[key] for key in wanted if key in ids}, len(missing), had_copies)
 
-    def changed_tasks(self, project: int, since: datetime | None = None) -> Iterator[StudioTask]:
-        """Tasks that changed at or after a moment (all: None), with their annotations, in the order of ids.
+    def answered(self, project: int, since: datetime | None = None) -> dict[int, str]:
+        """When tasks changed last on which somebody's answer or skip stands, by id; since a moment, or all of them.
 
-        A task counts as changed when an annotation was made, edited, skipped or deleted; a deleted task just is gone
-        (compare ``keys``). The server's clock decides: ask from some minutes before the newest change read so far.
+        A task counts as changed when an annotation was made, edited, skipped or deleted. The server's clock decides:
+        ask from some minutes before the newest change known. About 3,000 tasks a second; reading them whole, 300.
         """
         changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
-        for row in self._scan(project, changed, READ_PAGE, {"fields": "all"}):
+        include = {"fields": "task_only", "include": "id,updated_at"}
+        return {row["id"]: row["updated_at"] for row in self._scan(project, [ANSWERED, *changed], SCAN_PAGE, include)}
+
+    def all_tasks(self, project: int) -> Iterator[StudioTask]:
+        """All tasks with their annotations, in the order of ids."""
+        for row in self._scan(project, [], READ_PAGE, {"fields": "all"}):
             yield read_task(row)
 
     def tasks(self, project: int, ids: Iterable[int]) -> Iterator[StudioTask]:
