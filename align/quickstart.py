@@ -85,6 +85,7 @@ def left_open(folder: Path) -> Iterator[str]:
     yield f"{n_open} tasks wait for you: {server.url}projects/{project}/"
     yield f"log in as {you.email}, password {you.password}; Label All Tasks, keys 1 to 8, Ctrl+Enter"
     yield f"your judgments to the store:  align annotate pull --config {config} server={home}"
+    yield f"pairs with them:              align annotate pairs feedback={campaign.feedback} run={folder}/my-pairs"
     yield f"stop the server:              align annotate down server={home}"
 
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from annotation.feedback.ledger import excluded, source_of
+from annotation.feedback.ledger import excluded, labels, purposes, source_of
 from annotation.feedback.store import Store
 from annotation.types import Judgment
 from annotation.votes import DOWN, UP
@@ -50,12 +50,11 @@ class Evidence(NamedTuple):
 
 def asked(store: Store) -> Asked:
     """What a store knows of the questions behind its judgments."""
-    tasks = store.read("SELECT campaign, key, comparison_id, purpose FROM tasks WHERE purpose != 'work'")
-    campaigns = store.read("SELECT name, interface FROM campaigns")
+    tasks = purposes(store)
     known = {(campaign, item): purpose for campaign, _, item, purpose in tasks if purpose not in OPEN_QUESTIONS}
     return Asked(  # to ask a known answer again is still to ask for a known answer
         {source_of(campaign, key): known.get((campaign, item), purpose) for campaign, key, item, purpose in tasks},
-        {name: tuple(json.loads(interface).get("labels") or ()) for name, interface in campaigns},
+        labels(store),
     )
 
 

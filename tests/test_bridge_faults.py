@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from campaigns import GOOD, answer, campaign, for_good, judged, new_campaign, tasks  # noqa: F401 (fixtures)
@@ -130,6 +132,32 @@ def test_a_server_that_refuses_to_write_is_said_in_one_line(campaign: Campaign, 
         proxy._faults = {"bad gateway": 1.0}
         with pytest.raises(BadInput, match="no usable answer.*nothing is lost"):
             pull(campaign, client)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_an_hour_off_changes_nothing(
+    campaign: Campaign, server: Server, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Here, not on the server: access tokens are renewed by what the server says, and changes bear its moments."""
+
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    for module in ("label_studio_sdk.tokens.client_ext", "annotation.feedback.ledger"):
+        monkeypatch.setattr(f"{module}.datetime", Shifted)
+    studio = Studio(server.url, server.token, patience=10.0)
+    assert push(campaign, studio).new == 8 and push(campaign, studio).new == 0
+    shown = tasks(studio, campaign)
+    number = answer(studio, shown["0"], [for_good(shown["0"])])
+    assert pull(campaign, studio).judgments == 1
+    studio._calls.send("PATCH", f"api/annotations/{number}/", body={"result": [for_good(shown["0"], -2)]})
+    answer(studio, shown["1"], [for_good(shown["1"])])
+    found = pull(campaign, studio)
+    assert (found.tasks, found.judgments, found.quarantined) == (2, 2, 0)
+    studio._calls.send("DELETE", f"api/annotations/{number}/")
+    assert pull(campaign, studio).judgments == 1
 
 
 def test_the_token_is_in_no_output(

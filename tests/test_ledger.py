@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from judging import comparison
 
+from align.cli import run
 from align.core.config import BadInput
 from annotation.feedback.database import APPLICATION_ID, MIGRATIONS
 from annotation.feedback.erasure import remove
 from annotation.feedback.ledger import Answer, Ledger, Pulled, Quarantined, Task, exclude, excluded, include
+from annotation.feedback.lineage import verify
 from annotation.feedback.store import Store
 from annotation.types import Judgment
 
@@ -125,3 +127,38 @@ def test_a_store_of_the_first_schema_gains_a_ledger(tmp_path: Path) -> None:
         store.add_comparisons([ITEM])
         Ledger(store, "spring").add_tasks([Task("k", ITEM.id, [0, 1])])
         assert store.verify().ok and list(Ledger(store, "spring").tasks()) == ["k"]
+
+
+@pytest.mark.parametrize(
+    ("table", "damage"),
+    [
+        ("tasks", "shown = '[0'"),
+        ("tasks", "purpose = 'play'"),
+        ("tasks", """answer = '{"ranking": "x"}'"""),
+        ("campaigns", "interface = '[]'"),
+        ("campaigns", "project = 'three'"),
+        ("quarantine", "body = '{'"),
+        ("pulled", "task_id = 'x'"),
+    ],
+)
+def test_damage_beside_the_chain_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, damage: str
+) -> None:
+    path = tmp_path / "f.db"
+    with Store.open(path, write=True) as store:
+        store.add_comparisons([ITEM])
+        ledger = Ledger(store, "spring")
+        ledger.begin("http://host", 3, '{"labels": ["yes", "no"]}', "hash", recovered=False)
+        ledger.add_tasks([Task("k1", ITEM.id, [1, 0], "gold", Answer([[1], [0]]))])
+        ledger.note([Pulled(5, "t0", 17, "k1", "ann", "d", "judgment")])
+        ledger.quarantine([Quarantined(6, "t1", 17, "k1", "bob", "bogus choice", {"result": []})])
+        store.add_judgments([judged([[0], [1]]), judged([[1], [0]], annotator="bob")])
+    assert verify(feedback=path, runs=tmp_path).entries == 3
+    with Store.open(path, write=True) as store:
+        store.write(f"UPDATE {table} SET {damage}", [()])
+    with pytest.raises(BadInput, match=f"damaged: table {table}, row .*restore a backup") as error:
+        verify(feedback=path, runs=tmp_path)
+    assert "\n" not in str(error.value)
+    for verb in ("pairs", "agreement"):
+        assert run(["annotate", verb, f"feedback={path}", f"run={tmp_path / verb}"]) in (0, 2)
+    assert "internal" not in capsys.readouterr().err

@@ -9,7 +9,6 @@ of a person's right and wrong answers (``gold.py``, ``calibration.py``).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl
+from annotation.feedback.bodies import COMPARISON, JUDGMENT
 from annotation.feedback.ledger import Answer, Ledger, Purpose, Task, source_of
 from annotation.feedback.store import Store
 from annotation.interfaces.config import Interface, verdicts
@@ -69,7 +69,7 @@ def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Compariso
     for task in ledger.tasks().values():
         if task.purpose == purpose:
             for (body,) in ledger.store.read(query, (task.comparison_id,)):
-                found.append((task, Comparison.model_validate(json.loads(body)["comparison"])))
+                found.append((task, ledger.store.parse(COMPARISON, body)["comparison"]))
     return found
 
 
@@ -84,8 +84,8 @@ def said(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
         if task.purpose == purpose:
             rows = ledger.store.read(query, (task.comparison_id, source_of(ledger.campaign, task.key)))
             latest = {annotator: (kind, body) for annotator, kind, body in rows}
-            standing = [json.loads(body)["judgment"] for kind, body in latest.values() if kind == "judgment"]
-            found += [(task, Judgment.model_validate(judgment)) for judgment in standing]
+            standing = [body for kind, body in latest.values() if kind == "judgment"]
+            found += [(task, ledger.store.parse(JUDGMENT, body)["judgment"]) for body in standing]
     return found
 
 

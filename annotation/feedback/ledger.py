@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic's condition below Python 3.12
 
 from align.core.config import BadInput
 from annotation.feedback.store import Store
@@ -108,7 +111,7 @@ class Ledger:
             "WHERE name = ?"
         )
         rows = self.store.read(query, (self.campaign,))
-        return CampaignState(*rows[0])._replace(recovered=bool(rows[0][6])) if rows else None
+        return next(iter(_checked(self.store, "campaigns", _STATE, rows)), None)
 
     def begin(self, url: str, project: int, interface: str, config_hash: str, *, recovered: bool) -> None:
         """Note where the campaign lives; ``recovered`` when tasks stood there that this store did not send."""
@@ -132,7 +135,8 @@ class Ledger:
             "SELECT key, comparison_id, shown, purpose, answer, guideline, task_id, pages FROM tasks "
             "WHERE campaign = ? ORDER BY key"
         )
-        return {row[0]: _task(row) for row in self.store.read(query, (self.campaign,))}
+        rows = self.store.read(query, (self.campaign,))
+        return {task.key: task for task in _checked(self.store, "tasks", _TASK, rows, decode=(2, 4))}
 
     def add_tasks(self, tasks: Iterable[Task]) -> None:
         """Write tasks down before they are sent: a sender that is killed in between has lost no side.
@@ -216,7 +220,7 @@ class Ledger:
             "SELECT annotation_id, created_at, task_id, key, annotator, digest, outcome, seconds FROM pulled "
             "WHERE campaign = ?"
         )
-        rows = [Pulled(*row) for row in self.store.read(query, (self.campaign,))]
+        rows = _checked(self.store, "pulled", _PULLED, self.store.read(query, (self.campaign,)))
         return {(row.annotation_id, row.created_at): row for row in rows}
 
     def note(self, rows: Iterable[Pulled]) -> None:
@@ -262,8 +266,7 @@ class Ledger:
             "SELECT annotation_id, created_at, task_id, key, annotator, reason, body FROM quarantine "
             "WHERE campaign = ? ORDER BY annotation_id, created_at"
         )
-        rows = self.store.read(query, (self.campaign,))
-        return [Quarantined(*row)._replace(body=json.loads(row[6] or "null")) for row in rows]
+        return _checked(self.store, "quarantine", _QUARANTINED, self.store.read(query, (self.campaign,)), decode=(6,))
 
     # --- guidelines ----------------------------------------------------------------------------------------
 
@@ -295,6 +298,33 @@ def pseudonym(url: str, account: int | str | None) -> str:
     return f"person-{hashlib.sha256(f'{url}#{account}'.encode()).hexdigest()[:8]}"
 
 
+def labels(store: Store) -> dict[str, tuple[str, ...]]:
+    """The labels that each campaign of the store offers, where it asks for one."""
+    found = _checked(store, "campaigns", _OFFER, store.read("SELECT name, interface FROM campaigns"), decode=(1,))
+    return {name: tuple(interface.get("labels") or ()) for name, interface in found}
+
+
+def purposes(store: Store) -> list[tuple[str, str, str, Purpose]]:
+    """Campaign, key, comparison and purpose of every task of the store that is more than work."""
+    rows = store.read("SELECT campaign, key, comparison_id, purpose FROM tasks WHERE purpose != 'work'")
+    return _checked(store, "tasks", _PURPOSE, rows)
+
+
+def check(store: Store) -> list[str]:
+    """What no chain covers, read whole: what is wrong with it, table by table; empty when all of it can be read."""
+    reads: list[Callable[[], object]] = [lambda: labels(store)]
+    for (campaign,) in store.read("SELECT name FROM campaigns UNION SELECT campaign FROM tasks ORDER BY 1"):
+        ledger = Ledger(store, campaign)
+        reads += [ledger.state, ledger.tasks, ledger.pulled, ledger.quarantined]
+    problems = []
+    for read in reads:
+        try:
+            read()
+        except BadInput as error:
+            problems.append(str(error).removeprefix(f"{store.path}: damaged: "))
+    return problems
+
+
 def sources(store: Store, purpose: Purpose) -> set[str]:
     """The sources of judgments on tasks of a purpose, in every campaign of the store."""
     rows = store.read("SELECT campaign, key FROM tasks WHERE purpose = ?", (purpose,))
@@ -319,12 +349,38 @@ def excluded(store: Store) -> dict[str, str]:
     return dict(store.read("SELECT annotator, reason FROM excluded ORDER BY annotator"))
 
 
-def _task(row: Sequence[Any]) -> Task:
-    return Task(row[0], row[1], json.loads(row[2]), row[3], _answer(row[4]), *row[5:])
+class _Offer(TypedDict, total=False):
+    labels: list[str] | None
 
 
-def _answer(text: str | None) -> Answer | None:
-    return None if text is None else Answer(**json.loads(text))
+RowT = TypeVar("RowT")
+_STATE, _TASK, _PULLED = TypeAdapter(CampaignState), TypeAdapter(Task), TypeAdapter(Pulled)
+_QUARANTINED = TypeAdapter(Quarantined)
+_OFFER, _PURPOSE = TypeAdapter(tuple[str, _Offer]), TypeAdapter(tuple[str, str, str, Purpose])
+
+
+def _checked(
+    store: Store, table: str, schema: TypeAdapter[RowT], rows: Iterable[Sequence[Any]], decode: Sequence[int] = ()
+) -> list[RowT]:
+    """Rows as what they are; columns ``decode`` hold JSON.
+
+    Raises:
+        BadInput: a row that was never written here: the chain does not cover these tables.
+    """
+    found = []
+    for row in rows:
+        values = list(row)
+        try:
+            for column in decode:
+                values[column] = None if row[column] is None else json.loads(row[column])
+            found.append(schema.validate_python(tuple(values)))
+        except (ValueError, TypeError, RecursionError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise BadInput(
+                f"{store.path}: damaged: table {table}, row {row[0]!r} holds what is never written there ({why}); "
+                "restore a backup, or move the file away, push and 'pull --full'"
+            ) from None
+    return found
 
 
 def _written(answer: Answer | None) -> str | None:

@@ -4,7 +4,8 @@ In: a store and a folder of runs. Out: runs by how they depend on entries of the
 store. A run that reads a store records the head of its chain, so the entries it saw are those up to that head; a head
 that the chain does not know any more shows that rows were rewritten, which no chain can show by itself.
 
-Not covered by the chain, and not here: the bridge's own tables (sides of tasks, quarantine, exclusions).
+The bridge's own tables (sides of tasks, quarantine) are no part of the chain: here it is seen that they can be read,
+and not whether they say what was written.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from align.core.config import BadInput
 from align.core.files import file_hash
 from align.core.runs import RunRecord, is_ours, read_run
 from annotation.feedback.chain import GENESIS
+from annotation.feedback.ledger import check
 from annotation.feedback.store import Store
 
 WRITERS = ("simulate", "import")  # stages that record the head after they wrote
@@ -73,7 +75,8 @@ def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -
         faults = [line for row in store.read("PRAGMA integrity_check") for line in row[0].splitlines() if line != "ok"]
         found = store.verify({head: " and ".join(paths) for head, paths in names.items()})
         erasures = store.read("SELECT COUNT(*) FROM bodies WHERE kind = 'erasure'")[0][0]
-    if problems := [*(f"the file itself: {fault}" for fault in faults), *found.problems]:
+        beside = check(store)
+    if problems := [*(f"the file itself: {fault}" for fault in faults), *found.problems, *beside]:
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise BadInput(f"{feedback}: damaged: {'; '.join(problems[:NAMED])}{more}")
     notes = [f"not compared, no readable run: {text}" for text in unreadable]
