@@ -22,9 +22,10 @@ from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.feedback.erasure import belongings, erase, remove
 from annotation.feedback.exports import export
-from annotation.feedback.ledger import Answer, Ledger, Pulled, Quarantined, Task, exclude, pseudonym
+from annotation.feedback.ledger import Ledger, exclude, pseudonym
 from annotation.feedback.lineage import verify
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Answer, Pulled, Quarantined, Task
 from annotation.importers import ImportConfig, import_preferences
 from annotation.label_studio.studio import Studio
 from annotation.pairs import PairsConfig, pairs

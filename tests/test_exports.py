@@ -18,8 +18,9 @@ from align.core.files import read_jsonl
 from annotation.feedback.database import APPLICATION_ID, MIGRATIONS
 from annotation.feedback.erasure import remove
 from annotation.feedback.exports import alias, export
-from annotation.feedback.ledger import Answer, Ledger, Quarantined, Task
+from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Answer, Quarantined, Task
 from annotation.types import Comparison, Judgment
 
 NAMES = ("ann", "bob.b@host.org", "zoë")

@@ -22,8 +22,9 @@ from annotation.campaign.known import Item, is_right, read_items
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign, task_row, tasks_of, work_of
-from annotation.feedback.ledger import Answer, Ledger, Task, source_of
+from annotation.feedback.ledger import Ledger, source_of
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Answer, Task
 from annotation.interfaces.config import Interface
 from annotation.label_studio.studio import Studio
 from annotation.types import Judgment

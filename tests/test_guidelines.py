@@ -18,8 +18,9 @@ from annotation.campaign.guidelines import Refresh, read_by
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger, Task
+from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Task
 from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
 

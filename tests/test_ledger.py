@@ -12,9 +12,10 @@ from align.cli import run
 from align.core.config import BadInput
 from annotation.feedback.database import APPLICATION_ID, MIGRATIONS
 from annotation.feedback.erasure import remove
-from annotation.feedback.ledger import Answer, Ledger, Pulled, Quarantined, Task, exclude, excluded, include
+from annotation.feedback.ledger import Ledger, exclude, excluded, include
 from annotation.feedback.lineage import verify
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Answer, Pulled, Quarantined, Task
 from annotation.types import Judgment
 
 ITEM = comparison("which?", "this", "that")

@@ -14,8 +14,9 @@ from align.cli import run
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from annotation.exclusion import exclude, include
-from annotation.feedback.ledger import Answer, Ledger, Purpose, Task, source_of
+from annotation.feedback.ledger import Ledger, source_of
 from annotation.feedback.store import Split, Store
+from annotation.feedback.tables import Answer, Purpose, Task
 from annotation.interfaces.config import Interface
 from annotation.pairs import PairsConfig, pairs
 from annotation.types import Comparison, Demonstration, Judgment, Labelled, Pair, Thumb

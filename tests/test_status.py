@@ -20,8 +20,9 @@ from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.campaign.status import status
-from annotation.feedback.ledger import Answer, Ledger, Pulled, Quarantined, Task, exclude, source_of
+from annotation.feedback.ledger import Ledger, exclude, source_of
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Answer, Pulled, Quarantined, Task
 from annotation.interfaces.decode import EDITED
 from annotation.label_studio.studio import Studio
 

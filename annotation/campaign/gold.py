@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from annotation.campaign.known import is_right, read_items, said
 from annotation.campaign.settings import Campaign, check_languages, task_key
-from annotation.feedback.ledger import Ledger, Task, excluded
+from annotation.feedback.ledger import Ledger, excluded
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Task
 from annotation.measures.coefficients import share
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from annotation.feedback.ledger import Ledger, Task
+from annotation.feedback.ledger import Ledger
+from annotation.feedback.tables import Task
 from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
 

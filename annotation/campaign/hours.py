@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from align.core.files import write_text
-from annotation.feedback.ledger import Pulled
+from annotation.feedback.tables import Pulled
 
 CAP = 600.0  # seconds
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # a spreadsheet would compute what begins so

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from annotation.feedback.bodies import COMPARISON, JUDGMENT
-from annotation.feedback.ledger import Answer, Ledger, Purpose, Task, source_of
+from annotation.feedback.ledger import Ledger, source_of
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Answer, Purpose, Task
 from annotation.interfaces.config import Interface, verdicts
 from annotation.measures.ballots import hit
 from annotation.types import Comparison, Judgment, Response

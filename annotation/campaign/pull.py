@@ -24,8 +24,9 @@ from annotation.campaign.calibration import Round, standings
 from annotation.campaign.guidelines import read_by, refreshes
 from annotation.campaign.push import open_project
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import CampaignState, Ledger, Pulled, Quarantined, Task, pseudonym, source_of
+from annotation.feedback.ledger import Ledger, pseudonym, source_of
 from annotation.feedback.store import Store
+from annotation.feedback.tables import CampaignState, Pulled, Quarantined, Task
 from annotation.interfaces.config import shown_hash
 from annotation.interfaces.decode import Undecodable, Verdict, decode, judgment_of
 from annotation.label_studio.rows import Annotation, StudioTask

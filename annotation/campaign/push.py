@@ -23,8 +23,9 @@ from annotation.campaign.calibration import EVERYBODY, Round, people_of, standin
 from annotation.campaign.guidelines import bring_up_to_date, outdated
 from annotation.campaign.known import Item, read_items, stored_items
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
-from annotation.feedback.ledger import Ledger, Quarantined, Task
+from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
+from annotation.feedback.tables import Quarantined, Task
 from annotation.interfaces.config import config_hash, shown_hash
 from annotation.interfaces.render import guidelines_html
 from annotation.label_studio.rows import Project

@@ -19,8 +19,8 @@ from align.core.config import BadInput, Frozen, build, override, read_yaml
 from annotation.campaign import privacy
 from annotation.campaign.candidates import Drop, choose_groups, compare, read_candidates
 from annotation.campaign.known import Item
-from annotation.feedback.ledger import Answer, Purpose, Task
 from annotation.feedback.store import STRICTNESS, Split
+from annotation.feedback.tables import Answer, Purpose, Task
 from annotation.interfaces.config import (
     Interface,
     config_hash,

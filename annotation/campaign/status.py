@@ -27,8 +27,9 @@ from annotation.campaign.pull import DECLINED, JUDGMENT, SET_ASIDE, SKIPPED
 from annotation.campaign.settings import Campaign
 from annotation.campaign.standing import Guideline, Person, Status, Work
 from annotation.evidence import asked, evidence
-from annotation.feedback.ledger import CampaignState, Ledger, Pulled, Task, excluded, source_of
+from annotation.feedback.ledger import Ledger, excluded, source_of
 from annotation.feedback.store import Store
+from annotation.feedback.tables import CampaignState, Pulled, Task
 from annotation.interfaces.decode import EDITED
 from annotation.measures.coefficients import share
 from annotation.types import Judgment

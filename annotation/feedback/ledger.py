@@ -9,91 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic's condition below Python 3.12
 
 from align.core.config import BadInput
 from annotation.feedback.store import Store
-
-Purpose = Literal["work", "gold", "repeat", "calibration"]
-
-
-class CampaignState(NamedTuple):
-    """Where a campaign lives and how far it was read; ``watermark`` is the server's own time of its last change.
-
-    ``pulled_at`` is when a pull last came to its end, by the clock here.
-    """
-
-    name: str
-    url: str
-    project: int
-    interface: str
-    config_hash: str
-    watermark: str | None
-    recovered: bool
-    pulled_at: str | None = None
-
-
-class Answer(NamedTuple):
-    """What is right about a comparison: tie groups of responses, best first, or the label of a single response.
-
-    Responses that ``ranking`` leaves out come after those it names and are not compared with each other.
-    ``is_attention``: nobody who reads can miss it. ``family`` is the prompt's, which says whether a task is concealed.
-    """
-
-    ranking: list[list[int]] | None = None
-    label: str | None = None
-    is_attention: bool = False
-    family: str = ""
-
-
-class Task(NamedTuple):
-    """A comparison as it was (or will be) shown: ``shown`` are canonical response numbers in screen order.
-
-    ``shown`` is empty as long as nothing was drawn: an answer is known, and no task was sent from here. ``pages`` is
-    the hash of what it shows (``interfaces.config.shown_hash``).
-    """
-
-    key: str
-    comparison_id: str
-    shown: list[int]
-    purpose: Purpose = "work"
-    answer: Answer | None = None
-    guideline: str | None = None
-    task_id: int | None = None
-    pages: str | None = None
-
-
-class Pulled(NamedTuple):
-    """An annotation that was read: by id and creation time (ids are used again by the server).
-
-    ``seconds`` is the time on the task, as the labelling page measured it.
-    """
-
-    annotation_id: int
-    created_at: str
-    task_id: int
-    key: str | None
-    annotator: str
-    digest: str
-    outcome: str
-    seconds: float | None = None
-
-
-class Quarantined(NamedTuple):
-    """What could not be read as a judgment, and why; ``body`` is what the server gave."""
-
-    annotation_id: int
-    created_at: str
-    task_id: int
-    key: str | None
-    annotator: str | None
-    reason: str
-    body: dict[str, Any] | None
+from annotation.feedback.tables import (
+    OFFER,
+    PULLED,
+    PURPOSE,
+    QUARANTINED,
+    STATE,
+    TASK,
+    Answer,
+    CampaignState,
+    Pulled,
+    Purpose,
+    Quarantined,
+    Task,
+    checked,
+)
 
 
 class Ledger:
@@ -111,7 +46,7 @@ class Ledger:
             "WHERE name = ?"
         )
         rows = self.store.read(query, (self.campaign,))
-        return next(iter(_checked(self.store, "campaigns", _STATE, rows)), None)
+        return next(iter(checked(self.store, "campaigns", STATE, rows)), None)
 
     def begin(self, url: str, project: int, interface: str, config_hash: str, *, recovered: bool) -> None:
         """Note where the campaign lives; ``recovered`` when tasks stood there that this store did not send."""
@@ -136,7 +71,7 @@ class Ledger:
             "WHERE campaign = ? ORDER BY key"
         )
         rows = self.store.read(query, (self.campaign,))
-        return {task.key: task for task in _checked(self.store, "tasks", _TASK, rows, decode=(2, 4))}
+        return {task.key: task for task in checked(self.store, "tasks", TASK, rows, decode=(2, 4))}
 
     def add_tasks(self, tasks: Iterable[Task]) -> None:
         """Write tasks down before they are sent: a sender that is killed in between has lost no side.
@@ -220,7 +155,7 @@ class Ledger:
             "SELECT annotation_id, created_at, task_id, key, annotator, digest, outcome, seconds FROM pulled "
             "WHERE campaign = ?"
         )
-        rows = _checked(self.store, "pulled", _PULLED, self.store.read(query, (self.campaign,)))
+        rows = checked(self.store, "pulled", PULLED, self.store.read(query, (self.campaign,)))
         return {(row.annotation_id, row.created_at): row for row in rows}
 
     def note(self, rows: Iterable[Pulled]) -> None:
@@ -266,7 +201,7 @@ class Ledger:
             "SELECT annotation_id, created_at, task_id, key, annotator, reason, body FROM quarantine "
             "WHERE campaign = ? ORDER BY annotation_id, created_at"
         )
-        return _checked(self.store, "quarantine", _QUARANTINED, self.store.read(query, (self.campaign,)), decode=(6,))
+        return checked(self.store, "quarantine", QUARANTINED, self.store.read(query, (self.campaign,)), decode=(6,))
 
     # --- guidelines ----------------------------------------------------------------------------------------
 
@@ -300,14 +235,14 @@ def pseudonym(url: str, account: int | str | None) -> str:
 
 def labels(store: Store) -> dict[str, tuple[str, ...]]:
     """The labels that each campaign of the store offers, where it asks for one."""
-    found = _checked(store, "campaigns", _OFFER, store.read("SELECT name, interface FROM campaigns"), decode=(1,))
+    found = checked(store, "campaigns", OFFER, store.read("SELECT name, interface FROM campaigns"), decode=(1,))
     return {name: tuple(interface.get("labels") or ()) for name, interface in found}
 
 
 def purposes(store: Store) -> list[tuple[str, str, str, Purpose]]:
     """Campaign, key, comparison and purpose of every task of the store that is more than work."""
     rows = store.read("SELECT campaign, key, comparison_id, purpose FROM tasks WHERE purpose != 'work'")
-    return _checked(store, "tasks", _PURPOSE, rows)
+    return checked(store, "tasks", PURPOSE, rows)
 
 
 def check(store: Store) -> list[str]:
@@ -347,40 +282,6 @@ def include(store: Store, annotator: str) -> None:
 def excluded(store: Store) -> dict[str, str]:
     """Annotators that were excluded, with the reason."""
     return dict(store.read("SELECT annotator, reason FROM excluded ORDER BY annotator"))
-
-
-class _Offer(TypedDict, total=False):
-    labels: list[str] | None
-
-
-RowT = TypeVar("RowT")
-_STATE, _TASK, _PULLED = TypeAdapter(CampaignState), TypeAdapter(Task), TypeAdapter(Pulled)
-_QUARANTINED = TypeAdapter(Quarantined)
-_OFFER, _PURPOSE = TypeAdapter(tuple[str, _Offer]), TypeAdapter(tuple[str, str, str, Purpose])
-
-
-def _checked(
-    store: Store, table: str, schema: TypeAdapter[RowT], rows: Iterable[Sequence[Any]], decode: Sequence[int] = ()
-) -> list[RowT]:
-    """Rows as what they are; columns ``decode`` hold JSON.
-
-    Raises:
-        BadInput: a row that was never written here: the chain does not cover these tables.
-    """
-    found = []
-    for row in rows:
-        values = list(row)
-        try:
-            for column in decode:
-                values[column] = None if row[column] is None else json.loads(row[column])
-            found.append(schema.validate_python(tuple(values)))
-        except (ValueError, TypeError, RecursionError) as error:
-            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise BadInput(
-                f"{store.path}: damaged: table {table}, row {row[0]!r} holds what is never written there ({why}); "
-                "restore a backup, or move the file away, push and 'pull --full'"
-            ) from None
-    return found
 
 
 def _written(answer: Answer | None) -> str | None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from annotation.campaign.settings import Campaign, Work, load_campaign, shown_order, task_key, work_of
-from annotation.feedback.ledger import Ledger, Purpose, Task
+from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Split, Store
+from annotation.feedback.tables import Purpose, Task
 from annotation.interfaces.config import Interface, shown_hash
 from annotation.interfaces.render import guidelines_html
 from annotation.readers.intake import Unusable
