@@ -110,6 +110,27 @@ def test_two_bridges_at_once_make_one_set_of_tasks(campaign: Campaign, studio: S
         assert all(best == f"{GOOD} {number}" for number, (_, best) in judged(one).items())
 
 
+def test_what_another_bridge_sent_first_is_shown_as_it_sent_it(
+    campaign: Campaign, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking what is there and sending, another store sends the same tasks, other sides first."""
+    other = campaign.model_copy(update={"feedback": campaign.feedback.with_name("second.db")})
+    send = studio.import_tasks
+
+    def overtaken(project: int, tasks: Any) -> Any:
+        monkeypatch.setattr(studio, "import_tasks", send)
+        push(other, studio)
+        return send(project, tasks)
+
+    monkeypatch.setattr(studio, "import_tasks", overtaken)
+    assert push(campaign, studio).new == 0
+    for task in tasks(studio, campaign).values():
+        answer(studio, task, [for_good(task)])
+    for one in (campaign, other):
+        assert pull(one, studio).judgments == 8
+        assert all(best == f"{GOOD} {number}" for number, (_, best) in judged(one).items())
+
+
 def test_a_task_whose_sides_were_swapped_on_the_server_is_not_believed(campaign: Campaign, studio: Studio) -> None:
     """Every account can edit every task: an answer to what was not sent is set aside."""
     push(campaign, studio)

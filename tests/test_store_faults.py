@@ -140,8 +140,9 @@ class Reading(NamedTuple):
 
 def test_what_may_not_be_written_is_read_all_the_same(store_path: Path) -> None:
     folder = store_path.parent
-    for parent in folder.parents[:2]:
-        parent.chmod(0o755)
+    for parent in folder.parents:
+        if parent.name.startswith(("pytest-", "popen-")):
+            parent.chmod(0o755)
     folder.chmod(0o555)
     try:
         assert as_nobody(Reading(store_path, write=False)) == "8"

@@ -38,8 +38,8 @@ PAGE = 200  # tasks of one transaction
 ERASED = "erased"  # outcome of what was erased from the store, whose annotation the server still has
 
 CHANGED = (
-    "its task shows something else than what was sent (edited on the server, or sent by another store too: push again, "
-    "then 'pull --full')"
+    "its task shows something else than what was sent (edited on the server): whoever judged it saw that; delete the "
+    "task there and push again to have it judged anew"
 )
 JUDGMENT, SKIPPED, SET_ASIDE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
 DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place

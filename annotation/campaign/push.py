@@ -168,9 +168,9 @@ class _Sender:
         data = {task.key: self._data(known[task.key]) for task in tasks}
         self.ledger.set_pages({key: shown_hash(shown) for key, shown in data.items()})
         imported = self.studio.import_tasks(self.project.id, [{"data": shown} for shown in data.values()])
-        self.ledger.set_task_ids(imported.ids)
-        if imported.had_copies:  # another bridge sends the same: what it sent may be what stayed
+        if imported.had_copies or imported.new < len(tasks):  # another bridge sends the same: its sides may have stayed
             _recover(self.campaign, self.ledger, self.studio, self.project, self.work, known, imported.ids)
+        self.ledger.set_task_ids(imported.ids)
         self.n_new += imported.new
 
     def _open_calibration(self) -> None:
