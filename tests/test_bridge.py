@@ -16,6 +16,8 @@ from annotation.campaign.settings import Campaign
 from annotation.feedback.ledger import Ledger, pseudonym
 from annotation.feedback.store import Store
 from annotation.interfaces.decode import EDITED
+from annotation.label_studio.accounts import create_annotator
+from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 
 # ruff: noqa: F811 (a fixture's name is a test's argument)
@@ -180,3 +182,109 @@ def test_nothing_is_pulled_before_it_was_pushed(studio: Studio, campaign: Campai
 def test_names_in_the_store_are_no_addresses() -> None:
     assert pseudonym("http://a/", 1) != pseudonym("http://b/", 1) != pseudonym("http://b/", 2)
     assert "@" not in pseudonym("http://a/", 1)
+
+
+# --- what people and managers do on the server ------------------------------------------------------------------
+
+
+def chain(campaign: Campaign) -> int:
+    """Judgments that stand in the chain."""
+    with Store.open(campaign.feedback) as store:
+        assert store.verify().ok
+        return len(store.judgments())
+
+
+def test_a_task_deleted_and_judged_anew_keeps_its_new_answer(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    task = tasks(studio, campaign)["0"]
+    answer(studio, task, [for_good(task)])
+    assert pull(campaign, studio).judgments == 1
+    studio._calls.send("DELETE", f"api/tasks/{task.id}/")
+    assert push(campaign, studio).new == 1
+    task = tasks(studio, campaign)["0"]
+    answer(studio, task, [for_good(task)])
+    for full in (False, True):
+        assert pull(campaign, studio, full=full).judgments == 1
+    assert {number: best for number, (_, best) in judged(campaign).items()} == {"0": f"{GOOD} 0"}
+
+
+def test_of_two_answered_copies_one_may_go(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    task = tasks(studio, campaign)["0"]
+    number = answer(studio, task, [for_good(task)])
+    body = [{"data": task.data, "annotations": [{"result": [for_good(task, -1)]}]}]
+    studio._calls.send("POST", f"api/projects/{pushed_to(campaign)}/import", body=body)
+    assert pull(campaign, studio).judgments == 1  # one word of one person
+    studio._calls.send("DELETE", f"api/annotations/{number}/")
+    assert pull(campaign, studio).judgments == chain(campaign) == 1
+    assert judged(campaign)["0"][1] != f"{GOOD} 0"
+    answer(studio, task, [], was_cancelled=True)  # skipped there, judged on the copy
+    assert pull(campaign, studio).judgments == pull(campaign, studio, full=True).judgments == 1
+
+
+def test_an_answer_given_to_somebody_else_or_moved_counts_once(
+    studio: Studio, server: Server, campaign: Campaign
+) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    number = answer(studio, shown["0"], [for_good(shown["0"])])
+    assert pull(campaign, studio).judgments == 1
+    email, _ = create_annotator(server, f"p{number}")
+    other = next(account for account, address in studio.users().items() if address == email)
+    studio._calls.send("PATCH", f"api/annotations/{number}/", body={"completed_by": other})
+    assert pull(campaign, studio).judgments == pull(campaign, studio, full=True).judgments == chain(campaign) == 1
+    studio._calls.send("PATCH", f"api/annotations/{number}/", body={"task": shown["1"].id})
+    pull(campaign, studio)
+    assert pull(campaign, studio, full=True).judgments == chain(campaign) == 1
+    assert set(judged(campaign)) == {"1"}
+    studio._calls.send("DELETE", f"api/users/{other}/")  # the account is gone, the word and whose it was are known
+    found = pull(campaign, studio, full=True)
+    assert (found.judgments, found.quarantined) == (1, 0)
+
+
+def test_what_the_server_copies_is_nobodys_judgment(studio: Studio, campaign: Campaign) -> None:
+    project = push(campaign, studio).project
+    shown = tasks(studio, campaign)
+    number = answer(studio, shown["0"], [for_good(shown["0"])])
+    chosen = {
+        "selectedItems": {"all": False, "included": [shown["1"].id, shown["2"].id]},
+        "source_annotation_id": number,
+    }
+    studio._calls.send("POST", "api/dm/actions/", {"id": "propagate_annotations", "project": project}, chosen)
+    assert studio.count(project, answered=True) == 3
+    found = pull(campaign, studio)
+    assert found.outcomes == {"judgment": 1, "quarantine": 2}
+
+
+@pytest.mark.parametrize("seconds", [7e10, 1e300, -5])
+def test_a_time_that_cannot_be_is_no_time(studio: Studio, campaign: Campaign, seconds: float) -> None:
+    push(campaign, studio)
+    task = tasks(studio, campaign)["0"]
+    answer(studio, task, [for_good(task)], lead_time=seconds)
+    assert pull(campaign, studio).judgments == 1
+    with Store.open(campaign.feedback) as store:
+        assert store.judgments()[0].seconds is None
+
+
+def test_a_full_pull_heals_a_chain_that_says_something_else(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    for number in "01":
+        answer(studio, shown[number], [for_good(shown[number])])
+    assert pull(campaign, studio).judgments == 2
+    with Store.open(campaign.feedback, write=True) as store:
+        first, second = store.judgments()
+        store.withdraw([(first.comparison_id, first.annotator, first.source)], "lost")
+        store.add_judgments([second.model_copy(update={"annotator": "nobody's"})])
+    assert pull(campaign, studio).judgments == 2
+    assert pull(campaign, studio, full=True).judgments == 2
+    assert {number: best for number, (_, best) in judged(campaign).items()} == {n: f"{GOOD} {n}" for n in "01"}
+    with Store.open(campaign.feedback) as store:
+        assert {judgment.annotator for judgment in store.judgments()} == {first.annotator}
+
+
+def pushed_to(campaign: Campaign) -> int:
+    with Store.open(campaign.feedback) as store:
+        state = Ledger(store, campaign.name).state()
+    assert state is not None
+    return state.project

@@ -41,6 +41,7 @@ CHANGED = (
     "its task shows something else than what was sent (edited on the server): whoever judged it saw that; delete the "
     "task there and push again to have it judged anew"
 )
+COPIED = "a copy of an answer to another task (made on the server): nobody judged this one"
 JUDGMENT, SKIPPED, SET_ASIDE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
 DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place
 
@@ -85,10 +86,12 @@ def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PulledNow
             there = there if since is None else studio.answered(project.id)
             reader.read(project.id, there)
             reader.lose(project.id, reader.stamps.keys() - there.keys())
-        with store.transaction():
-            if full:
+        if full:
+            with store.transaction():
                 reader.miss(set(studio.keys(project.id)))
-            ledger.advance(newest)
+                reader.reconcile()
+        reader.read_again(project.id)
+        ledger.advance(newest)
         outcomes = {name: count for name, count in sorted(reader.outcomes.items()) if count}
         standing = len(ledger.quarantined())
         return PulledNow(len(reader.done), outcomes, reader.taken_back, standing, store.counts().judgments)
@@ -105,8 +108,12 @@ class _Reader:
         self.done: set[int] = set()  # tasks that were read
         self.seen = ledger.pulled()
         self.by_task: dict[int, set[tuple[int, str]]] = {}
-        for key, row in self.seen.items():
-            self.by_task.setdefault(row.task_id, set()).add(key)
+        self.counting: dict[tuple[str | None, str], set[tuple[int, str]]] = {}  # judgments by task key and person
+        for row in self.seen.values():
+            self._index(row)
+        self.fresh: set[tuple[int, str]] = set()  # judgments that went into the chain since the last settling
+        self.loose: set[tuple[str | None, str]] = set()  # where one was lost or read anew since then
+        self.again: set[int] = set()  # tasks to read once more
         self.kept_out = ledger.store.kept_out()
         self.comparisons = {comparison.id: comparison for comparison in ledger.store.comparisons()}
         self.people = studio.users()
@@ -136,6 +143,7 @@ class _Reader:
             for number in gone:
                 self._forget(self.seen[key] for key in self.by_task.get(number, set()))
                 self._stamp(number, None)
+            self._settle()
             self.ledger.set_task_ids({key: None for key, task in self.tasks.items() if task.task_id in gone})
 
     def take(self, task: StudioTask) -> None:
@@ -143,18 +151,25 @@ class _Reader:
         own = self.tasks.get(task.key or "")
         self.done.add(task.id)
         self._stamp(task.id, task.updated_at if task.annotations else None)
-        latest = _latest(task.annotations)
+        names = {annotation.id: self._person(annotation) for annotation in task.annotations}
+        ordered = sorted(task.annotations, key=lambda a: (a.updated_at, a.id))
+        latest = {
+            names[annotation.id]: annotation.id for annotation in ordered
+        }  # the server lets a person answer twice
         present = {(a.id, a.created_at) for a in task.annotations}
         self._forget(self.seen[key] for key in self.by_task.get(task.id, set()) - present)
-        for annotation in sorted(task.annotations, key=lambda a: (a.updated_at, a.id)):
-            key = (annotation.id, annotation.created_at)
-            person = self._name(annotation.completed_by)
-            if self.kept_out.holds("annotator", person) or self.kept_out.holds("task", task.key):
+        for annotation in ordered:
+            key, person = (annotation.id, annotation.created_at), names[annotation.id]
+            before = self.seen.get(key)
+            was_erased = before is not None and before.outcome == ERASED
+            if was_erased or self.kept_out.holds("annotator", person) or self.kept_out.holds("task", task.key):
                 self._keep_out(key, task.id)
                 continue
-            digest = _digest(annotation)
-            before = self.seen.get(key)
-            is_old = latest[annotation.completed_by] != annotation.id
+            if before is not None and (before.task_id, before.key, before.annotator) != (task.id, task.key, person):
+                self._forget([before])  # moved to another task, or given to somebody else
+                before = None
+            digest = _digest(annotation, person)
+            is_old = latest[person] != annotation.id
             is_known = before is not None and before.digest == digest and (before.outcome == SUPERSEDED) == is_old
             if is_known and not (self.full and before is not None and before.outcome == SET_ASIDE):
                 continue
@@ -162,6 +177,23 @@ class _Reader:
             read = (person, digest, reading.outcome, annotation.seconds)
             row = Pulled(annotation.id, annotation.created_at, task.id, task.key, *read)
             self._enter(row, own, reading, annotation)
+        self._settle()
+
+    def read_again(self, project: int) -> None:
+        """Read tasks whose answers were doubted: what is said there counts now."""
+        for page in _pages(self.studio.tasks(project, self.again), PAGE):
+            with self.ledger.store.transaction():
+                for task in page:
+                    self.take(task)
+
+    def reconcile(self) -> None:
+        """What stands in the chain of this campaign, and what was read as a judgment, are to be the same."""
+        own = {source_of(self.campaign.name, key): key for key in self.tasks}
+        said = [j for j in self.ledger.store.judgments() if j.source in own]
+        standing = {(own[j.source], j.annotator): (j.comparison_id, j.annotator, j.source) for j in said}
+        self._take_back(triple for key, triple in standing.items() if not self.counting.get(key))
+        for key in self.counting.keys() - standing.keys():
+            self._doubt(key)
 
     def miss(self, present: set[str]) -> None:
         """Note which tasks are gone from the server, so that the next push sends them anew."""
@@ -180,6 +212,8 @@ class _Reader:
             return _Reading(SET_ASIDE, reason="its task was not sent by this campaign, so its sides are not known")
         if own.pages not in (None, shown_hash(task.data)):
             return _Reading(SET_ASIDE, reason=CHANGED)
+        if _is_copied(task, annotation):
+            return _Reading(SET_ASIDE, reason=COPIED)
         email = self.people.get(annotation.completed_by or -1)
         if email is None:
             return _Reading(SET_ASIDE, reason=f"by account {annotation.completed_by}, which the server does not list")
@@ -231,8 +265,9 @@ class _Reader:
         self.ledger.release([key])
         if reading.judgment is not None:
             self.ledger.store.add_judgments([reading.judgment])
-        elif own is not None and reading.outcome != SUPERSEDED:
-            self._withdraw(own, row.annotator)
+            self.fresh.add(key)
+        if (before := self.seen.get(key)) is not None and before.outcome == JUDGMENT:
+            self.loose.add((before.key, before.annotator))
         if reading.outcome == SET_ASIDE:
             body = annotation.body
             self.ledger.quarantine([Quarantined(*key, row.task_id, row.key, row.annotator, reading.reason, body)])
@@ -250,36 +285,70 @@ class _Reader:
         """Remember an annotation that was read."""
         key = (row.annotation_id, row.created_at)
         self.ledger.note([row])
+        if (before := self.seen.get(key)) is not None:
+            self.counting.get((before.key, before.annotator), set()).discard(key)
         self.seen[key] = row
+        self._index(row)
+
+    def _index(self, row: Pulled) -> None:
+        key = (row.annotation_id, row.created_at)
         self.by_task.setdefault(row.task_id, set()).add(key)
+        if row.outcome == JUDGMENT:
+            self.counting.setdefault((row.key, row.annotator), set()).add(key)
 
     def _forget(self, rows: Iterable[Pulled]) -> None:
-        """Annotations that are gone: their judgments are taken back."""
+        """Annotations that are gone."""
         for row in list(rows):
-            own = self.tasks.get(row.key or "")
-            if own is not None and row.outcome == JUDGMENT:
-                self._withdraw(own, row.annotator)
-                self.round = None
-            self.ledger.forget([(row.annotation_id, row.created_at)])
-            del self.seen[row.annotation_id, row.created_at]
-            self.by_task[row.task_id].discard((row.annotation_id, row.created_at))
+            key = (row.annotation_id, row.created_at)
+            if row.outcome == JUDGMENT:
+                self.loose.add((row.key, row.annotator))
+                self.counting[row.key, row.annotator].discard(key)
+            self.ledger.forget([key])
+            del self.seen[key]
+            self.by_task[row.task_id].discard(key)
 
-    def _withdraw(self, own: Task, annotator: str) -> None:
-        key = (own.comparison_id, annotator, source_of(self.campaign.name, own.key))
-        self.taken_back += self.ledger.store.withdraw([key], "gone or unreadable on the labelling server")
+    def _settle(self) -> None:
+        """Take back the judgment of whoever has none left on a task; what they said on a copy of it is read again."""
+        for key in self.loose:
+            if not self.counting.get(key, set()) & self.fresh and (own := self.tasks.get(key[0] or "")) is not None:
+                self._take_back([(own.comparison_id, key[1], source_of(self.campaign.name, own.key))])
+                self._doubt(key)
+                self.round = None
+        self.loose.clear()
+        self.fresh.clear()
+
+    def _doubt(self, key: tuple[str | None, str]) -> None:
+        """Have a person's judgments on a task read again, now or, if this pull is killed, by the next one."""
+        for number in list(self.counting.get(key, set())):
+            row = self.seen[number]
+            self._note(row._replace(digest=""))
+            self._stamp(row.task_id, None)
+            self.again.add(row.task_id)
+
+    def _take_back(self, keys: Iterable[tuple[str, str, str]]) -> None:
+        self.taken_back += self.ledger.store.withdraw(keys, "gone or unreadable on the labelling server")
+
+    def _person(self, annotation: Annotation) -> str:
+        """Whose word it is; of an account that was deleted, as far as it was read before."""
+        before = self.seen.get((annotation.id, annotation.created_at))
+        is_gone = annotation.completed_by is None and before is not None and before.annotator
+        return before.annotator if is_gone and before is not None else self._name(annotation.completed_by)
 
     def _name(self, account: int | None) -> str:
         return pseudonym(self.url, account)
 
 
-def _latest(annotations: Iterable[Annotation]) -> dict[int | None, int]:
-    """The annotation that counts of each account: the server lets one person answer twice."""
-    ordered = sorted(annotations, key=lambda a: (a.updated_at, a.id))
-    return {annotation.completed_by: annotation.id for annotation in ordered}
+def _is_copied(task: StudioTask, annotation: Annotation) -> bool:
+    """Whether the server made it from an answer to another task, or from a prediction."""
+    parent, body = annotation.body.get("parent_annotation"), annotation.body
+    is_from_elsewhere = parent is not None and parent not in {a.id for a in task.annotations}
+    made = body.get("parent_prediction") is not None or body.get("last_action") == "propagated_annotation"
+    return is_from_elsewhere or made
 
 
-def _digest(annotation: Annotation) -> str:
-    said = [annotation.result, annotation.was_cancelled, annotation.completed_by, annotation.updated_by]
+def _digest(annotation: Annotation, person: str) -> str:
+    is_foreign = annotation.updated_by not in (None, annotation.completed_by)
+    said = [annotation.result, annotation.was_cancelled, person, is_foreign]
     text = json.dumps(said, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -18,6 +18,9 @@ KEY = "pair_id"  # the field of a task's data that names it; ids are used again 
 ItemT = TypeVar("ItemT")
 
 
+LONGEST = 1e7  # seconds on one task: four months
+
+
 class Project(NamedTuple):
     """A project as it stands on the server; ``created`` when this call made it."""
 
@@ -103,10 +106,15 @@ def read_annotation(row: Mapping[str, Any], task: int) -> Annotation:
             updated_by=person(row.get("updated_by")),
             was_cancelled=bool(row["was_cancelled"]),
             ground_truth=bool(row["ground_truth"]),
-            seconds=row.get("lead_time"),
+            seconds=_seconds(row.get("lead_time")),
             result=row["result"],
             body=dict(row),
         )
+
+
+def _seconds(value: Any) -> float | None:
+    """A time on a task that can be (every account may write any number there)."""
+    return value if isinstance(value, int | float) and 0 <= value <= LONGEST else None
 
 
 def read_keyed(rows: Iterable[Mapping[str, Any]]) -> list[Keyed]:
