@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +28,8 @@ from annotation.feedback.lineage import verify
 from annotation.feedback.store import Store
 from annotation.feedback.tables import Answer, Pulled, Quarantined, Task
 from annotation.importers import ImportConfig, import_preferences
+from annotation.label_studio.accounts import create_annotator
+from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 from annotation.pairs import PairsConfig, pairs
 
@@ -59,9 +62,9 @@ def full_store(path: Path) -> Path:
         ledger.begin("http://host/", 3, "{}", "hash", recovered=False)
         ledger.guideline("be kind")
         ledger.add_tasks([Task("k0", ITEM.id, [1, 0], "gold", Answer(ranking=[[0], [1]]), "guide", 17)])
-        ledger.note([Pulled(5, "t0", 17, "k0", NAME, "digest-of-it", "judgment")])
+        ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, "k0", NAME, "digest-of-it", "judgment")])
         body = {"result": [SECRET], "completed_by": 7}
-        ledger.quarantine([Quarantined(6, "t1", 17, "k0", NAME, f"has no choice '{SECRET}'", body)])
+        ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, "k0", NAME, f"has no choice '{SECRET}'", body)])
         exclude(store, NAME, f"{NAME} was careless")
     return path
 
@@ -252,7 +255,7 @@ def test_an_open_reader_does_not_cost_the_account(store_path: Path, monkeypatch:
     assert b'"annotator": "ann"' not in on_disk(store_path)
 
 
-def test_pulled_again_it_stays_out(studio: Studio, campaign: Campaign) -> None:
+def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Campaign) -> None:
     """The person's annotations stay on the server; so do a comparison's tasks, until they are deleted there."""
     push(campaign, studio)
     shown = tasks(studio, campaign)
@@ -266,9 +269,16 @@ def test_pulled_again_it_stays_out(studio: Studio, campaign: Campaign) -> None:
     assert judged(campaign) == {}
     for full in (False, True):
         found = pull(campaign, studio, full=full)
-        assert found.outcomes == ({"erased": 4} if full else {}) and found.quarantined == 0
+        assert found.outcomes == {} and found.quarantined == 0
     answer(studio, shown["5"], [for_good(shown["5"])])
     assert pull(campaign, studio).outcomes == {"erased": 1}
+    number = next(a.id for a in studio.annotations(shown["0"].id))
+    other = create_annotator(server, f"p{number}{time.time_ns()}")[0]  # as if it were somebody else's word
+    account = next(account for account, address in studio.users().items() if address == other)
+    studio._calls.send("PATCH", f"api/annotations/{number}/", body={"completed_by": account})
+    for full in (False, True):
+        found = pull(campaign, studio, full=full)
+        assert (found.judgments, found.quarantined) == (0, 0)
     for word in (person, SECRET, "banana"):
         assert word.encode() not in on_disk(campaign.feedback)
 

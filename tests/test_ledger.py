@@ -67,22 +67,22 @@ def test_tasks_sides_and_what_came_back_are_kept(tmp_path: Path) -> None:
         ledger.add_tasks([task])
         ledger.add_tasks([task._replace(shown=[0, 1])])  # sides are drawn once
         ledger.set_task_ids({"k1": 17})
-        ledger.note([Pulled(5, "t0", 17, "k1", "ann", "d", "judgment")])
-        ledger.quarantine([Quarantined(6, "t1", 17, "k1", "bob", "bogus choice", {"result": []})])
+        ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, "k1", "ann", "d", "judgment")])
+        ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, "k1", "bob", "bogus choice", {"result": []})])
         ledger.advance("2026-01-01T00:00:00.000000Z")
     with Store.open(path) as store:
         ledger = Ledger(store, "spring")
         state = ledger.state()
         assert state and (state.project, state.watermark, state.recovered) == (3, "2026-01-01T00:00:00.000000Z", True)
         assert ledger.tasks() == {"k1": task._replace(task_id=17)}
-        assert ledger.pulled()[5, "t0"].outcome == "judgment"
+        assert ledger.pulled()[5, "2026-01-01T00:00:00Z"].outcome == "judgment"
         assert [(q.annotation_id, q.reason, q.body) for q in ledger.quarantined()] == [
             (6, "bogus choice", {"result": []})
         ]
         assert Ledger(store, "autumn").tasks() == {} and Ledger(store, "autumn").state() is None
     with Store.open(path, write=True) as store:
         ledger = Ledger(store, "spring")
-        ledger.forget([(5, "t0"), (6, "t1")])
+        ledger.forget([(5, "2026-01-01T00:00:00Z"), (6, "2026-01-02T00:00:00Z")])
         assert ledger.pulled() == {} and ledger.quarantined() == []
 
 
@@ -92,7 +92,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         ledger = Ledger(store, "spring")
         with pytest.raises(RuntimeError), store.transaction():
             store.add_judgments([judged([[0], [1]])])
-            ledger.note([Pulled(5, "t0", 17, "k1", "ann", "d", "judgment")])
+            ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, "k1", "ann", "d", "judgment")])
             raise RuntimeError
         assert store.judgments() == [] and ledger.pulled() == {}
 
@@ -140,6 +140,11 @@ def test_a_store_of_the_first_schema_gains_a_ledger(tmp_path: Path) -> None:
         ("campaigns", "project = 'three'"),
         ("quarantine", "body = '{'"),
         ("pulled", "task_id = 'x'"),
+        ("pulled", "created_at = 'yesterday'"),
+        ("campaigns", "watermark = 'soon'"),
+        ("stamps", "task_id = 'zz'"),
+        ("excluded", "reason = x'ff'"),
+        ("reopened", "people = 'many'"),
     ],
 )
 def test_damage_beside_the_chain_is_told(
@@ -151,15 +156,18 @@ def test_damage_beside_the_chain_is_told(
         ledger = Ledger(store, "spring")
         ledger.begin("http://host", 3, '{"labels": ["yes", "no"]}', "hash", recovered=False)
         ledger.add_tasks([Task("k1", ITEM.id, [1, 0], "gold", Answer([[1], [0]]))])
-        ledger.note([Pulled(5, "t0", 17, "k1", "ann", "d", "judgment")])
-        ledger.quarantine([Quarantined(6, "t1", 17, "k1", "bob", "bogus choice", {"result": []})])
+        ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, "k1", "ann", "d", "judgment")])
+        ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, "k1", "bob", "bogus choice", {"result": []})])
         store.add_judgments([judged([[0], [1]]), judged([[1], [0]], annotator="bob")])
+        ledger.stamp({17: "2026-01-01T00:00:00Z"})
+        ledger.set_reopened({"k1": 3})
+        exclude(store, "bob", "careless")
     assert verify(feedback=path, runs=tmp_path).entries == 3
     with Store.open(path, write=True) as store:
         store.write(f"UPDATE {table} SET {damage}", [()])
     with pytest.raises(BadInput, match=f"damaged: table {table}, row .*restore a backup") as error:
         verify(feedback=path, runs=tmp_path)
     assert "\n" not in str(error.value)
-    for verb in ("pairs", "agreement"):
-        assert run(["annotate", verb, f"feedback={path}", f"run={tmp_path / verb}"]) in (0, 2)
+    for verb, place in (("pairs", "run"), ("agreement", "run"), ("export", "out")):
+        assert run(["annotate", verb, f"feedback={path}", f"{place}={tmp_path / verb}"]) in (0, 2)
     assert "internal" not in capsys.readouterr().err

@@ -39,7 +39,7 @@ def _address(text: str) -> bool:
 
 
 PATTERNS: Mapping[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
-    "e-mail address": (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), lambda text: True),
+    "e-mail address": (re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+"), lambda text: True),
     "telephone number": (re.compile(r"(?<![\w.])(?:\+|00)\d[\d ()/.-]{7,18}\d(?!\w)"), _telephone),
     "card number": (re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)"), _luhn),
     "bank account": (re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){3,8}\b"), _iban),

@@ -26,7 +26,7 @@ from annotation.campaign.push import open_project
 from annotation.campaign.settings import Campaign
 from annotation.feedback.ledger import Ledger, pseudonym, source_of
 from annotation.feedback.store import Store
-from annotation.feedback.tables import CampaignState, Pulled, Quarantined, Task
+from annotation.feedback.tables import ERASED, CampaignState, Pulled, Quarantined, Task
 from annotation.interfaces.config import shown_hash
 from annotation.interfaces.decode import Undecodable, Verdict, decode, judgment_of
 from annotation.label_studio.rows import Annotation, StudioTask
@@ -35,7 +35,6 @@ from annotation.types import Judgment
 
 OVERLAP = timedelta(minutes=5)
 PAGE = 200  # tasks of one transaction
-ERASED = "erased"  # outcome of what was erased from the store, whose annotation the server still has
 
 CHANGED = (
     "its task shows something else than what was sent (edited on the server): whoever judged it saw that; delete the "

@@ -58,6 +58,10 @@ class Pushed(NamedTuple):
         ]
         if self.recovered or self.unknown:
             lines.append(f"{self.recovered} tasks taken back by their texts, {self.unknown} whose sides are not known")
+            lines.append(
+                "if the store was lost, its known answers and exclusions are gone with it: run 'gold add' and "
+                "'exclude' again before 'pairs'"
+            )
         lines += [f"left out: {count} {reason}" for reason, count in sorted(self.dropped.items())]
         if self.work_waiting:
             lines.append(f"{self.work_waiting} tasks wait until enough people have passed the calibration round")
@@ -171,6 +175,8 @@ class _Sender:
         if imported.had_copies or imported.new < len(tasks):  # another bridge sends the same: its sides may have stayed
             _recover(self.campaign, self.ledger, self.studio, self.project, self.work, known, imported.ids)
         self.ledger.set_task_ids(imported.ids)
+        if imported.new == len(tasks):
+            self.ledger.know_again(imported.ids)  # what stood there and was not known is gone
         self.n_new += imported.new
 
     def _open_calibration(self) -> None:
@@ -294,5 +300,6 @@ def _recover(
             found.append(own._replace(shown=order, task_id=task.id, pages=shown_hash(task.data)))
     with ledger.store.transaction():
         ledger.take_back(found)
+        ledger.know_again(task.key for task in found)
         ledger.quarantine(strange)
     return len(found)

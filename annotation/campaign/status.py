@@ -29,7 +29,7 @@ from annotation.campaign.standing import Guideline, Person, Status, Work
 from annotation.evidence import asked, evidence
 from annotation.feedback.ledger import Ledger, excluded, source_of
 from annotation.feedback.store import Store
-from annotation.feedback.tables import CampaignState, Pulled, Task
+from annotation.feedback.tables import ERASED, CampaignState, Pulled, Task
 from annotation.interfaces.decode import EDITED
 from annotation.measures.coefficients import share
 from annotation.types import Judgment
@@ -132,7 +132,7 @@ def _books(campaign: Campaign, ledger: Ledger) -> Books:
         pulled_at=_moment(state.pulled_at) if state.pulled_at else None,
         tasks=tasks,
         asked_of={key: max(campaign.votes, reopened.get(key, 0)) for key in tasks},
-        answers=list(ledger.pulled().values()),
+        answers=[row for row in ledger.pulled().values() if row.outcome != ERASED],
         judgments=judged,
         counting=[judgment for judgment in judged if judgment.annotator not in gone],
         opinions=given,

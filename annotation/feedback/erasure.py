@@ -5,8 +5,9 @@ chain still verifies and says that something was erased; and an account of every
 that still hold the name or the text, and of what a labelling server keeps. Nothing but the store is changed.
 
 What was erased stays out: the erasure's entry in the chain holds keyed hashes of the name, the comparison and its
-tasks, and whatever bears one is passed over from then on, be it pulled, pushed, imported or simulated again. There is
-no way back within a store. Who loses the store loses these marks too, so what stands on a server must be deleted there.
+tasks, and the ledger the numbers of the annotations; whatever bears one is passed over from then on, be it pulled,
+pushed, imported or simulated again. There is no way back within a store. Who loses the store loses these marks too, so
+what stands on a server must be deleted there.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from annotation.feedback.database import Unfinished
 from annotation.feedback.exports import alias
 from annotation.feedback.lineage import Use, descendants, places, read_records, readers
 from annotation.feedback.store import Store
+from annotation.feedback.tables import ERASED
 from annotation.types import Comparison
 
+FORGOTTEN = f"key = NULL, annotator = '', digest = '', outcome = '{ERASED}', seconds = NULL"
 TEXT_FILES = (".json", ".jsonl", ".html", ".md", ".yaml", ".csv", ".tsv", ".txt")
 SHORTEST = 20  # characters of a text that is looked for elsewhere; shorter ones stand everywhere
 LISTED = 20  # comparisons named in one line
 COMPARISON_ID = re.compile(rb'"comparison_id": ?"([0-9a-f]{16})"')
-DELETED = "delete each by itself (DELETE api/annotations/ID/, or the bin in its task), and the account"
+DELETED = "delete each by itself (DELETE api/annotations/ID/, or the bin in its task), and the account after that"
 
 
 class Erased(NamedTuple):
@@ -141,7 +144,8 @@ def remove(store: Store, *, annotator: str | None = None, comparison: str | None
             marks = [_mark(store, annotator, comparison), *sorted(mark(store.salt(), "task", row[0]) for row in tasks)]
             store.erase_bodies(sequences, marks)
             for table, condition in _conditions(store, column).items():
-                store.write(f"DELETE FROM {table} WHERE {condition}", [(value,)])
+                change = "UPDATE pulled SET " + FORGOTTEN if table == "pulled" else f"DELETE FROM {table}"
+                store.write(f"{change} WHERE {condition}", [(value,)])
     store.database.rewrite()
     return len(sequences)
 

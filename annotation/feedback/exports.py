@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 from align.core.files import write_bytes, write_json, write_jsonl
 from annotation.feedback.bodies import JUDGMENT
 from annotation.feedback.chain import mark
+from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
 
 Rows = list[dict[str, Any]]
@@ -163,15 +164,13 @@ def _judgments(store: Store) -> Rows:
 
 
 def _tasks(store: Store) -> Rows:
-    columns = COLUMNS["tasks"]
-    rows = store.read(f"SELECT {', '.join(columns)} FROM tasks ORDER BY campaign, key")
-    found = [dict(zip(columns, row, strict=True)) for row in rows]
-    try:
-        return [
-            {**row, "shown": json.loads(row["shown"]), "answer": json.loads(row["answer"] or "null")} for row in found
-        ]
-    except (ValueError, TypeError):
-        raise store.damaged() from None
+    found = []
+    for (campaign,) in store.read("SELECT DISTINCT campaign FROM tasks ORDER BY campaign"):
+        for task in Ledger(store, campaign).tasks().values():
+            answer = task.answer._asdict() if task.answer else None
+            row = {"campaign": campaign, **task._asdict(), "answer": answer}
+            found.append({column: row[column] for column in COLUMNS["tasks"]})
+    return found
 
 
 def _quarantine(store: Store, names: bool) -> Rows:

@@ -15,12 +15,15 @@ from datetime import UTC, datetime
 from align.core.config import BadInput
 from annotation.feedback.store import Store
 from annotation.feedback.tables import (
+    COUNT,
     OFFER,
     PULLED,
     PURPOSE,
     QUARANTINED,
+    STAMP,
     STATE,
     TASK,
+    WORDS,
     Answer,
     CampaignState,
     Pulled,
@@ -122,6 +125,11 @@ class Ledger:
                 "UPDATE tasks SET shown = ?, guideline = ?, task_id = ?, pages = ? WHERE campaign = ? AND key = ?", rows
             )
 
+    def know_again(self, keys: Iterable[str]) -> None:
+        """Tasks whose sides were not known, and are."""
+        rows = [(self.campaign, key) for key in keys]
+        self.store.write("DELETE FROM quarantine WHERE campaign = ? AND key = ? AND annotation_id = 0", rows)
+
     def set_pages(self, pages: Mapping[str, str]) -> None:
         """What tasks show, by key."""
         rows = [(digest, self.campaign, key) for key, digest in pages.items()]
@@ -140,7 +148,8 @@ class Ledger:
 
     def reopened(self) -> dict[str, int]:
         """How many people in all were asked to judge a task, by key, where that is more than the campaign's votes."""
-        return dict(self.store.read("SELECT key, people FROM reopened WHERE campaign = ?", (self.campaign,)))
+        rows = self.store.read("SELECT key, people FROM reopened WHERE campaign = ?", (self.campaign,))
+        return dict(checked(self.store, "reopened", COUNT, rows))
 
     def set_reopened(self, people: Mapping[str, int]) -> None:
         """Remember how many people in all are asked to judge each of these tasks."""
@@ -172,7 +181,8 @@ class Ledger:
 
     def stamps(self) -> dict[int, str]:
         """Tasks that held an answer when they were last read, by id, with the server's time of their last change."""
-        return dict(self.store.read("SELECT task_id, updated_at FROM stamps WHERE campaign = ?", (self.campaign,)))
+        rows = self.store.read("SELECT task_id, updated_at FROM stamps WHERE campaign = ?", (self.campaign,))
+        return dict(checked(self.store, "stamps", STAMP, rows))
 
     def stamp(self, stamps: Mapping[int, str | None]) -> None:
         """Remember when tasks that were read changed last (None: nobody's answer stands there any more)."""
@@ -247,10 +257,10 @@ def purposes(store: Store) -> list[tuple[str, str, str, Purpose]]:
 
 def check(store: Store) -> list[str]:
     """What no chain covers, read whole: what is wrong with it, table by table; empty when all of it can be read."""
-    reads: list[Callable[[], object]] = [lambda: labels(store)]
+    reads: list[Callable[[], object]] = [lambda: labels(store), lambda: excluded(store)]
     for (campaign,) in store.read("SELECT name FROM campaigns UNION SELECT campaign FROM tasks ORDER BY 1"):
         ledger = Ledger(store, campaign)
-        reads += [ledger.state, ledger.tasks, ledger.pulled, ledger.quarantined]
+        reads += [ledger.state, ledger.tasks, ledger.pulled, ledger.quarantined, ledger.stamps, ledger.reopened]
     problems = []
     for read in reads:
         try:
@@ -281,7 +291,8 @@ def include(store: Store, annotator: str) -> None:
 
 def excluded(store: Store) -> dict[str, str]:
     """Annotators that were excluded, with the reason."""
-    return dict(store.read("SELECT annotator, reason FROM excluded ORDER BY annotator"))
+    rows = store.read("SELECT annotator, reason FROM excluded ORDER BY annotator")
+    return dict(checked(store, "excluded", WORDS, rows))
 
 
 def _written(answer: Answer | None) -> str | None:

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's condition below Python 3.12
 
 from align.core.config import BadInput
 from annotation.feedback.store import Store
 
+ERASED = "erased"  # outcome of an annotation that was erased from the store, and may stand on the server still
 Purpose = Literal["work", "gold", "repeat", "calibration"]
+
+
+def _moment(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]  # ISO 8601, as the server gives it
 
 
 class CampaignState(NamedTuple):
@@ -30,9 +40,9 @@ class CampaignState(NamedTuple):
     project: int
     interface: str
     config_hash: str
-    watermark: str | None
+    watermark: Moment | None
     recovered: bool
-    pulled_at: str | None = None
+    pulled_at: Moment | None = None
 
 
 class Answer(NamedTuple):
@@ -72,7 +82,7 @@ class Pulled(NamedTuple):
     """
 
     annotation_id: int
-    created_at: str
+    created_at: Moment
     task_id: int
     key: str | None
     annotator: str
@@ -98,6 +108,7 @@ class _Offer(TypedDict, total=False):
 
 
 RowT = TypeVar("RowT")
+STAMP, COUNT, WORDS = TypeAdapter(tuple[int, Moment]), TypeAdapter(tuple[str, int]), TypeAdapter(tuple[str, str])
 STATE, TASK, PULLED = TypeAdapter(CampaignState), TypeAdapter(Task), TypeAdapter(Pulled)
 QUARANTINED = TypeAdapter(Quarantined)
 OFFER, PURPOSE = TypeAdapter(tuple[str, _Offer]), TypeAdapter(tuple[str, str, str, Purpose])
