@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from align.core.config import BadInput, override
+from align.core.config import BadInput, is_short, override
 
 FOLDER = "runs/label-studio"
 FLAGS = ("full", "refresh", "watch", "card", "curve", "label_studio", "names")  # settings that are true by being named
@@ -41,6 +41,7 @@ VERBS: Mapping[str, Verb] = {
     "annotators": Verb(
         "folder", "annotation.label_studio.annotators", "annotators", "accounts under aliases: names=[a-1,a-2]"
     ),
+    "people": Verb("studio", "annotation.campaign.people", "people", "who is who in the store: --config F"),
     "push": Verb(
         "studio", "annotation.campaign.push", "push", "comparisons to tasks, each exactly once: --config campaign.yaml"
     ),
@@ -98,6 +99,8 @@ def run(verb: str, config: Path | None, assignments: Sequence[str]) -> int:
     for word in assignments:
         key, _, value = word.partition("=")
         if key == "server" and given in ("folder", "address", "studio"):
+            if not value.strip() or "\0" in value:
+                raise BadInput(f"align annotate {verb}: server={value!r} is no folder; name one, or leave it out")
             folder = value
         else:
             rest.append(word)
@@ -153,7 +156,14 @@ def _server(folder: Path) -> tuple[str, str]:
     from annotation.label_studio.doctor import settings
     from annotation.label_studio.server import start, status
 
-    if os.environ.get("LABEL_STUDIO_URL") or status(folder).state == "stopped":
+    if os.environ.get("LABEL_STUDIO_URL"):
+        return settings()
+    if status(folder).state == "stopped":
+        if (folder / "server.json").exists():
+            raise BadInput(
+                f"{folder}: its server is stopped; nothing is lost: start it with 'align annotate up server={folder}', "
+                "or export LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY for another one"
+            )
         return settings()
     server = start(folder)  # it runs: this finds it
     return server.url, server.token
@@ -181,7 +191,10 @@ def _call(verb: str, function: Callable[..., Any], given: Sequence[Any], setting
     except ValidationError as error:
         problem = error.errors()[0]
         where = f"align annotate {verb}: {problem['loc'][0] if problem['loc'] else 'settings'}"
-        raise BadInput(f"{where}: {problem['msg']} (given: {problem.get('input')!r})") from None
+        if problem["type"].startswith("missing"):
+            raise BadInput(f"{where}= is missing; 'align annotate {verb} --help' says what it takes") from None
+        given = problem.get("input")
+        raise BadInput(f"{where}: {problem['msg']}" + (f" (given: {given!r})" if is_short(given) else "")) from None
 
 
 def _print(found: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
@@ -33,6 +34,9 @@ ANNOTATE = ("simulate", "agreement", "pairs")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name need not be text of the terminal's encoding
     sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
 
 
@@ -64,6 +68,12 @@ def _dispatch(argv: list[str]) -> int:
     if not argv:
         parser.print_help()
         return 0
+    if any(word in ("-h", "--help") for word in argv):
+        from align.usage import usage
+
+        if (lines := usage(argv)) is not None:
+            print("\n".join(lines))
+            return 0
     known, rest = parser.parse_known_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -96,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="align",
         description="From people's preference judgments to an aligned policy with an audit.",
-        epilog="verbs:\n" + "\n".join(verbs) + "\n\nsettings: --config F, then key=value (or --key value) overrides",
+        epilog="verbs:\n"
+        + "\n".join(verbs)
+        + "\n\nsettings: --config F, then key=value (or --key value) overrides; 'align VERB --help' lists a verb's own",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", choices=[*WHOLE, *STAGES, "annotate"], metavar="VERB")

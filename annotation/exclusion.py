@@ -24,7 +24,8 @@ def exclude(*, annotator: str, reason: str, feedback: Path = Path("feedback.db")
         n = sum(judgment.annotator == annotator for judgment in store.judgments())
         if not n and not store.read("SELECT 1 FROM pulled WHERE annotator = ? LIMIT 1", (annotator,)):
             raise BadInput(
-                f"{feedback}: '{annotator}' has judged nothing here; 'align annotate agreement' names those who have"
+                f"{feedback}: '{annotator}' has judged nothing here; 'align annotate people --config F' says who is "
+                "called what"
             )
         ledger.exclude(store, annotator, reason)
     return f"{annotator} is excluded ({reason}): {n} judgments are left out of pairs from now on"

@@ -15,6 +15,7 @@ from studio import project, rows, server, studio, vote  # noqa: F401 (fixtures)
 from align.core.config import BadInput
 from annotation.campaign.contested import open_contested
 from annotation.campaign.opinions import agreement, certainty, contested, opinions, winners
+from annotation.campaign.people import people as who
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.feedback.ledger import Ledger
@@ -200,6 +201,31 @@ def test_a_lost_answer_does_not_undo_a_third_persons_word(
         lossy.reopen(task, 2)
     found = studio._calls.read(f"api/tasks/{task}/")
     assert proxy.seen["lost answer"] == 1 and (found["overlap"], found["is_labeled"]) == (2, True)
+
+
+def test_more_votes_reach_tasks_that_stand_there_and_disputed_ones_keep_theirs(
+    server: Server, studio: Studio, tmp_path: Path
+) -> None:
+    campaign = new_campaign(tmp_path, 3)
+    number = push(campaign, studio).project
+    shown = tasks(studio, campaign)
+    ann, bob, cem = people(server, 3)
+    for person, strength in ((ann, 2), (bob, -2)):
+        answer(person, shown["0"], [for_good(shown["0"], strength)])
+        answer(person, shown["1"], [for_good(shown["1"])])
+    assert open_contested(campaign, studio, votes=2).reopened == 1  # four people on the first
+    more = campaign.model_copy(update={"votes": 3})
+    push(more, studio)
+    found = {task.id: task.is_open for task in tasks(studio, campaign).values()}
+    assert all(found.values()) and studio.project(number).votes == 3
+    for task in shown.values():
+        answer(cem, task, [for_good(task)])
+    left = {name: task.is_open for name, task in tasks(studio, campaign).items()}
+    assert left == {"0": True, "1": False, "2": True}
+    push(more, studio)  # nothing changed: nothing is reset
+    assert {name: task.is_open for name, task in tasks(studio, campaign).items()} == left
+    said = list(who(campaign, studio))
+    assert len(said) >= 4 and sum(line.endswith("  2 judgments") for line in said) == 2
 
 
 @pytest.mark.parametrize("settings", [{"votes": 0}, {"limit": 0}, {"maximum": -1}, {"posterior": 1.5}])

@@ -339,3 +339,12 @@ def test_a_comparison_of_the_round_is_no_gold(tmp_path: Path) -> None:
         ledger.set_answers(task._replace(purpose="calibration") for task in ledger.tasks().values())
     with pytest.raises(BadInput, match="belongs to the calibration round"):
         add(campaign, file=file)
+
+
+def test_the_example_on_the_campaign_page_is_a_known_answer(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "campaign.md"
+    (line,) = [text.strip() for text in page.read_text().splitlines() if text.strip().startswith('{"prompt"')]
+    (tmp_path / "gold.jsonl").write_text(line + "\n")
+    (item,) = read_items(tmp_path / "gold.jsonl", Interface(), "gold").values()
+    best = item.answer.ranking[0] if item.answer.ranking else []
+    assert [item.comparison.responses[i].text for i in best] == ["five."]

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [  # from the top; a module imports its own floor (where it is a package) and floors below
     ["align.cli"],
+    ["align.usage"],
     ["align.quickstart", "align.check", "align.ls", "align.init", "align.annotate"],
     ["align.recipe"],
     ["align.verbs"],

@@ -51,3 +51,8 @@ def test_comparisons_are_counted_once_and_by_kind() -> None:
         ]
     )
     assert (found["any"], found["e-mail address"], found["IP address"], found["card number"]) == (2, 2, 1, 0)
+
+
+def test_a_very_long_word_is_read_in_one_go() -> None:
+    """The time would be quadratic in its length: for this one, minutes."""
+    assert find("a" * 500_000) == set() and find("a" * 500_000 + " ann@host.example") == {"e-mail address"}

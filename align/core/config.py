@@ -195,8 +195,15 @@ def _explain(schema: type[BaseModel], problem: Any, where: str) -> str:
         return f"{where}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
         return f"{where}: key '{key}' is missing; add it"
-    given = problem.get("input")
-    return f"{where}: key '{key}': {problem['msg']} (given: {given!r})"
+    given, said = problem.get("input"), problem["msg"].removeprefix("Value error, ")
+    return (
+        f"{where}: " + (f"key '{key}': " if path else "") + said + (f" (given: {given!r})" if is_short(given) else "")
+    )
+
+
+def is_short(value: Any) -> bool:
+    """Whether a value can stand in an error's one line."""
+    return isinstance(value, str | int | float | bool | None) and len(repr(value)) < 200
 
 
 def _fields_at(schema: type[BaseModel], location: Iterable[Any]) -> list[str]:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from align.core.config import BadInput
 from annotation.campaign.known import is_right, said, stored_items
+from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger, pseudonym
+from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
 from annotation.label_studio.studio import Studio
 
@@ -79,15 +80,6 @@ def calibration(campaign: Campaign, studio: Studio) -> Round:
         if state is None:
             raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
         return standings(campaign, ledger, people_of(studio, state.url))
-
-
-def people_of(studio: Studio, url: str) -> dict[str, str]:
-    """Addresses of a server's accounts by the name that the store knows them by.
-
-    Args:
-        url: the server's address when the campaign began, which names are made of: servers move, people stay.
-    """
-    return {pseudonym(url, account): address for account, address in sorted(studio.users().items())}
 
 
 def standings(campaign: Campaign, ledger: Ledger, people: Mapping[str, str]) -> Round:

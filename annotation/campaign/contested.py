@@ -41,7 +41,7 @@ class Reopened(NamedTuple):
     def __str__(self) -> str:
         rest = (
             (self.waiting, "open already and waiting for a person"),
-            (self.at_maximum, f"judged by as many people as may be, {self.maximum}"),
+            (self.at_maximum, f"judged by as many people as may be, {self.maximum} (maximum=, or all of annotators:)"),
             (self.changed, "changed since the pull"),
             (self.over_limit, "left for another time by limit="),
         )

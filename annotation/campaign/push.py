@@ -19,9 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from annotation.campaign.calibration import EVERYBODY, Round, people_of, standings
+from annotation.campaign.calibration import EVERYBODY, Round, standings
 from annotation.campaign.guidelines import bring_up_to_date, outdated
 from annotation.campaign.known import Item, read_items, stored_items
+from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
 from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
@@ -89,6 +90,8 @@ def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> Pushed
         work, n_erased = _without_erased(work, store)
         dropped["comparisons that were erased"] += n_erased
         project = open_project(campaign, ledger, studio)
+        if project.votes != campaign.votes:
+            _change_votes(campaign, ledger, studio, project)
         guideline, version = ledger.guideline(work.guidelines)
         store.add_comparisons(work.comparisons, work.splits)
         wanted = {task.key: task for task in tasks_of(campaign, work, guideline)}
@@ -187,6 +190,16 @@ class _Sender:
 
     def _data(self, task: Task) -> dict[str, object]:
         return task_row(self.campaign, task, self.comparisons[task.comparison_id], self.work)
+
+
+def _change_votes(campaign: Campaign, ledger: Ledger, studio: Studio, project: Project) -> None:
+    """Ask for as many people as the campaign says now, and for those more that disputed tasks were opened for."""
+    studio.set_votes(project.id, campaign.votes)
+    tasks, more = ledger.tasks(), ledger.reopened()
+    ids = {number: more[key] for key in more if key in tasks and (number := tasks[key].task_id) is not None}
+    for task in studio.tasks(project.id, ids):
+        if ids[task.id] > max(campaign.votes, len({a.completed_by for a in task.annotations if not a.was_cancelled})):
+            studio.reopen(task.id, ids[task.id])
 
 
 def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:

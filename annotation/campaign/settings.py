@@ -81,6 +81,15 @@ class Campaign(Frozen):
     seed: int = 0
 
     @model_validator(mode="after")
+    def _paths(self) -> Self:
+        if not self.name.isprintable():
+            raise ValueError("name: holds what cannot be printed; use letters, digits and spaces")
+        for name, path in (("feedback", self.feedback), ("guidelines", self.guidelines), *enumerate(self.candidates)):
+            if path is not None and ("\0" in str(path) or not path.name):
+                raise ValueError(f"{name if isinstance(name, str) else 'candidates'}: '{str(path)!r}' is no file")
+        return self
+
+    @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.annotators)) < len(self.annotators):
             raise ValueError("annotators: an address stands twice")

@@ -60,6 +60,8 @@ def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -
     Raises:
         BadInput: something is damaged, missing or rewritten; every damage is named.
     """
+    if runs != Path("runs") and not runs.is_dir():
+        raise BadInput(f"{runs}: no such folder of runs; name the one whose runs read this store with runs=")
     records, unreadable = read_records(runs)
     with Store.open(feedback) as store:
         entries = places(store)

@@ -74,7 +74,10 @@ class Store:
             BadInput: nothing to read, not a feedback store, written by a newer version, or another writer has it.
         """
         if not write and not path.is_file():
-            raise BadInput(f"{path}: no such feedback store; run 'import' or 'annotate simulate' first")
+            raise BadInput(
+                f"{path}: no such feedback store; name it with feedback=, or let 'annotate push', 'import' or "
+                "'annotate simulate' make it"
+            )
         return cls(Database(path, write))
 
     def __enter__(self) -> Self:

@@ -113,6 +113,14 @@ class Studio:
             self._rename(copy, f"empty copy {copy}, not used")
         return self.project(first)._replace(created=True)
 
+    def set_votes(self, project: int, votes: int) -> None:
+        """Have every task of a project judged by so many people; tasks that were re-opened for more forget it."""
+        path = f"api/projects/{project}/"
+        self._calls.write(
+            lambda: self._calls.send("PATCH", path, body={"maximum_annotations": votes}),
+            lambda: bool(self._calls.read(path)["maximum_annotations"] == votes),
+        )
+
     # --- tasks ----------------------------------------------------------------------------------------------
 
     def count(self, project: int, *, answered: bool = False) -> int:
