@@ -20,7 +20,7 @@ from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
 from align.core.runs import Run, stage
 from annotation.campaign.known import gold_rankings
-from annotation.feedback.ledger import sources
+from annotation.feedback.ledger import excluded, sources
 from annotation.feedback.store import Store, store_head
 from annotation.measures.ballots import LEVELS, Ballots, Ranking, ballots, canonical, one_hot
 from annotation.measures.coefficients import (
@@ -87,8 +87,13 @@ def agreement(config: AgreementConfig, run: Run) -> dict[str, Any]:
         cast = votes(judgment for judgment in store.judgments() if judgment.source not in calibration)
         gold = gold_rankings(store)
         comparisons = {comparison.id: comparison for comparison in store.comparisons()}
+        out = sorted(excluded(store).keys() & {vote.annotator for vote in cast})
     if not cast:
         raise BadInput(f"{config.feedback}: holds no judgments; collect, simulate or import some first")
+    if not is_shared(cast):
+        run.note("no two people judged the same: agreement is not measured (`votes: 2` has two judge each task)")
+    if out:
+        run.note(f"what these excluded people said is in the figures, though in no pair: {', '.join(out)}")
     report = measure(cast, comparisons, config.seed, gold)
     write_json(run.path / "agreement.json", report)
     write_text(run.path / "agreement.html", page(report))
@@ -123,7 +128,8 @@ def measure(
     columns = ballots(ordered, comparisons, gold or {})
     names = sorted({vote.annotator for vote in ordered})
     overall = _summary(columns, names, seed)
-    for name, reliability in dawid_skene(ordered).reliability.items():
+    reliabilities = dawid_skene(ordered).reliability if is_shared(ordered) else {}  # alone it says how sides fell
+    for name, reliability in reliabilities.items():
         overall["annotators"][name]["reliability"] = reliability
     languages = [comparisons[v.comparison_id].language if v.comparison_id in comparisons else None for v in ordered]
     guidelines = [vote.guideline or NO_GUIDELINE for vote in ordered]
@@ -133,6 +139,12 @@ def measure(
         "by_guideline": _by_group(guidelines, columns, names, overall, seed),
         "published": [row._asdict() for row in PUBLISHED],
     }
+
+
+def is_shared(cast: Sequence[Vote]) -> bool:
+    """Whether some two people voted on the same two responses."""
+    people: dict[tuple[str, int, int], str] = {}
+    return any(people.setdefault((v.comparison_id, v.first, v.second), v.annotator) != v.annotator for v in cast)
 
 
 def count(cast: Sequence[Vote]) -> tuple[Array, Numbers]:

@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from annotation.agreement import COEFFICIENTS, AgreementConfig, agreement, measure
+from annotation.feedback.ledger import exclude
 from annotation.feedback.store import Store
 from annotation.measures.coefficients import alpha, bootstrap, bootstraps, chance_corrected, ordinal_alpha
 from annotation.measures.page import page
@@ -207,3 +208,22 @@ def test_page_draws_what_was_measured_and_stays_small() -> None:
     assert html.count("<svg") == 3 and html.count("<circle") < 130
     assert "more in agreement.json" in html
     assert page(measure([cast[0]], {})).count("<svg") == 1
+
+
+def test_what_nobody_shares_is_said_not_to_be_measured(tmp_path: Path) -> None:
+    items = [comparison(f"question {n}", "yes", "no") for n in range(6)]
+    with Store.open(tmp_path / "feedback.db", write=True) as store:
+        store.add_comparisons(items)
+        store.add_judgments(judgment(item, ("ann", "bob")[n % 2], source="t") for n, item in enumerate(items))
+    record = agreement(AgreementConfig(run=tmp_path / "alone", feedback=tmp_path / "feedback.db"))
+    report = json.loads((tmp_path / "alone" / "agreement.json").read_text())
+    assert any("no two people judged the same" in note for note in record.notes)
+    assert all("reliability" not in found for found in report["annotators"].values())
+    with Store.open(tmp_path / "feedback.db", write=True) as store:
+        store.add_judgments([judgment(items[0], "bob", source="t")])
+        exclude(store, "bob", "careless")
+    record = agreement(AgreementConfig(run=tmp_path / "shared", feedback=tmp_path / "feedback.db"))
+    report = json.loads((tmp_path / "shared" / "agreement.json").read_text())
+    (note,) = record.notes
+    assert "excluded people said is in the figures" in note and note.endswith("bob")
+    assert all("reliability" in found for found in report["annotators"].values())
