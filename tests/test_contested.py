@@ -18,7 +18,7 @@ from annotation.campaign.opinions import agreement, certainty, contested, opinio
 from annotation.campaign.people import people as who
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger
+from annotation.feedback.ledger import Ledger, exclude
 from annotation.feedback.store import Store
 from annotation.label_studio import calls
 from annotation.label_studio.accounts import create_annotator, create_token
@@ -232,3 +232,22 @@ def test_more_votes_reach_tasks_that_stand_there_and_disputed_ones_keep_theirs(
 def test_settings_that_cannot_be_are_refused(studio: Studio, tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=f"open-contested: {next(iter(settings))}="):
         open_contested(new_campaign(tmp_path, 1), studio, **settings)
+
+
+def test_what_an_exclusion_leaves_short_is_judged_again(server: Server, studio: Studio, tmp_path: Path) -> None:
+    campaign = new_campaign(tmp_path, 2)
+    number = push(campaign, studio).project
+    shown = tasks(studio, campaign)
+    ann, bob, cem = people(server, 3)
+    for person in (ann, bob):
+        answer(person, shown["0"], [for_good(shown["0"])])
+    assert open_contested(campaign, studio).contested == 0  # the second is open as it is
+    with Store.open(campaign.feedback, write=True) as store:
+        exclude(store, store.judgments()[0].annotator, "careless")
+    found = open_contested(campaign, studio)
+    assert (found.contested, found.short, found.reopened) == (1, 1, 1) and "for want of votes that count" in str(found)
+    assert open_contested(campaign, studio).reopened == 0
+    served = {next_task(cem, number)}
+    assert served <= {task.id for task in shown.values()} and len(served) == 1
+    answer(cem, shown["0"], [for_good(shown["0"])])
+    assert open_contested(campaign, studio).contested == 0

@@ -3,17 +3,19 @@
 In: what people said, as of a pull made first. Out: tasks that the server hands out again; which those are is defined in
 ``opinions.py``. Only tasks whose answer nobody knows are looked at, and only those that wait for nobody: one that was
 re-opened stays as it is until the next person has answered, however often this is run and whichever ledger it is run
-with. Not here: tasks that have too few votes because some do not count (``status.py`` counts them).
+with. Tasks that were answered by as many people as they ask, of whose votes too few count (somebody was excluded, an
+answer was set aside), go the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from align.core.config import BadInput
 from annotation.campaign.opinions import contested, opinions
-from annotation.campaign.pull import pull
+from annotation.campaign.pull import DECLINED, JUDGMENT, SET_ASIDE, pull
 from annotation.campaign.settings import Campaign
 from annotation.evidence import asked, evidence
 from annotation.feedback.ledger import Ledger, excluded, source_of
@@ -22,9 +24,11 @@ from annotation.label_studio.rows import StudioTask
 from annotation.label_studio.studio import Studio
 from annotation.types import Judgment
 
+ANSWERED = (JUDGMENT, SET_ASIDE, DECLINED)  # outcomes that the server counts towards a task's people
+
 
 class Reopened(NamedTuple):
-    """What `open-contested` did: contested tasks, and what became of each.
+    """What `open-contested` did: contested tasks (``short``: for want of votes that count), and what became of each.
 
     ``waiting`` are open already, ``at_maximum`` were judged by as many people as may be, ``changed`` were answered
     or deleted since the pull, and ``over_limit`` are left for another time.
@@ -37,6 +41,7 @@ class Reopened(NamedTuple):
     changed: int
     over_limit: int
     maximum: int
+    short: int
 
     def __str__(self) -> str:
         rest = (
@@ -46,7 +51,8 @@ class Reopened(NamedTuple):
             (self.over_limit, "left for another time by limit="),
         )
         counted = "".join(f"; {count} {what}" for count, what in rest if count)
-        return f"{self.reopened} of {self.contested} contested tasks re-opened{counted}"
+        short = f" ({self.short} for want of votes that count)" if self.short else ""
+        return f"{self.reopened} of {self.contested} contested tasks{short} re-opened{counted}"
 
 
 def open_contested(
@@ -82,7 +88,9 @@ def open_contested(
         most = maximum or 2 * project.votes + 1
         most = min(most, len(campaign.annotators)) if campaign.annotators else most
         counting = evidence(own_judgments(ledger), asked(store), excluded(store)).judgments
-        keys = contested_tasks(ledger, contested(opinions(counting), posterior))
+        disputed = contested_tasks(ledger, contested(opinions(counting), posterior))
+        short = [key for key in short_tasks(ledger, project.votes, counting) if key not in disputed]
+        keys = [*disputed, *short]
         found = _on_server(ledger, studio, project.id, keys)
         waiting = {key: task for key, task in found.items() if task.is_open}
         ready = {key: task for key, task in found.items() if not task.is_open}
@@ -96,7 +104,8 @@ def open_contested(
             studio.reopen(ready[key].id, people)
             ledger.set_reopened({key: people})
         n_over, n_changed = len(allowed) - len(chosen), len(keys) - len(found)
-        return Reopened(len(keys), len(chosen), len(waiting), len(ready) - len(allowed), n_changed, n_over, most)
+        at_maximum = len(ready) - len(allowed)
+        return Reopened(len(keys), len(chosen), len(waiting), at_maximum, n_changed, n_over, most, len(short))
 
 
 def own_judgments(ledger: Ledger) -> list[Judgment]:
@@ -111,6 +120,19 @@ def contested_tasks(ledger: Ledger, sources: Collection[str]) -> list[str]:
         key
         for key, task in ledger.tasks().items()
         if task.purpose == "work" and task.task_id is not None and source_of(ledger.campaign, key) in sources
+    ]
+
+
+def short_tasks(ledger: Ledger, votes: int, counting: Iterable[Judgment]) -> list[str]:
+    """Keys of work that as many people answered as are asked, and of which too few votes count."""
+    answers = {(row.key, row.annotator) for row in ledger.pulled().values() if row.outcome in ANSWERED}
+    people, asked_of = Counter(key for key, _ in answers), ledger.reopened()
+    counted = Counter(source for source, _ in {(j.source, j.annotator) for j in counting})
+    return [
+        key
+        for key, task in ledger.tasks().items()
+        if task.purpose == "work" and task.task_id is not None
+        if people[key] >= max(votes, asked_of.get(key, 0)) and counted[source_of(ledger.campaign, key)] < votes
     ]
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from align.core.config import BadInput
 from annotation.campaign import gold
-from annotation.campaign.contested import contested_tasks, own_judgments
+from annotation.campaign.contested import ANSWERED, contested_tasks, own_judgments
 from annotation.campaign.hours import CAP, Day, days, seconds_of, write_hours
 from annotation.campaign.opinions import Agreement, Opinion, agreement, contested, opinions, winners
 from annotation.campaign.projection import Projection, project_end
@@ -35,7 +35,6 @@ from annotation.measures.coefficients import share
 from annotation.types import Judgment
 
 SKIPS = (SKIPPED, DECLINED)
-ANSWERED = (JUDGMENT, SET_ASIDE, DECLINED)  # outcomes that the server counts towards a task's people
 
 
 class Named(Protocol):
