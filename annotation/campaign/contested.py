@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from align.core.config import BadInput
+from annotation.campaign.answers import ANSWERED
 from annotation.campaign.opinions import contested, opinions
-from annotation.campaign.pull import DECLINED, JUDGMENT, SET_ASIDE, pull
+from annotation.campaign.pull import pull
 from annotation.campaign.settings import Campaign
 from annotation.evidence import asked, evidence
 from annotation.feedback.ledger import Ledger, excluded, source_of
@@ -23,8 +24,6 @@ from annotation.feedback.store import Store
 from annotation.label_studio.rows import StudioTask
 from annotation.label_studio.studio import Studio
 from annotation.types import Judgment
-
-ANSWERED = (JUDGMENT, SET_ASIDE, DECLINED)  # outcomes that the server counts towards a task's people
 
 
 class Reopened(NamedTuple):

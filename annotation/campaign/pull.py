@@ -5,8 +5,8 @@ reason, edited or taken back. Only answered tasks that changed since the last pu
 clock and with five minutes of overlap, and of these only the ones read that were not seen as they are. Then the number
 of answered tasks has to be the one that is known; if it is not, all of them are listed, and what is gone is found.
 ``full`` reads every answer, what was set aside once more, and notices deleted tasks that nobody answered.
-A page of tasks is one transaction, so a pull that is killed at any moment goes on where it was. Not here: what a
-result means (``interfaces/decode.py``).
+A page of tasks is one transaction, so a pull that is killed at any moment goes on where it was. Not here: what an
+answer comes to (``answers.py``).
 """
 
 from __future__ import annotations
@@ -20,29 +20,17 @@ from itertools import islice
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from annotation.campaign.calibration import Round, standings
-from annotation.campaign.guidelines import read_by, refreshes
+from annotation.campaign.answers import JUDGMENT, SET_ASIDE, SUPERSEDED, Answers, Reading
 from annotation.campaign.push import open_project
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger, pseudonym, source_of
+from annotation.feedback.ledger import Ledger, source_of
 from annotation.feedback.store import Store
 from annotation.feedback.tables import ERASED, CampaignState, Pulled, Quarantined, Task
-from annotation.interfaces.config import shown_hash
-from annotation.interfaces.decode import Undecodable, Verdict, decode, judgment_of
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.label_studio.studio import Studio
-from annotation.types import Judgment
 
 OVERLAP = timedelta(minutes=5)
 PAGE = 200  # tasks of one transaction
-
-CHANGED = (
-    "its task shows something else than what was sent (edited on the server): whoever judged it saw that; delete the "
-    "task there and push again to have it judged anew"
-)
-COPIED = "a copy of an answer to another task (made on the server): nobody judged this one"
-JUDGMENT, SKIPPED, SET_ASIDE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
-DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place
 
 
 class PulledNow(NamedTuple):
@@ -53,14 +41,6 @@ class PulledNow(NamedTuple):
     taken_back: int
     quarantined: int
     judgments: int
-
-
-class _Reading(NamedTuple):
-    """What an annotation comes to: an outcome, and the judgment or the reason."""
-
-    outcome: str
-    judgment: Judgment | None = None
-    reason: str = ""
 
 
 def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PulledNow:
@@ -114,11 +94,7 @@ class _Reader:
         self.loose: set[tuple[str | None, str]] = set()  # where one was lost or read anew since then
         self.again: set[int] = set()  # tasks to read once more
         self.kept_out = ledger.store.kept_out()
-        self.comparisons = {comparison.id: comparison for comparison in ledger.store.comparisons()}
-        self.people = studio.users()
-        self.url = state.url  # of the campaign's beginning: a server that moves renames nobody
-        self.refreshes = refreshes(ledger)
-        self.round: Round | None = None  # as far as it was read
+        self.answers = Answers(campaign, ledger, state.url, studio.users())
         self.outcomes: Counter[str] = Counter()
         self.taken_back = 0
 
@@ -152,9 +128,7 @@ class _Reader:
         self._stamp(task.id, task.updated_at if task.annotations else None)
         names = {annotation.id: self._person(annotation) for annotation in task.annotations}
         ordered = sorted(task.annotations, key=lambda a: (a.updated_at, a.id))
-        latest = {
-            names[annotation.id]: annotation.id for annotation in ordered
-        }  # the server lets a person answer twice
+        latest = {names[a.id]: a.id for a in ordered}  # the server lets one person answer twice
         present = {(a.id, a.created_at) for a in task.annotations}
         self._forget(self.seen[key] for key in self.by_task.get(task.id, set()) - present)
         for annotation in ordered:
@@ -172,7 +146,7 @@ class _Reader:
             is_known = before is not None and before.digest == digest and (before.outcome == SUPERSEDED) == is_old
             if is_known and not (self.full and before is not None and before.outcome == SET_ASIDE):
                 continue
-            reading = _Reading(SUPERSEDED) if is_old else self._read(own, task, annotation)
+            reading = Reading(SUPERSEDED) if is_old else self.answers.read(own, task, annotation)
             read = (person, digest, reading.outcome, annotation.seconds)
             row = Pulled(annotation.id, annotation.created_at, task.id, task.key, *read)
             self._enter(row, own, reading, annotation)
@@ -206,59 +180,7 @@ class _Reader:
         else:
             self.stamps[task] = moment
 
-    def _read(self, own: Task | None, task: StudioTask, annotation: Annotation) -> _Reading:
-        if own is None or not own.shown:
-            return _Reading(SET_ASIDE, reason="its task was not sent by this campaign, so its sides are not known")
-        if own.pages not in (None, shown_hash(task.data)):
-            return _Reading(SET_ASIDE, reason=CHANGED)
-        if _is_copied(task, annotation):
-            return _Reading(SET_ASIDE, reason=COPIED)
-        email = self.people.get(annotation.completed_by or -1)
-        if email is None:
-            return _Reading(SET_ASIDE, reason=f"by account {annotation.completed_by}, which the server does not list")
-        if self.campaign.annotators and email not in self.campaign.annotators:
-            return _Reading(SET_ASIDE, reason="by an account that is none of the campaign's annotators")
-        if annotation.was_cancelled:
-            return _Reading(SKIPPED)
-        if reason := self._unfit(own, email, annotation.completed_by):
-            return _Reading(SET_ASIDE, reason=reason)
-        try:
-            verdict = decode(self.campaign.interface, annotation.result)
-            if verdict.is_skipped:
-                return _Reading(DECLINED)
-            judgment = self._judgment(own, annotation, verdict)
-        except (Undecodable, ValueError) as error:
-            return _Reading(SET_ASIDE, reason=str(error).splitlines()[0])
-        return _Reading(JUDGMENT, judgment)
-
-    def _unfit(self, own: Task, email: str, account: int | None) -> str | None:
-        """Why an annotator's word on a task does not count."""
-        comparison = self.comparisons.get(own.comparison_id)
-        if comparison is not None and not self.campaign.speaks(email, comparison.language):
-            return f"by an annotator who does not list the comparison's language, {comparison.language}"
-        if self.campaign.calibration is None or own.purpose == "calibration":
-            return None
-        if self.round is None:
-            people = {self._name(number): address for number, address in self.people.items()}
-            self.round = standings(self.campaign, self.ledger, people)
-        own_round = self.round.people.get(self._name(account))
-        if own_round is not None and own_round.has_passed:
-            return None
-        return "by an annotator who has not passed the calibration round; once they have, 'pull --full' takes it in"
-
-    def _judgment(self, own: Task, annotation: Annotation, verdict: Verdict) -> Judgment:
-        return judgment_of(
-            verdict,
-            self.comparisons[own.comparison_id],
-            own.shown,
-            annotator=self._name(annotation.completed_by),
-            is_edited=annotation.updated_by not in (None, annotation.completed_by),
-            seconds=annotation.seconds,
-            guideline=read_by(own, self.refreshes.get(own.key, ()), annotation),
-            source=source_of(self.campaign.name, own.key),
-        )
-
-    def _enter(self, row: Pulled, own: Task | None, reading: _Reading, annotation: Annotation) -> None:
+    def _enter(self, row: Pulled, own: Task | None, reading: Reading, annotation: Annotation) -> None:
         key = (row.annotation_id, row.created_at)
         self.outcomes[reading.outcome] += 1
         self.ledger.release([key])
@@ -272,7 +194,7 @@ class _Reader:
             self.ledger.quarantine([Quarantined(*key, row.task_id, row.key, row.annotator, reading.reason, body)])
         self._note(row)
         if own is not None and own.purpose == "calibration":
-            self.round = None
+            self.answers.round = None
 
     def _keep_out(self, key: tuple[int, str], task: int) -> None:
         """Note nothing of what was erased but that it is there."""
@@ -312,7 +234,7 @@ class _Reader:
             if not self.counting.get(key, set()) & self.fresh and (own := self.tasks.get(key[0] or "")) is not None:
                 self._take_back([(own.comparison_id, key[1], source_of(self.campaign.name, own.key))])
                 self._doubt(key)
-                self.round = None
+                self.answers.round = None
         self.loose.clear()
         self.fresh.clear()
 
@@ -331,18 +253,7 @@ class _Reader:
         """Whose word it is; of an account that was deleted, as far as it was read before."""
         before = self.seen.get((annotation.id, annotation.created_at))
         is_gone = annotation.completed_by is None and before is not None and before.annotator
-        return before.annotator if is_gone and before is not None else self._name(annotation.completed_by)
-
-    def _name(self, account: int | None) -> str:
-        return pseudonym(self.url, account)
-
-
-def _is_copied(task: StudioTask, annotation: Annotation) -> bool:
-    """Whether the server made it from an answer to another task, or from a prediction."""
-    parent, body = annotation.body.get("parent_annotation"), annotation.body
-    is_from_elsewhere = parent is not None and parent not in {a.id for a in task.annotations}
-    made = body.get("parent_prediction") is not None or body.get("last_action") == "propagated_annotation"
-    return is_from_elsewhere or made
+        return before.annotator if is_gone and before is not None else self.answers.name(annotation.completed_by)
 
 
 def _digest(annotation: Annotation, person: str) -> str:

@@ -19,11 +19,11 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from align.core.config import BadInput
 from annotation.campaign import gold
-from annotation.campaign.contested import ANSWERED, contested_tasks, own_judgments
+from annotation.campaign.answers import ANSWERED, JUDGMENT, SET_ASIDE, SKIPS
+from annotation.campaign.contested import contested_tasks, own_judgments
 from annotation.campaign.hours import CAP, Day, days, seconds_of, write_hours
 from annotation.campaign.opinions import Agreement, Opinion, agreement, contested, opinions, winners
 from annotation.campaign.projection import Projection, project_end
-from annotation.campaign.pull import DECLINED, JUDGMENT, SET_ASIDE, SKIPPED
 from annotation.campaign.settings import Campaign
 from annotation.campaign.standing import Guideline, Person, Status, Work
 from annotation.evidence import asked, evidence
@@ -33,8 +33,6 @@ from annotation.feedback.tables import ERASED, CampaignState, Pulled, Task
 from annotation.interfaces.decode import EDITED
 from annotation.measures.coefficients import share
 from annotation.types import Judgment
-
-SKIPS = (SKIPPED, DECLINED)
 
 
 class Named(Protocol):
