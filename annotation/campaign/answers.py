@@ -1,0 +1,117 @@
+"""What one annotation comes to: a judgment, a skip, or something to set aside with its reason.
+
+In: an annotation with the task it stands on, and the task as it was sent. Out: an outcome, with the judgment or the
+reason. Not here: what a result means (``interfaces/decode.py``), and which annotations are asked for (``pull.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from annotation.campaign.calibration import Round, standings
+from annotation.campaign.guidelines import read_by, refreshes
+from annotation.campaign.settings import Campaign
+from annotation.feedback.ledger import Ledger, pseudonym, source_of
+from annotation.feedback.tables import Task
+from annotation.interfaces.config import shown_hash
+from annotation.interfaces.decode import Undecodable, Verdict, decode, judgment_of
+from annotation.label_studio.rows import Annotation, StudioTask
+from annotation.types import Judgment
+
+CHANGED = (
+    "its task shows something else than what was sent (edited on the server): whoever judged it saw that; delete the "
+    "task there and push again to have it judged anew"
+)
+COPIED = "a copy of an answer to another task (made on the server): nobody judged this one"
+JUDGMENT, SKIPPED, SET_ASIDE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
+DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place
+ANSWERED = (JUDGMENT, SET_ASIDE, DECLINED)  # what the server counts towards a task's people
+SKIPS = (SKIPPED, DECLINED)
+
+
+class Reading(NamedTuple):
+    """What an annotation comes to: an outcome, and the judgment or the reason."""
+
+    outcome: str
+    judgment: Judgment | None = None
+    reason: str = ""
+
+
+class Answers:
+    """How annotations of one campaign are read; ``round`` is the calibration round as far as it is known.
+
+    ``people`` are addresses by account; ``url`` is the server's at the campaign's beginning, of which names are made: a
+    server that moves renames nobody.
+    """
+
+    def __init__(self, campaign: Campaign, ledger: Ledger, url: str, people: Mapping[int, str]) -> None:
+        self.campaign, self.ledger, self.url, self.people = campaign, ledger, url, people
+        self.refreshes = refreshes(ledger)
+        self.comparisons = {comparison.id: comparison for comparison in ledger.store.comparisons()}
+        self.round: Round | None = None
+
+    def read(self, own: Task | None, task: StudioTask, annotation: Annotation) -> Reading:
+        """What an annotation comes to; ``own`` is its task as it was sent, None where it was not sent from here."""
+        if own is None or not own.shown:
+            return Reading(SET_ASIDE, reason="its task was not sent by this campaign, so its sides are not known")
+        if own.pages not in (None, shown_hash(task.data)):
+            return Reading(SET_ASIDE, reason=CHANGED)
+        if _is_copied(task, annotation):
+            return Reading(SET_ASIDE, reason=COPIED)
+        email = self.people.get(annotation.completed_by or -1)
+        if email is None:
+            return Reading(SET_ASIDE, reason=f"by account {annotation.completed_by}, which the server does not list")
+        if self.campaign.annotators and email not in self.campaign.annotators:
+            return Reading(SET_ASIDE, reason="by an account that is none of the campaign's annotators")
+        if annotation.was_cancelled:
+            return Reading(SKIPPED)
+        if reason := self._unfit(own, email, annotation.completed_by):
+            return Reading(SET_ASIDE, reason=reason)
+        try:
+            verdict = decode(self.campaign.interface, annotation.result)
+            if verdict.is_skipped:
+                return Reading(DECLINED)
+            judgment = self._judgment(own, annotation, verdict)
+        except (Undecodable, ValueError) as error:
+            return Reading(SET_ASIDE, reason=str(error).splitlines()[0])
+        return Reading(JUDGMENT, judgment)
+
+    def _unfit(self, own: Task, email: str, account: int | None) -> str | None:
+        """Why an annotator's word on a task does not count."""
+        comparison = self.comparisons.get(own.comparison_id)
+        if comparison is not None and not self.campaign.speaks(email, comparison.language):
+            return f"by an annotator who does not list the comparison's language, {comparison.language}"
+        if self.campaign.calibration is None or own.purpose == "calibration":
+            return None
+        if self.round is None:
+            people = {self.name(number): address for number, address in self.people.items()}
+            self.round = standings(self.campaign, self.ledger, people)
+        own_round = self.round.people.get(self.name(account))
+        if own_round is not None and own_round.has_passed:
+            return None
+        return "by an annotator who has not passed the calibration round; once they have, 'pull --full' takes it in"
+
+    def _judgment(self, own: Task, annotation: Annotation, verdict: Verdict) -> Judgment:
+        return judgment_of(
+            verdict,
+            self.comparisons[own.comparison_id],
+            own.shown,
+            annotator=self.name(annotation.completed_by),
+            is_edited=annotation.updated_by not in (None, annotation.completed_by),
+            seconds=annotation.seconds,
+            guideline=read_by(own, self.refreshes.get(own.key, ()), annotation),
+            source=source_of(self.campaign.name, own.key),
+        )
+
+    def name(self, account: int | None) -> str:
+        """What an account is called in the store."""
+        return pseudonym(self.url, account)
+
+
+def _is_copied(task: StudioTask, annotation: Annotation) -> bool:
+    """Whether the server made it from an answer to another task, or from a prediction."""
+    parent, body = annotation.body.get("parent_annotation"), annotation.body
+    is_from_elsewhere = parent is not None and parent not in {a.id for a in task.annotations}
+    made = body.get("parent_prediction") is not None or body.get("last_action") == "propagated_annotation"
+    return is_from_elsewhere or made
