@@ -171,6 +171,7 @@ def test_a_judgment_counts_in_the_languages_of_its_annotator(studio: Studio, ser
     ("given", "told"),
     [
         ({"annotators": ["a@b", "a@b"]}, "stands twice"),
+        ({"annotators": ["annotator-1"]}, "'annotator-1' is no address"),
         ({"annotators": {"a@b": []}}, "at least 1 item"),
         ({"annotators": {"a@b": ["english"]}}, "match pattern"),
         ({"calibration": {"file": "f"}}, "0 people are to pass, and 1"),

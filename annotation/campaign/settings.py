@@ -93,6 +93,8 @@ class Campaign(Frozen):
     def _distinct(self) -> Self:
         if len(set(self.annotators)) < len(self.annotators):
             raise ValueError("annotators: an address stands twice")
+        if odd := [name for name in self.annotators if "@" not in name]:
+            raise ValueError(f"annotators: '{odd[0]}' is no address; people log in as NAME@annotators.invalid")
         return self
 
     @model_validator(mode="after")
