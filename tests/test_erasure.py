@@ -308,6 +308,7 @@ def test_verify_asks_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().err
     assert f"which {runs}/after and {runs}/agreement recorded, is not in this chain" in said
     assert f"{runs}/before" not in said
+    (tmp_path / "none").mkdir()
     assert align(["annotate", "verify", f"feedback={feedback}", f"runs={tmp_path / 'none'}"]) == 2  # bodies are gone
     assert "row 61: its text is gone, and no erasure says so" in capsys.readouterr().err
 
