@@ -41,7 +41,7 @@ from annotation.measures.page import page
 from annotation.measures.published import PUBLISHED
 from annotation.truth import dawid_skene
 from annotation.types import Comparison
-from annotation.votes import TIE, Vote, votes
+from annotation.votes import TIE, Vote, is_shared, votes
 
 STRENGTH_LEVELS = 7  # -3 to 3
 COEFFICIENTS: Mapping[str, tuple[list[int], Statistic]] = {  # by name: columns of the counts, and what is made of them
@@ -139,12 +139,6 @@ def measure(
         "by_guideline": _by_group(guidelines, columns, names, overall, seed),
         "published": [row._asdict() for row in PUBLISHED],
     }
-
-
-def is_shared(cast: Sequence[Vote]) -> bool:
-    """Whether some two people voted on the same two responses."""
-    people: dict[tuple[str, int, int], str] = {}
-    return any(people.setdefault((v.comparison_id, v.first, v.second), v.annotator) != v.annotator for v in cast)
 
 
 def count(cast: Sequence[Vote]) -> tuple[Array, Numbers]:

@@ -7,7 +7,7 @@ who is more reliable, and which response is stronger, is estimated in ``truth.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -109,3 +109,9 @@ def _signed(vote: Vote) -> float:
     if vote.outcome == TIE or vote.strength is None:
         return 0.0
     return float(vote.strength if vote.outcome == FIRST else -vote.strength)
+
+
+def is_shared(cast: Sequence[Vote]) -> bool:
+    """Whether some two people voted on the same two responses."""
+    people: dict[tuple[str, int, int], str] = {}
+    return any(people.setdefault((v.comparison_id, v.first, v.second), v.annotator) != v.annotator for v in cast)

@@ -1,7 +1,6 @@
 """People at a labelling page: a real Chromium, its windows, and what a person does in one by keys and by mouse.
 
-Import the fixture where it is used: ``from browser import chromium  # noqa: F401``. Where ALIGN_SCREENSHOTS names a
-folder, what people see is kept there as pictures.
+Where ALIGN_SCREENSHOTS names a folder, what people see is kept there as pictures.
 """
 
 from __future__ import annotations

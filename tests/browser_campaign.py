@@ -1,7 +1,4 @@
-"""Two people with a browser each, and a campaign whose prompts and responses are told apart by what can be read.
-
-Import the fixtures where they are used: ``from browser_campaign import people  # noqa: F401``.
-"""
+"""Two people with a browser each, and a campaign whose prompts and responses are told apart by what can be read."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from browser import Person, chromium  # noqa: F401 (fixture)
-from studio import server, studio  # noqa: F401 (fixtures)
+from browser import Person
 
 from align.core.files import write_jsonl
 from annotation.campaign.settings import Campaign
@@ -25,8 +21,6 @@ from annotation.label_studio.annotators import annotators
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 from annotation.types import Comparison, Judgment
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -32,7 +32,15 @@ from align.core.config import Compute, Lora
 from align.core.layout import choose_layout
 from align.core.models import Stack
 
-pytest_plugins = ["audit_world", "counting", "judging"]  # their fixtures
+pytest_plugins = [
+    "audit_world",
+    "browser",
+    "browser_campaign",
+    "campaigns",
+    "counting",
+    "judging",
+    "studio",
+]  # their fixtures
 
 EXACT = 1e-6  # the same equation in another form, fp32
 LOGPROB = 1e-5  # nats a token: packed against plain forward, fp32

@@ -1,7 +1,4 @@
-"""A real labelling server for tests: started once a session in a folder of its own, from the migrated template.
-
-Import the fixtures where they are used: ``from studio import server, studio  # noqa: F401``.
-"""
+"""A real labelling server for tests: started once a session in a folder of its own, from the migrated template."""
 
 from __future__ import annotations
 
@@ -26,7 +23,6 @@ CONFIG = """<View>
   </Choices>
 </View>"""
 _NUMBER = itertools.count(1)
-_STARTED: list[Server] = []  # the fixture belongs to each module that imports it; the server belongs to the session
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running server, the same for all tests; one that stops it starts it again."""
     if not is_installed(VENV):
         pytest.skip(f"Label Studio is not installed; 'make {VENV.name}/.done' installs it (network, 1 GB)")
-    if not _STARTED:
-        _STARTED.append(start(tmp_path_factory.mktemp("campaign"), VENV, say=lambda line: None))
-    yield _STARTED[0]
-    stop(_STARTED[0].folder)
+    running = start(tmp_path_factory.mktemp("campaign"), VENV, say=lambda line: None)
+    yield running
+    stop(running.folder)
 
 
 @pytest.fixture

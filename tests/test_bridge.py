@@ -6,8 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from campaigns import GOOD, answer, campaign, choice, for_good, judged, tasks, text  # noqa: F401 (fixtures)
-from studio import server, studio  # noqa: F401 (fixtures)
+from campaigns import GOOD, answer, choice, for_good, judged, tasks, text
 
 from align.core.config import BadInput
 from annotation.campaign.pull import pull
@@ -19,8 +18,6 @@ from annotation.interfaces.decode import EDITED
 from annotation.label_studio.accounts import create_annotator
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 
 def test_every_comparison_is_there_once_and_blind(studio: Studio, campaign: Campaign) -> None:

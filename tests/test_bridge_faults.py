@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import GOOD, answer, campaign, for_good, judged, new_campaign, tasks  # noqa: F401 (fixtures)
+from campaigns import GOOD, answer, for_good, judged, new_campaign, tasks
 from flaky_proxy import FlakyProxy
-from studio import VENV, server, studio  # noqa: F401 (fixtures)
+from studio import VENV
 
 from align.cli import run as command
 from align.core.config import BadInput
@@ -23,8 +23,6 @@ from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
 from annotation.label_studio.server import Server, start, stop
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 
 def silent(line: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from browser import Person, chromium  # noqa: F401 (fixture)
+from browser import Person
 from browser_campaign import (
     Asked,
     People,
@@ -19,12 +19,10 @@ from browser_campaign import (
     first_line,
     judged,
     new_campaign,
-    people,  # noqa: F401 (fixture)
     question,
     task_ids,
 )
 from PIL import Image
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
 from annotation.campaign.pull import pull
@@ -35,8 +33,6 @@ from annotation.label_studio.annotators import annotators
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 from annotation.types import Comparison, Judgment
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 EN = words("en")
 LONG = "\n\n".join(f"{n}. The harbour wall was built of blocks that were cut on the spot. " * 5 for n in range(1, 40))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from campaigns import BAD, GOOD, answer, for_good, judged, new_campaign, tasks
 from pydantic import ValidationError
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl
@@ -25,8 +24,6 @@ from annotation.feedback.store import Store
 from annotation.label_studio import accounts
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 NUMBERS = ("900", "901", "902", "903")
 
@@ -112,9 +109,8 @@ def test_work_comes_after_the_round_and_only_from_those_who_passed(
     assert len(by_work) == 1 and set(judged(campaign)) == {"0", *NUMBERS}
     assert "not passed, 0 of 4 right" in str(calibration(campaign, studio))
 
-    for row in (
-        studio.annotations(shown["900"].id) + studio.annotations(shown["901"].id) + studio.annotations(shown["902"].id)
-    ):
+    now = tasks(studio, campaign)
+    for row in (row for number in ("900", "901", "902") for row in now[number].annotations):
         if row.completed_by == eve:
             task = next(t for t in shown.values() if t.id == row.task_id)
             studio._calls.send("PATCH", f"api/annotations/{row.id}/", body={"result": [for_good(task)]})

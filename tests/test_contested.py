@@ -10,7 +10,7 @@ import pytest
 from campaigns import answer, candidates, choice, for_good, tasks
 from flaky_proxy import FlakyProxy
 from judging import comparison, judgment
-from studio import project, rows, server, studio, vote  # noqa: F401 (fixtures)
+from studio import rows, vote
 
 from align.core.config import BadInput
 from annotation.campaign.contested import open_contested
@@ -27,8 +27,6 @@ from annotation.label_studio.rows import Project
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 from annotation.types import Judgment
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 PAIR = comparison("which?", "this", "that")
 THREE = comparison("rank", "one", "two", "three")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-from campaigns import answer, campaign, choice, for_good, judged, tasks, text  # noqa: F401 (fixtures)
+from campaigns import answer, choice, for_good, judged, tasks, text
 from judging import ITEMS, comparison, edit, judgment, said
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.cli import run as align
 from align.core.config import BadInput, StageConfig
@@ -32,8 +31,6 @@ from annotation.label_studio.accounts import create_annotator
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 from annotation.pairs import PairsConfig, pairs
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 NAME, SECRET = "zebedee quince", "my own account of the matter, which nobody else shall read"
 ITEM = comparison("what does the marmot eat in the evening?", "herbs and roots, mostly", "the marmot eats whole cars")
@@ -272,7 +269,7 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
         assert found.outcomes == {} and found.quarantined == 0
     answer(studio, shown["5"], [for_good(shown["5"])])
     assert pull(campaign, studio).outcomes == {"erased": 1}
-    number = next(a.id for a in studio.annotations(shown["0"].id))
+    number = tasks(studio, campaign)["0"].annotations[0].id
     other = create_annotator(server, f"p{number}{time.time_ns()}")[0]  # as if it were somebody else's word
     account = next(account for account, address in studio.users().items() if address == other)
     studio._calls.send("PATCH", f"api/annotations/{number}/", body={"completed_by": account})

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from campaigns import GOOD, answer, campaign, choice, for_good, judged, tasks, text  # noqa: F401 (fixtures)
-from studio import server, studio  # noqa: F401 (fixtures)
+from campaigns import GOOD, answer, choice, for_good, judged, tasks, text
 
 from align.cli import run
 from align.core.config import BadInput
@@ -28,8 +27,6 @@ from annotation.readers.columns import Columns, Labels
 from annotation.readers.exported import read_export
 from annotation.readers.intake import Found
 from annotation.votes import votes
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 PAIRWISE = """<View><Pairwise name="comparison" toName="answer1,answer2"/><Text name="prompt" value="$prompt"/>
   <Text name="answer1" value="$answer1"/><Text name="answer2" value="$answer2"/>

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from campaigns import answer, campaign, for_good, tasks  # noqa: F401 (fixtures)
-from studio import VENV, server, studio  # noqa: F401 (fixtures)
+from campaigns import answer, for_good, tasks
+from studio import VENV
 
 from align.core.config import BadInput
 from annotation.campaign import following
@@ -25,8 +25,6 @@ from annotation.campaign.settings import Campaign
 from annotation.feedback.store import Store
 from annotation.label_studio.server import Server, start, stop
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 WAIT = 60.0  # seconds
 

@@ -11,7 +11,6 @@ import pytest
 from campaigns import BAD, GOOD, answer, candidates, choice, for_good, new_campaign, tasks
 from judging import comparison, said
 from scipy.stats import binomtest
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.cli import run
 from align.core.config import BadInput
@@ -28,8 +27,6 @@ from annotation.feedback.tables import Answer, Task
 from annotation.interfaces.config import Interface
 from annotation.label_studio.studio import Studio
 from annotation.types import Judgment
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 NOBODY: Any = lambda reason, count: None  # noqa: E731 (a counter of what was left out that nobody reads)
 

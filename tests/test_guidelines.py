@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from campaigns import answer, candidates, for_good, judged, new_campaign, tasks
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.core.config import BadInput
 from annotation.campaign import guidelines
@@ -23,8 +22,6 @@ from annotation.feedback.store import Store
 from annotation.feedback.tables import Task
 from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 FIRST, SECOND = "Choose the **kinder** answer.", "Choose the *shorter* answer."
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from campaigns import answer, choice, judged, tasks, text
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.core.files import write_jsonl
 from annotation.campaign.pull import pull
@@ -16,8 +15,6 @@ from annotation.campaign.settings import Campaign
 from annotation.feedback.store import Store
 from annotation.interfaces.config import Interface
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 HOSTILE = {
     "script": "<script>alert(1)</script><img src=x onerror=alert(2)>",

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from campaigns import for_good, judged, new_campaign, tasks
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
@@ -22,8 +21,6 @@ from annotation.campaign.settings import Campaign
 from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 KILLS = int(os.environ.get("ALIGN_KILLS", "2"))
 N = 300

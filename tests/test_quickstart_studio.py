@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from flaky_proxy import FlakyProxy
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align import cli
 from align.core.config import read_yaml
@@ -31,8 +30,6 @@ from annotation.label_studio.studio import Studio
 from annotation.readers.voters import Annotator, vote
 from annotation.simulate import SimulateConfig, simulate
 from annotation.types import Comparison, Judgment
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 ROOT = Path(__file__).resolve().parent.parent
 SURE = {"reliability": 0.999}

@@ -11,16 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from studio import VENV, server, studio  # noqa: F401 (fixtures)
+from studio import VENV
 
 from align.core.config import BadInput
 from annotation.label_studio import accounts
 from annotation.label_studio.installation import install
 from annotation.label_studio.server import Server, start, status, stop
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
-
 
 # --- secrets --------------------------------------------------------------------------------------------------
 

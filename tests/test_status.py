@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import answer, campaign, choice, for_good, tasks  # noqa: F401 (fixtures)
+from campaigns import answer, choice, for_good, tasks
 from judging import comparison, said
-from studio import server, studio  # noqa: F401 (fixtures)
 
 from align.cli import run
 from align.core.config import BadInput
@@ -25,8 +24,6 @@ from annotation.feedback.store import Store
 from annotation.feedback.tables import Answer, Pulled, Quarantined, Task
 from annotation.interfaces.decode import EDITED
 from annotation.label_studio.studio import Studio
-
-# ruff: noqa: F811 (a fixture's name is a test's argument)
 
 ITEMS = [comparison(f"question {n}", "yes", "no") for n in range(6)]
 SPRING = Campaign(name="spring", votes=2)

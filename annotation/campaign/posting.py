@@ -30,7 +30,8 @@ from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, 
 from annotation.label_studio.calls import Calls
 from annotation.label_studio.rows import StudioTask, read_annotation
 from annotation.label_studio.server import Server
-from annotation.label_studio.studio import PATIENCE, Studio, connect
+from annotation.label_studio.studio import PATIENCE, Studio
+from annotation.label_studio.transport import connect
 from annotation.types import Comparison, Judgment
 
 Judge = Callable[[Comparison, str, int], Judgment]  # (comparison, who, the response on the left) to a judgment

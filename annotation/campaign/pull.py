@@ -101,19 +101,12 @@ class _Reader:
     def read(self, project: int, there: Mapping[int, str]) -> None:
         """Read those of the answered tasks that were not seen as they are (``full``: all), page by page."""
         wanted = [task for task, moment in there.items() if self.full or self.stamps.get(task) != moment]
-        for page in _pages(self.studio.tasks(project, set(wanted) - self.done), PAGE):
-            with self.ledger.store.transaction():
-                for task in page:
-                    self.take(task)
+        self._take_all(project, set(wanted) - self.done)
 
     def lose(self, project: int, ids: Iterable[int]) -> None:
         """Look once more at tasks that stand no longer among the answered; of those that are gone nothing stays."""
         gone = set(ids)
-        for page in _pages(self.studio.tasks(project, gone), PAGE):
-            with self.ledger.store.transaction():
-                for task in page:
-                    self.take(task)
-            gone -= {task.id for task in page}
+        gone -= self._take_all(project, gone)
         with self.ledger.store.transaction():
             for number in gone:
                 self._forget(self.seen[key] for key in self.by_task.get(number, set()))
@@ -154,10 +147,17 @@ class _Reader:
 
     def read_again(self, project: int) -> None:
         """Read tasks whose answers were doubted: what is said there counts now."""
-        for page in _pages(self.studio.tasks(project, self.again), PAGE):
+        self._take_all(project, self.again)
+
+    def _take_all(self, project: int, ids: Iterable[int]) -> set[int]:
+        """Read tasks, a page a transaction; returns those that are there."""
+        there = set()
+        for page in _pages(self.studio.tasks(project, ids), PAGE):
             with self.ledger.store.transaction():
                 for task in page:
                     self.take(task)
+            there |= {task.id for task in page}
+        return there
 
     def reconcile(self) -> None:
         """What stands in the chain of this campaign, and what was read as a judgment, are to be the same."""

@@ -2,7 +2,7 @@
 
 In: something that exchanges one request for one answer. Out: the data of the answer, or one line. Reads are repeated
 as long as patience lasts. A write is repeated only after its caller has looked whether it was carried out. The SDK is
-behind ``exchange`` (``studio.py``); what is said stands in ``faults.py``.
+behind ``exchange`` (``transport.py``); what is said stands in ``faults.py``.
 """
 
 from __future__ import annotations

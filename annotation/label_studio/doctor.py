@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 from align.core.config import BadInput
 from annotation.label_studio.faults import NEW_TOKEN, address, redact
 from annotation.label_studio.installation import VERSION
-from annotation.label_studio.studio import LOOPBACK, Studio
+from annotation.label_studio.studio import Studio
+from annotation.label_studio.transport import LOOPBACK
 
 TIMEOUT = 10.0
 

@@ -4,11 +4,7 @@ In: a server's address, a token, rows of task data that hold a ``pair_id``. Out:
 their annotations, or one line that says what is wrong. A write that got no answer is never repeated blindly: the
 server has no notion of "again", so what stands there is read back by ``pair_id`` and only what is missing is sent.
 Not here: what tasks mean (``interfaces/``), what was sent and read before (``ledger.py``), and starting a server
-(``server.py``). The only file that knows the SDK, which is imported when a client is made (1.5 s, 150 MB).
-
-Requests go through the SDK's own transport, which renews access tokens, and not through its typed methods: these
-repeat writes after lost replies, stop reading at a 404 as if it were the end, and change the type of a row with the
-annotations it has.
+(``server.py``).
 """
 
 from __future__ import annotations
@@ -19,14 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from align.core.config import BadInput
-from annotation.label_studio.calls import Answer, Calls, Exchange
-from annotation.label_studio.faults import NEW_TOKEN, Missing, Unanswered, address, refusal
+from annotation.label_studio.calls import Calls
+from annotation.label_studio.faults import NEW_TOKEN, Missing, Unanswered, address
 from annotation.label_studio.rows import (
     KEY,
-    Annotation,
     Imported,
     Keyed,
     Project,
@@ -36,19 +30,17 @@ from annotation.label_studio.rows import (
     first_ids,
     moment,
     parts,
-    read_annotation,
     read_keyed,
     read_project,
     read_task,
 )
+from annotation.label_studio.transport import connect
 
 LIST_LIMIT = 200  # keys in one filter: they travel in the address, which may not be longer
 SCAN_PAGE, READ_PAGE = 1000, 500
-TIMEOUT = 120.0
 PATIENCE = 60.0
 TOKEN = re.compile(r"[A-Za-z0-9_.=+/-]+")
 ANSWERED = condition("tasks:annotations_ids", "empty", "String", False)  # the server's counters can be wrong
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Studio:
@@ -157,7 +149,7 @@ class Studio:
         """When tasks changed last on which somebody's answer or skip stands, by id; since a moment, or all of them.
 
         A task counts as changed when an annotation was made, edited, skipped or deleted. The server's clock decides:
-        ask from some minutes before the newest change known. About 3,000 tasks a second; reading them whole, 300.
+        ask from some minutes before the newest change known.
         """
         changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
         include = {"fields": "task_only", "include": "id,updated_at"}
@@ -174,17 +166,6 @@ class Studio:
             listed = [condition("tasks:id", "in_list", "List", part)]
             for row in self._scan(project, listed, LIST_LIMIT, {"fields": "all"}):
                 yield read_task(row)
-
-    def annotations(self, task: int) -> list[Annotation]:
-        """Everything people answered to one task.
-
-        Raises:
-            BadInput: the task is gone.
-        """
-        try:
-            return [read_annotation(row, task) for row in self._calls.read(f"api/tasks/{task}/annotations/")]
-        except Missing:
-            raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
 
     def reopen(self, task: int, overlap: int) -> None:
         """Hand a task to more people, up to ``overlap`` in all; doing so twice changes nothing more.
@@ -333,36 +314,3 @@ class Studio:
             f"{self.url}: has no project {project}: it was deleted, or the address is another server's; nothing was "
             "changed: check LABEL_STUDIO_URL, or start a new campaign"
         )
-
-
-def connect(url: str, token: str) -> Exchange:
-    """The SDK's transport with its own repetitions off.
-
-    Raises:
-        BadInput: the token has expired.
-    """
-    import httpx
-    from label_studio_sdk import LabelStudio
-    from label_studio_sdk.core.api_error import ApiError
-
-    is_near = urlsplit(url).hostname in LOOPBACK  # no proxy leads there
-    client = httpx.Client(timeout=TIMEOUT, follow_redirects=True, trust_env=not is_near)
-    try:
-        sdk = LabelStudio(base_url=url, api_key=token, max_retries=0, timeout=TIMEOUT, httpx_client=client)
-    except ApiError as error:
-        raise BadInput(refusal(url, token, error.status_code or 401, error.body)) from None
-    transport = sdk._client_wrapper.httpx_client
-
-    def exchange(method: str, path: str, params: Mapping[str, Any] | None, content: bytes | None) -> Answer:
-        headers = {"Content-Type": "application/json"} if content else None
-        try:
-            reply = transport.request(path, method=method, params=params, content=content, headers=headers)
-        except ApiError as error:  # of renewing the access token
-            return Answer(error.status_code or 401, json.dumps(error.body).encode())
-        except httpx.RequestError as error:
-            raise Unanswered(f"{type(error).__name__}: {error}") from None
-        except ValueError:  # the SDK takes whatever answers a renewal for data
-            raise Unanswered("a page instead of data when renewing the access token") from None
-        return Answer(reply.status_code, reply.content)
-
-    return exchange
