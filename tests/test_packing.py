@@ -239,6 +239,26 @@ def test_a_hybrid_falls_back_to_padded_rows_and_says_why(hybrid_folder: Path) ->
             torch.testing.assert_close((logprobs, score), expected, atol=LOGPROB, rtol=0)
 
 
+@pytest.mark.parametrize(("leak", "layout"), [(3e-6, "tree"), (3e-5, "padded")])
+def test_a_leak_of_a_hundred_thousandth_costs_the_tree_layout(
+    leak: float, layout: Layout, model_folder: Callable[[str], Path]
+) -> None:
+    """Each position of the last layer also gets a part of the row's mean: what a sibling writes moves the logits."""
+    stack = Stack(model_folder("llama"), Compute(device="cpu"))
+    share = 1.0
+
+    def mix(module: Any, args: Any, hidden_RLD: Tensor) -> Tensor:
+        return hidden_RLD + share * hidden_RLD.mean(1, keepdim=True)
+
+    stack.base.model.layers[-1].register_forward_hook(mix)
+    share = 1e-3  # small enough that the logits move in proportion
+    share *= leak / leak_of(stack.base)
+    assert leak_of(stack.base) == pytest.approx(leak, rel=0.3)
+    verdict = choose_layout(stack)
+    assert (verdict.layout, stack.layout) == (layout, layout)
+    assert ("leak into each other" in verdict.reason) == (layout == "padded")
+
+
 def test_padded_can_be_asked_for(make_stack: Callable[..., Stack]) -> None:
     stack = make_stack("llama", layout="padded")
     assert stack.layout == "padded"

@@ -1,0 +1,90 @@
+"""What a reward is: scores with a known zero, and the price of a response that was cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pairs_run import write_pairs_run
+from small_trees import ModelFolder
+
+from align.core.config import Optim
+from align.core.files import write_jsonl
+from align.core.runs import Run, RunRecord
+from align.ppo import PPO, PPOConfig
+from align.rollout import Sample
+from align.score import ScoreConfig, score
+from annotation.types import prompt_id
+from rewards.train import RewardConfig, reward
+
+PROMPTS = [f"is the sky blue {i}" for i in range(12)]
+CENTRED = 1e-5  # |mean score|, fp32
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [(prompt, "yes thank you", "no maybe") for prompt in PROMPTS]
+    test = [(f"{prompt} today", "yes", "no") for prompt in PROMPTS]
+    return write_pairs_run(tmp_path_factory.mktemp("pairs") / "pairs", {"train": rows, "test": test})
+
+
+def candidates(path: Path, responses: list[str]) -> Path:
+    rows = []
+    for prompt in PROMPTS:
+        messages = [{"role": "user", "content": prompt}]
+        answers = [{"messages": [{"role": "assistant", "content": text}]} for text in responses]
+        rows.append({"prompt_id": prompt_id(messages), "prompt": messages, "responses": answers})
+    write_jsonl(path, rows)
+    return path
+
+
+# --- where the score's zero lies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("centred_on", ["candidates", "pairs"])
+def test_scores_average_zero_on_what_they_are_centred_on(
+    centred_on: str, pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """On the policy's own samples where they are given, else on the responses of the training pairs."""
+    on = {
+        "candidates": candidates(tmp_path / "candidates.jsonl", ["hello world", "green red", "the answer is maybe"]),
+        "pairs": candidates(tmp_path / "pairs.jsonl", ["yes thank you", "no maybe"]),
+    }
+    given = {"candidates": on["candidates"]} if centred_on == "candidates" else {}
+    config = RewardConfig(
+        run=tmp_path / "reward", pairs=pairs, policy=model_folder("llama"), batch=4, epochs=1, min_rows=1,
+        optim=Optim(lr=1e-2), **given,
+    )  # fmt: skip
+    record = reward(config)
+    means = {
+        name: score(ScoreConfig(run=tmp_path / f"score-{name}", candidates=path, reward=tmp_path / "reward"))
+        for name, path in on.items()
+    }
+    own, other = means.pop(centred_on).headline["score"], means.popitem()[1].headline["score"]
+    assert abs(own["mean"]) <= CENTRED and own["sd"] > 0.01
+    assert abs(other["mean"]) > 100 * CENTRED, "scores that are all zero would prove nothing"
+    assert record.headline["centred_on"] == {"what": centred_on, "n": own["n"]}
+
+
+# --- what a cut response costs ------------------------------------------------------------------------------------
+
+
+def flat(prompts: Any, completions: Any, **_: Any) -> list[float]:
+    return [0.25] * len(completions)
+
+
+@pytest.mark.parametrize(("given", "penalty"), [({}, 1.0), ({"missing_eos_penalty": 0.4}, 0.4)])
+def test_a_cut_response_loses_the_penalty(
+    given: dict[str, float], penalty: float, pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """TRL's ``missing_eos_penalty``, also its recipe's 1.0: taken off the score where no end was written."""
+    config = PPOConfig(
+        run=tmp_path / "ppo", policy=model_folder("llama"), pairs=pairs, functions=[f"{__name__}:flat"], batch=2,
+        samples=2, max_new_tokens=4, **given,
+    )  # fmt: skip
+    record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
+    state = PPO(config, Run(record), None)
+    ended, cut = Sample([30, state.stack.chat.stop_id], True, [-1.0, -1.0]), Sample([30, 31, 32, 33], False, [-1.0] * 4)
+    judged = state.judge(state.prompts[:2], [[ended, cut], [cut, ended]])
+    assert judged.extra == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
