@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from judging import ITEMS, comparison, edit, judgment, said
 from align.cli import run as align
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
-from align.core.runs import Run, stage
+from align.core.runs import Run, read_run, stage
 from annotation.agreement import AgreementConfig, agreement
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
@@ -314,8 +313,8 @@ def test_a_store_that_was_started_anew_says_so(tmp_path: Path, capsys: pytest.Ca
     runs = campaign_of_runs(tmp_path)
     feedback = tmp_path / "feedback.db"
     for file in runs.glob("*/run.json"):
-        record = json.loads(file.read_text())
-        file.write_text(json.dumps({**record, "created": "2020-01-01T00:00:00+00:00"}))
+        record = read_run(file.parent).model_copy(update={"created": "2020-01-01T00:00:00+00:00"})
+        file.write_text(record.sealed())
     for file in tmp_path.glob("feedback.db*"):
         file.unlink()
     with Store.open(feedback, write=True) as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from counting import CountConfig, count, everything
 
 from align.core.config import BadInput, Optim, build
-from align.core.files import artefact_hash, write_text
+from align.core.files import artefact_hash, write_json, write_text
 from align.core.runs import Run, finished_run, read_run
 
 
@@ -89,6 +90,21 @@ def test_a_crash_shows_and_the_same_command_goes_on(
         count(CountConfig(run=tmp_path / "runs" / "b", data=data, more=[config.run]))
     after = count(config)
     assert (after.status, after.error, after.id) == ("finished", None, record.id)
+
+
+@pytest.mark.parametrize(
+    "change", [{"headline": {"n": 3}}, {"artefact": "0" * 64}, {"status": "failed"}, {"lineage": {}}]
+)
+def test_a_record_edited_by_hand_is_refused(change: dict[str, Any], config: CountConfig, tmp_path: Path) -> None:
+    count(config)
+    file = config.run / "run.json"
+    record = json.loads(file.read_text())
+    write_json(file, record)  # the same content in another layout is no edit
+    assert read_run(config.run).headline == {"n": 2}
+    write_json(file, record | change)
+    for read in (lambda: read_run(config.run), lambda: count(config)):
+        with pytest.raises(BadInput, match=r"run\.json: edited after the run wrote it .*run `count` again"):
+            read()
 
 
 def test_finished_run_checks_the_stage(config: CountConfig, tmp_path: Path) -> None:

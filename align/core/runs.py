@@ -56,6 +56,15 @@ class RunRecord(BaseModel):
     code: dict[str, str] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, Any] = Field(default_factory=dict)
+    checksum: str | None = None
+
+    def sealed(self) -> str:
+        """The record as JSON with the sha256 of everything else in it, so that a number edited by hand shows.
+
+        It is no signature: who edits can compute it anew. Records of earlier versions have none.
+        """
+        self.checksum = _checksum(json.loads(self.model_dump_json()))
+        return self.model_dump_json(indent=1) + "\n"
 
 
 class Run:
@@ -92,7 +101,7 @@ class Run:
         self.record.peak_memory_mb = max(self.record.peak_memory_mb or 0.0, machine.peak_memory_mb())
         self._since = now
         if self.is_main:
-            write_text(self.path / "run.json", self.record.model_dump_json(indent=1) + "\n")
+            write_text(self.path / "run.json", self.record.sealed())
 
 
 Parameters = ParamSpec("Parameters")
@@ -143,17 +152,26 @@ def read_run(path: Path) -> RunRecord:
     """Read ``run.json`` of a run folder.
 
     Raises:
-        BadInput: no such folder, or its record cannot be read.
+        BadInput: no such folder, or its record cannot be read or was edited.
     """
     file = path / "run.json"
     try:
-        record = RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        record = RunRecord.model_validate_json(text)
     except FileNotFoundError:
         raise BadInput(f"{path}: not a run folder (no run.json); name the folder a stage wrote") from None
     except ValueError as error:
         raise BadInput(f"{file}: not a readable run record ({str(error).splitlines()[0]})") from error
+    if record.checksum is not None and record.checksum != _checksum(json.loads(text)):
+        raise BadInput(f"{file}: edited after the run wrote it (its checksum does not fit); run `{record.stage}` again")
     record.path = str(path)
     return record
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """sha256 of a record's JSON without the checksum itself."""
+    rest = {key: value for key, value in record.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def finished_run(path: Path, stages: Iterable[str] = ()) -> RunRecord:
