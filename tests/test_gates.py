@@ -29,39 +29,87 @@ def one_each(values: Iterable[float | None]) -> Scores:
 
 
 OLD = [1.0] * 190 + [0.0] * 10
+GAIN = {"type": "improves", "margin": None}
+LESS = {"metric": "over_refusal"}
 VERDICTS = [
-    ("nothing differs, 10 items", [1.0] * 10, [1.0] * 10, {}, "insufficient"),
-    ("nothing differs, 58 items", [1.0] * 58, [1.0] * 58, {}, "insufficient"),
-    ("nothing differs, 61 items", [1.0] * 61, [1.0] * 61, {}, "pass"),
-    ("worse beyond the margin", [0.0] * 60 + OLD[60:], OLD, {}, "fail"),
-    ("worse, nobody knows by how much", [0.0] * 10 + OLD[10:], OLD, {}, "insufficient"),
-    ("better", [1.0] * 200, OLD, {}, "pass"),
-    ("too few items by the gate's own rule", [1.0] * 200, OLD, {"min_items": 201}, "insufficient"),
-    ("nothing scored", [None] * 200, OLD, {}, "insufficient"),
-    ("many unscored", [None] * 30 + [1.0] * 170, OLD, {}, "insufficient"),
-    ("a few unscored", [None] * 3 + [1.0] * 197, OLD, {}, "pass"),
-    ("the reference guesses", [1.0] * 100 + [0.0] * 100, [1.0] * 100 + [0.0] * 100, {"chance": 0.5}, "insufficient"),
-    ("the reference knows", [1.0] * 100 + [0.0] * 100, [1.0] * 100 + [0.0] * 100, {"chance": 0.25}, "pass"),
-    ("lower is better: rose", OLD, [0.0] * 60 + OLD[60:], {"metric": "over_refusal"}, "fail"),
-    ("lower is better: fell", [0.0] * 60 + OLD[60:], OLD, {"metric": "over_refusal"}, "pass"),
-    ("does not vary at all", [2.0] * 200, [2.0] * 200, {"metric": "gold_utility"}, "insufficient"),
-    ("improves", [1.0] * 200, [1.0] * 150 + [0.0] * 50, {"type": "improves", "margin": None}, "pass"),
-    ("improves, but too little", [1.0] * 200, OLD, {"type": "improves", "margin": None, "gain": 0.2}, "fail"),
-    ("improves: no difference", OLD, OLD, {"type": "improves", "margin": None}, "insufficient"),
+    ("nothing differs, 10 items", [1.0] * 10, [1.0] * 10, {}, "insufficient", "too few"),
+    ("nothing differs, 58 items", [1.0] * 58, [1.0] * 58, {}, "insufficient", "too few"),
+    ("nothing differs, 61 items", [1.0] * 61, [1.0] * 61, {}, "pass", "proved not worse"),
+    ("worse beyond the margin", [0.0] * 60 + OLD[60:], OLD, {}, "fail", "proved worse"),
+    ("0 to 9 harmful of 100", [0.0] * 9 + [1.0] * 91, [1.0] * 100, {}, "insufficient", "probably worse"),
+    (
+        "slightly more lost than the margin",
+        [0.0] * 4 + OLD[4:],
+        OLD,
+        {"margin": 0.01},
+        "insufficient",
+        "probably worse",
+    ),
+    (
+        "a little worse",
+        [0.0] * 6 + [1.0] * 3 + OLD[9:],
+        [1.0] * 6 + [0.0] * 3 + OLD[9:],
+        {"margin": 0.04},
+        "insufficient",
+        "too few",
+    ),
+    ("better", [1.0] * 200, OLD, {}, "pass", "proved not worse"),
+    ("too few items by the gate's own rule", [1.0] * 200, OLD, {"min_items": 201}, "insufficient", "too few"),
+    ("nothing scored", [None] * 200, OLD, {}, "insufficient", "missing"),
+    ("many unscored", [None] * 30 + [1.0] * 170, OLD, {}, "insufficient", "missing"),
+    ("a few unscored", [None] * 3 + [1.0] * 197, OLD, {}, "pass", "proved not worse"),
+    ("the reference guesses", [1.0, 0.0] * 100, [1.0, 0.0] * 100, {"chance": 0.5}, "insufficient", "missing"),
+    ("the reference knows", [1.0, 0.0] * 100, [1.0, 0.0] * 100, {"chance": 0.25}, "pass", "proved not worse"),
+    ("lower is better: rose", OLD, [0.0] * 60 + OLD[60:], LESS, "fail", "proved worse"),
+    ("lower is better: fell", [0.0] * 60 + OLD[60:], OLD, LESS, "pass", "proved not worse"),
+    ("does not vary at all", [2.0] * 200, [2.0] * 200, {"metric": "gold_utility"}, "insufficient", "missing"),
+    ("improves", [1.0] * 200, [1.0] * 150 + [0.0] * 50, GAIN, "pass", "proved gain"),
+    ("improves, but too little", [1.0] * 200, OLD, GAIN | {"gain": 0.2}, "fail", "proved no gain"),
+    ("improves: no difference", OLD, OLD, GAIN, "insufficient", "probably no gain"),
+    ("improves: a little", [1.0] * 192 + [0.0] * 8, OLD, GAIN, "insufficient", "too few"),
 ]
 
 
-@pytest.mark.parametrize(("case", "new", "old", "changes", "verdict"), VERDICTS, ids=[row[0] for row in VERDICTS])
-def test_verdicts(case: str, new: list[Any], old: list[Any], changes: dict[str, Any], verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "new", "old", "changes", "verdict", "status"), VERDICTS, ids=[row[0] for row in VERDICTS]
+)
+def test_verdicts(
+    case: str, new: list[Any], old: list[Any], changes: dict[str, Any], verdict: str, status: str
+) -> None:
     found = judge(gate(**changes), one_each(new), one_each(old))
-    assert found.verdict == verdict, found.reason
+    assert (found.verdict, found.status) == (verdict, status), found.reason
 
 
-@pytest.mark.parametrize(("limit", "verdict"), [(0.5, "pass"), (0.01, "fail"), (0.05, "insufficient")])
-def test_limits(limit: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("lost", "won", "reason"),
+    [
+        (2, 4, "0.01 better than base; at worst 0.0"),
+        (5, 0, "0.025 worse than base; at worst 0.0"),
+        (3, 3, "no better or worse than base; at worst 0.0"),
+    ],
+)
+def test_a_pass_says_what_was_seen_before_what_may_be(lost: int, won: int, reason: str) -> None:
+    """An estimate that improved is never called worse, and nobody is told that it is worse by less than something."""
+    old = [1.0] * lost + [0.0] * (200 - lost)
+    new = [0.0] * lost + [1.0] * won + [0.0] * (200 - lost - won)
+    found = judge(gate(margin=0.08), one_each(new), one_each(old))
+    assert found.verdict == "pass" and found.reason.startswith(reason), found.reason
+    assert found.reason.endswith("worse (margin 0.08)")
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict", "status"),
+    [
+        (0.5, "pass", "proved within"),
+        (0.01, "fail", "proved above"),
+        (0.045, "insufficient", "probably above"),
+        (0.055, "insufficient", "too few"),
+    ],
+)
+def test_limits(limit: float, verdict: str, status: str) -> None:
     few = one_each([1.0] * 10 + [0.0] * 190)
     found = judge(gate(type="at_most", limit=limit, margin=None, against=None, metric="garbage"), few, None)
-    assert found.verdict == verdict, found.reason
+    assert (found.verdict, found.status) == (verdict, status), found.reason
 
 
 def test_other_items_are_no_evidence() -> None:
@@ -128,10 +176,26 @@ def test_the_shipped_gates_are_valid() -> None:
         ("gates:\n- {name: a, suite: s, metric: accuracy, margin: 0.1}", "against"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, marign: 0.1}", "did you mean 'margin'"),
         ("gates:\n- {name: a, suite: s, metric: kl, type: at_most}", "limit"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 5}", "allows any worsening"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 1}", "has 1 to lose"),
+        ("gates:\n- {name: a, suite: s, metric: bits_per_byte, against: base, margin: 8}", "has 8 to lose"),
+        ("gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: .inf}", "finite number"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: .nan}", "margin"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: 0.4}", "level"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: .nan}", "level"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, chance: .nan}", "chance"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, gain: 0.1}", "gain"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, type: improves, gain: 1}", "gain 1 cannot be"),
+        ("gates:\n- {name: a, suite: s, metric: gold_utility, against: base, type: improves, gain: .inf}", "finite"),
+        ("gates:\n- {name: a, suite: s, metric: garbage, type: at_most, limit: 1}", "decides nothing"),
+        ("gates:\n- {name: a, suite: s, metric: garbage, type: at_most, limit: -1}", "from 0 to 1"),
+        ("gates:\n- {name: a, suite: s, metric: kl, type: at_most, limit: 0}", "from 0 to inf"),
+        ("gates:\n- {name: a, suite: s, metric: kl, type: at_most, limit: .inf}", "finite"),
         ("gates:\n- &g {name: a, suite: s, metric: accuracy, against: base, margin: 0.1}\n- *g", "named 'a'"),
     ],
 )
 def test_bad_gates_are_refused(tmp_path: Path, text: str, said: str) -> None:
     write_text(tmp_path / "gates.yaml", text)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=said) as refused:
         load_gates(tmp_path / "gates.yaml")
+    assert "\n" not in str(refused.value)

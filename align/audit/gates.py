@@ -11,18 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from align.audit.history import Scores, kind_of
 from align.core.config import BadInput, Frozen, build, read_yaml
 from align.evals.stats import (
-    HIGHER_IS_BETTER,
+    METRICS,
     detectable,
     higher_is_better,
     holm,
     is_share,
     limit_bounds,
     mean_interval,
+    metric_of,
     needed_n,
     paired_difference,
     paired_p,
@@ -30,12 +31,27 @@ from align.evals.stats import (
 )
 
 Verdict = Literal["pass", "fail", "insufficient"]
+Status = Literal[
+    "missing",  # not measured, not comparable, at chance, or hidden by missing answers
+    "too few",
+    "probably worse",
+    "proved worse",
+    "proved not worse",
+    "probably above",  # the limit, as at_most asks
+    "proved above",
+    "proved within",
+    "probably no gain",  # or too small a one, as improves asks
+    "proved no gain",
+    "proved gain",
+]
 EXIT: dict[str, int] = {"pass": 0, "fail": 1, "insufficient": 3}
 MAX_UNSCORED = 0.05  # share of items without a score beyond which those that have one may be a selection
 
 
 class Gate(Frozen):
     """One demand. ``margin``, ``gain`` and ``limit`` are in the metric's own unit; ``level`` is one-sided."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
     type: Literal["non_inferior", "improves", "at_most"] = "non_inferior"
@@ -45,22 +61,40 @@ class Gate(Frozen):
     margin: float | None = Field(default=None, gt=0, description="non_inferior: the worsening that is allowed")
     gain: float = Field(default=0.0, ge=0, description="improves: more than this")
     limit: float | None = Field(default=None, description="at_most: the candidate's mean, without a reference")
-    level: float = Field(default=0.05, gt=0, lt=0.5)
+    level: float = Field(default=0.05, ge=0.0001, le=0.1)
     min_items: int = Field(default=30, ge=2)
     policy: Literal["sample", "greedy"] | None = Field(default=None, description="null: one both sides have")
     chance: float | None = Field(default=None, ge=0, lt=1, description="null: as the evaluation knows it")
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        if self.metric.partition("/")[0] not in HIGHER_IS_BETTER:
-            raise ValueError(f"metric '{self.metric}' has no known direction; known: {', '.join(HIGHER_IS_BETTER)}")
+        if self.metric.partition("/")[0] not in METRICS:
+            raise ValueError(f"metric '{self.metric}' has no known direction; known: {', '.join(METRICS)}")
         if self.type == "at_most" and (self.limit is None or self.against or self.margin):
             raise ValueError("type at_most takes 'limit', and neither 'against' nor 'margin'")
         if self.type != "at_most" and (self.against is None or self.limit is not None):
             raise ValueError(f"type {self.type} needs 'against: base' or 'sft', and takes no 'limit'")
         if (self.type == "non_inferior") != (self.margin is not None):
             raise ValueError("'margin' belongs to type non_inferior, which needs it")
+        if self.type != "improves" and self.gain:
+            raise ValueError("'gain' belongs to type improves")
+        self._check_scale()
         return self
+
+    def _check_scale(self) -> None:
+        """Refuse what every policy or none would satisfy, by the range of the metric."""
+        metric = metric_of(self.metric)
+        if self.margin is not None and self.margin >= metric.widest:
+            raise ValueError(
+                f"margin {self.margin:g} allows any worsening: {self.metric} has {metric.widest:.3g} to lose at most"
+            )
+        if self.gain >= metric.widest:
+            raise ValueError(f"gain {self.gain:g} cannot be: {self.metric} has {metric.widest:.3g} to gain at most")
+        if self.limit is not None and not metric.low < self.limit < metric.high:
+            raise ValueError(
+                f"limit {self.limit:g} decides nothing: {self.metric} lies from {metric.low:g} to {metric.high:g}, "
+                "and a limit lies between them"
+            )
 
 
 class GatesFile(Frozen):
@@ -70,8 +104,11 @@ class GatesFile(Frozen):
 
 
 class Finding(Frozen):
-    """One gate's outcome. ``delta`` is candidate - reference (at_most: the candidate's mean), between one-sided
-    bounds ``low`` and ``high`` at ``level`` each; ``needed_n`` items would decide a true difference of zero."""
+    """One gate's outcome; ``status`` says in a few words what was shown.
+
+    ``delta`` is candidate - reference (at_most: the candidate's mean), between one-sided bounds ``low`` and ``high`` at
+    ``level`` each; ``needed_n`` items would decide a true difference of zero.
+    """
 
     gate: str
     type: str
@@ -80,6 +117,7 @@ class Finding(Frozen):
     against: str | None
     policy: str | None = None
     verdict: Verdict
+    status: Status
     reason: str
     candidate: float | None = None
     reference: float | None = None
@@ -148,13 +186,16 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
         facts["needed_n"] = _needed(gate, found.sd)
     if reason := _unfit(gate, found.n, found.n_scored) or _at_chance(gate, old, chance):
         return insufficient(gate, reason, **facts)
+    if reason := _too_few(gate, found.n_scored):
+        return insufficient(gate, reason, "too few", **facts)
     if found.low is None or found.high is None:
         return insufficient(gate, f"no interval: {found.method}", **facts)
     return _decide(gate, found.low, found.high, facts)
 
 
-def insufficient(gate: Gate, reason: str, **facts: Any) -> Finding:
-    return _finding(gate, "insufficient", reason, facts)
+def insufficient(gate: Gate, reason: str, status: Status = "missing", **facts: Any) -> Finding:
+    """A gate that is not decided; by default because something is missing."""
+    return _finding(gate, "insufficient", status, reason, facts)
 
 
 def overall(findings: Sequence[Finding]) -> Verdict:
@@ -168,13 +209,13 @@ def regressed(findings: Sequence[Finding], level: float = 0.05) -> list[str]:
     """Metrics (``metric against reference``) that got worse at all, margin or not, named under Holm's correction."""
     tested = [f for f in findings if f.p is not None and f.delta is not None]
     adjusted = holm([f.p for f in tested if f.p is not None])
-    worse = [f for f, p in zip(tested, adjusted, strict=True) if p <= level and _oriented(f) < 0]
+    worse = [f for f, p in zip(tested, adjusted, strict=True) if p <= level and _turned(f.metric, f.delta or 0.0) < 0]
     return list(dict.fromkeys(f"{f.metric} against {f.against}" for f in worse))
 
 
-def _oriented(finding: Finding) -> float:
-    delta = finding.delta or 0.0
-    return delta if higher_is_better(finding.metric) else -delta
+def _turned(metric: str, delta: float) -> float:
+    """A difference turned so that up is better."""
+    return delta if higher_is_better(metric) else -delta
 
 
 def _judge_limit(gate: Gate, new: Scores, facts: dict[str, Any]) -> Finding:
@@ -188,40 +229,59 @@ def _judge_limit(gate: Gate, new: Scores, facts: dict[str, Any]) -> Finding:
         return insufficient(gate, f"the candidate's evaluation holds no result of {gate.metric}", **facts)
     if reason := _unfit(gate, len(items), n_scored):
         return insufficient(gate, reason, **facts)
+    if reason := _too_few(gate, n_scored):
+        return insufficient(gate, reason, "too few", **facts)
     if low is None or high is None:
         return insufficient(gate, f"no interval: {method}", **facts)
     limit = gate.limit or 0.0
     if high <= limit:
-        return _finding(gate, "pass", f"at most {high:.3g}, limit {limit:g}", facts)
+        return _finding(gate, "pass", "proved within", f"at most {high:.3g} (limit {limit:g})", facts)
     if low > limit:
-        return _finding(gate, "fail", f"at least {low:.3g}, limit {limit:g}", facts)
-    return insufficient(gate, f"between {low:.3g} and {high:.3g}, limit {limit:g}", **facts)
+        return _finding(gate, "fail", "proved above", f"at least {low:.3g} (limit {limit:g})", facts)
+    status: Status = "probably above" if mean is not None and mean > limit else "too few"
+    return insufficient(gate, f"{mean:.3g} seen, between {low:.3g} and {high:.3g} (limit {limit:g})", status, **facts)
 
 
 def _decide(gate: Gate, low: float, high: float, facts: dict[str, Any]) -> Finding:
     """Compare the bounds, turned so that up is better, with what the gate allows."""
     worst, best = (low, high) if higher_is_better(gate.metric) else (-high, -low)
+    seen = _turned(gate.metric, facts["delta"])
     if gate.type == "improves":
-        wanted = f"more than {gate.gain:g}" if gate.gain else "a gain"
-        if worst > gate.gain:
-            return _finding(gate, "pass", f"better than {gate.against} by at least {worst:.3g}", facts)
-        if best < gate.gain:
-            return _finding(gate, "fail", f"better than {gate.against} by at most {best:.3g}; asked: {wanted}", facts)
-        return insufficient(
-            gate, f"gain over {gate.against} between {worst:.3g} and {best:.3g}; asked: {wanted}", **facts
-        )
+        return _decide_gain(gate, worst, seen, best, facts)
     margin = gate.margin or 0.0
+    allowed = f"(margin {margin:g})"
     if worst > 0:
-        return _finding(gate, "pass", f"better than {gate.against} by at least {worst:.3g}", facts)
+        reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g}"
+        return _finding(gate, "pass", "proved not worse", reason, facts)
+    at_worst = f"{_seen(seen)} than {gate.against}; at worst {-worst:.3g} worse {allowed}"
     if worst > -margin:
-        return _finding(gate, "pass", f"worse than {gate.against} by less than {-worst:.3g} (margin {margin:g})", facts)
+        return _finding(gate, "pass", "proved not worse", at_worst, facts)
     if best < -margin:
-        return _finding(gate, "fail", f"worse than {gate.against} by at least {-best:.3g} (margin {margin:g})", facts)
+        reason = f"worse than {gate.against} by {-seen:.3g}, at least {-best:.3g} {allowed}"
+        return _finding(gate, "fail", "proved worse", reason, facts)
+    if best < 0:
+        reason = f"worse than {gate.against} by {-seen:.3g}, between {-best:.3g} and {-worst:.3g} {allowed}"
+        return insufficient(gate, reason, "probably worse", **facts)
     needed = facts.get("needed_n")
     more = f"; about {needed} items decide it if nothing changed" if needed and needed > facts["n_scored"] else ""
-    return insufficient(
-        gate, f"may be worse than {gate.against} by up to {-worst:.3g} (margin {margin:g}){more}", **facts
-    )
+    return insufficient(gate, at_worst + more, "probably worse" if seen < -margin else "too few", **facts)
+
+
+def _decide_gain(gate: Gate, worst: float, seen: float, best: float, facts: dict[str, Any]) -> Finding:
+    wanted = f"asked: more than {gate.gain:g}"
+    if worst > gate.gain:
+        reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g} ({wanted})"
+        return _finding(gate, "pass", "proved gain", reason, facts)
+    if best < gate.gain:
+        reason = f"{_seen(seen)} than {gate.against}; at best {best:+.3g} ({wanted})"
+        return _finding(gate, "fail", "proved no gain", reason, facts)
+    reason = f"{_seen(seen)} than {gate.against}; gain between {worst:+.3g} and {best:+.3g} ({wanted})"
+    return insufficient(gate, reason, "probably no gain" if seen <= gate.gain else "too few", **facts)
+
+
+def _seen(turned: float) -> str:
+    """The estimate in words that fit before ``than``."""
+    return "no better or worse" if turned == 0 else f"{abs(turned):.3g} {'better' if turned > 0 else 'worse'}"
 
 
 def _needed(gate: Gate, sd: float) -> int | None:
@@ -237,9 +297,11 @@ def _unfit(gate: Gate, n: int, n_scored: int) -> str | None:
         return f"none of {n} items was scored"
     if n - n_scored > MAX_UNSCORED * n:
         return f"{n - n_scored} of {n} items have no score: those that have one may be a selection"
-    if n_scored < gate.min_items:
-        return f"{n_scored} items, the gate asks for {gate.min_items}"
     return None
+
+
+def _too_few(gate: Gate, n_scored: int) -> str | None:
+    return f"{n_scored} items, the gate asks for {gate.min_items}" if n_scored < gate.min_items else None
 
 
 def _at_chance(gate: Gate, old: Scores, measured: float | None) -> str | None:
@@ -255,7 +317,7 @@ def _at_chance(gate: Gate, old: Scores, measured: float | None) -> str | None:
     )
 
 
-def _finding(gate: Gate, verdict: Verdict, reason: str, facts: dict[str, Any]) -> Finding:
+def _finding(gate: Gate, verdict: Verdict, status: Status, reason: str, facts: dict[str, Any]) -> Finding:
     shared: dict[str, Any] = {"gate": gate.name, "margin": gate.limit if gate.type == "at_most" else gate.margin}
     copied = gate.model_dump(include={"type", "suite", "metric", "against", "level"})
-    return Finding(**copied, **shared, verdict=verdict, reason=reason, **facts)
+    return Finding(**copied, **shared, verdict=verdict, status=status, reason=reason, **facts)
