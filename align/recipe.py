@@ -19,7 +19,7 @@ from pydantic import Field
 
 from align.core.config import BadInput, Frozen, StageConfig, build, override
 from align.core.files import lock
-from align.core.runs import RunRecord, is_run
+from align.core.runs import RunRecord, check_folder, is_ours, is_run
 from align.verbs import find, run_stage, stage_config
 
 EXIT = {"pass": 0, "fail": 1, "insufficient": 3}
@@ -87,8 +87,16 @@ def step_config(recipe: RecipeConfig, step: Step, where: str) -> StageConfig:
 
 
 def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
-    """Run the steps that are wanted, in order, and return their records."""
+    """Run the steps that are wanted, in order, and return their records.
+
+    Raises:
+        BadInput: a folder that is not this recipe's to write to, told before anything is run or written; or what a
+            step raises.
+    """
     steps = wanted(recipe)
+    _check_runs(recipe)
+    for step in steps:
+        check_folder(step_config(recipe, step, where))
     with lock(recipe.runs):
         if recipe.redo is not None:
             _clear(recipe)
@@ -147,13 +155,25 @@ def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
+def _check_runs(recipe: RecipeConfig) -> None:
+    """Refuse a folder of runs that holds something and neither a run, a store nor the lock of one."""
+    folder = recipe.runs
+    if is_run(folder):
+        raise BadInput(f"runs: {folder} is itself a run; name a folder for the runs of this recipe")
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()}
+    if names and not names & {".lock", "feedback.db"} and not any(is_run(folder / name) for name in names):
+        raise BadInput(f"runs: {folder} holds {min(names)} and no runs; name a new or an empty folder")
+
+
 def _clear(recipe: RecipeConfig) -> None:
     """Remove the run of ``redo`` and of every step that follows from it."""
     stale = {recipe.redo}
     for step in recipe.steps:
         if step.name in stale or parents(recipe, step) & stale:
             stale.add(step.name)
-            if is_run(recipe.runs / step.name):
+            if is_run(recipe.runs / step.name) and is_ours(recipe.runs / step.name):
                 shutil.rmtree(recipe.runs / step.name)
             if step.stage in ("simulate", "import") and "feedback" not in step.config:
                 for file in recipe.runs.glob("feedback.db*"):  # the recipe's own store; one named by the user is kept

@@ -179,3 +179,13 @@ def test_the_salt_outlives_what_is_written_and_older_stores_gain_one(tmp_path: P
     with Store.open(path, write=True) as store:
         remove(store, comparison=store.comparisons()[0].id)
         assert store.salt() == first and len(first) == 32
+
+
+def test_a_folder_of_something_else_is_not_written_into(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "comparisons.jsonl").write_text("my own")
+    with pytest.raises(BadInput, match="holds files and no export"):
+        export(out=folder, feedback=path)
+    assert [file.read_text() for file in folder.iterdir()] == ["my own"]
+    assert export(out=tmp_path / "out", feedback=path) == export(out=tmp_path / "out", feedback=path)

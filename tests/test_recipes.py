@@ -16,7 +16,7 @@ from align.check import check
 from align.core.config import BadInput, read_yaml
 from align.core.runs import RunRecord
 from align.init import init, sizing
-from align.recipe import RecipeConfig, exit_code, load_recipe, wanted
+from align.recipe import RecipeConfig, exit_code, load_recipe, run_recipe, wanted
 from align.verbs import STAGES, stage_config
 from annotation.campaign.settings import load_campaign
 
@@ -80,6 +80,37 @@ def test_overrides_reach_the_recipe_or_a_step() -> None:
 def test_a_wrong_recipe_names_what_is_wrong(assignments: list[str], changes: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInput, match=told):
         recipe(*assignments, **changes)
+
+
+@pytest.mark.parametrize(
+    ("there", "runs", "told"),
+    [
+        ("notes/todo.txt", "notes", "holds todo.txt and no runs"),
+        ("runs/sft/notes.txt", "runs", "holds notes.txt and no run"),
+        ("runs/run.json", "runs", "is itself a run"),
+        ("model/config.json", "model", "holds config.json and no runs"),
+        ("model/config.json", "model/tuned", "lies in the input 'model'"),
+    ],
+)
+def test_a_recipe_writes_only_where_its_own_runs_lie(there: str, runs: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / there
+    file.parent.mkdir(parents=True)
+    file.write_text('{"stage": "pocket", "status": "finished"}')
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    (tmp_path / "runs" / ".lock").touch()
+    own = recipe(runs=str(tmp_path / runs), model=str(tmp_path / "model"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BadInput, match=told):
+        run_recipe(own, "recipe.yaml")
+    assert sorted(tmp_path.rglob("*")) == before, "told before the first step, and before a lock"
+
+
+def test_redo_removes_no_folder_of_another_program(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "world").mkdir(parents=True)
+    (tmp_path / "runs" / "world" / "run.json").write_text('{"name": "mine"}')
+    with pytest.raises(BadInput, match="another program's"):
+        run_recipe(recipe("redo=world", "until=world", runs=str(tmp_path / "runs")), "recipe.yaml")
+    assert (tmp_path / "runs" / "world" / "run.json").exists()
 
 
 @pytest.mark.parametrize(

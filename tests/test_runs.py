@@ -134,3 +134,57 @@ def test_a_finished_run_whose_files_were_changed_is_no_input(data: Path, tmp_pat
     (tmp_path / "one" / "result.json").write_text('{"n": 3}')
     with pytest.raises(BadInput, match="one: its files are not those the run left"):
         count(CountConfig(run=tmp_path / "three", data=data, more=[tmp_path / "one"]))
+
+
+def spoil(name: str, data: Path, tmp_path: Path) -> CountConfig:
+    """A config whose run folder is not this run's to write to; what lies there already is in ``everything``."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    if name == "prompts":
+        write_text(folder / "prompts.jsonl", "{}")
+    elif name == "a config of somebody's":
+        write_text(folder / "config.yaml", "learning_rate: 1")
+    elif name == "another program's run.json":
+        write_text(folder / "run.json", '{"name": "mine"}')
+    elif name == "a folder of folders":
+        (folder / "empty").mkdir()
+    elif name == "a file":
+        return CountConfig(run=data, data=tmp_path / "theirs")
+    elif name == "the input":
+        return CountConfig(run=folder, data=data, more=[folder])
+    elif name == "in an input":
+        return CountConfig(run=folder / "deep" / "run", data=data, more=[folder / "."])
+    elif name == "above an input":
+        return CountConfig(run=tmp_path, data=data)
+    elif name == "in a run":
+        count(CountConfig(run=folder / "first", data=data))
+        return CountConfig(run=folder / "first" / "second", data=data)
+    return CountConfig(run=folder, data=data)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("prompts", "holds prompts.jsonl and no run"),
+        ("a config of somebody's", "holds config.yaml and no run"),
+        ("another program's run.json", "another program's"),
+        ("a folder of folders", "holds empty and no run"),
+        ("a file", "is a file"),
+        ("the input", r"lies in the input 'more\[0\]'"),
+        ("in an input", r"lies in the input 'more\[0\]'"),
+        ("above an input", "holds the input 'data'"),
+        ("in a run", "lies in the run .*first"),
+    ],
+)
+def test_a_run_is_written_only_into_a_folder_of_its_own(name: str, told: str, data: Path, tmp_path: Path) -> None:
+    config = spoil(name, data, tmp_path)
+    before = everything(tmp_path)
+    with pytest.raises(BadInput, match=f"{told}.*choose") as error:
+        count(config)
+    assert "\n" not in str(error.value)
+    assert everything(tmp_path) == before, "nothing was touched, not even by a lock"
+
+
+def test_what_a_kill_at_the_very_start_leaves_is_no_hindrance(config: CountConfig) -> None:
+    write_text(config.run / "run.json.tmp", '{"id": "cou')
+    assert count(config).status == "finished"

@@ -111,8 +111,8 @@ def test_too_long_and_repeated_prompts_are_dropped_and_counted(tmp_path: Path, m
 
 
 def test_split_limit_and_their_errors(tmp_path: Path, model_folder: ModelFolder) -> None:
-    prompts = prompts_file(tmp_path, some_prompts())
-    rows = run_sample(tmp_path / "run", model_folder("llama"), tmp_path, k=1, split="train", limit=1)
+    prompts = prompts_file(tmp_path / "world", some_prompts())
+    rows = run_sample(tmp_path / "run", model_folder("llama"), tmp_path / "world", k=1, split="train", limit=1)
     assert [row["family"] for row in rows] == ["f1"]
     with pytest.raises(BadInput, match="no prompts of split 'dev' .*test, train"):
         run_sample(tmp_path / "none", model_folder("llama"), prompts, split="dev")

@@ -111,3 +111,10 @@ def test_an_environment_of_another_kind_is_left_alone(monkeypatch: pytest.Monkey
         with pytest.raises(BadInput, match=word):
             install(folder)
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_folder_of_something_else_gets_no_server(tmp_path: Path) -> None:
+    (tmp_path / "server.log").write_text("the log of my own server")
+    with pytest.raises(BadInput, match="holds files and no server"):
+        start(tmp_path, VENV, say=lambda line: None)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["the log of my own server"]

@@ -27,6 +27,7 @@ from align.core import machine
 from align.core.config import BadInput, StageConfig
 from align.core.files import artefact_hash, file_hash, lock, write_text
 
+LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
 
 
@@ -117,11 +118,13 @@ def stage(
     finished one untouched), records how it ended, and hashes what it left.
 
     Raises:
-        BadInput: the folder holds a run of another config or other inputs, or an input is missing.
+        BadInput: the folder holds a run of another config or other inputs, or something else than a run; or an input
+            is missing.
     """
 
     @functools.wraps(body)
     def run_stage(config: ConfigT, *args: Parameters.args, **kwargs: Parameters.kwargs) -> RunRecord:
+        check_folder(config)
         with lock(config.run.parent):
             record, finished = _open(config)
             if finished:
@@ -195,6 +198,31 @@ def is_ours(path: Path) -> bool:
         return {"stage", "status"} <= set(json.loads((path / "run.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return True  # unreadable: read_run says what is wrong
+
+
+def check_folder(config: StageConfig) -> None:
+    """Refuse to write a run where anything else lies: nothing there is touched, not even by a lock.
+
+    Raises:
+        BadInput: the folder is a file, holds something and no run of ours, lies in a run, or is, holds or lies in an
+            input.
+    """
+    folder = config.run.resolve()
+    for name, path in input_paths(config).items():
+        place = path.resolve()
+        if folder == place or place in folder.parents:
+            raise BadInput(f"{config.run}: lies in the input '{name}' ({path}); choose another run= folder")
+        if folder in place.parents:
+            raise BadInput(f"{config.run}: holds the input '{name}' ({path}); choose another run= folder")
+    if is_run(folder.parent) and is_ours(folder.parent):
+        raise BadInput(f"{config.run}: lies in the run {config.run.parent}; choose a run= folder outside of it")
+    if is_run(folder):
+        if not is_ours(folder):
+            raise BadInput(f"{config.run}: its run.json is another program's; choose another run= folder")
+    elif folder.is_dir() and (strange := {path.name for path in folder.iterdir()} - LEFT_BEHIND):
+        raise BadInput(f"{config.run}: holds {min(strange)} and no run; choose a new or an empty run= folder")
+    elif folder.exists() and not folder.is_dir():
+        raise BadInput(f"{config.run}: is a file; choose another run= folder")
 
 
 def input_hash(path: Path) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from align.core.config import BadInput
 from align.core.files import write_bytes, write_json, write_jsonl
 from annotation.feedback.bodies import JUDGMENT
 from annotation.feedback.chain import mark
@@ -26,6 +27,7 @@ from annotation.feedback.ledger import Ledger
 from annotation.feedback.store import Store
 
 Rows = list[dict[str, Any]]
+ABOUT = "export.json"  # written last; by it a folder is known as an export, which may be written anew
 
 QUOTED = re.compile(r"account \d+|'[^']*'|\"[^\"]*\"")  # what tells a person, or is a person's word, in a reason
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -103,8 +105,11 @@ def export(
     """Write everything that a store holds to a folder.
 
     Raises:
-        BadInput: no such store, a damaged row, or a folder that cannot be written.
+        BadInput: no such store, a damaged row, or a folder that holds no export and something else, or cannot be
+            written.
     """
+    if out.is_dir() and any(out.iterdir()) and not (out / ABOUT).is_file():
+        raise BadInput(f"{out}: holds files and no export; name a new or an empty folder with out=")
     with Store.open(feedback) as store:
         salt, head = store.salt(), store.head()
         tables = {
@@ -123,7 +128,7 @@ def export(
     counts = {table: len(rows) for table, rows in tables.items()}
     annotators = "name, as the store knows them" if names else "alias"
     about = {"format": format, "annotators": annotators, "head": head, "rows": counts}
-    write_json(out / "export.json", about)
+    write_json(out / ABOUT, about)
     return Exported(out, counts, annotators)
 
 

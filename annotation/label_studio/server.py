@@ -63,8 +63,11 @@ def start(folder: Path, venv: Path = VENV, port: int = 0, say: Say = print) -> S
     Port 0 takes the port of last time where it is free, so that addresses stay true over a restart.
 
     Raises:
-        BadInput: cannot be installed, the port is taken, the server ends or stays silent, the token is gone.
+        BadInput: the folder holds something else, it cannot be installed, the port is taken, the server ends or stays
+            silent, the token is gone.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "server.lock").exists():
+        raise BadInput(f"{folder}: holds files and no server; name a new or an empty folder with server=")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     guard = _claim(folder)
     if guard is None:
