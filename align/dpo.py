@@ -16,11 +16,12 @@ import torch
 from pydantic import Field
 
 from align import guards
+from align.core.checkpoints import load_checkpoint, save_checkpoint
 from align.core.config import Compute, Lora, Optim, StageConfig, Tracker, Watch
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
-from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
+from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
 from align.core.objectives import dpo_loss, likelihood_loss
 from align.core.packing import pack
@@ -87,7 +88,7 @@ def _fit(config: DPOConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]
     processes = Processes(stack.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
     learner = Learner(stack.parameters("policy"), config.optim, len(batches), processes)
-    if resumed := load_checkpoint(run):
+    if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
         learner.restore(resumed.tensors, resumed.step)
     journal = Journal(run, len(batches), config.tracker, resumed)
     if learner.done == 0 and run.is_main:

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from align import guards
 from align.core import objectives
+from align.core.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
 from align.core.load import find_source, template_of
-from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
+from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
 from align.core.packing import Tree
 from align.core.runs import Run, stage
@@ -229,6 +230,12 @@ class PPO:
             "explained_variance": explained(rollouts),
         }
 
+    def misfit(self, found: Checkpoint) -> str | None:
+        """Why a checkpoint is not one of this run's two learners, or None."""
+        if not {"policy_steps", "value_steps"} <= set(found.state):
+            return "it does not count the steps of policy and value"
+        return self.policy.misfit(_under("policy", found.tensors)) or self.value.misfit(_under("value", found.tensors))
+
     def measure_kl(self) -> dict[str, Any]:
         """Three estimates of the final KL on fresh rollouts."""
         prompts = self.prompts[: self.config.kl_prompts]
@@ -243,7 +250,7 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     if config.reward is None and not config.functions:
         raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or both")
     state = PPO(config, run, gold)
-    resumed = load_checkpoint(run)
+    resumed = load_checkpoint(run, state.misfit)
     if resumed:
         state.policy.restore(_under("policy", resumed.tensors), resumed.state["policy_steps"])
         state.value.restore(_under("value", resumed.tensors), resumed.state["value_steps"])

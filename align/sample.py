@@ -252,12 +252,16 @@ def _from_endpoint(config: SampleConfig, run: Run, prompts: Sequence[Prompt]) ->
 
 
 def _answered_before(run: Run, n_prompts: int) -> dict[int, Answered]:
-    """What an interrupted run of the same config left, by number of the prompt; a half-written last line is cut."""
+    """What an interrupted run of the same config left, by number of the prompt; answers that are lost are named."""
     part = run.path / PART
     part.parent.mkdir(exist_ok=True)
-    cut_jsonl(part, n_prompts)
+    unreadable = cut_jsonl(part, n_prompts - 1).unreadable
     rows = read_jsonl(part) if part.exists() else []
-    return {row.pop("step"): Answered(**row) for row in rows}
+    whole = [row for row in rows if row.keys() == {"step", *Answered._fields}]
+    if lost := len(unreadable) + len(rows) - len(whole):
+        which = f" ({', '.join(unreadable)})" if unreadable else ""
+        run.note(f"{PART}: {lost} answers could not be read and are asked for again{which}")
+    return {row.pop("step"): Answered(**row) for row in whole}
 
 
 def _asked(config: SampleConfig, prompt: Prompt) -> Asked:

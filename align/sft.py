@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from align.core.checkpoints import load_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
-from align.core.loop import Journal, load_checkpoint, stage_seed
+from align.core.loop import Journal, stage_seed
 from align.core.models import Stack
 from align.core.runs import Run, is_run, stage
 from align.core.text import Chat, Unusable, untrained_tokens
@@ -59,7 +60,7 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     from trl import SFTTrainer
 
     torch.manual_seed(stage_seed(config.seed, "sft"))
-    load_checkpoint(run)  # none is kept: an interrupted run starts again with empty journals
+    load_checkpoint(run, lambda _: None)  # none is kept: an interrupted run starts again with empty journals
     source = find_source(config.model)
     stack = Stack(source.base, config.compute, template_of(config.model, config.chat_template))
     stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,7 @@ def train_on_shares(
     if not test:
         raise BadInput("curve: the pairs run has no test pairs to measure it by; make pairs with a test split")
     file = run.path / CURVE
-    rows = read_rows(file, CurvePoint, "a point of a learning curve") if file.is_file() else []
-    points = [row for row in rows if row.share < 1]
+    points = _points_before(run, file)
     found = stack.parameters("reward")
     start = {name: parameter.detach().clone() for name, parameter in found.items()}
     subsets = shares(train, run.record.seed)
@@ -80,6 +80,17 @@ def train_on_shares(
         if run.is_main:
             shutil.rmtree(part.path)
     return points
+
+
+def _points_before(run: Run, file: Path) -> list[CurvePoint]:
+    """What an interrupted run measured; of a damaged file nothing is kept."""
+    if not file.is_file():
+        return []
+    try:
+        return [row for row in read_rows(file, CurvePoint, "a point of a learning curve") if row.share < 1]
+    except BadInput as error:
+        run.note(f"{error}: the learning curve starts again")
+        return []
 
 
 def shares(train: Sequence[PromptPairs], seed: int) -> dict[str, list[PromptPairs]]:

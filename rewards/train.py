@@ -16,11 +16,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from align.core.checkpoints import load_checkpoint, save_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
-from align.core.loop import Journal, Learner, Processes, epochs, load_checkpoint, save_checkpoint, stage_seed
+from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
 from align.core.objectives import bradley_terry
 from align.core.packing import pack
@@ -123,7 +124,7 @@ def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPai
     processes = Processes(stack.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
     learner = Learner(stack.parameters("reward"), config.optim, len(batches), processes)
-    if resumed := load_checkpoint(run):
+    if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
         learner.restore(resumed.tensors, resumed.step)
     journal = Journal(run, len(batches), config.tracker, resumed)
     for step, batch in enumerate(batches[learner.done :], learner.done + 1):

@@ -243,6 +243,27 @@ def test_a_curve_interrupted_between_two_shares_goes_on(
     assert_same(config.run, whole)
 
 
+def test_a_damaged_curve_is_measured_again(
+    settings: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RewardConfig(run=tmp_path / "reward", **settings)
+    write = curve.write
+
+    def write_and_stop(*args: Any) -> None:
+        write(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(curve, "write", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            reward(config)
+    (config.run / "curve.jsonl").write_text('{"share": 0.125, "pro')
+    reward(config)
+    damaged = [note for note in read_run(config.run).notes if note.endswith("the learning curve starts again")]
+    assert len(damaged) == 1 and "curve.jsonl:1" in damaged[0]
+    assert read_run(config.run).artefact == read_run(whole).artefact and points(config.run) == points(whole)
+
+
 def test_a_killed_curve_resumes_to_the_bit(settings: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     """kill -9 of `align reward --curve` while it trains the half."""
     run = tmp_path / "runs" / "reward"

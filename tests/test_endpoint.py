@@ -234,13 +234,16 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, server: Complet
     assert 9 <= len(answered) < 20, "answers under way are kept, the rest is not asked"
     part = tmp_path / "run" / "checkpoints" / "answers.jsonl"
     assert len(part.read_text().splitlines()) == len(answered)
-    with open(part, "a") as file_:
-        file_.write('{"step": 17, "id": "half a li')
+    beyond = json.loads(part.read_text().splitlines()[0]) | {"step": 21}
+    with open(part, "a") as file_:  # a number there is no prompt of, a row of other code, and half a line
+        file_.write(json.dumps(beyond) + '\n{"step": 17, "text": "other keys"}\n{"step": 17, "id": "half a li')
     record, rows = run(tmp_path / "run", server.url, file)
     assert [row["prompt"][0]["content"] for row in rows] == texts
     assert Counter(body["messages"][0]["content"] for body in server.seen) == Counter(texts)
     assert record.dropped == {"prompt refused by the endpoint: flagged after N characters": 1}
     assert record.headline["responses"] == 60 and not part.exists()
+    lost = f"2 answers could not be read and are asked for again (line {len(answered) + 3} (not JSON))"
+    assert any(note.endswith(lost) for note in record.notes)
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,9 @@ def test_reading_json_lines_names_the_bad_row(tmp_path: Path) -> None:
 def test_journals_are_cut_back_to_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    cut_jsonl(path, 2)
+    assert cut_jsonl(path, 2) == ([1, 2], ["line 4 (not JSON)"])
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}]
+    assert cut_jsonl(tmp_path / "nothing.jsonl", 2) == ([], []) and not (tmp_path / "nothing.jsonl").exists()
 
 
 # --- the hash of an artefact -------------------------------------------------------------------------------

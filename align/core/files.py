@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -86,19 +86,44 @@ def read_rows(path: Path, schema: type[SchemaT], what: str) -> list[SchemaT]:
     return found
 
 
-def cut_jsonl(path: Path, last_step: int) -> None:
-    """Drop rows after ``last_step`` (and a half-written last line): what a resumed run will write again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+class Cut(NamedTuple):
+    """A journal after :func:`cut_jsonl`: the steps of the rows it kept, and the lines that could not be read."""
+
+    steps: list[int]
+    unreadable: list[str]
+
+
+def cut_jsonl(path: Path, last_step: int) -> Cut:
+    """Keep the rows up to ``last_step``: what a resumed run will write again goes, and what cannot be read is named.
+
+    ``unreadable`` holds ``line 7 (not JSON)`` for each line that is no JSON object with a whole number as its step.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return Cut([], [])
+    kept, steps, unreadable = [], [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
-        if row["step"] <= last_step:
-            kept.append(row)
-    write_jsonl(path, kept)
+        step = _step_of(line)
+        if isinstance(step, str):
+            unreadable.append(f"line {number} ({step})")
+        elif step <= last_step:
+            kept.append(line + b"\n")
+            steps.append(step)
+    write_bytes(path, b"".join(kept))
+    return Cut(steps, unreadable)
+
+
+def _step_of(line: bytes) -> int | str:
+    """The step of a journal's row, or what is wrong with the row."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return "not JSON"
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else "no step"
 
 
 @contextmanager

@@ -1,31 +1,29 @@
-"""What every training loop shares: the optimiser step, the journal, and checkpoints that resume to the bit.
+"""What every training loop shares: the optimiser step, which resumes to the bit, and the journal.
 
 A step's loss is a sum over its rectangles divided by a denominator known beforehand, so gradients add up, in
 one process or in several: processes take every n-th prompt and sum their gradients once a step in one flat
 all-reduce. Adapters are not wrapped in DDP (two roles' backward passes break it). Everything random is seeded
-by its place, so a checkpoint holds tensors and numbers only: safetensors and JSON, written aside and renamed.
+by its place, so tensors and numbers are all that a checkpoint needs to hold (``checkpoints.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from align.core.checkpoints import Checkpoint
 from align.core.config import BadInput, NotFinite, Optim
-from align.core.files import cut_jsonl, write_bytes, write_json
 from align.core.runs import Run
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter
 
 
 class Processes:
@@ -109,31 +107,56 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and optimiser moments by name."""
-        found = {f"weight.{name}": parameter.detach() for name, parameter in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            state = self.adamw.state.get(parameter, {})
-            found |= {f"{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
-        return found
+        return adamw_tensors(self.parameters, self.adamw)
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """Why a checkpoint's tensors are not those of this optimiser, or None where they are."""
+        return misfit(self.parameters, tensors)
 
     def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
         """Put weights, moments and the step count back."""
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"weight.{name}"])
-                if done:
-                    keys = ("step", "exp_avg", "exp_avg_sq")
-                    self.adamw.state[parameter] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
-                    for key in ("exp_avg", "exp_avg_sq"):
-                        self.adamw.state[parameter][key] = self.adamw.state[parameter][key].to(parameter.device)
+        restore_adamw(self.parameters, self.adamw, tensors)
         self.done = done
 
 
-class Checkpoint(NamedTuple):
-    """Where an interrupted run stood: steps done, tensors by name, and numbers (among them its seconds)."""
+def adamw_tensors(parameters: Mapping[str, nn.Parameter], adamw: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and AdamW's moments by name; a tensor that never had a gradient has no moments."""
+    found = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        state = adamw.state.get(parameter, {})
+        found |= {f"{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
+    return found
 
-    step: int
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
+
+def restore_adamw(
+    parameters: Mapping[str, nn.Parameter], adamw: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what :func:`adamw_tensors` gave."""
+    is_fused = bool(adamw.param_groups[0].get("fused"))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"weight.{name}"])
+            moments = {key: tensors[f"{key}.{name}"].clone() for key in MOMENTS if f"{key}.{name}" in tensors}
+            if moments:
+                on_device = MOMENTS if is_fused else MOMENTS[1:]  # AdamW counts its steps on the CPU unless it is fused
+                moved = {key: value.to(parameter.device) for key, value in moments.items() if key in on_device}
+                adamw.state[parameter] = moments | moved
+
+
+def misfit(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> str | None:
+    """The first way in which stored tensors are not the weights and moments of these parameters, or None."""
+    wanted = {f"{key}.{name}": p.shape for name, p in parameters.items() for key in ("weight", *MOMENTS[1:])}
+    wanted |= {f"{MOMENTS[0]}.{name}": torch.Size() for name in parameters}
+    if unknown := sorted(set(tensors) - set(wanted)):
+        return f"it holds {unknown[0]}, which this run does not train"
+    for name in parameters:
+        here = [key for key in ("weight", *MOMENTS) if f"{key}.{name}" in tensors]
+        if here not in (["weight"], ["weight", *MOMENTS]):
+            return f"it lacks the weight or a moment of {name}"
+    shapes = ((name, tensor.shape, wanted[name]) for name, tensor in sorted(tensors.items()))
+    if wrong := next((one for one in shapes if one[1] != one[2]), None):
+        return f"{wrong[0]} has the shape {list(wrong[1])} there and {list(wrong[2])} here"
+    return None
 
 
 class Journal:
@@ -178,45 +201,6 @@ class Journal:
         self.bar.close()
         if self.tracker is not None:
             self.tracker.finish()
-
-
-def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], *, seconds: float, **state: Any) -> None:
-    """Write ``checkpoints/step-N`` aside and rename it, then drop older ones; the record is brought up to date."""
-    run.save()
-    if not run.is_main:
-        return
-    folder = run.path / "checkpoints"
-    aside = folder / "writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write_bytes(aside / "tensors.safetensors", save({name: t.cpu().contiguous() for name, t in tensors.items()}))
-    write_json(aside / "state.json", {"step": step, "seconds": seconds, "threads": torch.get_num_threads(), **state})
-    target = folder / f"step-{step:08d}"
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(aside, target)
-    for older in folder.glob("step-*"):
-        if older != target:
-            shutil.rmtree(older)
-
-
-def load_checkpoint(run: Run) -> Checkpoint | None:
-    """The newest whole checkpoint of an interrupted run, its journals cut back to it; None starts afresh."""
-    folders = sorted((run.path / "checkpoints").glob("step-*"))
-    step = -1
-    found = None
-    if folders:
-        state = json.loads((folders[-1] / "state.json").read_text())
-        step = int(state["step"])
-        found = Checkpoint(step, load_file(str(folders[-1] / "tensors.safetensors")), state)
-        if state["threads"] != torch.get_num_threads():
-            run.note(
-                f"resumed at step {step} with {torch.get_num_threads()} threads instead of {state['threads']}: "
-                "the result may differ in its last bits"
-            )
-    if run.is_main:
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            cut_jsonl(run.path / name, step)
-    return found
 
 
 def epochs(n: int, batch: int, n_epochs: int, seed: int) -> list[list[int]]:
