@@ -29,8 +29,11 @@ LOADED = """() => { const frames = [...document.querySelectorAll('.pf iframe')];
     && f.contentDocument.body?.childElementCount && (f.style.height || !f.offsetParent)); }"""
 TASK = "document.querySelector('.lsf-current-task__task-id')?.firstChild.textContent"
 MOVED = f"(before) => {TASK} != before || document.body.innerText.includes('No More Tasks')"
+# what the page tells a screen reader while a card is dragged; a card that still moves is out of the page's flow
+OVER = "(place) => [...document.querySelectorAll('[id^=rbd-announcement]')].some(e => e.textContent.includes(place))"
+AT_REST = "(card) => getComputedStyle(card).position != 'fixed' && card.style.transform in {'': 1, none: 1}"
 SENT = re.compile(r"/api/(tasks/\d+/annotations|annotations/\d+)[/?]")
-PATIENCE = 20_000  # milliseconds, on a machine that does something else too
+PATIENCE = 180_000  # milliseconds: as long as a slow machine takes
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,7 @@ class Person:
         """A key that marks a choice."""
         before = self.chosen()
         self.page.keyboard.press(key)
-        for _ in range(50):
+        for _ in range(PATIENCE // 40):
             if self.chosen() != before:
                 return
             self.page.wait_for_timeout(40)
@@ -158,10 +161,10 @@ class Person:
         mouse.down()
         mouse.move(start["x"] + 40, start["y"] + start["height"] / 2, steps=4)
         mouse.move(end["x"] + 50, end["y"] + end["height"] - 20, steps=12)
-        self.page.wait_for_timeout(120)
+        self.page.wait_for_function(OVER, arg=f"place_{place}")
         mouse.up()
-        target.locator(f"[data-rbd-draggable-id=r{'abcdef'.index(letter)}]").wait_for()
-        self.page.wait_for_timeout(400)  # until the card has come to rest
+        dropped = target.locator(f"[data-rbd-draggable-id=r{'abcdef'.index(letter)}]")
+        self.page.wait_for_function(AT_REST, arg=dropped.element_handle())
 
     # --- how it is sent ---------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ CONFIG = """<View>
     <Choice value="left"/><Choice value="right"/>
   </Choices>
 </View>"""
+PATIENT = 600.0  # seconds a test waits for the server: as long as a slow machine takes
 _NUMBER = itertools.count(1)
 
 
@@ -37,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def studio(server: Server) -> Studio:
-    return Studio(server.url, server.token, patience=10.0)
+    return Studio(server.url, server.token, patience=PATIENT)
 
 
 @pytest.fixture

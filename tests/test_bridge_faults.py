@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from campaigns import GOOD, answer, for_good, judged, new_campaign, tasks
 from flaky_proxy import FlakyProxy
-from studio import VENV
+from studio import PATIENT, VENV
 
 from align.cli import run as command
 from align.core.config import BadInput
@@ -36,11 +35,18 @@ def one_line(error: BadInput) -> str:
 
 
 def test_a_server_that_restarts_in_the_middle_costs_nothing(server: Server, tmp_path: Path) -> None:
+    begun = threading.Event()
+
+    class Announcing(Studio):
+        def import_tasks(self, *arguments: Any, **more: Any) -> Any:
+            begun.set()
+            return super().import_tasks(*arguments, **more)
+
     campaign = new_campaign(tmp_path, 400)
-    patient = Studio(server.url, server.token, patience=60.0)
+    patient = Announcing(server.url, server.token, patience=PATIENT)
     with ThreadPoolExecutor(1) as pool:
         pushed = pool.submit(push, campaign, patient)
-        time.sleep(0.3)
+        begun.wait()
         assert stop(server.folder)
         assert start(server.folder, VENV, say=silent).url == server.url
         assert pushed.result().tasks == 400
@@ -89,7 +95,7 @@ def test_two_bridges_at_once_make_one_set_of_tasks(campaign: Campaign, studio: S
     gate = threading.Barrier(2)
 
     def go(one: Campaign) -> None:
-        client = Studio(server.url, server.token, patience=10.0)
+        client = Studio(server.url, server.token, patience=PATIENT)
         gate.wait()
         push(one, client)
 
@@ -166,7 +172,7 @@ def test_a_clock_that_is_an_hour_off_changes_nothing(
 
     for module in ("label_studio_sdk.tokens.client_ext", "annotation.feedback.ledger"):
         monkeypatch.setattr(f"{module}.datetime", Shifted)
-    studio = Studio(server.url, server.token, patience=10.0)
+    studio = Studio(server.url, server.token, patience=PATIENT)
     assert push(campaign, studio).new == 8 and push(campaign, studio).new == 0
     shown = tasks(studio, campaign)
     number = answer(studio, shown["0"], [for_good(shown["0"])])

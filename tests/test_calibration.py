@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from campaigns import BAD, GOOD, answer, for_good, judged, new_campaign, tasks
 from pydantic import ValidationError
+from studio import PATIENT
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl
@@ -52,7 +53,7 @@ def served(server: Server, account: accounts.Account, project: int) -> str | Non
     form = {"email": account.email, "password": account.password, "persist_session": "on"}
     accounts._submit(opener, jar, server.url + "user/login/", form)
     try:
-        with opener.open(f"{server.url}api/projects/{project}/next", timeout=30) as reply:
+        with opener.open(f"{server.url}api/projects/{project}/next", timeout=PATIENT) as reply:
             return str(json.load(reply)["data"]["pair_id"])
     except urllib.error.HTTPError as error:
         assert error.code == 404  # the queue is empty

@@ -10,7 +10,7 @@ import pytest
 from campaigns import answer, candidates, choice, for_good, tasks
 from flaky_proxy import FlakyProxy
 from judging import comparison, judgment
-from studio import rows, vote
+from studio import PATIENT, rows, vote
 
 from align.core.config import BadInput
 from annotation.campaign.contested import open_contested
@@ -106,7 +106,7 @@ def test_agreement_and_winners_of_a_small_table() -> None:
 def people(server: Server, n: int) -> list[Studio]:
     """Clients of new annotators, each with an account and a token of their own."""
     accounts = [create_annotator(server, f"p{secrets.token_hex(4)}") for _ in range(n)]
-    return [Studio(server.url, create_token(server.url, *account), patience=10.0) for account in accounts]
+    return [Studio(server.url, create_token(server.url, *account), patience=PATIENT) for account in accounts]
 
 
 def next_task(person: Studio, number: int) -> int | None:
@@ -192,7 +192,7 @@ def test_a_lost_answer_does_not_undo_a_third_persons_word(
         cem._calls.send("POST", f"api/tasks/{task}/annotations/", body=body)
 
     with FlakyProxy(server.url, faults={}) as proxy:
-        lossy = Studio(proxy.url, server.token, patience=10.0)
+        lossy = Studio(proxy.url, server.token, patience=PATIENT)
         lossy.whoami()
         proxy.forced = ["lost answer"]
         monkeypatch.setattr(calls.time, "sleep", meanwhile)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from campaigns import for_good, judged, new_campaign, tasks
+from flaky_proxy import FlakyProxy
 
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
@@ -50,9 +54,26 @@ class Answering(Studio):
         return super().import_tasks(project, said, batch)
 
 
-def seconds_of(verb: str, campaign: Campaign, server: Any, kill_after: float | None) -> float | None:
-    """Run push or pull in a process of its own; its seconds, or None when it was killed before its end."""
-    environment = {**os.environ, "LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token}
+class Line:
+    """The way to the server, which counts requests: a moment of a run is a number of them, on any machine."""
+
+    def __init__(self, proxy: FlakyProxy, token: str) -> None:
+        self.proxy, self.token = proxy, token
+
+    @property
+    def requests(self) -> int:
+        return sum(self.proxy.seen.values())
+
+
+@pytest.fixture
+def line(server: Any) -> Iterator[Line]:
+    with FlakyProxy(server.url, faults={}) as proxy:
+        yield Line(proxy, server.token)
+
+
+def requests_of(verb: str, campaign: Campaign, line: Line, kill_at: int | None) -> int | None:
+    """Run push or pull in a process of its own; its requests, or None when it was killed at the given one."""
+    environment = {**os.environ, "LABEL_STUDIO_URL": line.proxy.url, "LABEL_STUDIO_API_KEY": line.token}
     process = subprocess.Popen(
         [sys.executable, "-c", ACT.format(verb=verb)],
         stdin=subprocess.PIPE,
@@ -65,17 +86,18 @@ def seconds_of(verb: str, campaign: Campaign, server: Any, kill_after: float | N
     process.stdin.write(campaign.model_dump_json())
     process.stdin.close()
     assert process.stdout.readline() == "ready\n"
-    begin = time.monotonic()
-    try:
-        code = process.wait(kill_after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    begin = line.requests
+    while process.poll() is None:
+        if kill_at is not None and line.requests - begin >= kill_at:
+            time.sleep(random.uniform(0, 0.02))  # somewhere in what follows the request
+            process.kill()
+            break
+        time.sleep(0.001)
+    process.stdout.close()
+    if process.wait() == -signal.SIGKILL:
         return None
-    finally:
-        process.stdout.close()
-    assert code == 0
-    return time.monotonic() - begin
+    assert process.returncode == 0
+    return line.requests - begin
 
 
 def check_sides(studio: Studio, campaign: Campaign) -> None:
@@ -92,23 +114,23 @@ def check_sides(studio: Studio, campaign: Campaign) -> None:
         assert comparisons[place.comparison_id].responses[place.shown[0]].text in task.data["response_a_html"]
 
 
-def test_push_survives_kills(server: Any, studio: Studio, tmp_path: Path) -> None:
+def test_push_survives_kills(line: Line, studio: Studio, tmp_path: Path) -> None:
     whole = new_campaign(tmp_path, N)
-    lasts = seconds_of("push", whole, server, None)
+    lasts = requests_of("push", whole, line, None)
     assert lasts is not None
     killed, number = 0, 0
     while killed < KILLS:
         number += 1
         campaign = new_campaign(tmp_path, N).model_copy(update={"feedback": tmp_path / f"{number}.db"})
-        killed += seconds_of("push", campaign, server, random.uniform(0, lasts)) is None
-        seconds_of("push", campaign, server, random.uniform(0, lasts))  # and once more, on what stands there now
+        killed += requests_of("push", campaign, line, random.randrange(lasts)) is None
+        requests_of("push", campaign, line, random.randrange(lasts))  # and once more, on what stands there now
         push(campaign, studio)
         check_sides(studio, campaign)
         assert push(campaign, studio).new == 0
         assert number < 3 * KILLS + 5, "most pushes end before they are killed: this shows nothing"
 
 
-def test_pull_survives_kills(server: Any, studio: Studio, tmp_path: Path) -> None:
+def test_pull_survives_kills(line: Line, server: Any, studio: Studio, tmp_path: Path) -> None:
     campaign = new_campaign(tmp_path, N)
     push(campaign, Answering(server.url, server.token))
     store = campaign.feedback.read_bytes()
@@ -118,7 +140,7 @@ def test_pull_survives_kills(server: Any, studio: Studio, tmp_path: Path) -> Non
             file.unlink()
         campaign.feedback.write_bytes(store)
 
-    lasts = seconds_of("pull", campaign, server, None)
+    lasts = requests_of("pull", campaign, line, None)
     assert lasts is not None
     said = {number: best for number, (_, best) in judged(campaign).items()}
     assert len(said) == N and all(best and best.startswith("a good answer") for best in said.values())
@@ -126,7 +148,7 @@ def test_pull_survives_kills(server: Any, studio: Studio, tmp_path: Path) -> Non
     while killed < KILLS:
         number += 1
         begin_again()
-        killed += seconds_of("pull", campaign, server, random.uniform(0, lasts)) is None
+        killed += requests_of("pull", campaign, line, random.randrange(lasts)) is None
         found = pull(campaign, studio)
         assert found.judgments == N
         assert {number: best for number, (_, best) in judged(campaign).items()} == said

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from flaky_proxy import FlakyProxy
-from studio import CONFIG, VENV, new_project, rows, vote
+from studio import CONFIG, PATIENT, VENV, new_project, rows, vote
 
 from align.core.config import BadInput
 from annotation.label_studio.doctor import doctor, settings
@@ -59,7 +59,7 @@ def stored(studio: Studio, project: Project) -> list[str]:
 def test_sixty_tasks_arrive_once_through_a_lossy_line(server: Server, studio: Studio, seed: int) -> None:
     target, sent = new_project(studio), rows(60)
     with FlakyProxy(server.url, seed) as proxy:
-        flaky = Studio(proxy.url, server.token, patience=30.0)
+        flaky = Studio(proxy.url, server.token, patience=PATIENT)
         done = flaky.import_tasks(target.id, sent, batch=5)
         assert done.new == 60 and proxy.seen["none"] < 0.8 * proxy.seen.total()
         assert flaky.import_tasks(target.id, sent, batch=5)[:2] == (done.ids, 0)
@@ -71,7 +71,7 @@ def test_sixty_tasks_arrive_once_through_a_lossy_line(server: Server, studio: St
 def test_each_fault_alone_leaves_no_copy(server: Server, studio: Studio, fault: str) -> None:
     target = new_project(studio)
     with FlakyProxy(server.url, 3, {fault: 0.5}) as proxy:
-        flaky = Studio(proxy.url, server.token, patience=30.0)
+        flaky = Studio(proxy.url, server.token, patience=PATIENT)
         assert flaky.import_tasks(target.id, rows(12), batch=3).new == 12
         assert proxy.seen[fault] > 2
     if fault != "twice":  # what was carried out is not sent again, so no copy ever stood there
@@ -84,7 +84,7 @@ def test_each_fault_alone_leaves_no_copy(server: Server, studio: Studio, fault: 
 def test_a_project_is_made_once_through_a_lossy_line(server: Server, studio: Studio, fault: str) -> None:
     title = f"made once, {fault}"
     with FlakyProxy(server.url, faults={}) as proxy:
-        flaky = Studio(proxy.url, server.token, patience=30.0)
+        flaky = Studio(proxy.url, server.token, patience=PATIENT)
         flaky.whoami()
         proxy.forced = ["none", fault]  # the list of projects, then the new one
         made = flaky.ensure_project(title, CONFIG)
@@ -251,7 +251,7 @@ def test_a_deleted_project_is_said(studio: Studio, project: Project) -> None:
 
 
 def test_a_restart_in_the_middle_is_waited_for(server: Server, studio: Studio, project: Project) -> None:
-    patient = Studio(server.url, server.token, patience=60.0)
+    patient = Studio(server.url, server.token, patience=PATIENT)
     done: list[Any] = []
     sender = threading.Thread(target=lambda: done.append(patient.import_tasks(project.id, rows(2000), batch=50)))
     sender.start()
@@ -261,7 +261,7 @@ def test_a_restart_in_the_middle_is_waited_for(server: Server, studio: Studio, p
     with pytest.raises(BadInput, match="no usable answer.*nothing is lost"):
         Studio(server.url, server.token, patience=0.5).whoami()
     again = start(server.folder, VENV, say=lambda line: None)
-    sender.join(timeout=90)
+    sender.join()
     assert (again.url, again.token, again.password) == (server.url, server.token, None)
     assert done[0].new == 2000 and studio.count(project.id) == 2000 == len(studio.keys(project.id))
 
@@ -280,7 +280,7 @@ def test_a_server_that_cannot_write_is_said_and_nothing_doubles(server: Server, 
 
 def test_an_access_token_that_the_server_calls_old_is_renewed(server: Server, project: Project) -> None:
     with FlakyProxy(server.url, faults={}) as proxy:
-        client = Studio(proxy.url, server.token, patience=5.0)
+        client = Studio(proxy.url, server.token, patience=PATIENT)
         client.whoami()
         proxy.forced = ["stale"]
         assert client.import_tasks(project.id, rows(1)).new == 1 and proxy.seen["stale"] == 1
