@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from align.core.config import BadInput, Compute, StageConfig, override, read_yaml
+from align.core.config import BadInput, Compute, StageConfig, Template, TextConfig, override, read_yaml
 from align.core.runs import input_paths
-from align.recipe import RecipeConfig, load_recipe, step_config
+from align.recipe import load_recipe, step_config
 from align.verbs import stage_config
 
 
@@ -26,7 +26,7 @@ def check(config: Path, assignments: Sequence[str]) -> int:
         _check_inputs(stages, made | {recipe.runs})
         print(f"{config}: {len(stages)} steps, runs in {recipe.runs}")
         if recipe.model is not None:
-            _describe_model(recipe.model, _template(recipe, stages))
+            _describe_model(recipe.model, _template(stages))
         return 0
     if data.get("stage") == "campaign":
         return _check_campaign(config, assignments)
@@ -42,7 +42,8 @@ def check(config: Path, assignments: Sequence[str]) -> int:
     if isinstance(model, Path):
         from align.core.load import find_source, template_of
 
-        _describe_model(find_source(model).base, template_of(model, getattr(stage, "chat_template", None)))
+        asked = stage.template("") if isinstance(stage, TextConfig) else Template()
+        _describe_model(find_source(model).base, template_of(model, asked))
     return 0
 
 
@@ -71,12 +72,13 @@ def _check_inputs(stages: Iterable[StageConfig], made: set[Path]) -> None:
                 raise BadInput(f"stage {stage.stage}: {name}: {path} does not exist")
 
 
-def _template(recipe: RecipeConfig, stages: Iterable[StageConfig]) -> str | None:
-    found = [getattr(stage, "chat_template", None) for stage in stages]
-    return next((template for template in found if template), recipe.defaults.get("chat_template"))
+def _template(stages: Iterable[StageConfig]) -> Template:
+    """The template of the first stage that names one, else the model's own."""
+    asked = [stage.template("") for stage in stages if isinstance(stage, TextConfig)]
+    return next((template for template in asked if template.name), asked[0] if asked else Template())
 
 
-def _describe_model(path: Path, template: str | None) -> None:
+def _describe_model(path: Path, template: Template) -> None:
     """The template and the layout of a model folder, from its configuration and tokenizer alone."""
     import torch
 
@@ -84,7 +86,7 @@ def _describe_model(path: Path, template: str | None) -> None:
     from align.core.load import config_of, load_tokenizer, skeleton
     from align.core.text import Chat
 
-    chat = Chat(load_tokenizer(path), template)
+    chat = Chat(load_tokenizer(path), *template)
     shown = chat.render([{"role": "user", "content": "Hello?"}], ask=True)
     stop = chat.tokenizer.convert_ids_to_tokens(chat.stop_id)
     print(f"template: {chat.name}; a prompt reads {shown!r}, an answer ends with {stop!r}")

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from align import guards
 from align.core.checkpoints import load_checkpoint, save_checkpoint
-from align.core.config import Compute, Lora, Optim, StageConfig, Tracker, Watch
+from align.core.config import Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
@@ -33,7 +33,7 @@ from rewards.functions import RewardFunction
 ALARM = -2.0  # nats: mean log-ratio of chosen answers below which likelihood displacement is named
 
 
-class DPOConfig(StageConfig):
+class DPOConfig(TextConfig):
     """Hyper-parameters of DPO; ``batch`` counts prompts."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy")
@@ -48,7 +48,6 @@ class DPOConfig(StageConfig):
     optim: Optim = Optim(lr=5e-5)
     lora: Lora | None = None
     compute: Compute = Compute()
-    chat_template: str | None = None
     min_rows: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=20, ge=1, description="steps")
     watch: Watch = Watch()
@@ -71,7 +70,8 @@ def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     """Train a policy on pairs; ``gold`` scores what it writes meanwhile, where the truth is known."""
     torch.manual_seed(stage_seed(config.seed, "dpo"))
     source = find_source(config.policy)
-    stack = Stack(source.base, config.compute, template_of(config.policy, config.chat_template))
+    stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
+    run.record.template = stack.chat.fingerprint()
     stack.seat_policy(source.adapter, config.lora)
     run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
     train = load_pairs(run, config.pairs, "train", stack.chat, context_length(stack.base), config.min_rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
         model=json.dumps(str(folder.resolve())),
         data=json.dumps(str(pairs.resolve())),
         size=f"{size / 1e9:.2f}" if size > 1e8 else f"{size / 1e9:.4f}",
+        day=datetime.now(UTC).date().isoformat(),
         template=f"chat_template: {template}" if template else "# chat_template: the model's own is used",
         **compute,
     )
@@ -86,6 +88,7 @@ runs: runs/mine
 seed: 0
 defaults:                       # for every stage that knows the key
   {template}
+  template_arguments: {{date: "{day}"}}  # the day that a chat template prints, the same in every run
   compute:
     dtype: {dtype}
     quantization: {quantization}           # none, int8 or nf4 (bitsandbytes)

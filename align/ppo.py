@@ -21,7 +21,7 @@ from torch import Tensor
 from align import guards
 from align.core import objectives
 from align.core.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
+from align.core.config import BadInput, Compute, Lora, Optim, Template, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
 from align.core.load import find_source, template_of
@@ -36,7 +36,7 @@ from rewards.functions import RewardFunction, load_function, rewards_of
 from rewards.model import add_reward
 
 
-class PPOConfig(StageConfig):
+class PPOConfig(TextConfig):
     """Hyper-parameters of PPO; ``batch`` counts prompts of an iteration, each with ``samples`` responses."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("policy", "reward", "pairs")
@@ -65,7 +65,6 @@ class PPOConfig(StageConfig):
     value_optim: Optim = Optim(lr=1e-4, eps=1e-5)
     lora: Lora | None = None
     compute: Compute = Compute()
-    chat_template: str | None = None
     checkpoint_every: int = Field(default=5, ge=1, description="iterations")
     watch: Watch = Watch()
     tracker: Tracker = "none"
@@ -79,7 +78,10 @@ class PPO:
         self.functions = [load_function(name) for name in config.functions]
         torch.manual_seed(stage_seed(config.seed, "ppo"))
         source = find_source(config.policy)
-        self.stack = _seat(config, source.base, source.adapter)
+        self.stack = _seat(
+            config, source.base, source.adapter, template_of(config.policy, config.template(run.record.created))
+        )
+        run.record.template = self.stack.chat.fingerprint()
         run.note(f"layout: {(verdict := choose_layout(self.stack)).layout} ({verdict.reason})")
         self.prompts = load_prompts(run, self.stack, config.pairs, config.max_new_tokens)
         if len(self.prompts) < config.batch:
@@ -320,9 +322,9 @@ def _iterate(config: PPOConfig, run: Run, state: PPO, journal: Journal, start: i
     return config.iterations
 
 
-def _seat(config: PPOConfig, base: Path, adapter: Path | None) -> Stack:
+def _seat(config: PPOConfig, base: Path, adapter: Path | None, template: Template) -> Stack:
     """Policy, reference, reward and value on one base; the value starts as the reward model where there is one."""
-    stack = Stack(base, config.compute, template_of(config.policy, config.chat_template))
+    stack = Stack(base, config.compute, template)
     stack.seat_policy(adapter, config.lora)
     if config.reward is not None:
         add_reward(stack, config.reward)

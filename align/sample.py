@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from align.completions import Asked, Manner
-from align.core.config import BadInput, Compute, StageConfig
+from align.core.config import BadInput, Compute, TextConfig
 from align.core.files import artefact_hash, cut_jsonl, read_jsonl, write_jsonl
 from align.core.load import context_length, find_source, template_of
 from align.core.models import Stack
@@ -35,7 +35,7 @@ PART = "checkpoints/answers.jsonl"  # what an endpoint answered so far
 Responses = list[dict[str, Any]]  # as candidates hold them: messages, origin, ended
 
 
-class SampleConfig(StageConfig):
+class SampleConfig(TextConfig):
     """What is sampled, from a policy or an endpoint; ``temperature: 0`` is greedy and has one response a prompt."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("policy", "prompts")
@@ -50,7 +50,6 @@ class SampleConfig(StageConfig):
     max_new_tokens: int = Field(default=64, ge=1)
     limit: int | None = Field(default=None, ge=1, description="prompts, in the order of the file")
     split: str | None = Field(default=None, description="only prompts of this split")
-    chat_template: str | None = None
     compute: Compute = Compute()
 
     @field_validator("endpoint")
@@ -66,6 +65,8 @@ class SampleConfig(StageConfig):
             raise ValueError("endpoint and model (its name there) go together")
         if self.endpoint and self.chat_template:
             raise ValueError("chat_template: an endpoint has its own; leave it out")
+        if self.endpoint and "date" in (self.template_arguments or {}):
+            raise ValueError("template_arguments: an endpoint prints its own date; leave date out")
         return self
 
 
@@ -151,7 +152,8 @@ def _distinct(run: Run, prompts: Sequence[Prompt], limit: int | None) -> list[Pr
 def _from_policy(config: SampleConfig, policy: Path, run: Run, prompts: Sequence[Prompt]) -> Sampled:
     """Sample from a policy on this machine."""
     source = find_source(policy)
-    stack = Stack(source.base, config.compute, template_of(policy, config.chat_template))
+    stack = Stack(source.base, config.compute, template_of(policy, config.template(run.record.created)))
+    run.record.template = stack.chat.fingerprint()
     if source.adapter:
         stack.add("policy", adapter=source.adapter, trainable=False)
     run.record.lineage |= {"base": artefact_hash(source.base)}
@@ -266,7 +268,8 @@ def _answered_before(run: Run, n_prompts: int) -> dict[int, Answered]:
 
 def _asked(config: SampleConfig, prompt: Prompt) -> Asked:
     seeds = [sequence_seed(config.seed, "sample", prompt.id, number) % 2**31 for number in range(config.k)]
-    return Asked(prompt.id, prompt.messages, prompt.tools, prompt.arguments, seeds)
+    arguments = {**(config.template_arguments or {}), **prompt.arguments}
+    return Asked(prompt.id, prompt.messages, prompt.tools, arguments, seeds)
 
 
 def _origin(policy: Path) -> str:

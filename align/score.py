@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from align.core.config import BadInput, Compute, StageConfig
+from align.core.config import BadInput, Compute, TextConfig
 from align.core.files import artefact_hash, write_bytes
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of, width
@@ -29,7 +29,7 @@ from rewards.data import candidate_trees
 from rewards.model import add_reward
 
 
-class ScoreConfig(StageConfig):
+class ScoreConfig(TextConfig):
     """Which candidates are scored, and by what."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("candidates", "reward")
@@ -37,7 +37,6 @@ class ScoreConfig(StageConfig):
     stage: Literal["score"] = "score"
     candidates: Path
     reward: Path
-    chat_template: str | None = None
     compute: Compute = Compute()
 
 
@@ -52,7 +51,8 @@ class Scored(NamedTuple):
 def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     """Score every response of every candidate row that fits the model's context."""
     source = find_source(config.reward)
-    stack = Stack(source.base, config.compute, template_of(config.reward, config.chat_template))
+    stack = Stack(source.base, config.compute, template_of(config.reward, config.template(run.record.created)))
+    run.record.template = stack.chat.fingerprint()
     add_reward(stack, config.reward)
     run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
     run.record.lineage |= {"base": artefact_hash(source.base)}

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from align.core.checkpoints import load_checkpoint
-from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker, Watch
+from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
@@ -31,7 +31,7 @@ from rewards.functions import RewardFunction
 ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
 
 
-class SFTConfig(StageConfig):
+class SFTConfig(TextConfig):
     """Hyper-parameters of supervised fine-tuning; ``batch`` counts demonstrations."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("model", "data")
@@ -45,7 +45,6 @@ class SFTConfig(StageConfig):
     optim: Optim = Optim(lr=2e-4)
     lora: Lora | None = None
     compute: Compute = Compute()
-    chat_template: str | None = None
     min_rows: int = Field(default=20, ge=1)
     held_out: int = Field(default=32, ge=0, description="demonstrations kept back to see whether answers end")
     watch: Watch = Watch()
@@ -62,7 +61,8 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     torch.manual_seed(stage_seed(config.seed, "sft"))
     load_checkpoint(run, lambda _: None)  # none is kept: an interrupted run starts again with empty journals
     source = find_source(config.model)
-    stack = Stack(source.base, config.compute, template_of(config.model, config.chat_template))
+    stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
+    run.record.template = stack.chat.fingerprint()
     stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
     run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
     if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):

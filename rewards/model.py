@@ -12,19 +12,21 @@ from align.core.config import BadInput, NotFinite
 from align.core.load import find_source
 from align.core.models import Stack
 from align.core.packing import Tree, pack
-from align.core.runs import finished_run
+from align.core.runs import differing_key, finished_run
 
 
 def add_reward(stack: Stack, run: Path, role: str = "reward", *, trainable: bool = False) -> None:
     """Add a trained reward run's adapter and head to ``stack`` as ``role``.
 
     Raises:
-        BadInput: not a finished reward run, or one trained on another base.
+        BadInput: not a finished reward run, or one trained on another base or on texts that read otherwise.
     """
-    finished_run(run, ("reward",))
+    record = finished_run(run, ("reward",))
     source = find_source(run)
     if source.base.resolve() != stack.base_path.resolve():
         raise BadInput(f"{run}: trained on the base {source.base}, but this stage uses {stack.base_path}")
+    if key := differing_key(record.template, stack.chat.fingerprint() if record.template else {}):
+        raise BadInput(f"{run}: was trained on texts of another {key} than this stage renders; set both stages alike")
     stack.add(role, adapter=source.adapter, trainable=trainable)
     stack.add_head(role, source.adapter)
 

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from align.core.checkpoints import load_checkpoint, save_checkpoint
-from align.core.config import BadInput, Compute, Lora, Optim, StageConfig, Tracker
+from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker
 from align.core.files import artefact_hash
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
@@ -36,7 +36,7 @@ CENTRE = 256  # prompts whose responses fix where the score's zero lies
 Gold = Callable[..., list[float | None]]
 
 
-class RewardConfig(StageConfig):
+class RewardConfig(TextConfig):
     """Hyper-parameters of the reward model; ``batch`` counts prompts."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy", "candidates")
@@ -52,7 +52,6 @@ class RewardConfig(StageConfig):
     optim: Optim = Optim(lr=1e-4)
     lora: Lora | None = None
     compute: Compute = Compute()
-    chat_template: str | None = None
     min_rows: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=20, ge=1, description="steps")
     tracker: Tracker = "none"
@@ -64,7 +63,8 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
     torch.manual_seed(stage_seed(config.seed, "reward"))
     source = find_source(config.policy)
-    stack = Stack(source.base, config.compute, template_of(config.policy, config.chat_template))
+    stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
+    run.record.template = stack.chat.fingerprint()
     stack.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
     stack.add_head("reward")
     run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")

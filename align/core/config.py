@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 
 class BadInput(Exception):
@@ -58,6 +60,37 @@ class StageConfig(Frozen):
     def heads(self) -> dict[str, str]:
         """Hashes of inputs that are not files, by field name (the chain head of a feedback store)."""
         return {}
+
+
+class Template(NamedTuple):
+    """A chat template by its name or file (None: the tokenizer's own), its arguments, and the day that it may print.
+
+    ``arguments["date"]`` is an ISO day, which overrides ``day``.
+    """
+
+    name: str | None = None
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    day: str | None = None
+
+
+class TextConfig(StageConfig):
+    """What every stage that renders conversations holds."""
+
+    chat_template: str | None = Field(default=None, description="plain, chatml or a Jinja file; else the model's own")
+    template_arguments: dict[str, Any] | None = Field(
+        default=None,
+        description="what the chat template is called with (enable_thinking, ...); date: the day that it prints",
+    )
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _has_a_day(cls, arguments: dict[str, Any] | None) -> dict[str, Any] | None:
+        """YAML reads 2026-11-28 as a day; it is kept as text, as JSON and templates want it."""
+        return None if arguments is None else {**arguments, **_day_of(arguments)}
+
+    def template(self, created: str) -> Template:
+        """The template as asked for, by a run that was created at an ISO time."""
+        return Template(self.chat_template, self.template_arguments or {}, created[:10])
 
 
 class Compute(Frozen):
@@ -179,6 +212,16 @@ def build(schema: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT
         return schema.model_validate(data)
     except ValidationError as error:
         raise BadInput("; ".join(_explain(schema, problem, where) for problem in error.errors())) from None
+
+
+def _day_of(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The day among template arguments in its ISO form; ValueError where it is none."""
+    if "date" not in arguments:
+        return {}
+    try:
+        return {"date": date.fromisoformat(str(arguments["date"])).isoformat()}
+    except ValueError:
+        raise ValueError(f"date is no day like 2026-11-28: {arguments['date']!r}") from None
 
 
 def _copy(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from align.core.config import BadInput, Compute
+from align.core.config import BadInput, Compute, Template
 from align.core.runs import finished_run, is_run
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -45,12 +46,26 @@ def find_source(path: Path) -> Source:
     return Source(path, None)
 
 
-def template_of(path: Path, asked: str | None) -> str | None:
-    """The chat template to use with a policy: what was asked for, else what its run was trained with."""
-    if asked is not None or not is_run(path):
+def template_of(path: Path, asked: Template) -> Template:
+    """The chat template to use with a policy: what was asked for, else what its run was trained with.
+
+    Arguments are inherited one by one where the template is; the day is inherited whatever the template.
+    """
+    if not is_run(path):
         return asked
-    inherited = finished_run(path).resolved.get("chat_template")
-    return str(inherited) if inherited else None
+    parent = finished_run(path)
+    inherited = parent.resolved.get("chat_template")
+    arguments = parent.template.get("template_arguments", {})
+    if asked.name not in (None, inherited):
+        arguments = {name: value for name, value in arguments.items() if name == "date"}
+    return asked._replace(name=asked.name or inherited, arguments={**arguments, **asked.arguments})
+
+
+def on_the_day_of(asked: Template, paths: Iterable[Path | None]) -> Template:
+    """A template that prints the day of the first of these runs that printed one."""
+    records = (finished_run(path) for path in paths if path is not None and is_run(path))
+    days = (record.template.get("template_arguments", {}).get("date") for record in records)
+    return asked._replace(day=next((day for day in days if day), asked.day))
 
 
 def config_of(path: Path) -> Any:

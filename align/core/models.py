@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from align.core.config import BadInput, Compute, Lora
+from align.core.config import BadInput, Compute, Lora, Template
 from align.core.files import write_bytes, write_json
 from align.core.load import device_of, load_base, load_tensors, load_tokenizer, width
 from align.core.objectives import exact_token_kl
@@ -46,13 +46,13 @@ class ScalarHead(nn.Module):
 class Stack:
     """The base, its tokenizer and template, and the roles on it."""
 
-    def __init__(self, source: Path, compute: Compute, chat_template: str | None = None) -> None:
+    def __init__(self, source: Path, compute: Compute, template: Template | None = None) -> None:
         self.compute = compute
         self.device = device_of(compute)
         self.dtype = getattr(torch, compute.dtype)
         self.base_path = source
         self.tokenizer = load_tokenizer(source)
-        self.chat = Chat(self.tokenizer, chat_template)
+        self.chat = Chat(self.tokenizer, *(template or Template()))
         self.base = load_base(source, compute)
         self.peft: PeftModel | None = None
         self.trainable: dict[str, bool] = {}

@@ -32,7 +32,10 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", 
 
 
 class RunRecord(BaseModel):
-    """What ``run.json`` holds. Paths are as given; hashes are sha256 in hex."""
+    """What ``run.json`` holds. Paths are as given; hashes are sha256 in hex.
+
+    ``template`` is what the conversations of the run were rendered with: ``Chat.fingerprint``.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,6 +46,7 @@ class RunRecord(BaseModel):
     seed: int
     given: dict[str, Any]
     resolved: dict[str, Any]
+    template: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, dict[str, str]] = Field(default_factory=dict)
     parents: dict[str, dict[str, str]] = Field(default_factory=dict)
     lineage: dict[str, str] = Field(default_factory=dict)

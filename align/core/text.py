@@ -8,10 +8,15 @@ special token is text: it is split, never looked up.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, TemplateError
 
 from align.core.config import BadInput
 
@@ -27,6 +32,15 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '') "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# strftime_now as the run's own day answers it; transformers' own reads the clock, and takes no function in its place
+CLOCK = (
+    "{%- macro strftime_now(format) -%}{%- set printed = namespace(text=format) -%}"
+    "{%- for code, value in frozen_clock.items() -%}"
+    "{%- set printed.text = printed.text | replace(code, value) -%}{%- endfor -%}"
+    "{{- printed.text -}}{%- endmacro %}\n"
+)
+CODES = "aAbBcCdDeFgGhHIjmMpPrRSTuUVwWxXyY"
+OWN_VARIABLES = {"messages", "bos", "frozen_clock"}
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -40,16 +54,55 @@ class Chat:
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         template: None for the tokenizer's own, ``plain``, ``chatml``, or a path to a Jinja file.
+        arguments: what the template is called with; ``date`` is the day that it prints. A row's own override them.
+        day: the ISO day that the template prints where ``arguments`` name none; without it, today.
 
     Raises:
-        BadInput: no template is given and the tokenizer has none, or there is no token to stop with.
+        BadInput: no template is given and the tokenizer has none, it does not read one of the arguments, or there is
+            no token to stop with.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        day: str | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.name = template or "tokenizer"
         self.template = self._find(template)
+        self.arguments = self._settle(arguments or {}, day or datetime.now(UTC).date().isoformat())
         self.stop_id = self._stop()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a rendering depends on beside its row: the template's sha256, and the arguments it is called with."""
+        return {
+            "template_sha256": hashlib.sha256(self.template.encode("utf-8", "surrogatepass")).hexdigest(),
+            "template_arguments": dict(self.arguments),
+        }
+
+    def _settle(self, arguments: Mapping[str, Any], day: str) -> dict[str, Any]:
+        """The arguments of a whole run; the day is among them where the template prints one."""
+        if wrong := sorted(set(arguments) & self._reserved):
+            raise BadInput(f"template_arguments.{wrong[0]}: is not free to set; remove it")
+        if unread := sorted(set(arguments) - self._variables - {"date"}):
+            raise BadInput(f"template_arguments.{unread[0]}: chat template {self.name} does not read it; remove it")
+        settled = {"date": day, **arguments}
+        return settled if {"strftime_now", "date"} & self._variables else _without(settled, "date")
+
+    @cached_property
+    def _variables(self) -> set[str]:
+        """Every name in the template's code."""
+        try:
+            return {value for _, kind, value in Environment().lex(self.template) if kind == "name"}
+        except TemplateError as error:
+            raise BadInput(f"chat_template {self.name}: is no Jinja template ({error})") from error
+
+    @cached_property
+    def _reserved(self) -> set[str]:
+        """Names of arguments that are not the template's to be called with."""
+        return {*inspect.signature(self.tokenizer.apply_chat_template).parameters} | OWN_VARIABLES
 
     def _find(self, template: str | None) -> str:
         if template is None:
@@ -72,17 +125,28 @@ class Chat:
     def render(
         self, messages: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None, ask: bool = False
     ) -> str:
-        """The conversation as text; ``ask`` adds the generation prompt."""
+        """The conversation as text; ``ask`` adds the generation prompt.
+
+        Raises:
+            Unusable: the template refuses the messages, or the arguments cannot be used.
+        """
+        if wrong := sorted(set(arguments or {}) & self._reserved):
+            raise Unusable(f"its template argument '{wrong[0]}' is not free to set")
+        called = {**self.arguments, **(arguments or {})}
+        clock = _frozen_clock(str(called["date"])) if "strftime_now" in self._variables else None
+        if "date" not in self._variables:
+            called = _without(called, "date")
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
-                    chat_template=self.template,
+                    chat_template=CLOCK + self.template if clock else self.template,
                     tools=tools,
                     tokenize=False,
                     add_generation_prompt=ask,
                     bos=self._bos,
-                    **(arguments or {}),
+                    frozen_clock=clock,
+                    **called,
                 )
             )
         except Exception as error:  # Jinja templates raise what they like: the row is what cannot be used
@@ -205,6 +269,24 @@ class Chat:
         if rebuilt + rendered != expected:
             raise Unusable("it spells a special token and the chat template rewrites it")
         return ids + self._encode(rendered)
+
+
+def _frozen_clock(day: str) -> dict[str, str]:
+    """What each code of strftime gives at the start of an ISO day.
+
+    Raises:
+        Unusable: it is no day.
+    """
+    try:
+        moment = datetime.fromisoformat(day)
+    except ValueError:
+        raise Unusable(f"its template argument 'date' is no day like 2026-11-28: '{day}'") from None
+    codes = [*(f"%-{code}" for code in CODES), *(f"%{code}" for code in CODES)]
+    return {code: moment.strftime(code) for code in codes} | {"%%": "%"}
+
+
+def _without(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if key != name}
 
 
 def _strings(value: Any) -> list[str]:

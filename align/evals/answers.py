@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from align.core.config import BadInput, Compute, NotFinite
+from align.core.config import BadInput, Compute, NotFinite, Template
 from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
 from align.core.models import Stack
@@ -111,7 +111,7 @@ class TextScore(NamedTuple):
 # --- who answers ---------------------------------------------------------------------------------------------
 
 
-def load_subject(path: Path, compute: Compute, chat_template: str | None, note: Note) -> Speaker:
+def load_subject(path: Path, compute: Compute, template: Template, note: Note) -> Speaker:
     """Load a policy run (or a model folder); ``note`` is told which layout it was given.
 
     Raises:
@@ -119,31 +119,31 @@ def load_subject(path: Path, compute: Compute, chat_template: str | None, note: 
     """
     _refuse_reward(path)
     source = find_source(path)
-    stack = Stack(source.base, compute, template_of(path, chat_template))
+    stack = Stack(source.base, compute, template_of(path, template))
     if source.adapter:
         stack.add("policy", adapter=source.adapter, trainable=False)
     _settle(stack, note)
     return Speaker(stack, "policy" if source.adapter else None)
 
 
-def load_reference(subject: Speaker, path: Path, chat_template: str | None, note: Note) -> Speaker:
+def load_reference(subject: Speaker, path: Path, template: Template, note: Note) -> Speaker:
     """The SFT model as a role beside the subject, or on a base of its own where the subject's differs."""
     _refuse_reward(path)
     source = find_source(path)
     if not _same_base(subject, source.base):
-        return load_subject(path, subject.stack.compute, chat_template, note)
+        return load_subject(path, subject.stack.compute, template, note)
     if source.adapter is None:
         return Speaker(subject.stack, None)
     subject.stack.add("reference", adapter=source.adapter, trainable=False)
     return Speaker(subject.stack, "reference")
 
 
-def load_reward(subject: Speaker, path: Path, chat_template: str | None, note: Note) -> Speaker:
+def load_reward(subject: Speaker, path: Path, day: str | None, note: Note) -> Speaker:
     """A reward run as a role beside the subject, or on a base of its own where the subject's differs."""
     source = find_source(path)
     stack = subject.stack
     if not _same_base(subject, source.base):
-        stack = Stack(source.base, subject.stack.compute, template_of(path, chat_template))
+        stack = Stack(source.base, subject.stack.compute, template_of(path, Template(day=day)))
     add_reward(stack, path)
     if stack is not subject.stack:
         _settle(stack, note)

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from align.core.config import Compute, StageConfig
+from align.core.config import Compute, TextConfig
 from align.core.files import artefact_hash, write_jsonl
+from align.core.load import on_the_day_of
 from align.core.runs import Run, stage
 from align.evals.answers import Manner, Policy, Subject, load_reference, load_reward, load_subject
 from align.evals.forgetting import chance, forgetting
@@ -27,7 +28,7 @@ from annotation.types import ItemResult
 from rewards.functions import load_function
 
 
-class EvalConfig(StageConfig):
+class EvalConfig(TextConfig):
     """What is evaluated and how the policy acts.
 
     ``items``: JSON lines, or runs that hold ``<suite>.jsonl`` (or a pairs run, for the preference suite).
@@ -56,7 +57,6 @@ class EvalConfig(StageConfig):
     )
     measured_lower: list[Path] = Field(default_factory=list, description="the same, and less is better")
     system_prompt: str | None = None
-    chat_template: str | None = None
     compute: Compute = Compute()
 
     @field_validator("suite", mode="before")
@@ -123,10 +123,12 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
 def _subject(config: EvalConfig, run: Run) -> Subject:
     """The policy and what it is held against."""
     gold = load_function(config.gold) if config.gold else None
-    policy = load_subject(config.subject, config.compute, config.chat_template, run.note)
+    template = on_the_day_of(config.template(run.record.created), (config.sft, config.reward))
+    policy = load_subject(config.subject, config.compute, template, run.note)
+    run.record.template = policy.stack.chat.fingerprint()
     run.record.lineage |= {"base": artefact_hash(policy.stack.base_path)}
-    sft = load_reference(policy, config.sft, config.chat_template, run.note) if config.sft else None
-    reward = load_reward(policy, config.reward, config.chat_template, run.note) if config.reward else None
+    sft = load_reference(policy, config.sft, template, run.note) if config.sft else None
+    reward = load_reward(policy, config.reward, template.day, run.note) if config.reward else None
     measurements = [load_measurement(path, "higher") for path in config.measured_higher]
     measurements += [load_measurement(path, "lower") for path in config.measured_lower]
     return Subject(policy, sft, reward, gold, config.gold or "gold", measurements)
