@@ -25,9 +25,10 @@ from typing import Any
 
 from align.audit.history import load_items
 from align.core.files import read_jsonl, write_text
+from align.core.intervals import mean_interval
 from align.core.machine import code
 from align.core.runs import read_run
-from align.evals.stats import mean_interval, paired_difference
+from align.evals.stats import paired_difference
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "pocket" / "recipe.yaml"
@@ -86,7 +87,7 @@ def world(page: Page, seed: int, work: Path) -> dict[str, Any]:
         page.demand(gain.low is not None and gain.low > 0, text)
     harm = {name: scores(runs / f"eval-{name}", "harmful_compliance") for name in ("sft", "dpo", "ppo")}
     for name, values in harm.items():
-        found = mean_interval(list(values.values()), list(values))
+        found = mean_interval(list(values.values()), "share")
         page.say(f"- harmful compliance {name}: {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}], n {found.n}")
     reward = read_run(runs / "reward").headline
     share = reward["share_of_gold"]

@@ -1,7 +1,7 @@
 """What a reward model is worth, and beside it what costs nothing: floors, ceiling, calibration.
 
 Arrays in, numbers out; no model. Axes: P held-out pairs. Every accuracy carries its n and an interval
-clustered by prompt (Miller 2024, arXiv 2411.00640).
+clustered by prompt (align/core/intervals.py).
 """
 
 from __future__ import annotations
@@ -12,33 +12,18 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from align.core.intervals import Estimate, mean_interval
 from annotation.types import Pair
 
 
 def clustered_accuracy(correct: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
-    """Mean of 0 / 0.5 / 1 outcomes with a t interval over clusters; None where there is nothing to say."""
-    found = clustered_mean(correct, clusters, level)
-    if found["low"] is not None:
-        found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
-    return found
+    """Share of 0 / 0.5 / 1 outcomes with Wilson's interval over the effective number of pairs."""
+    return _as_dict(mean_interval(correct, "binary", clusters, level))
 
 
-def clustered_mean(given: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
-    """Mean with a t interval over clusters; None where there is nothing to say."""
-    n = len(given)
-    if n == 0:
-        return {"mean": None, "low": None, "high": None, "n": 0, "clusters": 0}
-    values = np.asarray(given, dtype=float)
-    mean = float(values.mean())
-    sums: dict[str, float] = {}
-    for cluster, value in zip(clusters, values, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + value - mean
-    count = len(sums)
-    if count < 2:
-        return {"mean": mean, "low": None, "high": None, "n": n, "clusters": count}
-    error = float(np.sqrt(count / (count - 1) * sum(s * s for s in sums.values())) / n)
-    reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
-    return {"mean": mean, "low": mean - reach, "high": mean + reach, "n": n, "clusters": count}
+def clustered_mean(values: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
+    """Mean of unbounded numbers with a t interval over clusters; None where there is nothing to say."""
+    return _as_dict(mean_interval(values, "unbounded", clusters, level))
 
 
 def clustered_ratio(
@@ -56,6 +41,8 @@ def clustered_ratio(
     if count < 2:
         return {"mean": ratio, "low": None, "high": None, "n": n}
     error = float(np.sqrt(count / (count - 1) * sum(s * s for s in sums.values())) / sum(second))
+    if not error:  # the same outcomes on both sides: how often they differ elsewhere was not seen
+        return {"mean": ratio, "low": None, "high": None, "n": n}
     reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
     return {"mean": ratio, "low": ratio - reach, "high": ratio + reach, "n": n}
 
@@ -130,6 +117,10 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float | None
     if len(first) < 3 or np.std(first) == 0 or np.std(second) == 0:
         return None
     return float(np.corrcoef(first, second)[0, 1])
+
+
+def _as_dict(found: Estimate) -> dict[str, Any]:
+    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n, "clusters": found.n_clusters}
 
 
 def _differences(words: Any, pairs: Sequence[Pair]) -> Any:

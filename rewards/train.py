@@ -83,10 +83,11 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     clusters = [pair.prompt_id for pair in pairs]
     words = metrics.bag_of_words(read_pairs(config.pairs / "train.jsonl"), pairs)
     above = metrics.clustered_mean([a - b for a, b in zip(correct, words, strict=False)], clusters[: len(words)])
-    if above["low"] is not None and above["low"] <= 0:
+    if above["mean"] is not None and (above["low"] is None or above["low"] <= 0):
+        between = "no interval" if above["low"] is None else f"[{above['low']:+.3f}, {above['high']:+.3f}]"
         run.note(
-            f"the reward model is not shown to beat a bag of words ({above['mean']:+.3f} "
-            f"[{above['low']:+.3f}, {above['high']:+.3f}]): the words of a response explain these votes as well"
+            f"the reward model is not shown to beat a bag of words ({above['mean']:+.3f} {between}): "
+            "the words of a response explain these votes as well"
         )
     headline = {
         "accuracy": metrics.clustered_accuracy(correct, clusters),

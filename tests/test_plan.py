@@ -12,8 +12,8 @@ from scipy.optimize import curve_fit
 from align.cli import run as align
 from align.core.config import BadInput
 from align.core.files import write_json, write_jsonl
+from align.core.intervals import mean_interval, wilson
 from align.core.runs import RunRecord
-from align.evals.stats import mean_interval, wilson
 from annotation.campaign.plan import plan, prompt_variance
 from annotation.measures.learning import CURVE, CurvePoint, fit_curves, read_curve, resampled_errors
 
@@ -48,16 +48,16 @@ def test_half_won_is_the_widest_that_evaluation_can_report() -> None:
     n = plan(width=0.1).needed
     assert n is not None
     for wins in range(0, n + 1, 10):
-        found = mean_interval(scores({1.0: wins, 0.0: n - wins}))
+        found = mean_interval(scores({1.0: wins, 0.0: n - wins}), "binary")
         assert wide((found.low, found.high)) <= 0.1
 
 
 @pytest.mark.parametrize("n", [20, 400])
 @pytest.mark.parametrize(("win_rate", "ties"), [(0.5, 0.2), (0.7, 0.4), (0.4, 0.1)])
-def test_ties_take_what_evaluation_s_t_interval_takes(n: int, win_rate: float, ties: float) -> None:
+def test_ties_take_what_evaluation_s_interval_of_a_share_takes(n: int, win_rate: float, ties: float) -> None:
     """Prompts in these shares have an interval; a plan for its width asks for as many, for less width one more."""
     halves, wins = round(ties * n), round((win_rate - ties / 2) * n)
-    found = mean_interval(scores({1.0: wins, 0.5: halves, 0.0: n - halves - wins}))
+    found = mean_interval(scores({1.0: wins, 0.5: halves, 0.0: n - halves - wins}), "share")
     width = wide((found.low, found.high))
     assert plan(width=width * (1 + 1e-9), win_rate=win_rate, ties=ties).needed == n
     assert plan(width=width * (1 - 1e-9), win_rate=win_rate, ties=ties).needed == n + 1
@@ -71,7 +71,7 @@ def test_votes_on_one_prompt_count_by_their_agreement(agreement: float) -> None:
     def measured(count: int) -> float:
         unanimous = round((agreement - 1 / 3) / (2 / 3) * count / 2)  # two of three split votes agree in a third
         split = (count - 2 * unanimous) // 2
-        found = mean_interval(scores({1.0: unanimous, 2 / 3: split, 1 / 3: split, 0.0: unanimous}))
+        found = mean_interval(scores({1.0: unanimous, 2 / 3: split, 1 / 3: split, 0.0: unanimous}), "share")
         return wide((found.low, found.high))
 
     above = -(-n // 40) * 40

@@ -219,7 +219,16 @@ def _training(config: ReportConfig, name: str) -> story.Training:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "–"), (0.0, "0.000"), (1.0, "1.00"), (870.4, "870"), (4312, "4,312"), (12, "12"), (-0.0004, "-0.0004")],
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (-0.0, "0"),
+        (1.0, "1.00"),
+        (870.4, "870"),
+        (4312, "4,312"),
+        (12, "12"),
+        (-0.0004, "-0.0004"),
+    ],
 )
 def test_numbers_in_tables(value: float | None, shown: str) -> None:
     assert number(value) == shown

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import scipy.stats
 from scipy import stats as scipy_stats
-from statsmodels.stats.proportion import proportion_confint
 
 from align.evals import stats
 
@@ -33,54 +32,6 @@ def test_corrections_golden() -> None:
 
 def test_mcnemar_without_discordant_pairs_is_one() -> None:
     assert stats.mcnemar(0, 0) == 1.0
-
-
-# --- means -------------------------------------------------------------------------------------------------------
-
-
-def test_mean_counts_what_failed_and_never_invents_a_zero() -> None:
-    assert stats.mean_interval([]) == stats.Estimate(None, None, None, 0, 0, 0)
-    assert stats.mean_interval([None, None]).mean is None
-    found = stats.mean_interval([1.0, None, 0.0, 1.0])
-    assert (found.mean, found.n, found.n_scored, found.n_failed) == (pytest.approx(2 / 3), 4, 3, 1)
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 20), (7, 20), (20, 20)])
-def test_single_zeros_and_ones_get_wilson(right: int, n: int) -> None:
-    found = stats.mean_interval([1.0] * right + [0.0] * (n - right))
-    assert (found.low, found.high) == pytest.approx(proportion_confint(right, n, method="wilson"), abs=1e-12)
-
-
-def test_clustered_interval_is_miller_s_with_the_finite_cluster_factor() -> None:
-    values, clusters = [0.5, 1.5, 4.0, 2.0, 3.0, 3.5], ["a", "a", "b", "c", "c", "c"]
-    mean = sum(values) / 6
-    sums: dict[str, float] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + value - mean
-    error = math.sqrt(sum(s * s for s in sums.values()) * 3 / 2) / 6
-    found = stats.mean_interval(values, clusters)
-    assert found.high == pytest.approx(mean + scipy_stats.t.ppf(0.975, 2) * error)
-
-
-def test_distinct_clusters_give_the_textbook_t_interval() -> None:
-    values = [0.3, 1.9, 2.2, 0.7, 1.1]
-    found = stats.mean_interval(values)
-    expected = scipy_stats.t.interval(0.95, 4, np.mean(values), scipy_stats.sem(values))
-    assert (found.low, found.high) == pytest.approx(expected)
-
-
-def test_repeated_samples_add_no_false_certainty() -> None:
-    """Four identical samples of an item are worth one; nothing seen in 400 answers of 100 items is 0 of 100."""
-    once = stats.mean_interval([1.0, 0.0] * 10)
-    four = stats.mean_interval([1.0, 0.0] * 40, [str(i % 20) for i in range(80)])
-    assert (four.low, four.high) == pytest.approx((once.low, once.high), abs=0.02)
-    nothing = stats.mean_interval([0.0] * 400, [str(i // 4) for i in range(400)])
-    assert nothing.high == pytest.approx(stats.wilson(0.0, 100)[1])
-
-
-def test_numbers_that_do_not_vary_have_no_interval() -> None:
-    found = stats.mean_interval([2.5, 2.5, 2.5])
-    assert (found.mean, found.low, found.high) == (2.5, None, None)
 
 
 # --- the non-inferiority bound -----------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from align.audit.history import Subject
 from align.audit.table import markdown
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
+from align.core.intervals import mean_interval
 from align.core.runs import Run, RunRecord, finished_run, stage
-from align.evals.stats import higher_is_better, length_controlled_win_rate, mean_interval, paired_difference
+from align.evals.stats import higher_is_better, length_controlled_win_rate, metric_of, paired_difference
 from annotation.types import ItemResult
 
 SHARED = ("base", "sft", "pairs", "prompts")
@@ -211,7 +212,9 @@ def _measure(one: Contender, chosen: Evaluated) -> dict[str, Any]:
         results = history.load_items(found[one.name])
         for metric in _metrics(found[one.name], suite):
             scores = history.scores(results, suite, metric)
-            metrics[metric] = mean_interval(scores.values, scores.items)._asdict() | {"suite": suite}
+            metrics[metric] = mean_interval(scores.values, metric_of(metric).kind, scores.items)._asdict() | {
+                "suite": suite
+            }
         if one.record is not None and suite == "preference" and "sft" in found:
             metrics["win_rate_vs_sft, equal length"] = _length_controlled(results, history.load_items(found["sft"]))
     return {"name": one.name, "stage": one.record.stage if one.record else None, "metrics": metrics}

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from align.audit.history import Scores, kind_of
 from align.core.config import BadInput, Frozen, build, read_yaml
+from align.core.intervals import mean_interval
 from align.evals.stats import (
     METRICS,
     detectable,
@@ -22,7 +23,6 @@ from align.evals.stats import (
     holm,
     is_share,
     limit_bounds,
-    mean_interval,
     metric_of,
     needed_n,
     paired_difference,
@@ -170,8 +170,8 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
     kind = kind_of(gate.metric, new, old)
     found = paired_difference(new_items, old_items, kind, 1 - 2 * gate.level)
     facts |= {
-        "candidate": mean_interval(new.values, new.items).mean,
-        "reference": mean_interval(old.values, old.items).mean,
+        "candidate": mean_interval(new.values, metric_of(gate.metric).kind, new.items).mean,
+        "reference": mean_interval(old.values, metric_of(gate.metric).kind, old.items).mean,
         "delta": found.mean,
         "low": found.low,
         "high": found.high,
@@ -220,7 +220,7 @@ def _turned(metric: str, delta: float) -> float:
 
 def _judge_limit(gate: Gate, new: Scores, facts: dict[str, Any]) -> Finding:
     items = new.by_item
-    mean = mean_interval(new.values, new.items).mean
+    mean = mean_interval(new.values, metric_of(gate.metric).kind, new.items).mean
     low, high, method = limit_bounds(items, gate.level)
     n_scored = sum(value is not None for value in items.values())
     facts |= {"candidate": mean, "delta": mean, "low": low, "high": high}
@@ -309,7 +309,7 @@ def _at_chance(gate: Gate, old: Scores, measured: float | None) -> str | None:
     chance = measured if gate.chance is None else gate.chance
     if chance is None:
         return None
-    found = mean_interval(old.values, old.items)
+    found = mean_interval(old.values, metric_of(gate.metric).kind, old.items)
     if found.low is not None and found.low > chance:
         return None
     return (

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from align.core.files import read_rows
+from align.core.intervals import Kind
 from align.core.runs import RunRecord, input_hash, is_ours, read_run
-from align.evals.stats import Kind, is_share
+from align.evals.stats import is_share
 from annotation.types import ItemResult
 
 POLICIES = ("sample", "greedy")  # what a policy does by itself; prompt-only and best-of-n are other contenders

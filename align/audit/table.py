@@ -29,6 +29,8 @@ def number(value: float | None) -> str:
     """Three digits or decimals, small ones by their first digit, counts in full; a dash for None."""
     if value is None:
         return "–"
+    if value == 0:
+        return "0"
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
     if abs(value) >= 1:

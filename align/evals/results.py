@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from align.core.intervals import mean_interval
 from align.evals.answers import Answered
-from align.evals.stats import mean_interval
+from align.evals.stats import metric_of
 from annotation.types import ItemResult
 
 
@@ -51,4 +52,5 @@ def summarise(results: Sequence[ItemResult], chances: dict[str, float] | None = 
 
 
 def _estimate(results: Sequence[ItemResult]) -> dict[str, Any]:
-    return mean_interval([result.score for result in results], [result.item_id for result in results])._asdict()
+    kind = metric_of(results[0].metric).kind
+    return mean_interval([r.score for r in results], kind, [r.item_id for r in results])._asdict()

@@ -11,12 +11,12 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-Kind = Literal["binary", "share", "unbounded"]
+from align.core.intervals import Estimate, Kind
 
 
 class Metric(NamedTuple):
@@ -73,19 +73,6 @@ def is_share(metric: str) -> bool:
     return metric_of(metric).kind != "unbounded"
 
 
-class Estimate(NamedTuple):
-    """A mean with its two-sided interval; ``n`` results of which ``n_scored`` count, from ``n_clusters`` items."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
-    n_scored: int
-    n_failed: int
-    level: float = 0.95
-    n_clusters: int = 0
-
-
 class Difference(NamedTuple):
     """Mean of new - old over items scored on both sides; ``n`` items in all, ``sd`` between items."""
 
@@ -98,41 +85,6 @@ class Difference(NamedTuple):
     level: float
     sd: float | None
     method: str
-
-
-def mean_interval(
-    values: Sequence[float | None], clusters: Sequence[str] | None = None, level: float = 0.95
-) -> Estimate:
-    """Mean with an interval that knows its clusters.
-
-    Zeros and ones get Wilson's interval, over the effective number of items when items repeat; anything else a
-    t interval with the clustered standard error, C/(C-1) and C-1 degrees of freedom. One cluster, or no variance
-    among numbers that are not zeros and ones, has a mean but no interval.
-    """
-    names = list(clusters) if clusters is not None else [str(i) for i in range(len(values))]
-    kept = [(value, name) for value, name in zip(values, names, strict=True) if value is not None]
-    n, n_scored = len(values), len(kept)
-    if not kept:
-        return Estimate(None, None, None, n, 0, n, level)
-    scores = np.array([value for value, _ in kept], dtype=float)
-    mean, error, n_clusters = _clustered_error(scores, [name for _, name in kept])
-    low: float | None = None
-    high: float | None = None
-    if np.isin(scores, (0.0, 1.0)).all():
-        effective = mean * (1 - mean) / error**2 if error else float(n_clusters)
-        low, high = wilson(mean, min(max(effective, n_clusters), n_scored), level)
-    elif error:
-        half = float(stats.t.ppf((1 + level) / 2, n_clusters - 1)) * error
-        low, high = mean - half, mean + half
-    return Estimate(mean, low, high, n, n_scored, n - n_scored, level, n_clusters)
-
-
-def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share seen over ``n`` (possibly effective) items."""
-    z = float(stats.norm.ppf((1 + level) / 2))
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def limit_bounds(items: Mapping[str, float | None], alpha: float) -> tuple[float | None, float | None, str]:
@@ -321,17 +273,6 @@ def length_controlled_win_rate(
     z = float(stats.norm.ppf((1 + level) / 2))
     mean, low, high = (1 / (1 + math.exp(-x)) for x in (intercept, intercept - z * error, intercept + z * error))
     return Estimate(mean, low, high, n, n, 0, level, len(set(clusters)))
-
-
-def _clustered_error(scores: np.ndarray, clusters: Sequence[str]) -> tuple[float, float, int]:
-    """Mean, standard error of the mean over clusters (0 for one cluster), number of clusters."""
-    mean = float(scores.mean())
-    index = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    sums = np.bincount(index, weights=scores - mean)
-    count = len(sums)
-    if count < 2 or np.ptp(scores) == 0:
-        return mean, 0.0, count
-    return mean, math.sqrt(float((sums**2).sum()) * count / (count - 1)) / len(scores), count
 
 
 def _exact_p(lost: int, won: int, n: int, delta: float) -> float:

@@ -2,9 +2,9 @@
 
 In: the width wanted, or the accuracy wanted and a reward run with a learning curve (``reward --curve``). Out: a number
 with its interval, hours and price, or why there is none. Widths are those of the intervals that evaluation reports:
-Wilson's score interval where every prompt is won or lost, else Student's t over prompts. A curve is read by a power law
-with an asymptote; beyond the pairs trained on it says that it extrapolates, and beyond eight times as many it names no
-number. Not here: the variance between training seeds, which one curve cannot show.
+Wilson's score interval, over the effective number of prompts where ties or votes make scores between 0 and 1. A curve
+is read by a power law with an asymptote; beyond the pairs trained on it says that it extrapolates, and beyond eight
+times as many it names no number. Not here: the variance between training seeds, which one curve cannot show.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align.core.config import BadInput
+from align.core.intervals import effective_n, wilson
 from align.core.runs import RunRecord, finished_run
 from annotation.measures.learning import RESAMPLES, Array, CurvePoint, Fits, fit_curves, read_curve, resampled_errors
 
@@ -97,16 +98,14 @@ def prompts_for_width(width: float, confidence: float, win_rate: float, variance
     """The fewest prompts whose win-rate interval is at most ``width`` wide.
 
     Args:
-        variance: of a prompt's score; None where every prompt is won or lost, which is Wilson's case.
+        variance: of a prompt's score; None where every prompt is won or lost.
     """
-    from scipy import stats
-    from statsmodels.stats.proportion import proportion_confint
 
     def wide(n: int) -> float:
-        if variance is None:
-            low, high = proportion_confint(win_rate * n, n, alpha=1 - confidence, method="wilson")
-            return float(high - low)
-        return 2 * float(stats.t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(variance / (n - 1))
+        error = 0.0 if variance is None else math.sqrt(variance / (n - 1))
+        effective = effective_n(win_rate, error, np.ones(n), "binary" if variance is None else "share", confidence)
+        low, high = wilson(win_rate, effective, confidence)
+        return high - low
 
     return _smallest(lambda n: wide(n) <= width, 1 if variance is None else 2)
 
@@ -152,7 +151,7 @@ def _for_width(
         return prompts_for_width(width, confidence, win_rate, variance)
 
     n = prompts(votes)
-    method = "Wilson's score interval" if is_binary(votes) else "Student's t over prompts"
+    method = "Wilson's score interval" + ("" if is_binary(votes) else " over the effective number of prompts")
     each = "once" if votes == 1 else f"{votes} times ({n * votes:,} judgments)"
     lines = [
         f"{n:,} prompts, one pair of answers each, each judged {each}: the {100 * confidence:g}% interval of a win "
@@ -164,7 +163,9 @@ def _for_width(
     elif votes > 1:
         lines.append(f"one vote a prompt would take {(one := prompts(1)):,} prompts and {one:,} judgments")
     if ties:
-        lines.append(f"a tie is half a win; at {ties:g} ties a prompt's score varies less, and the interval is t's")
+        lines.append(
+            f"a tie is half a win; at {ties:g} ties a prompt's score varies less, and the interval is narrower"
+        )
     lines.append(
         "more answers or votes to one prompt narrow it less than as many new prompts; and it is the win rate of votes, "
         "which people's slips pull towards 0.5"
