@@ -49,6 +49,8 @@ def test_value_loss_golden() -> None:
     close(found.loss, 0.32)
     close(found.clip_fraction, 1.0)
     close(o.value_loss(values, torch.zeros(1, 1), torch.ones(1, 1), mask, clip=9.0, denominator=1).loss, 0.125)
+    down = o.value_loss(-values, torch.zeros(1, 1), -torch.ones(1, 1), mask, clip=0.2, denominator=1)
+    close(down.loss, 0.32)
 
 
 def test_entropy_golden_and_bounds() -> None:

@@ -106,11 +106,11 @@ def exact_token_kl(logits_NV: Tensor, reference_NV: Tensor) -> Tensor:
 def shape_rewards(scores_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, coefficient: float) -> Tensor:
     """``-coefficient * KL`` at every token, plus the score at the last token of each response, ``(B, T)``.
 
-    Stiennon et al. 2020 (arXiv 2009.01325), section 3.4; the score is read at the stop token.
+    Stiennon et al. 2020 (arXiv 2009.01325), section 3.4; the score is read at the stop token. Responses are
+    left-aligned, and each has a token.
     """
     rewards_BT = torch.where(mask_BT, -coefficient * kl_BT, torch.zeros_like(kl_BT))
-    steps = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-    last_B = torch.where(mask_BT, steps, -1).max(dim=1).values
+    last_B = mask_BT.sum(dim=1) - 1
     return rewards_BT.scatter_add(1, last_B[:, None], scores_B[:, None])
 
 

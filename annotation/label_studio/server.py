@@ -84,7 +84,7 @@ def start(folder: Path, venv: Path = VENV, port: int = 0, say: Say = print) -> S
         try:
             _await(process, folder / "server.log", url, say)
             if password:
-                _keep_token(folder / "token", create_token(url, ADMIN, password))
+                _write_secret(folder / "token", create_token(url, ADMIN, password))
                 (folder / "unfinished").unlink()
         except BaseException:
             _end(process.pid, lambda: process.poll() is not None)
@@ -130,6 +130,7 @@ def _prepare(folder: Path, venv: Path, say: Say) -> bool:
     shutil.rmtree(data, ignore_errors=True)
     shutil.copytree(tables, data)
     data.chmod(0o700)
+    _keep_signing_key(data / ".env")
     return True
 
 
@@ -192,10 +193,19 @@ def _await(process: subprocess.Popen[bytes], log: Path, url: str, say: Say) -> N
     raise BadInput(f"Label Studio did not answer for {START_SECONDS:.0f} s; its words are in {log}")
 
 
-def _keep_token(path: Path, token: str) -> None:
+def _keep_signing_key(path: Path) -> None:
+    """The key that signs tokens, in letters and digits.
+
+    One of fifty keys that the server would make for itself begins with a dollar sign; it reads that back as the name
+    of a variable, makes another key at every start, and no token outlives a restart.
+    """
+    _write_secret(path, f"SECRET_KEY={secrets.token_hex(32)}")
+
+
+def _write_secret(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(token + "\n")
+        file.write(text + "\n")
 
 
 def _token(folder: Path) -> str:
