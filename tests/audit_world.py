@@ -12,7 +12,7 @@ import pytest
 
 from align.audit.audit import AuditConfig, audit
 from align.audit.compare import CompareConfig
-from align.core.files import artefact_hash, write_json, write_jsonl, write_text
+from align.core.files import artefact_hash, file_hash, write_json, write_jsonl, write_text
 from align.core.runs import RunRecord, input_hash
 
 ROOT = Path(__file__).parents[1]
@@ -71,19 +71,42 @@ def write_run(
         lineage=lineage,
         artefact=artefact,
     )
-    write_text(folder / "run.json", record.model_dump_json())
+    write_text(folder / "run.json", record.sealed())
     return folder
+
+
+def edit_run(folder: Path, **changes: Any) -> None:
+    """Change a run's record as a stage could have written it: with its checksum."""
+    record = RunRecord.model_validate_json((folder / "run.json").read_text())
+    write_text(folder / "run.json", record.model_copy(update=changes).sealed())
 
 
 def write_evaluation(
     runs: Path, name: str, subject: Path, rows: Iterable[dict[str, Any]], policy: str = "sample", **facts: Any
 ) -> Path:
-    """An evaluation run whose items.jsonl holds ``rows`` (suite, metric, item_id, score and what differs)."""
+    """An evaluation run whose items.jsonl holds ``rows`` (suite, metric, item_id, score and what differs).
+
+    ``asked`` are changes of its fingerprint.
+    """
     full = [{"judge": "rule", **row} | ({} if row["score"] is not None else {"reason": "too long"}) for row in rows]
     suites = list(dict.fromkeys(row["suite"] for row in full))
     resolved = {"suite": suites, "policy": policy, "subject": str(subject), **facts.pop("resolved", {})}
+    write_jsonl(runs / name / "items.jsonl", full)
+    asked = facts.pop("asked", {})
+    headline = {
+        "suites": {suite: {"fingerprint": asked_as(suite, policy) | asked} for suite in suites},
+        "results_sha256": file_hash(runs / name / "items.jsonl"),
+        "own_template": True,
+    } | facts.pop("headline", {})
     parents = {"subject": subject}
-    return write_run(runs, name, "eval", parents=parents, files={"items.jsonl": full}, resolved=resolved, **facts)
+    return write_run(runs, name, "eval", parents=parents, resolved=resolved, headline=headline, **facts)
+
+
+def asked_as(suite: str, policy: str) -> dict[str, Any]:
+    """A fingerprint: of forgetting, nothing that is about generating."""
+    found: dict[str, Any] = {"template_sha256": "a" * 64, "dtype": "float32", "items": suite}
+    generated = {"policy": policy, "max_new_tokens": 48, "samples": 1}
+    return found if suite == "forgetting" else found | generated
 
 
 def results(suite: str, metric: str, values: list[float | None], **facts: Any) -> list[dict[str, Any]]:

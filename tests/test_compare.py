@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from audit_world import (
     World,
     compared,
+    edit_run,
     measured,
     with_wins,
+    write_evaluation,
     write_run,
 )
 
 from align.audit.compare import CompareConfig, compare
 from align.core.config import BadInput
-from align.core.files import write_json
+from align.core.runs import read_run
 
 
 def test_the_table_has_every_row_and_cost(world: World) -> None:
@@ -42,22 +45,19 @@ def test_the_table_has_every_row_and_cost(world: World) -> None:
 @pytest.mark.parametrize("key", ["base", "sft", "pairs", "prompts"])
 def test_arms_that_learned_from_other_things_are_refused(world: World, key: str) -> None:
     config, runs = compared(world)
-    file = runs / "ppo" / "run.json"
-    record = json.loads(file.read_text())
-    record["lineage"][key] = "other"
+    record = read_run(runs / "ppo")
+    changed: dict[str, Any] = {"lineage": record.lineage | {key: "other"}}
     if key == "sft":
-        record["inputs"]["policy"]["sha256"] = "other"
-    write_json(file, record)
+        changed["inputs"] = record.inputs | {"policy": record.inputs["policy"] | {"sha256": "other"}}
+    edit_run(runs / "ppo", **changed)
     with pytest.raises(BadInput, match=f"differ in '{key}'"):
         compare(config)
 
 
 def test_an_arm_without_lineage_is_refused(world: World) -> None:
     config, runs = compared(world)
-    file = runs / "ppo" / "run.json"
-    record = json.loads(file.read_text())
-    del record["lineage"]["pairs"]
-    write_json(file, record)
+    lineage = read_run(runs / "ppo").lineage
+    edit_run(runs / "ppo", lineage={key: value for key, value in lineage.items() if key != "pairs"})
     with pytest.raises(BadInput, match="not every arm records its pairs"):
         compare(config)
 
@@ -66,6 +66,13 @@ def test_evaluations_over_other_items_are_refused(world: World) -> None:
     rows = [row for row in with_wins(measured(100, 5, 1.2), 70) if row["item_id"] != "accuracy/fact-7"]
     config, _ = compared(world, rows)
     with pytest.raises(BadInput, match="accuracy/fact was measured over different items"):
+        compare(config)
+
+
+def test_evaluations_that_were_asked_in_another_way_are_refused(world: World) -> None:
+    config, runs = compared(world)
+    write_evaluation(runs, "eval-ppo", runs / "ppo", with_wins(measured(100, 5, 1.2), 70), asked={"dtype": "bfloat16"})
+    with pytest.raises(BadInput, match="eval-ppo are not alike: 'dtype' differs .float32 and bfloat16.; evaluate"):
         compare(config)
 
 

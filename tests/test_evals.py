@@ -19,9 +19,10 @@ from align.evals.answers import (
     Manner,
     Subject,
 )
+from align.evals.fingerprint import KEYS, differences
 from align.evals.forgetting import forgetting
 from align.evals.items import Item, items_hash, load_items
-from align.evals.judges import METRICS, find_judge, is_garbage
+from align.evals.judges import METRICS, find_judge, is_garbage, version_of
 from align.evals.preference import preference
 from align.evals.results import summarise
 from align.evals.run import EvalConfig, evaluate
@@ -155,6 +156,32 @@ def test_run_writes_results_and_headline(tmp_path: Path, model_folder: ModelFold
     assert "NaN" not in (tmp_path / "run" / "run.json").read_text()
     assert any("layout" in note for note in record.notes) and any("refusal-prefix" in note for note in record.notes)
     assert evaluate(config).id == record.id
+
+
+def test_an_evaluation_records_how_it_asked(tmp_path: Path, model_folder: ModelFolder) -> None:
+    """The weights apart, everything that moves an answer is in the fingerprint; the seed, another draw, is not."""
+    rows = [generate_item(f"h{i}", "hello", "safety", family="harm").model_dump() for i in range(2)]
+    write_jsonl(tmp_path / "safety.jsonl", [*rows, option_item("o", ["blue", "red"]).model_dump()])
+
+    def asked(name: str, suite: str = "safety", **changes: Any) -> tuple[dict[str, Any], bool]:
+        given = {"subject": model_folder("llama"), "items": tmp_path / "safety.jsonl", "policy": "sample"}
+        config = EvalConfig(run=tmp_path / name, suite=[suite], **(given | {"max_new_tokens": 4} | changes))
+        headline = evaluate(config).headline
+        return headline["suites"][suite]["fingerprint"], headline["own_template"]
+
+    plain, own = asked("one")
+    assert own and set(plain) <= set(KEYS) and plain["judges"] == {"refusal-prefix": version_of("refusal-prefix")}
+    assert asked("seed", seed=3) == (plain, True)
+    other, own = asked("two", chat_template="plain", max_new_tokens=5, samples=2, temperature=0.5, judge="pocket")
+    assert not own
+    told = differences(plain, other)
+    keys = ("template_sha256", "judges", "temperature", "samples", "max_new_tokens", "stop")
+    assert [line.split("'")[1] for line in told] == list(keys)
+    assert "'max_new_tokens' differs (4 and 5)" in told and not differences(plain, other, keys)
+    greedy, _ = asked("three", policy="greedy")
+    assert [line.split("'")[1] for line in differences(plain, greedy)] == ["policy", "sampler", "temperature"]
+    forgotten = [asked(f"f-{policy}", "forgetting", policy=policy)[0] for policy in ("greedy", "sample")]
+    assert forgotten[0] == forgotten[1] and "max_new_tokens" not in forgotten[0]
 
 
 @pytest.mark.parametrize(

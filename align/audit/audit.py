@@ -1,9 +1,9 @@
 """Stage `audit`: what got better and what broke, as a verdict.
 
 In: base, candidate, and where given SFT and a rival (policy runs or model folders), gates.yaml, and every finished
-evaluation run of their artefacts in the runs folders around. Out: ``audit.json`` with findings, the evaluations
-used by name, the worst flips with both texts, and what was not measured. Evaluations are inputs: a newer one makes
-another audit. Not here: running an evaluation.
+evaluation run of their artefacts in the runs folders around. Out: ``audit.json`` with findings, every evaluation
+that was looked at by name, the worst flips with both texts, and what was not measured. Evaluations are inputs: a newer
+one makes another audit. Not here: running an evaluation, and which evaluations may be compared (evidence).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from align.audit import history
-from align.audit.gates import Finding, Gate, insufficient, judge, load_gates, overall, regressed
-from align.audit.history import Subject
+from align.audit.evidence import Judged, judge_by_worst, same_question
+from align.audit.gates import Finding, Gate, load_gates, overall, regressed
+from align.audit.history import Evaluation, Subject
 from align.core.config import StageConfig
 from align.core.files import write_json
 from align.core.runs import Run, stage
@@ -53,7 +54,7 @@ class AuditConfig(StageConfig):
     @property
     def evaluations(self) -> list[Path]:
         """Folders of the evaluation runs that count, so that they are hashed into the record as inputs."""
-        return sorted({Path(run.path) for subject in self.subjects.values() for run in subject.runs.values()})
+        return sorted({Path(one.record.path) for subject in self.subjects.values() for one in subject.evaluations})
 
 
 @stage
@@ -61,7 +62,8 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     """Judge every gate, write audit.json, and say the verdict in one sentence."""
     gates = load_gates(config.gates)
     subjects = config.subjects
-    findings = [_find(gate, subjects) for gate in gates]
+    judged = [judge_by_worst(gate, subjects) for gate in gates]
+    findings = [one.finding for one in judged]
     verdict, worse = overall(findings), regressed(findings)
     sentence = _sentence(findings, worse)
     write_json(
@@ -73,7 +75,8 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
             "regressed": worse,
             "subjects": {role: _about(subject) for role, subject in subjects.items()},
             "rival": _against_rival(gates, subjects),
-            "flips": _flips(gates, subjects)[:FLIPS],
+            "considered": [{"gate": one.gate.name} | row for one in judged for row in one.considered],
+            "flips": _flips(judged)[:FLIPS],
             "judges": _judges(subjects["candidate"]),
             "not_measured": _not_measured(findings, gates, subjects),
         },
@@ -81,29 +84,6 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     run.note(sentence)
     counts = {kind: sum(f.verdict == kind for f in findings) for kind in ("pass", "fail", "insufficient")}
     return {"verdict": verdict, "sentence": sentence, "gates": counts, "regressed": worse}
-
-
-def _find(gate: Gate, subjects: dict[str, Subject]) -> Finding:
-    """Fetch what a gate compares, or say what is missing."""
-    sides = ["candidate"] if gate.against is None else ["candidate", gate.against]
-    if gate.against is not None and gate.against not in subjects:
-        return insufficient(gate, f"no {gate.against} was named: give {gate.against}=RUN")
-    policy = history.common_policy(gate.suite, [subjects[side] for side in sides], gate.policy)
-    if policy is None:
-        wanted = gate.policy or " or ".join(history.POLICIES)
-        lacking = [
-            side for side in sides if not any((gate.suite, p) in subjects[side].runs for p in wanted.split(" or "))
-        ]
-        whose = " and ".join(lacking) or "both sides under one policy"
-        return insufficient(gate, f"no finished evaluation of suite {gate.suite} (policy {wanted}) for {whose}")
-    runs = [subjects[side].runs[gate.suite, policy] for side in sides]
-    found = [history.scores(history.load_items(record), gate.suite, gate.metric) for record in runs]
-    facts: dict[str, Any] = {"policy": policy, "evaluations": [Path(record.path).name for record in runs]}
-    if gate.against is None:
-        return judge(gate, found[0], None, **facts)
-    if key := history.asked_differently(gate.suite, *runs):
-        return insufficient(gate, f"the two evaluations are not alike: '{key}' differs", **facts)
-    return judge(gate, found[0], found[1], history.chance(runs[1], gate.metric), **facts)
 
 
 def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
@@ -120,30 +100,30 @@ def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
 
 
 def _about(subject: Subject) -> dict[str, Any]:
-    runs = {f"{suite} ({policy})": Path(run.path).name for (suite, policy), run in sorted(subject.runs.items())}
-    return {"path": str(subject.path), "artefact": subject.artefact, "evaluations": runs}
+    evaluations = [
+        {"run": one.name, "suite": one.suite, "policy": one.policy, "seed": one.record.seed}
+        for one in subject.evaluations
+    ]
+    return {"path": str(subject.path), "artefact": subject.artefact, "evaluations": evaluations}
 
 
 def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[dict[str, Any]]:
     """Candidate - rival on every gated metric, for information: no gate asks for it."""
     if "rival" not in subjects:
         return []
-    candidate, rival = subjects["candidate"], subjects["rival"]
     rows = []
     for suite, metric in dict.fromkeys((gate.suite, gate.metric) for gate in gates):
-        if (policy := history.common_policy(suite, [candidate, rival])) is None:
-            continue
-        new, old = (
-            history.scores(history.load_items(s.runs[suite, policy]), suite, metric) for s in (candidate, rival)
-        )
-        found = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
-        rows.append({"suite": suite, "metric": metric, "policy": policy} | found._asdict())
+        for pair in same_question(subjects["candidate"], subjects["rival"], suite):
+            new, old = (one.scores(metric) for one in pair)
+            found = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
+            facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
+            rows.append(facts | found._asdict())
     return rows
 
 
-def _flips(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[dict[str, Any]]:
+def _flips(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """Items on which the candidate lost most, gate by gate in turn, with what both wrote."""
-    by_gate = [_lost(gate, subjects) for gate in gates if gate.against in subjects]
+    by_gate = [_lost(one.gate, *one.deciding) for one in judged if len(one.deciding) == 2]
     seen: set[tuple[str, str]] = set()
     worst = []
     for flip in chain.from_iterable(zip_longest(*by_gate)):
@@ -153,12 +133,8 @@ def _flips(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[dict[str
     return worst
 
 
-def _lost(gate: Gate, subjects: dict[str, Subject]) -> list[dict[str, Any]]:
-    sides = [subjects["candidate"], subjects[str(gate.against)]]
-    policy = history.common_policy(gate.suite, sides, gate.policy)
-    if policy is None:
-        return []
-    results = [history.load_items(side.runs[gate.suite, policy]) for side in sides]
+def _lost(gate: Gate, candidate: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
+    results = [history.load_items(side.record) for side in (candidate, reference)]
     new, old = (history.scores(found, gate.suite, gate.metric).by_item for found in results)
     sign = 1.0 if higher_is_better(gate.metric) else -1.0
     losses = {i: sign * (a - b) for i, a in new.items() if a is not None and (b := old.get(i)) is not None}
@@ -196,8 +172,8 @@ def _example(results: Sequence[ItemResult], gate: Gate, item_id: str, sign: floa
 def _judges(candidate: Subject) -> dict[str, list[str]]:
     """Which judge scored each metric of the candidate."""
     found: dict[str, set[str]] = {}
-    for record in candidate.runs.values():
-        for result in history.load_items(record):
+    for one in candidate.evaluations:
+        for result in history.load_items(one.record):
             found.setdefault(result.metric, set()).add(result.judge)
     return {metric: sorted(names) for metric, names in sorted(found.items())}
 

@@ -17,12 +17,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from align.audit import history
-from align.audit.history import Subject
+from align.audit.evidence import asked_differently
+from align.audit.history import Evaluation, Subject
 from align.audit.table import markdown
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
 from align.core.intervals import mean_interval
 from align.core.runs import Run, RunRecord, finished_run, stage
+from align.evals.fingerprint import MANNER
 from align.evals.stats import higher_is_better, length_controlled_win_rate, metric_of, paired_difference
 from annotation.types import ItemResult
 
@@ -57,9 +59,7 @@ class CompareConfig(StageConfig):
     @property
     def evaluations(self) -> list[Path]:
         """Folders of the evaluation runs that the table reads: inputs, so that a newer one makes another run."""
-        found = [
-            run.path for one in self.contenders for (_, policy), run in one.subject.runs.items() if one.acts(policy)
-        ]
+        found = [run.record.path for one in self.contenders for run in one.subject.evaluations if one.acts(run.policy)]
         return sorted({Path(path) for path in found})
 
 
@@ -79,7 +79,7 @@ class Contender(NamedTuple):
         return policy == self.manner if self.manner else policy in history.POLICIES
 
 
-Evaluated = dict[str, dict[str, RunRecord]]  # suite -> contender -> evaluation
+Evaluated = dict[str, dict[str, Evaluation]]  # suite -> contender -> evaluation
 
 
 @stage
@@ -96,7 +96,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         "rows": rows,
         "costs": [_cost(record, config.records) for record in config.arm_records],
         "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen)],
-        "evaluations": {suite: {n: Path(r.path).name for n, r in found.items()} for suite, found in chosen.items()},
+        "evaluations": {suite: {n: one.name for n, one in found.items()} for suite, found in chosen.items()},
         "lineage": {key: _origin(config.arm_records[0], key) for key in SHARED},
         "not_measured": _not_measured(contenders, chosen),
         "caveat": CAVEAT,
@@ -112,7 +112,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
 def _arm(record: RunRecord, records: Sequence[RunRecord]) -> Contender:
     path = Path(record.path)
     artefact = record.artefact or ""
-    return Contender(Subject(path.name, path, artefact, history.evaluations(records, artefact)), None, record)
+    return Contender(Subject(path.name, path, artefact, record, history.evaluations(records, artefact)), None, record)
 
 
 def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
@@ -125,8 +125,8 @@ def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
         ("best-of-n", "sft", "best-of-n"),
     ):
         artefact = _origin(arm, key) or ""
-        runs = history.evaluations(records, artefact) if artefact else {}
-        found.append(Contender(Subject(name, Path(name), artefact, runs), manner, None))
+        evaluations = history.evaluations(records, artefact) if artefact else []
+        found.append(Contender(Subject(name, Path(name), artefact, None, evaluations), manner, None))
     return found
 
 
@@ -160,47 +160,50 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
         BadInput: two evaluations of a suite asked different items or asked them differently.
     """
     chosen: Evaluated = {}
-    for suite in dict.fromkeys(suite for one in contenders for suite, _ in one.subject.runs):
-        arms = [one for one in contenders if one.record is not None]
+    newest = {one.name: one.subject.newest for one in contenders}
+    for suite in dict.fromkeys(suite for found in newest.values() for suite, _ in found):
+        arms = [one.name for one in contenders if one.record is not None]
         order = dict.fromkeys((preferred, *history.POLICIES))
-        covered = {policy: sum((suite, policy) in one.subject.runs for one in arms) for policy in order}
+        covered = {policy: sum((suite, policy) in newest[arm] for arm in arms) for policy in order}
         policy = max(covered, key=covered.__getitem__)
         found = {
-            one.name: one.subject.runs[suite, one.manner or policy]
+            one.name: newest[one.name][suite, one.manner or policy]
             for one in contenders
-            if (suite, one.manner or policy) in one.subject.runs
+            if (suite, one.manner or policy) in newest[one.name]
         }
-        _check_alike(suite, found)
+        _check_alike(suite, found, {one.name for one in contenders if one.manner})
         chosen[suite] = found
     return chosen
 
 
-def _check_alike(suite: str, found: dict[str, RunRecord]) -> None:
-    """Every contender was asked what the first one that has a metric was asked, and in the same way."""
+def _check_alike(suite: str, found: dict[str, Evaluation], mannered: set[str]) -> None:
+    """Every contender was asked what the first one that has a metric was asked, and in the same way.
+
+    ``mannered`` ones act in a way of their own (under a system prompt, with best-of-n): that alone may differ.
+    """
     for other, second in list(found.items())[1:]:
         one, first = next(iter(found.items()))
-        if key := history.asked_differently(suite, first, second):
-            names = f"{Path(first.path).name} and {Path(second.path).name}"
-            raise BadInput(f"compare: suite {suite}: '{key}' differs between {names}; evaluate {one} and {other} alike")
+        allowed = MANNER if mannered & {one, other} else frozenset()
+        if problem := asked_differently(first, second, allowed):
+            raise BadInput(f"compare: suite {suite}: {problem}; evaluate {one} and {other} alike")
     asked: dict[str, tuple[str, frozenset[str]]] = {}
-    for name, record in found.items():
+    for name, evaluation in found.items():
         ids: dict[str, set[str]] = {}
-        for result in history.load_items(record):
+        for result in history.load_items(evaluation.record):
             by_formula = name == "best-of-n" and result.metric == "kl"  # one value, not an item's
             if result.suite == suite and not by_formula:
                 ids.setdefault(result.metric, set()).add(result.item_id)
         for metric, items in ids.items():
             one, before = asked.setdefault(metric, (name, frozenset(items)))
             if before != items:
-                names = f"{Path(found[one].path).name} and {Path(record.path).name}"
                 raise BadInput(
-                    f"compare: suite {suite}: {metric} was measured over different items in {names}; "
-                    f"evaluate {one} and {name} on the same items"
+                    f"compare: suite {suite}: {metric} was measured over different items in {found[one].name} and "
+                    f"{evaluation.name}; evaluate {one} and {name} on the same items"
                 )
 
 
-def _metrics(record: RunRecord, suite: str) -> list[str]:
-    return list(dict.fromkeys(r.metric for r in history.load_items(record) if r.suite == suite))
+def _metrics(one: Evaluation) -> list[str]:
+    return list(dict.fromkeys(r.metric for r in history.load_items(one.record) if r.suite == one.suite))
 
 
 def _measure(one: Contender, chosen: Evaluated) -> dict[str, Any]:
@@ -209,14 +212,16 @@ def _measure(one: Contender, chosen: Evaluated) -> dict[str, Any]:
     for suite, found in chosen.items():
         if one.name not in found:
             continue
-        results = history.load_items(found[one.name])
-        for metric in _metrics(found[one.name], suite):
+        results = history.load_items(found[one.name].record)
+        for metric in _metrics(found[one.name]):
             scores = history.scores(results, suite, metric)
             metrics[metric] = mean_interval(scores.values, metric_of(metric).kind, scores.items)._asdict() | {
                 "suite": suite
             }
         if one.record is not None and suite == "preference" and "sft" in found:
-            metrics["win_rate_vs_sft, equal length"] = _length_controlled(results, history.load_items(found["sft"]))
+            metrics["win_rate_vs_sft, equal length"] = _length_controlled(
+                results, history.load_items(found["sft"].record)
+            )
     return {"name": one.name, "stage": one.record.stage if one.record else None, "metrics": metrics}
 
 
@@ -236,8 +241,8 @@ def _differences(a: Contender, b: Contender, chosen: Evaluated) -> list[dict[str
     for suite, found in chosen.items():
         if a.name not in found or b.name not in found:
             continue
-        for metric in _metrics(found[a.name], suite):
-            new, old = (history.scores(history.load_items(found[n]), suite, metric) for n in (a.name, b.name))
+        for metric in _metrics(found[a.name]):
+            new, old = (found[n].scores(metric) for n in (a.name, b.name))
             difference = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
             facts = {"suite": suite, "metric": metric, "higher_is_better": higher_is_better(metric)}
             rows.append({"of": a.name, "minus": b.name} | facts | difference._asdict())

@@ -1,7 +1,7 @@
 """What has been measured of a policy: its finished evaluation runs, found by artefact hash, and their items.
 
-In: folders that hold runs. Out: records and per-item scores. The newest finished evaluation per suite and policy
-counts, and callers name it. Not here: statistics and verdicts.
+In: folders that hold runs. Out: records and per-item scores. Every finished evaluation of an artefact counts, however
+often it was evaluated. Not here: which of them a gate may be judged by (evidence), statistics and verdicts.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from align.core.files import read_rows
+from align.core.config import BadInput
+from align.core.files import file_hash, read_rows
 from align.core.intervals import Kind
-from align.core.runs import RunRecord, input_hash, is_ours, read_run
+from align.core.runs import RunRecord, input_hash, is_ours, is_run, read_run
 from align.evals.stats import is_share
 from annotation.types import ItemResult
 
@@ -35,13 +36,43 @@ class Scores(NamedTuple):
         return {item: sum(scored) / len(scored) if scored else None for item, scored in found.items()}
 
 
+class Evaluation(NamedTuple):
+    """A finished evaluation of one artefact by one suite."""
+
+    record: RunRecord
+    suite: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.record.path).name
+
+    @property
+    def policy(self) -> str:
+        return str(self.record.resolved.get("policy"))
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any] | None:
+        """What its answers depend on beside the weights; None where a version before fingerprints wrote it."""
+        known = self.record.headline.get("suites", {}).get(self.suite, {}).get("fingerprint")
+        return known if self.record.checksum else None
+
+    def scores(self, metric: str) -> Scores:
+        return scores(load_items(self.record), self.suite, metric)
+
+
 class Subject(NamedTuple):
-    """A policy under a name, with its evaluation runs by (suite, policy)."""
+    """A policy under a name, with its training run (None: a model folder) and all its evaluations, oldest first."""
 
     name: str
     path: Path
     artefact: str
-    runs: Mapping[tuple[str, str], RunRecord]
+    record: RunRecord | None
+    evaluations: Sequence[Evaluation]
+
+    @property
+    def newest(self) -> dict[tuple[str, str], Evaluation]:
+        """The newest evaluation by (suite, policy)."""
+        return {(one.suite, one.policy): one for one in self.evaluations}
 
 
 def all_runs(folders: Iterable[Path]) -> list[RunRecord]:
@@ -57,17 +88,16 @@ def all_runs(folders: Iterable[Path]) -> list[RunRecord]:
     return [found[path] for path in sorted(found)]
 
 
-def evaluations(records: Iterable[RunRecord], artefact: str) -> dict[tuple[str, str], RunRecord]:
-    """The newest finished evaluation of an artefact per (suite, policy)."""
-    found: dict[tuple[str, str], RunRecord] = {}
+def evaluations(records: Iterable[RunRecord], artefact: str) -> list[Evaluation]:
+    """The finished evaluations of an artefact, one a suite, oldest first."""
     finished = [r for r in records if r.stage == "eval" and r.status == "finished"]
-    for record in sorted(finished, key=lambda r: (r.created, r.path)):
-        if record.inputs.get("subject", {}).get("sha256") != artefact:
-            continue
-        suites = record.resolved.get("suite", [])
-        for suite in [suites] if isinstance(suites, str) else suites:
-            found[suite, str(record.resolved.get("policy"))] = record
-    return found
+    own = [r for r in finished if r.inputs.get("subject", {}).get("sha256") == artefact]
+    return [Evaluation(r, suite) for r in sorted(own, key=lambda r: (r.created, r.path)) for suite in suites_of(r)]
+
+
+def suites_of(record: RunRecord) -> list[str]:
+    suites = record.resolved.get("suite", [])
+    return [suites] if isinstance(suites, str) else list(suites)
 
 
 def subject(name: str, path: Path, folders: Iterable[Path]) -> Subject:
@@ -77,12 +107,17 @@ def subject(name: str, path: Path, folders: Iterable[Path]) -> Subject:
         BadInput: no such run or folder, or the run is not finished.
     """
     artefact = input_hash(path)
-    return Subject(name, path, artefact, evaluations(all_runs([path.parent, *folders]), artefact))
+    record = read_run(path) if is_run(path) else None
+    return Subject(name, path, artefact, record, evaluations(all_runs([path.parent, *folders]), artefact))
 
 
 def load_items(record: RunRecord) -> list[ItemResult]:
-    """The per-item results of an evaluation run; BadInput names the first row that is none."""
-    return list(_items(Path(record.path) / "items.jsonl", record.id))
+    """The per-item results of an evaluation run.
+
+    Raises:
+        BadInput: the file is not the one that the evaluation wrote, or a row is no result or stands twice.
+    """
+    return list(_items(Path(record.path) / "items.jsonl", record.headline.get("results_sha256")))
 
 
 def scores(items: Iterable[ItemResult], suite: str, metric: str) -> Scores:
@@ -92,20 +127,6 @@ def scores(items: Iterable[ItemResult], suite: str, metric: str) -> Scores:
         key=lambda i: (i.item_id, i.sample),
     )
     return Scores([i.score for i in wanted], [i.item_id for i in wanted])
-
-
-def asked_differently(suite: str, one: RunRecord, other: RunRecord) -> str | None:
-    """The first thing in which two evaluations of a suite differ so that their scores cannot be compared, or None."""
-    items = [record.headline.get("suites", {}).get(suite, {}).get("sha256") for record in (one, other)]
-    if None not in items and items[0] != items[1]:
-        return f"items of {suite}"
-    for name in ("reward", "sft") if suite == "preference" else ():
-        hashes = [record.inputs.get(name, {}).get("sha256") for record in (one, other)]
-        if None not in hashes and hashes[0] != hashes[1]:
-            return name
-    keys = ("temperature", "max_new_tokens", "judge", "gold")
-    plain = suite == "forgetting"  # nothing is generated there
-    return next((key for key in keys if not plain and one.resolved.get(key) != other.resolved.get(key)), None)
 
 
 def chance(record: RunRecord, metric: str) -> float | None:
@@ -122,12 +143,19 @@ def kind_of(metric: str, *sides: Scores) -> Kind:
     return "binary" if single and binary else "share"
 
 
-def common_policy(suite: str, subjects: Sequence[Subject], preferred: str | None = None) -> str | None:
-    """The policy under which all subjects were evaluated on a suite, the preferred one first."""
-    order = (preferred,) if preferred else POLICIES
-    return next((p for p in order if p and all((suite, p) in s.runs for s in subjects)), None)
-
-
 @functools.lru_cache(maxsize=64)
-def _items(path: Path, _: str) -> tuple[ItemResult, ...]:
-    return tuple(read_rows(path, ItemResult, "an item result"))
+def _items(path: Path, written: str | None) -> tuple[ItemResult, ...]:
+    found = tuple(read_rows(path, ItemResult, "an item result"))
+    if written is not None and file_hash(path) != written:
+        raise BadInput(
+            f"{path}: edited after the evaluation wrote it (its sha256 does not fit run.json); evaluate again"
+        )
+    seen: set[tuple[str, str, str, int]] = set()
+    for number, row in enumerate(found, 1):
+        key = (row.suite, row.metric, row.item_id, row.sample)
+        if key in seen:
+            raise BadInput(
+                f"{path}: result {number}: {row.metric} of item '{row.item_id}', sample {row.sample}, stands twice"
+            )
+        seen.add(key)
+    return found

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from align.core.config import BadInput
+from align.evals.fingerprint import code_hash
 from align.evals.items import Item, Side
+from align.pocket import utility, words, world
 from align.pocket.utility import classify, question_of, sentences
 
 # Röttger et al. 2024 (XSTest, arXiv 2308.01263): the answer, stripped and in lower case, starts with one of these.
@@ -81,6 +84,12 @@ def find_judge(name: str) -> Judge:
         hint = f"did you mean '{near[0]}'?" if near else f"judges: {', '.join(JUDGES)}"
         raise BadInput(f"no judge '{name}'; {hint}")
     return JUDGES[name]
+
+
+def version_of(name: str) -> str:
+    """What identifies the code of a judge: sha256 of the files that it is written in."""
+    sources = [sys.modules[__name__], *([utility, words, world] if name == "pocket" else [])]
+    return code_hash(*sources)
 
 
 def metrics_of(item: Item) -> tuple[str, ...]:

@@ -12,14 +12,16 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from align.core.config import Compute, TextConfig
-from align.core.files import artefact_hash, write_jsonl
-from align.core.load import on_the_day_of
-from align.core.runs import Run, stage
+from align.core.config import BadInput, Compute, Template, TextConfig
+from align.core.files import artefact_hash, file_hash, write_jsonl
+from align.core.load import on_the_day_of, template_of
+from align.core.runs import Run, is_run, read_run, stage
+from align.core.text import Chat
 from align.evals.answers import Manner, Policy, Subject, load_reference, load_reward, load_subject
+from align.evals.fingerprint import code_hash, fingerprint
 from align.evals.forgetting import chance, forgetting
 from align.evals.items import Item, Suite, items_hash, load_items
-from align.evals.judges import DEFAULT, find_judge
+from align.evals.judges import DEFAULT, find_judge, version_of
 from align.evals.measurements import load_measurement
 from align.evals.preference import preference
 from align.evals.results import summarise
@@ -106,18 +108,48 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     for suite in config.suite:
         own = [item for item in items if item.suite == suite]
         results += _answer(suite, own, subject, config)
-        suites[suite] = {"items": len(own), "sha256": items_hash(own)}
+        judges = _judges(suite, own, subject, config)
+        hashes = {name: entry["sha256"] for name, entry in run.record.inputs.items()}
+        asked = fingerprint(subject.policy, own, config.manner, judges, hashes)
+        suites[suite] = {"items": len(own), "sha256": items_hash(own), "fingerprint": asked}
     if run.is_main:
         write_jsonl(run.path / "items.jsonl", [result.model_dump(mode="json") for result in results])
-    judges = sorted({result.judge for result in results})
-    run.note(f"judged by: {', '.join(judges)}")
+    judged_by = sorted({result.judge for result in results})
+    run.note(f"judged by: {', '.join(judged_by)}")
     return {
         "metrics": summarise(results, chance(items)),
         "items_sha256": items_hash(items),
+        "results_sha256": file_hash(run.path / "items.jsonl") if run.is_main else None,
         "suites": suites,
         "policy": config.policy,
-        "judges": judges,
+        "judges": judged_by,
+        "own_template": _asks_through_own_template(config, subject),
     }
+
+
+def _judges(suite: Suite, items: list[Item], subject: Subject, config: EvalConfig) -> dict[str, str]:
+    """Who judges a suite's answers, each with what identifies its code."""
+    if suite == "safety":
+        return {name: version_of(name) for name in sorted({item.judge or config.judge for item in items})}
+    if suite == "preference" and subject.gold is not None:
+        return {subject.gold_name: code_hash(subject.gold)}
+    return {}
+
+
+def _asks_through_own_template(config: EvalConfig, subject: Subject) -> bool:
+    """Whether the policy was asked through the template it was trained with (or, a folder, comes with).
+
+    A policy that has none can be asked through any.
+    """
+    chat = subject.policy.stack.chat
+    trained = read_run(config.subject).template.get("template_sha256") if is_run(config.subject) else None
+    if trained is not None:
+        return trained == chat.fingerprint()["template_sha256"]
+    try:
+        own = Chat(chat.tokenizer, template_of(config.subject, Template()).name)
+    except BadInput:
+        return True
+    return own.template == chat.template
 
 
 def _subject(config: EvalConfig, run: Run) -> Subject:

@@ -1,0 +1,132 @@
+"""Which evaluations a gate is judged by: every pair of candidate and reference that was asked alike.
+
+In: a gate and the subjects with all their evaluations. Out: the pairs, and a reason for each evaluation that is in
+none. Of several pairs the worst decides, so that evaluating again until it looks well helps nobody. Not here: verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from align.audit import history
+from align.audit.gates import Finding, Gate, insufficient, judge
+from align.audit.history import Evaluation, Subject
+from align.evals.fingerprint import differences
+from align.evals.stats import higher_is_better
+
+RANK = {"fail": 0, "insufficient": 1, "pass": 2}
+
+
+class Judged(NamedTuple):
+    """A gate's finding, the evaluations that decided it (none where nothing did), and every evaluation looked at."""
+
+    gate: Gate
+    finding: Finding
+    deciding: Sequence[Evaluation]
+    considered: list[dict[str, Any]]
+
+
+class Pair(NamedTuple):
+    """Evaluations to judge a gate by, the candidate's first; ``problem`` says why they cannot be."""
+
+    sides: Sequence[Evaluation]
+    problem: str | None
+
+
+def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject]) -> Judged:
+    """Judge a gate by every usable pair of evaluations; the worst finding is the gate's.
+
+    A pair over fewer items than the gate asks for decides only where there is no other.
+    """
+    if gate.against is not None and gate.against not in subjects:
+        return Judged(gate, insufficient(gate, f"no {gate.against} was named: give {gate.against}=RUN"), (), [])
+    roles = ["candidate"] if gate.against is None else ["candidate", gate.against]
+    found = [_counting(gate, subjects[role]) for role in roles]
+    if lacking := [role for role, some in zip(roles, found, strict=True) if not some]:
+        return Judged(gate, insufficient(gate, _lacking(gate, subjects, lacking)), (), [])
+    pairs = _pairs(gate, subjects, found)
+    judged = [(pair, _judge(gate, pair)) for pair in pairs if pair.problem is None]
+    considered = [_row(pair, None) for pair in pairs if pair.problem is not None]
+    considered += [_row(pair, finding) for pair, finding in judged]
+    if not judged:
+        nearest = min((pair.problem or "" for pair in pairs), key=lambda problem: problem.count("' differs"))
+        return Judged(gate, insufficient(gate, nearest), (), considered)
+    deciding, finding = min(judged, key=lambda one: _badness(gate, one[1]))
+    return Judged(gate, finding, deciding.sides, considered)
+
+
+def same_question(one: Subject, other: Subject, suite: str) -> list[tuple[Evaluation, Evaluation]]:
+    """Pairs of evaluations of a suite by two policies as they act by themselves, asked exactly alike."""
+    sides = [[e for e in s.evaluations if e.suite == suite and e.policy in history.POLICIES] for s in (one, other)]
+    return [(a, b) for a in sides[0] for b in sides[1] if not asked_differently(a, b)]
+
+
+def asked_differently(one: Evaluation, other: Evaluation, allowed: Collection[str] = ()) -> str | None:
+    """Why two evaluations cannot be held against each other, or None."""
+    if one.fingerprint is None or other.fingerprint is None:
+        unknown = one if one.fingerprint is None else other
+        return f"{unknown.name} does not record how it was asked (an earlier version wrote it); evaluate again"
+    if found := differences(one.fingerprint, other.fingerprint, allowed):
+        return f"{one.name} and {other.name} are not alike: {'; '.join(found)}"
+    return None
+
+
+def _counting(gate: Gate, subject: Subject) -> list[Evaluation]:
+    """A subject's evaluations of the gate's suite as the policy acts by itself, or as the gate asks."""
+    return [
+        one
+        for one in subject.evaluations
+        if one.suite == gate.suite
+        and one.policy in ((gate.policy,) if gate.policy else history.POLICIES)
+        and all((one.fingerprint or {}).get(key) == value for key, value in gate.fingerprint.items())
+    ]
+
+
+def _lacking(gate: Gate, subjects: Mapping[str, Subject], roles: Sequence[str]) -> str:
+    wanted = [f"policy {gate.policy or ' or '.join(history.POLICIES)}"]
+    wanted += [f"{key} {value}" for key, value in gate.fingerprint.items()]
+    return f"no finished evaluation of suite {gate.suite} ({', '.join(wanted)}) for {' and '.join(roles)}"
+
+
+def _pairs(gate: Gate, subjects: Mapping[str, Subject], found: Sequence[Sequence[Evaluation]]) -> list[Pair]:
+    pairs = []
+    for candidate in found[0]:
+        problem = _unfit(gate, candidate)
+        if problem or gate.against is None:
+            pairs.append(Pair((candidate,), problem))
+            continue
+        for reference in found[1]:
+            pairs.append(Pair((candidate, reference), asked_differently(candidate, reference, gate.allow)))
+    return pairs
+
+
+def _unfit(gate: Gate, candidate: Evaluation) -> str | None:
+    """Why an evaluation of the candidate is no evidence, whatever it is compared with."""
+    if candidate.fingerprint is None:
+        return f"{candidate.name} does not record how it was asked (an earlier version wrote it); evaluate again"
+    if not candidate.record.headline.get("own_template") and "template_sha256" not in gate.allow:
+        return f"{candidate.name} asked the candidate through another chat template than its own"
+    return None
+
+
+def _judge(gate: Gate, pair: Pair) -> Finding:
+    new, *rest = (one.scores(gate.metric) for one in pair.sides)
+    facts: dict[str, Any] = {"policy": pair.sides[0].policy, "evaluations": [one.name for one in pair.sides]}
+    chance = history.chance(pair.sides[-1].record, gate.metric) if rest else None
+    return judge(gate, new, rest[0] if rest else None, chance, **facts)
+
+
+def _badness(gate: Gate, finding: Finding) -> tuple[bool, int, float]:
+    """Smaller is worse."""
+    bound = finding.low if higher_is_better(gate.metric) else finding.high
+    turned = float("-inf") if bound is None else bound if higher_is_better(gate.metric) else -bound
+    return (finding.n < gate.min_items, RANK[finding.verdict], turned)
+
+
+def _row(pair: Pair, finding: Finding | None) -> dict[str, Any]:
+    return {
+        "evaluations": [one.name for one in pair.sides],
+        "verdict": finding.verdict if finding else None,
+        "reason": finding.reason if finding else pair.problem,
+    }

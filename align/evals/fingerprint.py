@@ -1,0 +1,138 @@
+"""What an answer depends on beside the weights: two evaluations are held against each other only where these agree.
+
+In: the loaded policy, its items and how it acts. Out: plain values by key, one set a suite, for the run's record.
+Seeds are no part of it (another seed is another draw of the same question), nor are device, layout and batch, which
+move a result by rounding alone. No torch: audits compare fingerprints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from align.core.files import file_hash
+from align.evals.items import Item, items_hash
+
+if TYPE_CHECKING:
+    from align.evals.answers import Manner, Speaker
+
+KEYS: Mapping[str, str] = {
+    "template_sha256": "the chat template in effect",
+    "template_arguments": "what it is called with, its date among them",
+    "tokenizer": "sha256 of the tokenizer",
+    "dtype": "precision of the base's weights",
+    "quantization": "none, or how the base is quantised",
+    "context": "tokens of a row at most",
+    "system_prompt": "put before every conversation",
+    "items": "sha256 of the items",
+    "judges": "who judged, each with the sha256 of its code",
+    "policy": "sample, greedy, prompt-only or best-of-n",
+    "sampler": "what is drawn from",
+    "temperature": "of the draws",
+    "samples": "answers an item",
+    "best_of": "answers that each of them was chosen from",
+    "chosen_by": "sha256 of the reward model that chose",
+    "max_new_tokens": "tokens of an answer at most",
+    "stop": "ids of the tokens that end an answer",
+    "sft": "sha256 of what KL and win rate are measured against",
+    "reward": "sha256 of the reward model that scores",
+    "measurements": "sha256 of each `evaluate` module",
+}
+# what a contender with a manner of its own (a system prompt, best-of-n) differs in from a policy that acts by itself
+MANNER = frozenset({"policy", "sampler", "temperature", "samples", "best_of", "chosen_by", "system_prompt"})
+
+
+def fingerprint(
+    speaker: Speaker, items: Sequence[Item], manner: Manner, judges: Mapping[str, str], inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """The fingerprint of one suite's answers.
+
+    Args:
+        items: of one suite.
+        judges: names with what identifies their code.
+        inputs: sha256 by name of the run's other inputs (reward, sft, measurements).
+    """
+    stack, suite = speaker.stack, items[0].suite
+    found: dict[str, Any] = {
+        **stack.chat.fingerprint(),
+        "tokenizer": _tokenizer_hash(stack.tokenizer),
+        "dtype": str(stack.dtype).removeprefix("torch."),
+        "quantization": _quantization(stack.base.config),
+        "context": speaker.context,
+        "system_prompt": manner.system_prompt,
+        "items": items_hash(items),
+        "judges": dict(judges),
+    }
+    if suite == "forgetting":
+        return found
+    greedy, chosen = manner.policy == "greedy", manner.policy == "best-of-n"
+    found |= {
+        "policy": manner.policy,
+        "sampler": "the likeliest token" if greedy else "the full distribution, no top-k or top-p",
+        "temperature": None if greedy else manner.temperature,
+        "samples": manner.samples,
+        "best_of": manner.n if chosen else None,
+        "chosen_by": inputs.get("reward") if chosen else None,
+        "max_new_tokens": manner.max_new_tokens,
+        "stop": stack.chat.stop_ids(stack.base),
+    }
+    if suite == "preference":
+        measured = {name: value for name, value in inputs.items() if name.startswith("measured_")}
+        found |= {"sft": inputs.get("sft"), "reward": inputs.get("reward"), "measurements": measured}
+    return found
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:
+    """What two fingerprints differ in, each difference with both values; ``allowed`` keys may."""
+    found = []
+    for key in dict.fromkeys((*KEYS, *one, *other)):
+        here, there = one.get(key), other.get(key)
+        if here != there and key not in allowed:
+            found.append(f"'{key}' differs ({_shown(here, there)} and {_shown(there, here)})")
+    return found
+
+
+def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
+    """sha256 over the files that functions or modules are written in; one without a file counts by its name."""
+    digest = hashlib.sha256()
+    for source in sources:
+        written = source if inspect.isroutine(source) or inspect.ismodule(source) else type(source)
+        try:
+            file = inspect.getsourcefile(written)
+        except TypeError:  # built in
+            file = None
+        digest.update((file_hash(Path(file)) if file else str(written.__name__)).encode())
+    return digest.hexdigest()
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    """The tokenizer by what it does: padding and truncation are set by whoever calls it."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _quantization(config: Any) -> str:
+    """How a loaded base is quantised, as its own configuration says, whoever asked for it."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return "none"
+    known = settings if isinstance(settings, dict) else settings.to_dict()
+    if known.get("load_in_4bit"):
+        return str(known.get("bnb_4bit_quant_type", "4 bits"))
+    return "int8" if known.get("load_in_8bit") else str(known.get("quant_method", "unknown"))
+
+
+def _shown(value: Any, other: Any) -> str:
+    """A value in an error's line; of two mappings only the entries that differ."""
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        value = {name: entry for name, entry in value.items() if other.get(name) != entry}
+        return ", ".join(f"{name} {_shown(entry, None)}" for name, entry in sorted(value.items())) or "none"
+    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
+        return f"{value[:12]}…"
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
