@@ -14,9 +14,9 @@ from align import cli
 from align.audit.gates import load_gates
 from align.check import check
 from align.core.config import BadInput, read_yaml
-from align.core.runs import RunRecord
+from align.core.runs import RunRecord, check_folder
 from align.init import init, sizing
-from align.recipe import RecipeConfig, exit_code, load_recipe, run_recipe, wanted
+from align.recipe import RecipeConfig, exit_code, load_recipe, run_recipe, step_config, wanted
 from align.verbs import STAGES, stage_config
 from annotation.campaign.settings import load_campaign
 
@@ -103,6 +103,14 @@ def test_a_recipe_writes_only_where_its_own_runs_lie(there: str, runs: str, told
     with pytest.raises(BadInput, match=told):
         run_recipe(own, "recipe.yaml")
     assert sorted(tmp_path.rglob("*")) == before, "told before the first step, and before a lock"
+
+
+def test_the_shipped_recipe_can_write_where_nothing_is_yet(tmp_path: Path) -> None:
+    """Audits and comparisons look for evaluations when they run, not when their folder is checked."""
+    path = ROOT / "configs" / "pocket" / "recipe.yaml"
+    own = load_recipe(read_yaml(path), [f"runs={tmp_path / 'runs'}"], str(path))
+    for step in own.steps:
+        check_folder(step_config(own, step, str(path)))
 
 
 def test_redo_removes_no_folder_of_another_program(tmp_path: Path) -> None:

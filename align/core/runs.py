@@ -212,7 +212,8 @@ def check_folder(config: StageConfig) -> None:
             input.
     """
     folder = config.run.resolve()
-    for name, path in input_paths(config).items():
+    given = [name for name in config.INPUTS if name in type(config).model_fields]  # others are yet to be looked for
+    for name, path in input_paths(config, given).items():
         place = path.resolve()
         if folder == place or place in folder.parents:
             raise BadInput(f"{config.run}: lies in the input '{name}' ({path}); choose another run= folder")
