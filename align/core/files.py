@@ -7,6 +7,7 @@ from its own header.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,8 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 VOLATILE = {"run.json", "config.yaml", "metrics.jsonl", "samples.jsonl"}
 UNORDERED = {"target_modules", "modules_to_save", "exclude_modules"}
 VOLATILE_FOLDERS = {"checkpoints", "tracker"}
+HASH_VERSION = 2  # see artefact_hash
+LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 def write_text(path: Path, text: str) -> None:
@@ -162,14 +165,24 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def artefact_hash(folder: Path) -> str:
+def artefact_hash(folder: Path, version: int = HASH_VERSION) -> str:
     """Hash of what a run (or a model folder) is for: tensors by name, JSON by content, other files by bytes.
 
-    JSON is hashed in canonical form because PEFT writes sets in an order that depends on PYTHONHASHSEED.
+    Of a run its ``adapter/``, ``model/`` and ``value/`` count, or every file where it has none of them. Of a model or
+    an adapter folder every file counts, and of an adapter folder the base that it names as well. JSON is hashed in
+    canonical form because PEFT writes sets in an order that depends on PYTHONHASHSEED.
+
+    Args:
+        version: the rule. 1 let ``adapter/``, ``model/`` and ``value/`` stand for a model folder too that holds one,
+            and left an adapter's base out; it is kept so that what was recorded by it can be compared.
+
+    Raises:
+        BadInput: a safetensors file that is not whole.
     """
-    roots = [folder / name for name in ("adapter", "model", "value") if (folder / name).is_dir()] or [folder]
+    is_loaded_whole = version > 1 and any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    parts = [folder / name for name in ("adapter", "model", "value") if (folder / name).is_dir()]
     digest = hashlib.sha256()
-    for root in roots:
+    for root in [folder] if is_loaded_whole or not parts else parts:
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             relative = path.relative_to(folder)
             if relative.parts[0] in VOLATILE_FOLDERS or relative.name in VOLATILE:
@@ -177,7 +190,56 @@ def artefact_hash(folder: Path) -> str:
             if any(part.startswith(".") for part in relative.parts) or path.suffix in (".tmp", ".md", ".html"):
                 continue
             digest.update(f"{relative}\0{_content_hash(path)}\n".encode())
+    if version > 1 and (base := base_of_adapter(folder)) is not None:
+        digest.update(f"base\0{artefact_hash(base, version)}\n".encode())
     return digest.hexdigest()
+
+
+def base_of_adapter(folder: Path) -> Path | None:
+    """The model folder that an adapter folder stands on; None where it is no adapter folder or names none that is here.
+
+    An adapter folder has ``adapter_config.json``, a model folder ``config.json``.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file() or (folder / "config.json").is_file():
+        return None
+    try:
+        name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return Path(name) if isinstance(name, str) and (Path(name) / "config.json").is_file() else None
+
+
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """What a safetensors file says of its tensors, by name: ``dtype``, ``shape`` and ``data_offsets``.
+
+    Raises:
+        BadInput: the header is no header, or the file does not hold the bytes that it names.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, LONGEST_HEADER):
+            raise BadInput(
+                f"{path}: not a whole safetensors file (its header would have {length:,} bytes, the file has "
+                f"{size:,}); copy or make it again"
+            )
+        try:
+            header = json.loads(file.read(length))
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            places = [(entry["data_offsets"], entry["dtype"], entry["shape"]) for entry in tensors.values()]
+            ends = [0, *(end for (begin, end), _, _ in places if 0 <= begin <= end)]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            problem = f"{type(error).__name__}: {str(error)[:100]}"
+            raise BadInput(
+                f"{path}: its safetensors header cannot be read ({problem}); copy or make it again"
+            ) from None
+    if len(ends) != len(places) + 1 or max(ends) != size - 8 - length:
+        raise BadInput(
+            f"{path}: not a whole safetensors file (its header names {max(ends):,} bytes of tensors, "
+            f"{size - 8 - length:,} are there); copy or make it again"
+        )
+    return tensors
 
 
 def _content_hash(path: Path) -> str:
@@ -202,14 +264,31 @@ def _canonical(value: Any, key: str = "") -> Any:
 
 
 def _tensor_hash(path: Path) -> str:
-    """sha256 over (name, dtype, shape, bytes) sorted by name: the order in the file does not count."""
+    """sha256 over (name, dtype, shape, bytes) sorted by name: the order in the file does not count.
+
+    A file of 16 MiB and more is read once per process as long as its inode, size and times stay as they are: its
+    hash is asked for by every input that stands on it.
+    """
+    stat = path.stat()
+    if stat.st_size < 1 << 24:
+        return _read_tensor_hash(path)
+    return _known_tensor_hash(path.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_tensor_hash(path: Path, stamp: tuple[int, ...]) -> str:
+    return _read_tensor_hash(path)
+
+
+def _read_tensor_hash(path: Path) -> str:
+    header = safetensors_header(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        for name in sorted(key for key in header if key != "__metadata__"):
+        start = 8 + int.from_bytes(file.read(8), "little")
+        for name in sorted(header):
             begin, end = header[name]["data_offsets"]
-            file.seek(8 + size + begin)
+            file.seek(start + begin)
             digest.update(f"{name}\0{header[name]['dtype']}\0{header[name]['shape']}\0".encode())
-            digest.update(file.read(end - begin))
+            for at in range(begin, end, 1 << 20):
+                digest.update(file.read(min(1 << 20, end - at)))
     return digest.hexdigest()

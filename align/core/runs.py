@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from align.core import machine
 from align.core.config import BadInput, StageConfig
-from align.core.files import artefact_hash, file_hash, lock, write_text
+from align.core.files import HASH_VERSION, artefact_hash, base_of_adapter, file_hash, lock, write_text
 
 LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
@@ -51,6 +51,7 @@ class RunRecord(BaseModel):
     parents: dict[str, dict[str, str]] = Field(default_factory=dict)
     lineage: dict[str, str] = Field(default_factory=dict)
     artefact: str | None = None
+    hash_version: int = 1  # the rule of the hashes above (align.core.files.artefact_hash); records without it are of 1
     headline: dict[str, Any] = Field(default_factory=dict)
     dropped: dict[str, int] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
@@ -146,7 +147,7 @@ def stage(
             record.error = None
             record.machine["threads"] = machine.threads()
             if run.is_main:
-                record.artefact = artefact_hash(run.path)
+                record.artefact = artefact_hash(run.path, record.hash_version)
                 record.lineage[record.stage] = record.artefact
                 shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
             run.save()
@@ -230,23 +231,36 @@ def check_folder(config: StageConfig) -> None:
         raise BadInput(f"{config.run}: is a file; choose another run= folder")
 
 
-def input_hash(path: Path) -> str:
-    """Hash of an input: a run's artefact, a folder's artefact hash, or a file's bytes.
+def input_hash(path: Path, version: int = HASH_VERSION) -> str:
+    """Hash of an input: a run's artefact, a folder's artefact hash (by the rule ``version``), or a file's bytes.
 
     Raises:
-        BadInput: nothing is there, or a finished run's files are not those it left.
+        BadInput: nothing is there, or a finished run's files, or those of the base under them, are not what they were.
     """
     if is_run(path):
         record = finished_run(path)
-        found = artefact_hash(path)
+        found = artefact_hash(path, record.hash_version)
         if record.artefact is not None and record.artefact != found:
             raise BadInput(f"{path}: its files are not those the run left (changed since); run its stage again")
+        _refuse_changed_base(path, record)
         return found
     if path.is_dir():
-        return artefact_hash(path)
+        return artefact_hash(path, version)
     if path.is_file():
         return file_hash(path)
     raise BadInput(f"{path}: no such file or folder")
+
+
+def _refuse_changed_base(path: Path, record: RunRecord) -> None:
+    """A run's hash covers its adapter alone, so the base that it was trained on is held against the record."""
+    base, known = base_of_adapter(path / "adapter"), record.lineage.get("base")
+    if base is None or known is None:
+        return
+    if artefact_hash(base, record.hash_version) != known:
+        raise BadInput(
+            f"{path}: its base {base} has other content than when this run was trained; put the base back, "
+            f"or train again from it"
+        )
 
 
 def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict[str, Path]:
@@ -285,16 +299,16 @@ def settings(config: StageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in config.INPUTS and key != "feedback"}
 
 
-def input_hashes(config: StageConfig) -> dict[str, str]:
+def input_hashes(config: StageConfig, version: int = HASH_VERSION) -> dict[str, str]:
     """Content hash of every input by name."""
-    return {name: input_hash(path) for name, path in input_paths(config).items()} | config.heads()
+    return {name: input_hash(path, version) for name, path in input_paths(config).items()} | config.heads()
 
 
 def difference(record: RunRecord, config: StageConfig) -> str | None:
     """What makes ``config`` another run than ``record``, in words; None if nothing does."""
     if key := differing_key(settings(config, record.resolved), settings(config, resolved(config))):
         return f"key '{key}' differs from the run that stands there"
-    hashes = input_hashes(config)
+    hashes = input_hashes(config, record.hash_version)
     own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
     for name in sorted(own | set(hashes)):
         if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
@@ -313,6 +327,7 @@ def _open(config: StageConfig) -> tuple[RunRecord, bool]:
         if record.status == "finished":
             print(f"[{config.stage}] {config.run} is finished; nothing to do", file=sys.stderr)
             return record, True
+        _renew_hashes(record, config)
         record.status = "running"
         record.dropped = {}  # the stage reads its rows again, and counts them again
         Run(record).save()
@@ -323,6 +338,14 @@ def _open(config: StageConfig) -> tuple[RunRecord, bool]:
     if run.is_main:
         write_text(config.run / "config.yaml", yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False))
     return record, False
+
+
+def _renew_hashes(record: RunRecord, config: StageConfig) -> None:
+    """An unfinished run that goes on is recorded by today's rule; by its own rule its inputs are unchanged."""
+    if record.hash_version != HASH_VERSION:
+        record.hash_version = HASH_VERSION
+        for name, digest in input_hashes(config).items():
+            record.inputs[name]["sha256"] = digest
 
 
 def _new_record(config: StageConfig) -> RunRecord:
@@ -355,6 +378,7 @@ def _new_record(config: StageConfig) -> RunRecord:
         inputs=inputs,
         parents=parents,
         lineage=lineage,
+        hash_version=HASH_VERSION,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code=machine.code(),
         packages=machine.packages(PACKAGES),
