@@ -83,8 +83,9 @@ def _describe_model(path: Path, template: Template) -> None:
     import torch
 
     from align.core.layout import layout_of, small_copy
-    from align.core.load import config_of, load_tokenizer, skeleton
+    from align.core.load import load_tokenizer
     from align.core.text import Chat
+    from align.core.weights import config_of, skeleton
 
     chat = Chat(load_tokenizer(path), *template)
     shown = chat.render([{"role": "user", "content": "Hello?"}], ask=True)

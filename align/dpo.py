@@ -19,7 +19,7 @@ from align import guards
 from align.core.checkpoints import load_checkpoint, save_checkpoint
 from align.core.config import Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash
-from align.core.layout import choose_layout
+from align.core.layout import settle
 from align.core.load import context_length, find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
@@ -73,7 +73,7 @@ def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
     run.record.template = stack.chat.fingerprint()
     stack.seat_policy(source.adapter, config.lora)
-    run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
+    settle(stack, run.note)
     train = load_pairs(run, config.pairs, "train", stack.chat, context_length(stack.base), config.min_rows)
     run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
     rows = watched_rows(config.pairs, config.watch.prompts)

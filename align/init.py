@@ -24,8 +24,9 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
     Raises:
         BadInput: a path is missing, the model has neither a template nor an EOS token, or ``out`` exists.
     """
-    from align.core.load import config_of, load_tokenizer
+    from align.core.load import load_tokenizer
     from align.core.text import Chat
+    from align.core.weights import config_of
 
     target, folder, pairs = Path(out), Path(model), Path(data)
     if target.exists():
@@ -54,7 +55,7 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
 
 def parameters(config: Any) -> int:
     """Number of parameters of an architecture, counted without allocating them."""
-    from align.core.load import skeleton
+    from align.core.weights import skeleton
 
     return int(sum(parameter.numel() for parameter in skeleton(config).parameters()))
 

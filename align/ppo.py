@@ -23,7 +23,7 @@ from align.core import objectives
 from align.core.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, Template, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash
-from align.core.layout import choose_layout
+from align.core.layout import settle
 from align.core.load import find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
@@ -82,7 +82,7 @@ class PPO:
             config, source.base, source.adapter, template_of(config.policy, config.template(run.record.created))
         )
         run.record.template = self.stack.chat.fingerprint()
-        run.note(f"layout: {(verdict := choose_layout(self.stack)).layout} ({verdict.reason})")
+        settle(self.stack, run.note)
         self.prompts = load_prompts(run, self.stack, config.pairs, config.max_new_tokens)
         if len(self.prompts) < config.batch:
             raise BadInput(

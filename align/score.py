@@ -20,7 +20,7 @@ from torch import Tensor
 
 from align.core.config import BadInput, Compute, TextConfig
 from align.core.files import artefact_hash, write_bytes
-from align.core.layout import choose_layout
+from align.core.layout import settle
 from align.core.load import context_length, find_source, template_of, width
 from align.core.models import Stack
 from align.core.packing import Tree, pack
@@ -54,7 +54,7 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     stack = Stack(source.base, config.compute, template_of(config.reward, config.template(run.record.created)))
     run.record.template = stack.chat.fingerprint()
     add_reward(stack, config.reward)
-    run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
+    settle(stack, run.note)
     run.record.lineage |= {"base": artefact_hash(source.base)}
     rows, trees = candidate_trees(run, config.candidates, stack.chat, context_length(stack.base))
     if not trees:

@@ -17,7 +17,7 @@ from pydantic import Field
 from align.core.checkpoints import load_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
-from align.core.layout import choose_layout
+from align.core.layout import settle
 from align.core.load import context_length, find_source, template_of
 from align.core.loop import Journal, stage_seed
 from align.core.models import Stack
@@ -64,7 +64,7 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
     run.record.template = stack.chat.fingerprint()
     stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
-    run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
+    settle(stack, run.note)
     if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):
         run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
     run.record.lineage |= {"base": artefact_hash(source.base)}

@@ -19,7 +19,7 @@ from pydantic import Field
 from align.core.checkpoints import load_checkpoint, save_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker
 from align.core.files import artefact_hash
-from align.core.layout import choose_layout
+from align.core.layout import settle
 from align.core.load import context_length, find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
@@ -67,7 +67,7 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     run.record.template = stack.chat.fingerprint()
     stack.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
     stack.add_head("reward")
-    run.note(f"layout: {(verdict := choose_layout(stack)).layout} ({verdict.reason})")
+    settle(stack, run.note)
     context = context_length(stack.base)
     train = load_pairs(run, config.pairs, "train", stack.chat, context, config.min_rows)
     test = load_pairs(run, config.pairs, "test", stack.chat, context, 0)

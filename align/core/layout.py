@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,15 @@ def choose_layout(stack: Stack) -> Verdict:
     stack.head_is_plain = head_is_plain(stack.base)
     verdict = layout_of(stack.base, stack.compute)
     stack.layout = verdict.layout
+    return verdict
+
+
+def settle(stack: Stack, note: Callable[[str], None]) -> Verdict:
+    """Choose the layout, and tell ``note`` which one it is and why, what trains, and what of the model is left out."""
+    verdict = choose_layout(stack)
+    note(f"layout: {verdict.layout} ({verdict.reason})")
+    for fact in stack.facts():
+        note(fact)
     return verdict
 
 

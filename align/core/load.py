@@ -1,23 +1,24 @@
-"""Where a policy lives, and loading it: local folders only, safetensors only, no code from a model folder."""
+"""Where a policy lives, and loading it: local folders only, safetensors only, no code from a model folder.
+
+What a folder says is held against what its files hold before anything large is made of it
+(:mod:`align.core.weights`): a tensor that is missing, misnamed or misshaped would be a random one.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
+from align.core.adapters import adapter_settings
 from align.core.config import BadInput, Compute, Template
 from align.core.runs import finished_run, is_run
-
-LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+from align.core.text import Chat
+from align.core.weights import LOCAL, check_weights, config_of, reading, refuse_missing, refuse_second_adapter
 
 
 class Source(NamedTuple):
@@ -27,11 +28,20 @@ class Source(NamedTuple):
     adapter: Path | None
 
 
+class Base(NamedTuple):
+    """A loaded base, and the names of the tensors in its files that it has no place for."""
+
+    model: Any
+    unused: list[str]
+
+
 def find_source(path: Path) -> Source:
-    """Resolve a run folder or a model folder to a base and an adapter.
+    """Resolve a run folder, a model folder or an adapter folder to a base and an adapter.
+
+    An adapter is used where the user named its folder or its run; one that lies in a model folder is refused.
 
     Raises:
-        BadInput: neither a finished run nor a local model folder. Nothing is looked up on a network.
+        BadInput: neither a finished run nor a local model or adapter folder. Nothing is looked up on a network.
     """
     if is_run(path):
         record = finished_run(path)
@@ -39,11 +49,23 @@ def find_source(path: Path) -> Source:
             return Source(path / "model", None)
         if not (path / "adapter").is_dir():
             raise BadInput(f"{path}: a run of '{record.stage}' holds no policy (no adapter/ or model/)")
-        settings = json.loads((path / "adapter" / "adapter_config.json").read_text())
-        return Source(Path(settings["base_model_name_or_path"]), path / "adapter")
-    if not (path / "config.json").is_file():
-        raise BadInput(f"{path}: neither a run folder (run.json) nor a local model folder (config.json)")
-    return Source(path, None)
+        return _on_its_base(path / "adapter")
+    if (path / "config.json").is_file():
+        refuse_second_adapter(path)
+        return Source(path, None)
+    if (path / "adapter_config.json").is_file():
+        return _on_its_base(path)
+    raise BadInput(f"{path}: neither a run folder (run.json) nor a local model folder (config.json)")
+
+
+def _on_its_base(adapter: Path) -> Source:
+    base = Path(adapter_settings(adapter)["base_model_name_or_path"])
+    if not (base / "config.json").is_file():
+        raise BadInput(
+            f"{adapter / 'adapter_config.json'}: key base_model_name_or_path: '{base}' is no local model folder; "
+            "put the base there or write the path where it lies (nothing is fetched from a hub)"
+        )
+    return Source(base, adapter)
 
 
 def template_of(path: Path, asked: Template) -> Template:
@@ -68,48 +90,55 @@ def on_the_day_of(asked: Template, paths: Iterable[Path | None]) -> Template:
     return asked._replace(day=next((day for day in days if day), asked.day))
 
 
-def config_of(path: Path) -> Any:
-    """A model folder's configuration, without loading weights."""
-    try:
-        return AutoConfig.from_pretrained(str(path), **LOCAL)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: no readable model configuration ({str(error).splitlines()[0]})") from error
-
-
-def skeleton(config: Any) -> Any:
-    """An architecture without its weights (on the meta device)."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-
-
 def load_tokenizer(path: Path) -> Any:
-    """A folder's fast tokenizer."""
-    try:
+    """A folder's fast tokenizer.
+
+    Raises:
+        BadInput: there is none that can be read, or it is a slow one.
+    """
+    with reading(
+        f"{path}: no usable tokenizer there", "put tokenizer.json and tokenizer_config.json of the model there"
+    ):
         tokenizer = AutoTokenizer.from_pretrained(str(path), **LOCAL)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: no usable tokenizer there ({str(error).splitlines()[0]})") from error
     if not tokenizer.is_fast:
         raise BadInput(f"{path}: its tokenizer has no fast version (tokenizer.json); convert it first")
     return tokenizer
 
 
-def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name."""
-    try:
-        return load_file(str(file))
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{file}: not a whole safetensors file ({error}); copy or train it again") from error
+def refuse_tokens_beyond(path: Path, chat: Chat, rows: int) -> None:
+    """Refuse a tokenizer that belongs to another model: text would give it ids without a row in the embedding.
+
+    A special token beyond it that nothing uses is left alone: text that spells one is split, and
+    :class:`align.core.text.Chat` refuses a template that writes one.
+
+    Args:
+        rows: of the embedding.
+    """
+    chat.rows = rows
+    tokenizer = chat.tokenizer
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    used = {chat.stop_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
+    vocabulary = tokenizer.get_vocab().items()
+    beyond = sorted((i, token) for token, i in vocabulary if i >= rows and (i in used or i not in special))
+    if beyond:
+        index, token = beyond[0]
+        raise BadInput(
+            f"{path}: its tokenizer has {len(beyond)} tokens beyond the embedding of {rows} rows, first {token!r} with "
+            f"the id {index}; put the model's own tokenizer there, or resize the embedding"
+        )
 
 
-def load_base(path: Path, compute: Compute) -> Any:
+def load_base(path: Path, compute: Compute) -> Base:
     """Load a causal model frozen, in eval mode, from a local folder (safetensors only).
 
     Of its generation config only the stop tokens are kept: ``generate`` would fill whatever a caller leaves open
     (repetition penalty, top-k, ...) from there, and samples would not come from the policy that is scored.
+
+    Raises:
+        BadInput: a tensor is missing, misnamed, misshaped or unknown, or the folder cannot be read.
     """
-    if not (path / "config.json").is_file():
-        raise BadInput(f"{path}: no such model folder (config.json is missing); nothing is fetched from a hub")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    checked = check_weights(path, config_of(path))
     dtype = getattr(torch, compute.dtype)
     quantization = None
     if compute.quantization == "int8":
@@ -119,14 +148,14 @@ def load_base(path: Path, compute: Compute) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     arguments: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, use_safetensors=True, device_map={"": str(device_of(compute))}, **LOCAL, **arguments
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(f"{path}: the model cannot be loaded ({str(error).splitlines()[0]})") from error
+    with reading(f"{path}: the model cannot be loaded", "copy or convert it again"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, use_safetensors=True, device_map={"": str(device_of(compute))},
+            output_loading_info=True, **LOCAL, **arguments,
+        )  # fmt: skip
+    refuse_missing(path, info)
     model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    return model.eval().requires_grad_(False)
+    return Base(model.eval().requires_grad_(False), checked.unused)
 
 
 def width(model: Any) -> int:

@@ -13,18 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from align.core.adapters import (
+    attach,
+    coverage,
+    fresh_config,
+    load_role,
+    refuse_not_finite,
+    role_tensors,
+    saved_config,
+    saved_tensors,
+)
 from align.core.config import BadInput, Compute, Lora, Template
 from align.core.files import write_bytes, write_json
-from align.core.load import device_of, load_base, load_tensors, load_tokenizer, width
+from align.core.load import device_of, load_base, load_tokenizer, refuse_tokens_beyond, width
 from align.core.objectives import exact_token_kl
 from align.core.packing import Layout, Rectangle
 from align.core.text import Chat
+from align.core.weights import load_tensors
 
 CHUNK_CELLS = 1 << 24  # positions x vocabulary held at once by the head, in fp32 cells (64 MiB)
 
@@ -53,7 +64,8 @@ class Stack:
         self.base_path = source
         self.tokenizer = load_tokenizer(source)
         self.chat = Chat(self.tokenizer, *(template or Template()))
-        self.base = load_base(source, compute)
+        self.base, self.unused = load_base(source, compute)
+        refuse_tokens_beyond(source, self.chat, int(self.base.get_input_embeddings().weight.shape[0]))
         self.peft: PeftModel | None = None
         self.trainable: dict[str, bool] = {}
         self.heads: dict[str, ScalarHead] = {}
@@ -70,31 +82,20 @@ class Stack:
         Raises:
             BadInput: the adapter does not fit the base, or ``lora`` asks for another shape than the adapter has.
         """
-        config = PeftConfig.from_pretrained(str(adapter)) if adapter else _lora_config(lora or Lora())
+        config = saved_config(adapter) if adapter else fresh_config(lora or Lora())
         if adapter and lora is not None and (lora.r, lora.alpha) != (config.r, config.lora_alpha):
             raise BadInput(
                 f"lora: r={lora.r}, alpha={lora.alpha}, but training goes on from {adapter} with r={config.r}, "
                 f"alpha={config.lora_alpha}; leave lora out or give its values"
             )
-        config.inference_mode = False
-        if self.peft is None:
-            self.peft = get_peft_model(self.base, config, adapter_name=role)
-        else:
-            self.peft.add_adapter(role, config)
+        where = str(adapter / "adapter_config.json") if adapter else "lora"
+        self.peft = attach(self.base if self.peft is None else self.peft, role, config, where)
         if adapter:
-            tensors = load_tensors(adapter / "adapter_model.safetensors")
-            try:
-                found = set_peft_model_state_dict(self.peft, tensors, adapter_name=role)
-            except RuntimeError as error:
-                raise BadInput(f"{adapter}: does not fit the base {self.base_path} ({error})") from None
-            wrong = [*found.unexpected_keys, *(name for name in found.missing_keys if f".{role}." in name)]
-            if wrong:
-                raise BadInput(f"{adapter}: does not fit the base {self.base_path}: {wrong[0]} is missing or unknown")
+            load_role(self.peft, role, adapter, self.base_path)
         self.base.eval()  # PEFT's new modules arrive in train mode
         self.trainable[role] = trainable
-        for name, parameter in self.peft.named_parameters():
-            if f".{role}." in name:
-                parameter.data = parameter.data.to(self.device, torch.float32)
+        for parameter in role_tensors(self.peft, role).values():
+            parameter.data = parameter.data.to(self.device, torch.float32)
 
     def add_head(self, role: str, folder: Path | None = None) -> ScalarHead:
         """Give a role a scalar head, zero or as saved in ``folder/head.safetensors``."""
@@ -103,7 +104,15 @@ class Stack:
             file = folder / "head.safetensors"
             if not file.is_file():
                 raise BadInput(f"{file}: missing; a reward model is an adapter and its head")
-            head.linear.load_state_dict(load_tensors(file))
+            tensors, wanted = load_tensors(file), head.linear.state_dict()
+            shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+            if shapes != {name: list(tensor.shape) for name, tensor in wanted.items()}:
+                raise BadInput(
+                    f"{file}: holds {shapes or 'nothing'}, but a head on {self.base_path} is a weight of "
+                    f"{list(wanted['weight'].shape)} and a bias of [1]; name its own base, or train it again"
+                )
+            refuse_not_finite(file, tensors)
+            head.linear.load_state_dict(tensors)
         head.requires_grad_(self.trainable[role])
         self.heads[role] = head.to(self.device)
         return head
@@ -133,11 +142,7 @@ class Stack:
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """The tensors a role owns, by a name that does not depend on the role: adapter first, then head."""
         assert self.peft is not None
-        named = {
-            name.replace(f".{role}.", "."): parameter
-            for name, parameter in self.peft.named_parameters()
-            if f".{role}." in name
-        }
+        named = role_tensors(self.peft, role)
         if role in self.heads:
             named |= {f"head.{name}": parameter for name, parameter in self.heads[role].linear.named_parameters()}
         return named
@@ -145,8 +150,7 @@ class Stack:
     def save_role(self, role: str, folder: Path) -> None:
         """Write a role as a flat PEFT adapter folder, with ``head.safetensors`` where it has a head."""
         assert self.peft is not None
-        tensors = get_peft_model_state_dict(self.peft, adapter_name=role)
-        write_bytes(folder / "adapter_model.safetensors", save(_plain(tensors)))
+        write_bytes(folder / "adapter_model.safetensors", save(_plain(saved_tensors(self.peft, role))))
         settings = self.peft.peft_config[role].to_dict()
         settings |= {"base_model_name_or_path": str(self.base_path), "inference_mode": True}
         write_json(folder / "adapter_config.json", _jsonable(settings))
@@ -161,6 +165,13 @@ class Stack:
         self.add("policy", adapter=adapter, lora=lora, trainable=True)
         if adapter:
             self.add("reference", adapter=adapter, trainable=False)
+
+    def facts(self) -> list[str]:
+        """What a reader should know of these weights: tensors without a use, what trains and what cannot."""
+        some = ", ".join(self.unused[:3])
+        told = [f"{len(self.unused)} tensors of {self.base_path} are not used, first {some}"] if self.unused else []
+        trained = [role for role, trainable in self.trainable.items() if trainable]
+        return told + [coverage(self.peft, role) for role in trained if self.peft is not None]
 
     @property
     def reference(self) -> str | None:
@@ -306,12 +317,6 @@ def model_head(model: Any, hidden_ND: Tensor) -> Tensor:
 def _replaced(output: Any, hidden: Tensor) -> Any:
     output.last_hidden_state = hidden
     return output
-
-
-def _lora_config(lora: Lora) -> LoraConfig:
-    return LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=lora.target_modules, task_type="CAUSAL_LM"
-    )
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

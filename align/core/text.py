@@ -70,6 +70,7 @@ class Chat:
         day: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.rows: int | None = None  # of the model's embedding, where one is known
         self.name = template or "tokenizer"
         self.template = self._find(template)
         self.arguments = self._settle(arguments or {}, day or datetime.now(UTC).date().isoformat())
@@ -251,9 +252,16 @@ class Chat:
 
     def _encode(self, text: str) -> list[int]:
         try:
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+            ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
         except TypeError as error:  # a lone surrogate is no text to the tokenizer
             raise Unusable(f"the tokenizer cannot read it ({error})") from error
+        if self.rows is not None and (highest := max(ids, default=0)) >= self.rows:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise BadInput(
+                f"chat_template {self.name}: {token!r} has the id {highest}, beyond the model's embedding of "
+                f"{self.rows} rows; put the model's own tokenizer there, or resize the embedding"
+            )
+        return ids
 
     def _encode_marked(self, rendered: str, contents: list[str], expected: str) -> list[int]:
         """Encode a rendering whose contents were replaced by marks: template parsed, contents as plain text."""

@@ -153,6 +153,8 @@ def load_reward(subject: Speaker, path: Path, day: str | None, note: Note) -> Sp
 def _settle(stack: Stack, note: Note) -> None:
     verdict = choose_layout(stack)
     note(f"layout of {stack.base_path.name}: {verdict.layout} ({verdict.reason})")
+    for fact in stack.facts():
+        note(fact)
 
 
 def _same_base(subject: Speaker, base: Path) -> bool:

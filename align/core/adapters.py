@@ -1,0 +1,232 @@
+"""LoRA adapters on a base: what one may ask for, which tensors are its own, and reading one from its folder.
+
+A role's tensors are told from those of the base and of other roles here, and nowhere else, by where PEFT keeps
+them; a name alone does not tell (``lora_embedding_A.policy`` ends on the role, a model may own a layer ``value``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import fields
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from align.core.config import BadInput, Lora
+from align.core.weights import load_tensors, read_object, reading
+
+RANK = 8192  # the largest rank an adapter may have
+PEFT_TYPES = ("LORA",)
+BASE_STAYS = (True, False, "gaussian", "orthogonal", "eva")  # initialisations that leave the base as it is
+TAKEN = {
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora", "use_dora",
+    "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "eva_config",
+}  # fmt: skip
+MERGE = "merge the adapter into its base (PEFT's merge_and_unload) and name the merged folder"
+
+
+# --- what an adapter asks for --------------------------------------------------------------------------------
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a saved adapter.
+
+    Raises:
+        BadInput: they cannot be read, are absurd, or ask for what roles on one shared base cannot have.
+    """
+    file = folder / "adapter_config.json"
+    settings = read_object(file)
+    if settings.get("peft_type") not in PEFT_TYPES:
+        kind = settings.get("peft_type")
+        raise BadInput(f"{file}: key peft_type: {kind!r} is none of {', '.join(PEFT_TYPES)}; {MERGE}")
+    if not isinstance(settings.get("base_model_name_or_path"), str):
+        raise BadInput(f"{file}: key base_model_name_or_path: expected the folder of the base; write it there")
+    ranks = {"r": settings.get("r"), **_pattern(file, settings, "rank_pattern")}
+    for key, rank in ranks.items():
+        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= RANK:
+            raise BadInput(f"{file}: key {key}: {rank!r} is no rank (1 to {RANK}); copy or train it again")
+    scales = {"lora_alpha": settings.get("lora_alpha"), **_pattern(file, settings, "alpha_pattern")}
+    for key, scale in scales.items():
+        if not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise BadInput(f"{file}: key {key}: {scale!r} is no finite number; copy or train it again")
+    if settings.get("init_lora_weights", True) not in BASE_STAYS:
+        start = settings["init_lora_weights"]
+        raise BadInput(f"{file}: key init_lora_weights: {start!r} changes the base that all roles share; {MERGE}")
+    usual = {field.name: field.default for field in fields(LoraConfig)}
+    for key, value in settings.items():
+        if key not in TAKEN and value not in (None, False, [], {}, usual.get(key, value)):
+            raise BadInput(f"{file}: key {key}: {str(value)[:60]!r} is not supported; {MERGE}")
+    return settings
+
+
+def saved_config(folder: Path) -> LoraConfig:
+    """The PEFT configuration of a saved adapter; BadInput as in :func:`adapter_settings`."""
+    settings = adapter_settings(folder)
+    with reading(f"{folder / 'adapter_config.json'}: no readable adapter configuration", "copy or train it again"):
+        config = PeftConfig.from_pretrained(str(folder))
+    assert isinstance(config, LoraConfig)
+    config.init_lora_weights = settings.get("init_lora_weights") is not False  # the saved tensors take their place
+    config.inference_mode = False
+    return config
+
+
+def fresh_config(lora: Lora) -> LoraConfig:
+    """The PEFT configuration of a new adapter."""
+    return LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+    )
+
+
+def attach(model: Any, role: str, config: LoraConfig, where: str) -> PeftModel:
+    """Put a role's adapter on a base or beside the roles that are there.
+
+    Args:
+        where: what the adapter's settings are called in an error (``lora``, or a file).
+
+    Raises:
+        BadInput: a target module is not there, cannot be adapted, or is a head that is tied to the embedding.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    _refuse_targets(base, config, f"{where}: target_modules")
+    with reading(f"{where}: no adapter can be put on this model", f"name other target_modules: {_linear_layers(base)}"):
+        if not isinstance(model, PeftModel):
+            return get_peft_model(model, config, adapter_name=role)
+        model.add_adapter(role, config)
+        return model
+
+
+def _pattern(file: Path, settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = settings.get(key) or {}
+    if not isinstance(value, dict):
+        raise BadInput(f"{file}: key {key}: expected module names and numbers, found {str(value)[:60]!r}")
+    return {f"{key}.{name}": number for name, number in value.items()}
+
+
+def _refuse_targets(base: Any, config: LoraConfig, where: str) -> None:
+    """PEFT is silent about a target that matches nothing beside one that matches, and about a tied head."""
+    targets = config.target_modules
+    if targets == "all-linear":
+        return
+    names = [_own_name(name) for name, _ in base.named_modules()]
+    if isinstance(targets, str):
+        with reading(f"{where}: {targets!r} is no regular expression", "name the modules as a list"):
+            matched = {name for name in names if re.fullmatch(targets, name)}
+    else:
+        ends = {target: {n for n in names if n == target or n.endswith(f".{target}")} for target in targets or ()}
+        if lost := sorted(target for target, found in ends.items() if not found):
+            raise BadInput(f"{where}: {', '.join(lost)} matches no module of this model; it has {_linear_layers(base)}")
+        matched = set().union(*ends.values())
+    if not matched:
+        raise BadInput(f"{where}: {targets!r} matches no module of this model; it has {_linear_layers(base)}")
+    tied = set(getattr(base, "all_tied_weights_keys", {}))
+    if heads := sorted(name for name in matched if f"{name}.weight" in tied):
+        raise BadInput(
+            f"{where}: {heads[0]} shares its weight with the embedding (tie_word_embeddings), so it cannot be adapted "
+            "alone; leave it out"
+        )
+
+
+def _own_name(name: str) -> str:
+    """A module's name as it was before an adapter was put around it."""
+    return name.replace(".base_layer", "")
+
+
+def _linear_layers(base: Any) -> str:
+    """The kinds of modules that LoRA can adapt, by the last part of their names."""
+    kinds = Counter(
+        _own_name(name).rpartition(".")[2]
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
+    )
+    return ", ".join(list(kinds)[:12])
+
+
+# --- whose tensors are whose ---------------------------------------------------------------------------------
+
+
+def role_tensors(peft: PeftModel, role: str) -> dict[str, nn.Parameter]:
+    """The tensors of a role's adapter, by a name that does not depend on the role."""
+    found: dict[str, nn.Parameter] = {}
+    for module_name, module in peft.named_modules():
+        if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        for attribute in module.adapter_layer_names:
+            holder = attrgetter(attribute)(module)
+            if role not in holder:
+                continue
+            part = holder[role]
+            inner = {"": part} if isinstance(part, nn.Parameter) else dict(part.named_parameters())
+            found |= {f"{module_name}.{attribute}.{name}".rstrip("."): tensor for name, tensor in inner.items()}
+    return found
+
+
+def saved_tensors(peft: PeftModel, role: str) -> dict[str, Tensor]:
+    """A role's tensors by the names that a PEFT adapter file has; what belongs to the base is not among them."""
+    return dict(get_peft_model_state_dict(peft, adapter_name=role, save_embedding_layers=False))
+
+
+def load_role(peft: PeftModel, role: str, folder: Path, base: Path) -> None:
+    """Fill a role's tensors from an adapter folder.
+
+    Raises:
+        BadInput: a tensor is missing, unknown, misshaped or not finite, or the folder brings weights of a base.
+    """
+    file = folder / "adapter_model.safetensors"
+    held, wanted = load_tensors(file), saved_tensors(peft, role)
+    misfit = f"{folder}: does not fit the base {base}"
+    for name in sorted(held.keys() - wanted.keys()):
+        if not _is_of_the_base(peft, name, held[name]):
+            raise BadInput(f"{misfit}: {name} is unknown; name the adapter's own base, or train it again")
+        del held[name]
+    if missing := sorted(wanted.keys() - held.keys()):
+        raise BadInput(f"{misfit}: {missing[0]} is missing ({len(missing)} in all); copy or train the adapter again")
+    for name, tensor in held.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{list(tensor.shape)} instead of {list(wanted[name].shape)}"
+            raise BadInput(f"{misfit}: {name} has the shape {shapes}; name the adapter's own base, or train it again")
+    refuse_not_finite(file, held)
+    set_peft_model_state_dict(peft, held, adapter_name=role)
+
+
+def refuse_not_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.numel() and not all(math.isfinite(float(end)) for end in tensor.float().aminmax()):
+            raise BadInput(f"{file}: {name} holds a number that is not finite; train it again")
+
+
+def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is the base's own, to the bit (PEFT saves embeddings with an adapter on them)."""
+    own = peft.state_dict().get(name)
+    return own is not None and own.shape == tensor.shape and bool((own.cpu() == tensor.to(own.dtype)).all())
+
+
+# --- what is adapted -----------------------------------------------------------------------------------------
+
+
+def coverage(peft: PeftModel, role: str) -> str:
+    """What a role's adapter changes, and what of the model it cannot: in one sentence."""
+    base = peft.get_base_model()
+    layers = [(name, module) for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
+    kinds = Counter(name.rpartition(".")[2] for name, module in layers if _has(module, role))
+    told = f"{role} adapts {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}"
+    left = []
+    if fused := {name.rpartition(".")[2] for name, tensor in base.named_parameters() if tensor.ndim == 3}:
+        left.append(
+            f"fused experts ({', '.join(sorted(fused))}: three-dimensional tensors, for which LoRA has no layer)"
+        )
+    if any(getattr(base.config, f"{tower}_config", None) is not None for tower in ("vision", "audio")):
+        left.append("towers for images or sound (no text goes through them)")
+    return told + (f"; frozen, because it cannot be adapted: {'; '.join(left)}" if left else "")
+
+
+def _has(module: BaseTunerLayer, role: str) -> bool:
+    return any(role in getattr(module, attribute) for attribute in module.adapter_layer_names)
