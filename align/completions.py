@@ -6,6 +6,7 @@ a refusal in the several forms that servers have for them. Nothing here talks to
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import re
@@ -13,6 +14,7 @@ import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from align.core.messages import REASONING, NoMessage, arguments_of
 from annotation.types import Message
 
 OPTIONAL = ("n", "seed", "max_tokens")  # fields that a server may refuse and still be of use
@@ -69,7 +71,7 @@ def response(choice: dict[str, Any], origin: str) -> dict[str, Any]:
     """A choice as a response of ``candidates.jsonl``; reasoning and tool calls are kept."""
     said = choice["message"]
     message: Message = {"role": "assistant", "content": said.get("content") or said.get("refusal") or ""}
-    if reasoning := said.get("reasoning_content") or said.get("reasoning"):
+    if reasoning := next((text for name in REASONING if (text := said.get(name))), None):
         message["reasoning_content"] = reasoning
     if calls := said.get("tool_calls"):
         message["tool_calls"] = [_read_call(call) for call in calls]
@@ -116,21 +118,17 @@ def _is_choice(choice: Any) -> bool:
     if not isinstance(said, dict):
         return False
     calls = said.get("tool_calls") or []
-    texts = [said.get(name) for name in ("content", "refusal", "reasoning_content", "reasoning")]
+    texts = [said.get(name) for name in ("content", "refusal", *REASONING)]
     return all(text is None or isinstance(text, str) for text in texts) and all(
         isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls
     )
 
 
 def _read_call(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call with its arguments as an object, as chat templates want them; what is no object stays text."""
+    """A tool call with its arguments as an object; what spells none stays as the model wrote it, for people to see."""
     function = dict(call["function"])
-    try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except (TypeError, ValueError):
-        arguments = None
-    if isinstance(arguments, dict):
-        function["arguments"] = arguments
+    with contextlib.suppress(NoMessage):
+        function["arguments"] = arguments_of(function.get("arguments") or {}, "response")
     return {name: call[name] for name in ("id", "type") if name in call} | {"function": function}
 
 

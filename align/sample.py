@@ -22,6 +22,7 @@ from align.completions import Asked, Manner
 from align.core.config import BadInput, Compute, TextConfig
 from align.core.files import artefact_hash, cut_jsonl, read_jsonl, write_jsonl
 from align.core.load import context_length, find_source, template_of
+from align.core.messages import read_messages
 from align.core.models import Stack
 from align.core.runs import Run, read_run, stage
 from align.core.text import Unusable
@@ -116,11 +117,8 @@ def read_prompts(path: Path, split: str | None = None) -> list[Prompt]:
     file = path / "prompts.jsonl" if path.is_dir() else path
     prompts = []
     for number, row in enumerate(read_jsonl(file), 1):
-        asked = row.get("prompt")
-        messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-            raise BadInput(f"{file}: row {number}: 'prompt' must be text or a list of messages")
         try:
+            messages = read_messages(row.get("prompt"), "user", "prompt")
             check_messages(messages, "prompt")
         except ValueError as error:
             raise BadInput(f"{file}: row {number}: {error}") from None

@@ -25,7 +25,8 @@ from align.core.runs import Run, is_run, stage
 from align.core.text import Chat, Unusable, untrained_tokens
 from align.rollout import respond
 from align.watch import Asked, Watched, asked
-from annotation.types import Message, prompt_id
+from annotation.readers.demonstrations import Demonstrations, read_demonstrations
+from annotation.types import prompt_id
 from rewards.functions import RewardFunction
 
 ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
@@ -68,13 +69,13 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):
         run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
     run.record.lineage |= {"base": artefact_hash(source.base)}
-    demonstrations = _demonstrations(config)
-    kept_back, used = demonstrations[: config.held_out], demonstrations[config.held_out :]
-    rows = _rows(run, stack.chat, used, context_length(stack.base))
+    found = _demonstrations(config)
+    kept_back, used = found.rows[: config.held_out], found.rows[config.held_out :]
+    rows = _rows(run, stack.chat, used, context_length(stack.base), [*found.dropped])
     if len(rows) < config.min_rows:
         raise BadInput(
-            f"{config.data}: {len(rows)} of {len(used)} demonstrations can be used, min_rows asks for "
-            f"{config.min_rows}; dropped: {run.record.dropped or 'none'}"
+            f"{config.data}: {len(rows)} of {len(used) + len(found.dropped)} demonstrations can be used, "
+            f"min_rows asks for {config.min_rows}; dropped: {run.record.dropped or 'none'}"
         )
     watched = Watched(
         stack,
@@ -108,48 +109,27 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     return {"rows": len(rows), "loss": loss, "greedy_ended": ended, "train_seconds": journal.seconds}
 
 
-def _demonstrations(config: SFTConfig) -> list[dict[str, Any]]:
+def _demonstrations(config: SFTConfig) -> Demonstrations:
     """Rows {prompt, completion} as lists of messages, from a file or from a pairs run's chosen side."""
-    if is_run(config.data):
-        pairs = config.data / "train.jsonl"
-        if pairs.is_file():
-            rows = [{**row, "completion": row["chosen"]} for row in read_jsonl(pairs)]
-            unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
-            return list(unique.values())[: config.max_rows]
-        return _checked(config.data / "demonstrations.jsonl")[: config.max_rows]
-    return _checked(config.data)[: config.max_rows]
-
-
-def _checked(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        missing = [key for key in ("prompt", "completion") if key not in row]
-        if missing:
-            raise BadInput(f"{path}:{number}: no '{missing[0]}'; a demonstration is {{prompt, completion}}")
-        rows.append(
-            {
-                **row,
-                "prompt": _messages(row["prompt"], "user", f"{path}:{number}: prompt"),
-                "completion": _messages(row["completion"], "assistant", f"{path}:{number}: completion"),
-            }
-        )
-    return rows
-
-
-def _messages(value: Any, role: str, where: str) -> list[Message]:
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, list) and value and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value):
-        return value
-    raise BadInput(f"{where}: expected a text or a list of {{role, content}} messages, found {str(value)[:60]!r}")
+    pairs = config.data / "train.jsonl"
+    if is_run(config.data) and pairs.is_file():
+        rows = [{**row, "row": number, "completion": row["chosen"]} for number, row in enumerate(read_jsonl(pairs), 1)]
+        unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
+        return Demonstrations(list(unique.values())[: config.max_rows], [])
+    found = read_demonstrations(config.data / "demonstrations.jsonl" if is_run(config.data) else config.data)
+    return found._replace(rows=found.rows[: config.max_rows])
 
 
 def _rows(
-    run: Run, chat: Chat, demonstrations: Sequence[Mapping[str, Any]], context: int | None
+    run: Run,
+    chat: Chat,
+    demonstrations: Sequence[Mapping[str, Any]],
+    context: int | None,
+    dropped: list[dict[str, Any]],
 ) -> list[dict[str, list[int]]]:
-    """Token ids and completion masks; what cannot be used is dropped, counted and listed."""
-    rows, dropped = [], []
-    for number, row in enumerate(demonstrations):
+    """Token ids and completion masks; what cannot be used joins ``dropped``, which is counted and listed."""
+    rows = []
+    for row in demonstrations:
         extra = (row.get("tools"), row.get("template_arguments"))
         try:
             prompt = chat.prompt_ids(row["prompt"], *extra)
@@ -157,11 +137,12 @@ def _rows(
             if context is not None and len(prompt) + len(response) > context:
                 raise Unusable(f"longer than the model's {context} tokens")
         except Unusable as error:
-            run.drop(str(error))
-            dropped.append({"row": number, "reason": str(error)})
+            dropped.append({"row": row["row"], "reason": str(error)})
             continue
         rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)})
-    if dropped:
+    for entry in dropped:
+        run.drop(entry["reason"].partition(" (")[0])
+    if dropped and run.is_main:
         write_jsonl(run.path / "dropped.jsonl", dropped)
     return rows
 

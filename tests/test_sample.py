@@ -119,7 +119,7 @@ def test_split_limit_and_their_errors(tmp_path: Path, model_folder: ModelFolder)
     with pytest.raises(BadInput, match="temperature"):
         run_sample(tmp_path / "greedy", model_folder("llama"), prompts, temperature=0, k=2)
     bad = prompts_file(tmp_path / "bad", [{"prompt": "fine"}, {"prompt": 3}])
-    with pytest.raises(BadInput, match="prompts.jsonl: row 2: 'prompt' must be"):
+    with pytest.raises(BadInput, match="prompts.jsonl: row 2: prompt is neither text nor messages"):
         run_sample(tmp_path / "bad-run", model_folder("llama"), bad)
 
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from align.core.config import BadInput, Frozen
 from align.core.files import read_jsonl
+from align.core.messages import read_messages
 from annotation.types import Message, check_messages
 
 Suite = Literal["forgetting", "safety", "preference"]
@@ -46,6 +47,11 @@ class Item(Frozen):
     text: str | None = None
     judge: str | None = None
     tags: list[str] = []
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _in_one_form(cls, value: Any) -> list[Message] | None:
+        return None if value is None else read_messages(value, "user", "prompt")
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

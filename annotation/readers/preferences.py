@@ -14,7 +14,17 @@ from typing import Any
 from align.core.files import file_hash
 from annotation.readers.formats import HH_TURN, Format, container_of, read_hh
 from annotation.readers.intake import Found, Kept, Unusable, cleaned, left_out
-from annotation.readers.sides import Sides, check, decoded, different_prompts, placed, require_both, sides_of
+from annotation.readers.sides import (
+    Sides,
+    check,
+    decoded,
+    different_prompts,
+    placed,
+    require_both,
+    sides_of,
+    tools_of,
+    with_system,
+)
 from annotation.types import Judgment
 from annotation.votes import UNKNOWN_SIDES
 
@@ -65,12 +75,10 @@ def hh_sides(row: dict[str, Any]) -> Sides:
 
 
 def _kept(row: dict[str, Any], number: int, sides: Sides, file: str, language: str) -> Kept:
-    system = row.get("system")
-    if system and sides.prompt[:1] and sides.prompt[0]["role"] != "system":
-        sides = sides._replace(prompt=[{"role": "system", "content": str(system)}, *sides.prompt])
+    sides = sides._replace(prompt=with_system(sides.prompt, row))
     check(sides)
     arguments = decoded(row.get("template_arguments") or row.get("chat_template_kwargs"))
-    comparison, (chosen, rejected) = placed(sides, language, _tools(row.get("tools")), arguments)
+    comparison, (chosen, rejected) = placed(sides, language, tools_of(row.get("tools")), arguments)
     judgment = Judgment(
         comparison_id=comparison.id,
         annotator=f"imported:{file}",
@@ -108,16 +116,6 @@ def _enter(new: Kept, kept: dict[str, Kept], contradicted: set[str], dropped: li
 def _looks_like_hh(row: dict[str, Any]) -> bool:
     chosen = row.get("chosen")
     return not row.get("prompt") and isinstance(chosen, str) and HH_TURN.match(chosen) is not None
-
-
-def _tools(value: Any) -> list[dict[str, Any]] | None:
-    """Tools as a list; TRL also takes them as JSON text."""
-    found = decoded(value)
-    if not found:
-        return None
-    if not isinstance(found, list):
-        raise Unusable("tools are not a list")
-    return [decoded(tool) for tool in found]
 
 
 def _strength(row: dict[str, Any]) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from align.core.messages import NoMessage, read_messages
 from annotation.readers.intake import Unusable
 from annotation.types import Comparison, Message, Response
 
@@ -113,20 +114,37 @@ def placed(
 
 
 def messages_of(value: Any, role: str, column: str) -> list[Message]:
-    """A column as messages: text is one message of ``role``, None is no messages.
+    """A column as messages in their one form: text is one message of ``role``, None is no messages.
 
     Raises:
-        Unusable: it is neither.
+        Unusable: it is neither, or a message holds what has no place in the form.
     """
-    if value is None or value == "":
-        return []
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value):
-        raise Unusable(f"{column} is neither text nor messages")
-    return [{key: item for key, item in message.items() if item is not None} for message in value]
+    try:
+        return read_messages(value, role, column)
+    except NoMessage as reason:
+        raise Unusable(str(reason)) from None
+
+
+def with_system(prompt: list[Message], row: dict[str, Any]) -> list[Message]:
+    """A prompt under the system prompt that stands in a column of its own, where it has none itself."""
+    system = row.get("system")
+    if system and prompt[:1] and prompt[0]["role"] != "system":
+        return [{"role": "system", "content": str(system)}, *prompt]
+    return prompt
+
+
+def tools_of(value: Any) -> list[dict[str, Any]] | None:
+    """Tools as a list; TRL also takes them as JSON text.
+
+    Raises:
+        Unusable: they are no list.
+    """
+    found = decoded(value)
+    if not found:
+        return None
+    if not isinstance(found, list):
+        raise Unusable("tools are not a list")
+    return [decoded(tool) for tool in found]
 
 
 def decoded(value: Any, key: str | None = None) -> Any:

@@ -1,0 +1,134 @@
+"""Messages in one form, whoever wrote them: what every reader of files and every rendering goes by.
+
+In: a text, a message, or a list of messages, as files and servers give them. Out: messages of known roles with text as
+content, reasoning under ``reasoning_content`` and tool calls whose arguments are objects. A field that has no place in
+this form is refused by name, since a template would leave it out without a word. Not here: what a template makes of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+REASONING = ("reasoning_content", "reasoning", "thinking")  # names that servers and templates have for one thing
+FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", *REASONING}
+Message = dict[str, Any]
+
+
+class NoMessage(ValueError):
+    """Why a value is no message. A bracket at its end tells rows of one reason apart."""
+
+
+def read_messages(value: Any, role: str, where: str) -> list[Message]:
+    """Messages in the one form; text is one message of ``role``, None and the empty text are no messages.
+
+    Raises:
+        NoMessage: it is neither text nor messages, or a message holds what has no place in the form; says which.
+    """
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(message, Mapping) for message in value):
+        raise NoMessage(f"{where} is neither text nor messages")
+    return [read_message(message, where) for message in value]
+
+
+def read_message(given: Mapping[str, Any], where: str) -> Message:
+    """One message in the one form; fields that are None are left out.
+
+    Raises:
+        NoMessage: see ``read_messages``.
+    """
+    message = {key: value for key, value in given.items() if value is not None}
+    if not isinstance(message.get("role"), str):
+        raise NoMessage(f"{where}: a message has no role (it holds {', '.join(map(repr, message)) or 'nothing'})")
+    role = message["role"]
+    if role not in ROLES:
+        raise NoMessage(f"{where}: unknown role {role[:40]!r}; roles are {', '.join(ROLES)}")
+    if unknown := sorted(set(message) - FIELDS):
+        hint = "; is it the content?" if "content" not in message else ""
+        raise NoMessage(f"{where}: a message of the {role} holds '{unknown[0]}', which is no field of a message{hint}")
+    for name in ("name", "tool_call_id"):
+        if not isinstance(message.get(name, ""), str):
+            raise NoMessage(f"{where}: '{name}' of a message is no text")
+    read = {key: value for key, value in message.items() if key not in REASONING}
+    if "content" in message:
+        read["content"] = _text(message["content"], where)
+    if (reasoning := _reasoning(message, where)) is not None:
+        read["reasoning_content"] = reasoning
+    if "tool_calls" in message:
+        read["tool_calls"] = _calls(message["tool_calls"], where)
+    return read
+
+
+def arguments_of(given: Any, where: str) -> dict[str, Any]:
+    """A tool call's arguments as an object; JSON text of one becomes what it spells, once.
+
+    Raises:
+        NoMessage: they are neither.
+    """
+    found = given
+    if isinstance(given, str):
+        try:
+            found = json.loads(given) if given.strip() else {}
+        except (ValueError, RecursionError):
+            raise NoMessage(f"{where}: a tool call's arguments are not JSON ({given[:60]!r})") from None
+    if not isinstance(found, Mapping):
+        raise NoMessage(f"{where}: a tool call's arguments are no JSON object ({str(given)[:60]!r})")
+    return dict(found)
+
+
+def _text(content: Any, where: str) -> str:
+    """Content as text: the parts of a list are joined where all are text."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        raise NoMessage(f"{where}: a message's content is neither text nor parts")
+    texts = []
+    for part in content:
+        filled = {key: value for key, value in part.items() if value is not None} if isinstance(part, Mapping) else {}
+        if set(filled) - {"type"} != {"text"} or filled.get("type", "text") != "text":
+            kind = filled.get("type", type(part).__name__) if isinstance(part, Mapping) else type(part).__name__
+            raise NoMessage(f"{where}: a message holds a part of type '{kind}', and only text is read here")
+        if not isinstance(filled["text"], str):
+            raise NoMessage(f"{where}: a text part of a message holds no text")
+        texts.append(filled["text"])
+    return "".join(texts)
+
+
+def _reasoning(message: Mapping[str, Any], where: str) -> str | None:
+    """What stands under any of the names of reasoning; None where none does."""
+    given = {name: message[name] for name in REASONING if name in message}
+    if not all(isinstance(text, str) for text in given.values()):
+        raise NoMessage(f"{where}: '{next(iter(given))}' of a message is no text")
+    if len(set(given.values())) > 1:
+        raise NoMessage(f"{where}: a message's {' and '.join(given)} differ")
+    return next(iter(given.values()), None)
+
+
+def _calls(given: Any, where: str) -> list[dict[str, Any]]:
+    """Tool calls as ``{"type": "function", "function": {"name", "arguments"}}``, with their id where they have one."""
+    if not isinstance(given, list | tuple) or not all(isinstance(call, Mapping) for call in given):
+        raise NoMessage(f"{where}: tool_calls of a message are no list of objects")
+    return [_call({key: value for key, value in call.items() if value is not None}, where) for call in given]
+
+
+def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
+    function = call.get("function", {key: value for key, value in call.items() if key in ("name", "arguments")})
+    own = {"function"} if "function" in call else {"name", "arguments"}
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise NoMessage(f"{where}: a tool call names no function")
+    if call.get("type", "function") != "function":
+        raise NoMessage(f"{where}: a tool call of type {str(call['type'])[:40]!r}; only functions are read here")
+    unknown = sorted({*call} - own - {"id", "type", "index"}) + sorted({*function} - {"name", "arguments"})
+    if unknown:
+        raise NoMessage(f"{where}: a tool call holds '{unknown[0]}', which is no field of one")
+    arguments = function.get("arguments")
+    read = {"name": function["name"], "arguments": arguments_of({} if arguments is None else arguments, where)}
+    known = {"id": call["id"]} if "id" in call else {}
+    return {**known, "type": "function", "function": read}

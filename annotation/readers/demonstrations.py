@@ -1,0 +1,56 @@
+"""Files of demonstrations, row by row: a prompt and the completion that is to be learnt.
+
+In: rows with ``prompt`` and ``completion`` (text, a message or messages; ``system``, ``tools`` and
+``template_arguments`` beside them), in any container that preferences come in. Out: usable rows, and the others with
+their reasons. The checks are those of preferences. Not here: what a chat template makes of a row.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from align.core.config import BadInput
+from annotation.readers.formats import container_of
+from annotation.readers.intake import Unusable, cleaned, left_out
+from annotation.readers.sides import Sides, check, decoded, messages_of, tools_of, with_system
+
+TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
+
+
+class Demonstrations(NamedTuple):
+    """Rows {row, prompt, completion, tools, template_arguments} as messages, and rows left out with their reasons."""
+
+    rows: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+
+
+def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
+    """Read a file of demonstrations; ``limit`` reads the first rows alone.
+
+    Raises:
+        BadInput: the file cannot be read, or a row lacks its prompt or its completion.
+    """
+    container = container_of(path, "trl")
+    rows: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    for number, row in cleaned(path, container, [0], limit):
+        if container in TEXT_CONTAINERS:
+            row |= {name: decoded(row[name], "role") for name in ("prompt", "completion") if name in row}
+        if missing := [key for key in ("prompt", "completion") if key not in row]:
+            raise BadInput(f"{path}:{number}: no '{missing[0]}'; a demonstration is {{prompt, completion}}")
+        try:
+            rows.append({"row": number, **_read(row)})
+        except Unusable as reason:
+            dropped.append(left_out(number, row.get("id"), reason))
+    return Demonstrations(rows, dropped)
+
+
+def _read(row: dict[str, Any]) -> dict[str, Any]:
+    prompt = with_system(messages_of(row["prompt"], "user", "prompt"), row)
+    completion = messages_of(row["completion"], "assistant", "completion")
+    if any(message["role"] not in ("assistant", "tool") for message in completion):
+        raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")
+    check(Sides(prompt, [completion]))
+    read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
+    return read | {"template_arguments": decoded(row.get("template_arguments") or row.get("chat_template_kwargs"))}
