@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDIO := .venv-label-studio
 export HF_HUB_OFFLINE := 1
 
-.PHONY: quickstart test lint evidence evidence-slice clean
+.PHONY: quickstart test lint evidence evidence-slice mutants clean
 
 quickstart: $(VENV)/.done
 	$(BIN)/align quickstart
@@ -22,6 +22,12 @@ lint: $(VENV)/.done
 evidence: $(VENV)/.done $(STUDIO)/.done
 	$(BIN)/python benchmarks/evidence.py --all
 	PYTHONPATH=tests $(BIN)/python benchmarks/bridge.py
+	$(MAKE) mutants
+
+# Forty changed lines per module against that module's own tests: about an hour.
+mutants: $(VENV)/.done $(STUDIO)/.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt cosmic-ray
+	$(BIN)/python benchmarks/mutation.py
 
 evidence-slice: $(VENV)/.done
 	$(BIN)/python benchmarks/evidence.py --slice
