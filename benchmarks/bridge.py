@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FAULTY, LARGE, CHANGED, JUDGMENTS = 500, 10_000, 5, 100_000
 PUSH_SECONDS, UNCHANGED_SECONDS, CHANGED_SECONDS, CLIENT_MB = 20, 10, 2, 200
 STATISTICS_SECONDS, STATISTICS_MB = 20, 1000
+IMPORT_GROWTH = 2.5
 
 
 class Cost(NamedTuple):
@@ -123,6 +124,21 @@ def statistics(page: Page, work: Path) -> None:
         )
 
 
+def imports(page: Page, work: Path) -> None:
+    """Votes made elsewhere: their import takes time that grows as their number does."""
+    page.say("\n## Votes of a file\n")
+    cost = {}
+    for n in (20_000, 40_000):
+        rows = [f"p{i % 50},{i // 4},question {i // 4},{'an answer ' * 20},other {i // 4},a" for i in range(n)]
+        (work / f"{n}.csv").write_text("worker,id,question,left,right,winner\n" + "\n".join(rows) + "\n")
+        columns = ("annotator=worker", "item=id", "prompt=question", "left=left", "right=right", "label=winner")
+        words = [str(work / f"{n}.csv"), "format=votes", *(f"columns.{column}" for column in columns), "labels.left=a"]
+        cost[n] = _command("import", *words, f"feedback={work / f'{n}.db'}", f"run={work / f'votes-{n}'}")
+        page.say(f"- {n:,} votes: {cost[n].seconds:.1f} s, {cost[n].megabytes:.0f} MB")
+    growth = cost[40_000].seconds / cost[20_000].seconds
+    page.demand(growth < IMPORT_GROWTH, f"twice the votes take {growth:.2f} times as long (asked: {IMPORT_GROWTH})")
+
+
 def crowd(page: Page, work: Path, folder: Path) -> None:
     """Published crowd votes (llmfao, CC BY 4.0), by the same two commands that a user types."""
     page.say("\n## Crowd votes of llmfao\n")
@@ -177,6 +193,17 @@ def _command(*words: str) -> Cost:
     return Cost(time.monotonic() - begin, used.ru_maxrss / 1024)
 
 
+def _speed() -> float:
+    """What seconds on this page are to be read against: the best of five loops."""
+
+    def loop() -> None:
+        total = 0
+        for number in range(1_000_000):
+            total += number
+
+    return 1 / min(_seconds(loop) for _ in range(5))
+
+
 def _seconds(act: Any) -> float:
     begin = time.monotonic()
     act()
@@ -197,7 +224,8 @@ def main() -> None:
     page.say(
         f"# The labelling bridge, measured\n\n{datetime.now(UTC):%Y-%m-%d}, {read_cpu()}, 2 cores, Label Studio 1.23.2 "
         f"on SQLite on the same machine, revision {code().get('revision', 'unknown')[:12]}. "
-        "From `benchmarks/bridge.py`."
+        "From `benchmarks/bridge.py`. "
+        f"Speed of this machine at the start: {_speed():.0f} million additions of a Python loop per second."
     )
     server = start(work / "server", VENV, say=lambda line: None)
     try:
@@ -206,6 +234,7 @@ def main() -> None:
     finally:
         stop(server.folder)
     statistics(page, work)
+    imports(page, work)
     if arguments.crowd:
         crowd(page, work, arguments.crowd)
     kills(page, arguments.kills)
