@@ -1,20 +1,22 @@
 """Stage `sft`: demonstrations (or the chosen side of pairs) to a policy that answers in the wanted form.
 
 In: a model folder and rows {prompt, completion} (a JSONL file, or a pairs run whose chosen responses are
-used). Out: ``adapter/``, a LoRA adapter on the base. TRL's SFTTrainer does the training, on token ids made
-here, so that every stage reads the same rows; loss on completions only. Not here: packing, full fine-tuning.
+used). Out: ``adapter/``, a LoRA adapter on the base. TRL's SFTTrainer does the training (``sft_trainer.py``), on token
+ids made here, so that every stage reads the same rows; loss on completions only. A mixture of experts gets no
+load-balancing loss, as in every other stage: its routers are frozen. Not here: packing, full fine-tuning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from align.core.checkpoints import load_checkpoint
+from align.core.checkpoints import METRICS, load_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
 from align.core.layout import settle
@@ -47,6 +49,7 @@ class SFTConfig(TextConfig):
     lora: Lora | None = None
     compute: Compute = Compute()
     min_rows: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1, description="steps")
     held_out: int = Field(default=32, ge=0, description="demonstrations kept back to see whether answers end")
     watch: Watch = Watch()
     tracker: Tracker = "none"
@@ -55,12 +58,7 @@ class SFTConfig(TextConfig):
 @stage
 def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Fine-tune; ``gold`` scores what the policy writes meanwhile, where the truth is known."""
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import SFTTrainer
-
     torch.manual_seed(stage_seed(config.seed, "sft"))
-    load_checkpoint(run, lambda _: None)  # none is kept: an interrupted run starts again with empty journals
     source = find_source(config.model)
     stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
     run.record.template = stack.chat.fingerprint()
@@ -84,29 +82,46 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
         seed=config.seed,
         gold=gold,
     )
-    arguments = _arguments(config, run, stack)
-    total = -(-len(rows) // config.batch) * config.epochs
-    journal = Journal(run, total, config.tracker)
-    journal.samples(0, watched.look("policy"))
-    with stack.use("policy"):
-        trainer = SFTTrainer(
-            model=stack.peft,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=stack.tokenizer,
-            callbacks=[_callback(journal, watched, config.watch.every)],
-        )
-        trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
-        trainer.train()
-    stack.base.eval()
-    journal.close()
+    seconds = _fit(config, run, stack, rows, watched)
     if run.is_main:
         stack.save_role("policy", run.path / "adapter")
     ended = _ended(stack, [asked(row) for row in kept_back], config)
     if ended is not None and ended < ENDED:
         run.note(f"only {ended:.0%} of greedy responses end: train longer, or raise watch.max_new_tokens")
-    loss = trainer.state.log_history[-1].get("train_loss")
-    return {"rows": len(rows), "loss": loss, "greedy_ended": ended, "train_seconds": journal.seconds}
+    losses = [row["loss"] for row in read_jsonl(run.path / METRICS)]
+    return {"rows": len(rows), "loss": sum(losses) / len(losses), "greedy_ended": ended, "train_seconds": seconds}
+
+
+def _fit(config: SFTConfig, run: Run, stack: Stack, rows: list[dict[str, list[int]]], watched: Watched) -> float:
+    """Train the policy's adapter; the seconds it took."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from align.sft_trainer import BudgetedTrainer, Plan, Progress, misfit_of
+
+    per_epoch = -(-len(rows) // config.batch)
+    plan = Plan(per_epoch, per_epoch * config.epochs, config.watch.every, config.checkpoint_every)
+    resumed = load_checkpoint(run, partial(misfit_of, stack.parameters("policy")))
+    journal = Journal(run, plan.steps, config.tracker, resumed)
+    if resumed is None:
+        journal.samples(0, watched.look("policy"))
+    with stack.use("policy"):
+        trainer = BudgetedTrainer(
+            model=stack.peft,
+            max_tokens=config.compute.max_tokens,
+            args=_arguments(config, run, stack),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=stack.tokenizer,
+            callbacks=[Progress(run, journal, watched, plan, resumed)],
+        )
+        trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
+        if resumed:
+            trainer.go_on(run.path / "checkpoints" / "trainer", resumed.step)
+        else:
+            trainer.train()
+    stack.base.eval()
+    journal.close()
+    return journal.seconds
 
 
 def _demonstrations(config: SFTConfig) -> Demonstrations:
@@ -177,28 +192,9 @@ def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
         disable_tqdm=True,
         dataloader_pin_memory=False,
         seed=stage_seed(config.seed, "sft-order"),
+        router_aux_loss_coef=0.0,
         eos_token=None,
     )
-
-
-def _callback(journal: Journal, watched: Watched, every: int) -> Any:
-    from transformers import TrainerCallback
-
-    class ToJournal(TrainerCallback):
-        """TRL's logs into our journal, and a look at the watched prompts every few steps."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
-            metrics = {name: float(logs[key]) for key, name in names.items() if key in (logs or {})}
-            if "loss" in metrics:
-                journal.log(state.global_step, metrics, ["loss"])
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step % every == 0 or state.global_step == state.max_steps:
-                journal.samples(state.global_step, watched.look("policy"))
-                watched.stack.activate("policy")
-
-    return ToJournal()
 
 
 def _ended(stack: Stack, prompts: Sequence[Asked], config: SFTConfig) -> float | None:

@@ -19,7 +19,7 @@ FLOORS = [  # from the top; a module imports its own floor (where it is a packag
     ["align.audit"],
     ["align.evals"],
     ["align.sample", "align.score", "align.sft", "align.dpo", "align.ppo"],
-    ["align.experience"],
+    ["align.experience", "align.sft_trainer"],
     ["align.watch", "align.guards"],
     ["align.rollout", "align.endpoint"],
     ["align.completions"],

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     "world.demonstrations=120", "world.prompts=160", "world.held_out_prompts=60", "world.items=60",
     "world.preference_items=30",
-    "sft.epochs=1", "sample.k=3",
+    "sft.epochs=1", "sft.checkpoint_every=2", "sample.k=3",
     "reward.epochs=1", "reward.batch=8", "reward.checkpoint_every=2",
     "dpo.epochs=1", "dpo.batch=8", "dpo.checkpoint_every=2", "dpo.watch.every=5",
     "ppo.iterations=8", "ppo.batch=8", "ppo.samples=2", "ppo.minibatches=2", "ppo.checkpoint_every=2",
@@ -81,7 +81,7 @@ def copy_before(whole: Path, target: Path, stage: str) -> Path:
     return target
 
 
-@pytest.mark.parametrize("stage", ["reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path, stage: str) -> None:
     runs = copy_before(whole, tmp_path / "runs", stage)
     kill_at(runs, stage, random.randint(3, 6))

@@ -155,6 +155,9 @@ def load_base(path: Path, compute: Compute) -> Base:
         )  # fmt: skip
     refuse_missing(path, info)
     model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    text = model.config.get_text_config()
+    if hasattr(text, "output_router_logits"):
+        text.output_router_logits = False  # for a loss that no stage adds; generation cannot take them
     return Base(model.eval().requires_grad_(False), checked.unused)
 
 
