@@ -50,10 +50,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(runs, "ppo", 30, lambda x: 0.5 + 3 * x - 5 * x * x)
     later = {"created": "2026-01-05T10:00:00+00:00", "policy": "greedy"}
     write_evaluation(runs, "eval-worse", runs / "ppo", hostile_rows(), **later)
-    write_evaluation(runs, "eval-greedy", runs / "sft", measured(110, 10, 1.0), **later)
+    for name, subject in (("sft", runs / "sft"), ("base", runs.parent / "base")):
+        write_evaluation(runs, f"greedy-{name}", subject, measured(110, 10, 1.0), **later)
     compare(config)
     write_text(runs.parent / "greedy.yaml", (runs.parent / "gates.yaml").read_text().replace("}", ", policy: greedy}"))
-    given = {"base": runs / "sft", "sft": runs / "sft"}
+    given = {"base": runs.parent / "base", "sft": runs / "sft"}
     audit(AuditConfig(run=runs / "audit-dpo", candidate=runs / "dpo", gates=runs.parent / "gates.yaml", **given))
     audit(AuditConfig(run=runs / "audit-ppo", candidate=runs / "ppo", gates=runs.parent / "greedy.yaml", **given))
     return runs

@@ -18,6 +18,7 @@ from align.audit import history
 from align.audit.evidence import Judged, judge_by_worst, same_question
 from align.audit.gates import Finding, Gate, load_gates, overall, regressed
 from align.audit.history import Evaluation, Subject
+from align.audit.lineage import check_references
 from align.core.config import StageConfig
 from align.core.files import write_json
 from align.core.runs import Run, stage
@@ -62,6 +63,7 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     """Judge every gate, write audit.json, and say the verdict in one sentence."""
     gates = load_gates(config.gates)
     subjects = config.subjects
+    check_references(subjects)
     judged = [judge_by_worst(gate, subjects) for gate in gates]
     findings = [one.finding for one in judged]
     verdict, worse = overall(findings), regressed(findings)

@@ -19,6 +19,7 @@ from pydantic import Field
 from align.audit import history
 from align.audit.evidence import asked_differently
 from align.audit.history import Evaluation, Subject
+from align.audit.lineage import origin, other_base
 from align.audit.table import markdown
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
@@ -97,7 +98,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         "costs": [_cost(record, config.records) for record in config.arm_records],
         "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen)],
         "evaluations": {suite: {n: one.name for n, one in found.items()} for suite, found in chosen.items()},
-        "lineage": {key: _origin(config.arm_records[0], key) for key in SHARED},
+        "lineage": {key: origin(config.arm_records[0], key) for key in SHARED},
         "not_measured": _not_measured(contenders, chosen),
         "caveat": CAVEAT,
     }
@@ -124,7 +125,7 @@ def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
         ("prompt-only", "sft", "prompt-only"),
         ("best-of-n", "sft", "best-of-n"),
     ):
-        artefact = _origin(arm, key) or ""
+        artefact = origin(arm, key) or ""
         evaluations = history.evaluations(records, artefact) if artefact else []
         found.append(Contender(Subject(name, Path(name), artefact, None, evaluations), manner, None))
     return found
@@ -133,18 +134,12 @@ def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
 def _check_lineage(arms: Sequence[RunRecord]) -> None:
     """Refuse arms that did not learn from the same things."""
     for key in SHARED:
-        hashes = [_origin(record, key) for record in arms]
+        hashes = [origin(record, key) for record in arms]
         named = ", ".join(f"{Path(r.path).name}: {(h or 'none')[:12]}" for r, h in zip(arms, hashes, strict=True))
         if None in hashes:
             raise BadInput(f"compare: not every arm records its {key} ({named}); train them from runs of this suite")
         if len(set(hashes)) > 1:
             raise BadInput(f"compare: the arms differ in '{key}' ({named}); compare arms trained from the same {key}")
-
-
-def _origin(record: RunRecord, key: str) -> str | None:
-    """What an arm came from; its ``sft`` is the policy it started at, run or folder."""
-    start = record.inputs.get("policy", {}).get("sha256")
-    return start if key == "sft" and start else record.lineage.get(key)
 
 
 def _check_names(contenders: Sequence[Contender]) -> None:
@@ -171,6 +166,9 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
             for one in contenders
             if (suite, one.manner or policy) in newest[one.name]
         }
+        for one in contenders:
+            if one.name in found and (problem := other_base(one.subject, found[one.name])):
+                raise BadInput(f"compare: {problem}")
         _check_alike(suite, found, {one.name for one in contenders if one.manner})
         chosen[suite] = found
     return chosen

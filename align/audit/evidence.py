@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from align.audit import history
 from align.audit.gates import Finding, Gate, insufficient, judge
 from align.audit.history import Evaluation, Subject
+from align.audit.lineage import UNKNOWN, other_base, started_from, unknown_origin
 from align.evals.fingerprint import differences
 from align.evals.stats import higher_is_better
 
+AGAINST_SFT = ("kl", "win_rate_vs_sft")  # metrics that name a reference of their own
 RANK = {"fail": 0, "insufficient": 1, "pass": 2}
 
 
@@ -42,6 +44,8 @@ def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject]) -> Judged:
     if gate.against is not None and gate.against not in subjects:
         return Judged(gate, insufficient(gate, f"no {gate.against} was named: give {gate.against}=RUN"), (), [])
     roles = ["candidate"] if gate.against is None else ["candidate", gate.against]
+    if reason := _of_unknown_origin(gate, subjects["candidate"]):
+        return Judged(gate, insufficient(gate, reason), (), [])
     found = [_counting(gate, subjects[role]) for role in roles]
     if lacking := [role for role, some in zip(roles, found, strict=True) if not some]:
         return Judged(gate, insufficient(gate, _lacking(gate, subjects, lacking)), (), [])
@@ -72,6 +76,13 @@ def asked_differently(one: Evaluation, other: Evaluation, allowed: Collection[st
     return None
 
 
+def _of_unknown_origin(gate: Gate, candidate: Subject) -> str | None:
+    if gate.against is None or UNKNOWN in gate.allow:
+        return None
+    reason = unknown_origin(candidate, gate.against)
+    return f"{reason}; 'allow: [{UNKNOWN}]' takes your word for it" if reason else None
+
+
 def _counting(gate: Gate, subject: Subject) -> list[Evaluation]:
     """A subject's evaluations of the gate's suite as the policy acts by itself, or as the gate asks."""
     return [
@@ -92,22 +103,33 @@ def _lacking(gate: Gate, subjects: Mapping[str, Subject], roles: Sequence[str]) 
 def _pairs(gate: Gate, subjects: Mapping[str, Subject], found: Sequence[Sequence[Evaluation]]) -> list[Pair]:
     pairs = []
     for candidate in found[0]:
-        problem = _unfit(gate, candidate)
+        problem = other_base(subjects["candidate"], candidate) or _unfit(gate, candidate, subjects)
         if problem or gate.against is None:
             pairs.append(Pair((candidate,), problem))
             continue
         for reference in found[1]:
-            pairs.append(Pair((candidate, reference), asked_differently(candidate, reference, gate.allow)))
+            problem = other_base(subjects[gate.against], reference)
+            pairs.append(Pair((candidate, reference), problem or asked_differently(candidate, reference, gate.allow)))
     return pairs
 
 
-def _unfit(gate: Gate, candidate: Evaluation) -> str | None:
+def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, Subject]) -> str | None:
     """Why an evaluation of the candidate is no evidence, whatever it is compared with."""
     if candidate.fingerprint is None:
         return f"{candidate.name} does not record how it was asked (an earlier version wrote it); evaluate again"
     if not candidate.record.headline.get("own_template") and "template_sha256" not in gate.allow:
         return f"{candidate.name} asked the candidate through another chat template than its own"
+    if gate.metric in AGAINST_SFT and "sft" not in gate.allow:
+        starts = {subjects["sft"].artefact} if "sft" in subjects else _starts(subjects["candidate"])
+        if candidate.fingerprint.get("sft") not in starts:
+            return (
+                f"{candidate.name} measured {gate.metric} against another policy than the SFT that this audit is about"
+            )
     return None
+
+
+def _starts(candidate: Subject) -> set[str]:
+    return started_from(candidate.record) if candidate.record else set()
 
 
 def _judge(gate: Gate, pair: Pair) -> Finding:

@@ -66,7 +66,7 @@ class Gate(Frozen):
     min_items: int = Field(default=30, ge=2)
     policy: Literal["sample", "greedy"] | None = Field(default=None, description="null: one both sides have")
     chance: float | None = Field(default=None, ge=0, lt=1, description="null: as the evaluation knows it")
-    allow: list[str] = Field(default_factory=list, description="keys in which the two evaluations may differ")
+    allow: list[str] = Field(default_factory=list, description="fingerprint keys that may differ; lineage")
     fingerprint: dict[str, Any] = Field(
         default_factory=dict, description="only evaluations asked like this count, such as {max_new_tokens: 256}"
     )
@@ -79,7 +79,8 @@ class Gate(Frozen):
             raise ValueError("type at_most takes 'limit', and neither 'against' nor 'margin'")
         if self.type != "at_most" and (self.against is None or self.limit is not None):
             raise ValueError(f"type {self.type} needs 'against: base' or 'sft', and takes no 'limit'")
-        if unknown := next((key for key in (*self.allow, *self.fingerprint) if key not in KEYS), None):
+        named = (*(key for key in self.allow if key != "lineage"), *self.fingerprint)
+        if unknown := next((key for key in named if key not in KEYS), None):
             raise ValueError(f"'{unknown}' is not in an evaluation's fingerprint; known: {', '.join(KEYS)}")
         if (self.type == "non_inferior") != (self.margin is not None):
             raise ValueError("'margin' belongs to type non_inferior, which needs it")

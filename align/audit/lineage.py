@@ -1,0 +1,96 @@
+"""Whether policies come from the same things: what an audit's references and a comparison's arms are held against.
+
+In: run records. Out: refusals, by name. Lineage is content hashes, so a copy of a base is that base, and a base that
+was changed is another. Not here: how evaluations were asked (evidence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from align.audit.history import Evaluation, Subject
+from align.core.config import BadInput
+from align.core.runs import RunRecord
+
+UNKNOWN = "lineage"  # what a gate allows when it takes the user's word for where a candidate comes from
+
+
+def origin(record: RunRecord, key: str) -> str | None:
+    """What a policy came from; its ``sft`` is the policy its training started at, run or folder."""
+    start = record.inputs.get("policy", {}).get("sha256")
+    return start if key == "sft" and start else record.lineage.get(key)
+
+
+def started_from(record: RunRecord) -> set[str]:
+    """Artefacts of the policies that a run's training started from, the SFT run far behind it among them."""
+    known = [record.inputs.get(name, {}).get("sha256") for name in ("policy", "model")]
+    return {value for value in (*known, record.lineage.get("sft")) if value and value != record.artefact}
+
+
+def check_references(subjects: Mapping[str, Subject]) -> None:
+    """Refuse references that the candidate does not come from, and a rival of another family.
+
+    A candidate that is a model folder records no lineage: its gates say so (:func:`unknown_origin`).
+
+    Raises:
+        BadInput: naming the role and both hashes.
+    """
+    candidate = subjects["candidate"]
+    for role, subject in subjects.items():
+        if role != "candidate" and subject.artefact == candidate.artefact:
+            raise BadInput(f"audit: {role} and candidate are one artefact ({_short(candidate.artefact)}); name another")
+    if "rival" in subjects:
+        _check_rival(candidate, subjects["rival"])
+    if candidate.record is None:
+        return
+    base = candidate.record.lineage.get("base")
+    if base is not None and base != subjects["base"].artefact:
+        raise BadInput(
+            f"audit: {subjects['base'].path} ({_short(subjects['base'].artefact)}) is not the base of {candidate.path} "
+            f"({_short(base)}): another model, or changed since; name the base that the candidate was trained on"
+        )
+    starts = started_from(candidate.record)
+    if "sft" in subjects and starts and subjects["sft"].artefact not in starts:
+        raise BadInput(
+            f"audit: {subjects['sft'].path} ({_short(subjects['sft'].artefact)}) is not what {candidate.path} started "
+            f"from ({', '.join(map(_short, sorted(starts)))}); name that policy"
+        )
+
+
+def unknown_origin(candidate: Subject, against: str) -> str | None:
+    """Why it is not known that a candidate comes from its reference, or None."""
+    if candidate.record is None:
+        return f"the candidate is a model folder and does not record whether it comes from this {against}"
+    known = started_from(candidate.record) if against == "sft" else candidate.record.lineage.get("base")
+    return None if known else f"the candidate's run records no {against} that it came from"
+
+
+def other_base(subject: Subject, evaluation: Evaluation) -> str | None:
+    """Why an evaluation did not run on the base that the policy was trained on, or None."""
+    trained = subject.record.lineage.get("base") if subject.record else None
+    ran = evaluation.record.lineage.get("base")
+    if trained is None or trained == ran:
+        return None
+    return (
+        f"{evaluation.name} ran {subject.name} on another base ({_short(ran)}) than it was trained on "
+        f"({_short(trained)}); evaluate again"
+    )
+
+
+def _check_rival(candidate: Subject, rival: Subject) -> None:
+    for key in ("base", "sft"):
+        hashes = [origin(one.record, key) if one.record else None for one in (candidate, rival)]
+        if None in hashes:
+            named = " and ".join(str(one.path) for one, h in zip((candidate, rival), hashes, strict=True) if h is None)
+            raise BadInput(
+                f"audit: {named} records no {key}, so a rival cannot be set beside the candidate; leave it out"
+            )
+        if hashes[0] != hashes[1]:
+            raise BadInput(
+                f"audit: candidate and rival differ in '{key}' ({', '.join(map(_short, hashes))}); "
+                f"name a rival from the same {key}"
+            )
+
+
+def _short(value: str | None) -> str:
+    return (value or "none")[:12]
