@@ -28,6 +28,7 @@ from align.core.load import find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
 from align.core.packing import Tree
+from align.core.parsing import parse_response
 from align.core.runs import Run, stage
 from align.experience import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, look_back
 from align.rollout import Sample, respond
@@ -121,7 +122,7 @@ class PPO:
     def judge(self, prompts: Sequence[Prompt], samples: list[list[Sample]]) -> Judged:
         """Scores of reward functions (and the penalty of a cut response), beside the reward model's fast path."""
         flat = [(prompt, sample) for prompt, found in zip(prompts, samples, strict=True) for sample in found]
-        texts = [[{"role": "assistant", "content": self.stack.chat.text(sample.ids)}] for _, sample in flat]
+        texts = [[parse_response(self.stack.chat, prompt.ids, sample.ids)] for prompt, sample in flat]
         asked = [prompt.messages for prompt, _ in flat]
         ended = [sample.ended for _, sample in flat]
         extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]

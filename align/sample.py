@@ -24,16 +24,18 @@ from align.core.files import artefact_hash, cut_jsonl, read_jsonl, write_jsonl
 from align.core.load import context_length, find_source, template_of
 from align.core.messages import read_messages
 from align.core.models import Stack
+from align.core.parsing import parse_response
 from align.core.runs import Run, read_run, stage
 from align.core.text import Unusable
 from align.endpoint import Answered, Endpoint, address
 from align.rollout import Sample, respond, sequence_seed
 from annotation.types import Message, check_messages, prompt_id
 from rewards.metrics import clustered_accuracy
+from rewards.tokens import record_tokens
 
 PIECE = 768  # responses between two moves of the progress bar
 PART = "checkpoints/answers.jsonl"  # what an endpoint answered so far
-Responses = list[dict[str, Any]]  # as candidates hold them: messages, origin, ended
+Responses = list[dict[str, Any]]  # as candidates hold them: messages, origin, ended, and tokens of a policy's own
 
 
 class SampleConfig(TextConfig):
@@ -99,6 +101,7 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     policy = config.policy
     found = _from_endpoint(config, run, prompts) if policy is None else _from_policy(config, policy, run, prompts)
     rows = [_row(run, prompt, responses) for prompt, responses in found.rows]
+    _note_silent(run, rows)
     kept = [row for row in rows if row["responses"]]
     run.drop("prompt with empty responses only", len(rows) - len(kept))
     if not kept:
@@ -161,9 +164,10 @@ def _from_policy(config: SampleConfig, policy: Path, run: Run, prompts: Sequence
     started = time.monotonic()
     answers = _answer(config, stack, "policy" if source.adapter else None, usable)
     seconds = time.monotonic() - started
+    origin = _origin(policy)
     rows = [
-        (prompt, _responses(stack, samples, _origin(policy)))
-        for (prompt, _), samples in zip(usable, answers, strict=True)
+        (prompt, [_response(stack, prompt, ids, sample, origin) for sample in samples])
+        for (prompt, ids), samples in zip(usable, answers, strict=True)
     ]
     lengths = [len(answer.ids) for found in answers for answer in found]
     tokens = {"mean": statistics.fmean(lengths), "median": statistics.median(lengths), "n": len(lengths)}
@@ -209,15 +213,11 @@ def _answer(
     return [found[i] for i in range(len(usable))]
 
 
-def _responses(stack: Stack, samples: Sequence[Sample], origin: str) -> Responses:
-    return [
-        {
-            "messages": [{"role": "assistant", "content": stack.chat.text(answer.ids)}],
-            "origin": origin,
-            "ended": answer.ended,
-        }
-        for answer in samples
-    ]
+def _response(stack: Stack, prompt: Prompt, prompt_ids: Sequence[int], sample: Sample, origin: str) -> dict[str, Any]:
+    """A sample as candidates hold it: what people read, and the ids that are scored."""
+    messages = [parse_response(stack.chat, prompt_ids, sample.ids, prompt.tools)]
+    tokens = record_tokens(stack.chat, prompt_ids, sample.ids, messages)
+    return {"messages": messages, "origin": origin, "ended": sample.ended, "tokens": tokens.model_dump()}
 
 
 def _from_endpoint(config: SampleConfig, run: Run, prompts: Sequence[Prompt]) -> Sampled:
@@ -286,8 +286,20 @@ def _row(run: Run, prompt: Prompt, responses: Responses) -> dict[str, Any]:
     return row | {key: value for key, value in shared.items() if value}
 
 
+def _note_silent(run: Run, rows: Sequence[dict[str, Any]]) -> None:
+    """Say how many responses have reasoning and no answer."""
+    responses = [response for row in rows for response in row["responses"]]
+    silent = [r for r in responses if not (r["messages"][0]["content"].strip() or r["messages"][0].get("tool_calls"))]
+    cut = sum(not response["ended"] for response in silent)
+    if silent:
+        run.note(
+            f"{len(silent)} of {len(responses)} responses hold reasoning and no answer ({cut} were cut inside it): "
+            "raise max_new_tokens"
+        )
+
+
 def _says_something(message: Message) -> bool:
-    return bool(message["content"].strip() or message.get("tool_calls"))
+    return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
 def _headline(rows: Sequence[dict[str, Any]], answers: Sequence[Responses]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Stage `score`: candidates x a reward model -> a score and an embedding of every response.
 
 In: a run of `sample` (or a candidates file) and a reward run. Out: ``scores.parquet`` (prompt_id, response,
-score, origin, n_tokens; one row a response) and ``embeddings.safetensors`` (``embeddings``, ``[n, D]`` fp32, same
-order): the final hidden state at the stop token under the reward adapter, which the score is linear in.
+origin, n_tokens, ended, as_sampled, score; one row a response) and ``embeddings.safetensors`` (``embeddings``,
+``[n, D]`` fp32, same order): the final hidden state at the last token (the stop token, where it ended) under the
+reward adapter, which the score is linear in.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     return {
         "prompts": len(trees),
         "responses": len(rows),
+        "as_sampled": sum(row["as_sampled"] for row in rows),
         "score": {
             "mean": float(spread.mean()),
             "sd": float(spread.std()) if len(rows) > 1 else None,

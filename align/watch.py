@@ -12,6 +12,7 @@ from align.core.files import read_jsonl
 from align.core.load import context_length
 from align.core.models import Stack
 from align.core.packing import Tree, pack
+from align.core.parsing import parse_response
 from align.core.text import Chat, Unusable
 from align.rollout import respond
 from annotation.types import Message, prompt_id
@@ -75,13 +76,17 @@ class Watched:
         trees = [Tree(ids, [sample.ids]) for (_, ids), sample in zip(self.prompts, samples, strict=True)]
         kl = self._kl(role, trees)
         scores = [found[0] for found in score(self.stack, self.reward_role, trees)] if self.reward_role else None
-        texts = [self.stack.chat.text(sample.ids) for sample in samples]
-        utility = self._utility(texts, [sample.ended for sample in samples])
+        messages = [
+            parse_response(self.stack.chat, ids, sample.ids, row.tools)
+            for (row, ids), sample in zip(self.prompts, samples, strict=True)
+        ]
+        utility = self._utility(messages, [sample.ended for sample in samples])
         return [
             {
                 "prompt_id": row.id,
                 "prompt": str(row.messages[-1].get("content") or ""),
-                "response": texts[i],
+                "response": messages[i]["content"],
+                **{key: value for key, value in messages[i].items() if key in ("reasoning_content", "tool_calls")},
                 "score": scores[i] if scores else None,
                 "kl": kl[i],
                 "ended": samples[i].ended,
@@ -104,10 +109,10 @@ class Watched:
                 found[tree] = value
         return found
 
-    def _utility(self, texts: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
+    def _utility(self, messages: Sequence[Message], ended: Sequence[bool]) -> list[float | None]:
         if self.gold is None:
-            return [None] * len(texts)
-        completions = [[{"role": "assistant", "content": text}] for text in texts]
+            return [None] * len(messages)
+        completions = [[message] for message in messages]
         return self.gold(prompts=[row.messages for row, _ in self.prompts], completions=completions, ended=list(ended))
 
 

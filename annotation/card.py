@@ -24,6 +24,13 @@ Rows = Sequence[Row]
 
 MESSAGES = ("prompt", "chosen", "rejected", "completion")
 JSON = {"tools": {"list": "json"}, "template_arguments": {"dtype": "json"}}
+TOKENS = {
+    "struct": [
+        {"name": "ids", "list": "int64"},
+        {"name": "chat", "dtype": "string"},
+        {"name": "exchange", "dtype": "string"},
+    ]
+}
 TYPES: Mapping[str, Mapping[str, Any]] = {
     "margin": {"dtype": "float64"},
     "weight": {"dtype": "float64"},
@@ -32,6 +39,8 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "split": {"dtype": "string"},
     "comparison_id": {"dtype": "string"},
     "prompt_id": {"dtype": "string"},
+    **{f"{name}_ended": {"dtype": "bool"} for name in ("chosen", "rejected", "completion")},
+    **{f"{name}_tokens": TOKENS for name in ("chosen", "rejected", "completion")},
 }
 OWN_TYPES = {("thumbs", "label"): {"dtype": "bool"}, ("labels", "votes"): {"dtype": "json"}}
 NOTHING = hashlib.sha256().hexdigest()  # the guideline of a campaign that has none
@@ -166,7 +175,9 @@ def _text(outputs: Mapping[str, Rows], facts: Facts) -> str:
             "comparisons. `load_dataset` on this folder gives the first kind of row, others by name.",
             f"| rows | split | n | prompts |\n|---|---|---|---|\n{rows}",
             "\n".join(f"- {kind}: {COLUMNS[kind]}" for kind in parts),
-            "`comparison_id` and `prompt_id` are hashes of the content.",
+            "`comparison_id` and `prompt_id` are hashes of the content. Where a response was sampled, `*_ended` says "
+            "whether it ended and `*_tokens` holds its token ids, with hashes of the tokenizer and template and of the "
+            "exchange that they belong to.",
             f"## How votes became rows\n\n{_policy(manifest)}",
             f"## Agreement\n\n{_agreement(facts.alpha)}",
             f"## Guidelines\n\n{_guidelines(facts)}",

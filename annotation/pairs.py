@@ -30,9 +30,9 @@ from annotation.card import Facts, guideline_versions, write_card
 from annotation.evidence import Evidence, asked, beside_the_chain, evidence
 from annotation.feedback.ledger import excluded
 from annotation.feedback.store import Split, Store
-from annotation.products import Products, Row, account, columns, files, pair_key, products
+from annotation.products import Products, Row, account, columns, files, pair_key, products, side
 from annotation.splits import SPLITS, Placement, place
-from annotation.types import Comparison, Judgment, Message, Pair
+from annotation.types import Comparison, Judgment, Pair, Record, Response
 from annotation.verdicts import Method, Ties, Verdict, called_both_bad, judge
 from annotation.votes import FIRST, TIE, Tally, Vote, margin, tallies, votes
 
@@ -149,8 +149,8 @@ def decide(
     found: dict[tuple[str, ...], Pair] = {}
     for tally, verdict in zip(counted, verdicts, strict=True):
         comparison = comparisons[tally.comparison_id]
-        first, second = (comparison.responses[index].messages for index in (tally.first, tally.second))
-        if reason := _unusable(tally, verdict.winner, first == second, min_votes):
+        first, second = (comparison.responses[index] for index in (tally.first, tally.second))
+        if reason := _unusable(tally, verdict.winner, first.messages == second.messages, min_votes):
             dropped[reason] += 1
             continue
         pair = _pair(comparison, tally, (first, second), verdict)
@@ -171,14 +171,14 @@ def _unusable(tally: Tally, winner: int | None, are_equal: bool, min_votes: int)
     return "tie" if winner in (None, TIE) else None
 
 
-def _pair(comparison: Comparison, tally: Tally, sides: tuple[list[Message], list[Message]], verdict: Verdict) -> Pair:
+def _pair(comparison: Comparison, tally: Tally, sides: tuple[Response, Response], verdict: Verdict) -> Pair:
     first_wins = verdict.winner == FIRST
     chosen, rejected = sides if first_wins else sides[::-1]
     first, second, tied = tally.counts
     return Pair(
         prompt=comparison.prompt,
-        chosen=chosen,
-        rejected=rejected,
+        **side("chosen", chosen),
+        **side("rejected", rejected),
         tools=comparison.tools,
         template_arguments=comparison.template_arguments,
         margin=margin(tally, FIRST if first_wins else 1),
@@ -308,5 +308,5 @@ def _content(comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -
     """Hash of what was read, the same in every store that holds the same comparisons and judgments."""
     digest = hashlib.sha256()
     for record in (*comparisons, *judgments):
-        digest.update(json.dumps(record, sort_keys=True, default=vars).encode() + b"\n")
+        digest.update(json.dumps(record, sort_keys=True, default=Record.model_dump).encode() + b"\n")
     return digest.hexdigest()

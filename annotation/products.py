@@ -29,6 +29,7 @@ from annotation.types import (
     Message,
     Pair,
     Record,
+    Response,
     Thumb,
     content_hash,
 )
@@ -42,7 +43,7 @@ class Edit(NamedTuple):
     """A response before and after a person improved it."""
 
     comparison: Comparison
-    before: list[Message]
+    before: Response
     after: list[Message]
 
 
@@ -111,6 +112,11 @@ def columns(record: Record) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value or key not in ("tools", "template_arguments")}
 
 
+def side(name: str, response: Response) -> dict[str, Any]:
+    """A response as columns: its messages, and what is known of how it was written."""
+    return {name: response.messages, f"{name}_ended": response.ended, f"{name}_tokens": response.tokens}
+
+
 def pair_key(pair: Pair) -> tuple[str, ...]:
     """What two pairs have in common that are about the same two answers, whichever won."""
     sides = sorted((content_hash(pair.chosen), content_hash(pair.rejected)))
@@ -123,17 +129,23 @@ def _edits(judgments: Iterable[Judgment], comparisons: Mapping[str, Comparison],
         if judgment.improved is None or judgment.improved_from is None:
             continue
         comparison = comparisons[judgment.comparison_id]
-        before = comparison.responses[judgment.improved_from].messages
-        after = _rewritten(before, judgment.improved.strip())
+        before = comparison.responses[judgment.improved_from]
+        after = _rewritten(before.messages, judgment.improved.strip())
         if comparison.id in left_out:
             dropped["leakage"] += 1
         elif after is None:
             dropped["not one text that could be replaced"] += 1
-        elif after == _rewritten(before, _text(before)):
+        elif after == _rewritten(before.messages, _text(before.messages)):
             dropped["unchanged"] += 1
         else:
             rows.append(Edit(comparison, before, after))
-    rows.sort(key=lambda edit: (edit.comparison.prompt_id, edit.comparison.id, content_hash([edit.after, edit.before])))
+    rows.sort(
+        key=lambda edit: (
+            edit.comparison.prompt_id,
+            edit.comparison.id,
+            content_hash([edit.after, edit.before.messages]),
+        )
+    )
     return Made(rows, dropped)
 
 
@@ -170,7 +182,7 @@ def _edited_pairs(edits: Sequence[Edit], placement: Placement, voted: Iterable[P
         if placement.split[comparison.id] != "train":
             dropped["held-out prompt"] += 1
             continue
-        pair = Pair(chosen=after, rejected=before, votes=[1, 0, 0], **_asked(comparison))
+        pair = Pair(chosen=after, **side("rejected", before), votes=[1, 0, 0], **_asked(comparison))
         is_given = any(response.messages == after for response in comparison.responses)  # then votes decide, or a tie
         if is_given or (key := pair_key(pair)) in known:
             dropped["duplicate"] += 1
@@ -192,8 +204,8 @@ def _thumbs(
         if reason := _unusable(comparison.id in left_out, up + down, min_votes, is_tie=up == down):
             dropped[reason] += 1
             continue
-        completion = comparison.responses[0].messages
-        rows.append(Thumb(completion=completion, label=up > down, votes=[up, down], **_asked(comparison)))
+        completion = side("completion", comparison.responses[0])
+        rows.append(Thumb(**completion, label=up > down, votes=[up, down], **_asked(comparison)))
     return Made(rows, dropped)
 
 
@@ -222,7 +234,7 @@ def _labels(
             leaders = [name for name, count in chosen.items() if count == max(chosen.values())]
             rows.append(
                 Labelled(
-                    completion=comparison.responses[0].messages,
+                    **side("completion", comparison.responses[0]),
                     label=leaders[0] if len(leaders) == 1 else None,
                     votes={name: chosen[name] for name in dict.fromkeys((*offered, *sorted(chosen)))},
                     split=placement.split[comparison.id],

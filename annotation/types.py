@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Literal, Self
 
@@ -23,6 +24,11 @@ class Record(BaseModel):
     """Immutable; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _is_none(value: Any) -> bool:
+    """For fields that came later: records without them keep their bytes."""
+    return value is None
 
 
 def content_hash(value: Any) -> str:
@@ -50,16 +56,45 @@ def prompt_id(prompt: list[Message], tools: list[dict[str, Any]] | None = None) 
     return content_hash({"prompt": prompt, "tools": tools} if tools else prompt)
 
 
+class Tokens(Record):
+    """The token ids that a policy wrote, with the stop token where it ended, and what they are the ids of.
+
+    ``chat`` is the hash of the tokenizer and template under which they mean what they mean, ``exchange`` that of the
+    prompt's ids before them and of the messages that they were read as: after another prompt, or beside an edited
+    text, they are not this response.
+    """
+
+    ids: list[int] = Field(min_length=1)
+    chat: str
+    exchange: str
+
+
 class Response(Record):
-    """One continuation: the assistant's messages, and where it came from (never shown to annotators)."""
+    """One continuation: the assistant's messages, and where it came from (never shown to annotators).
+
+    ``ended`` is False where it was cut at a limit and None where nobody knows; ``tokens`` are known of a response that
+    was sampled here. Neither is part of a comparison's identity.
+    """
 
     messages: list[Message]
     origin: str | None = None
+    ended: bool | None = Field(default=None, exclude_if=_is_none)
+    tokens: Tokens | None = Field(default=None, exclude_if=_is_none)
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
         check_messages(self.messages, "response")
         return self
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """A response of ``candidates.jsonl``, without what else stands there.
+
+        Raises:
+            KeyError: it has no messages.
+            ValidationError: what it has is no response.
+        """
+        return cls(messages=row["messages"], **{name: row.get(name) for name in ("origin", "ended", "tokens")})
 
     @property
     def text(self) -> str:
@@ -145,7 +180,10 @@ class Judgment(Record):
 
 
 class Pair(Record):
-    """One row of a pairs file: TRL's conversational preference columns and what we know about the vote."""
+    """One row of a pairs file: TRL's conversational preference columns and what we know about the vote.
+
+    ``*_ended`` and ``*_tokens`` are those of the :class:`Response`, here and in the rows below.
+    """
 
     prompt: list[Message]
     chosen: list[Message]
@@ -157,6 +195,10 @@ class Pair(Record):
     votes: list[int] = Field(description="[votes for chosen, votes for rejected, ties]")
     comparison_id: str
     prompt_id: str
+    chosen_ended: bool | None = Field(default=None, exclude_if=_is_none)
+    chosen_tokens: Tokens | None = Field(default=None, exclude_if=_is_none)
+    rejected_ended: bool | None = Field(default=None, exclude_if=_is_none)
+    rejected_tokens: Tokens | None = Field(default=None, exclude_if=_is_none)
 
 
 class Thumb(Record):
@@ -170,6 +212,8 @@ class Thumb(Record):
     votes: list[int] = Field(description="[up, down]")
     comparison_id: str
     prompt_id: str
+    completion_ended: bool | None = Field(default=None, exclude_if=_is_none)
+    completion_tokens: Tokens | None = Field(default=None, exclude_if=_is_none)
 
 
 class Demonstration(Record):
@@ -195,6 +239,8 @@ class Labelled(Record):
     split: Literal["train", "validation", "test"]
     comparison_id: str
     prompt_id: str
+    completion_ended: bool | None = Field(default=None, exclude_if=_is_none)
+    completion_tokens: Tokens | None = Field(default=None, exclude_if=_is_none)
 
 
 class ItemResult(Record):
@@ -212,6 +258,7 @@ class ItemResult(Record):
     prompt: str | None = None
     ended: bool | None = None
     n_tokens: int | None = None
+    reasoning_content: str | None = Field(default=None, exclude_if=_is_none)
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

@@ -1,17 +1,20 @@
 """Pairs files as prompt trees: all pairs of one prompt share one tree, and one forward pass.
 
 Ouyang et al. 2022 (arXiv 2203.02155, section 3.5) train on all comparisons of a prompt as one batch element.
-Rows that cannot be used are dropped, counted by reason and listed; nothing is truncated.
+A response that was sampled here is read by its own token ids (``tokens.py``). Rows that cannot be used are dropped,
+counted by reason and listed; nothing is truncated.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from align.core.config import BadInput
@@ -19,7 +22,8 @@ from align.core.files import read_jsonl, read_rows, write_jsonl
 from align.core.packing import Rectangle, Tree
 from align.core.runs import Run
 from align.core.text import Chat, Unusable
-from annotation.types import Message, Pair, content_hash
+from annotation.types import Message, Pair, Tokens, content_hash
+from rewards.tokens import Prompt, ResponseTokens, Source, note_sources, response_tokens
 
 
 class PromptPairs(NamedTuple):
@@ -57,7 +61,9 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
     for pair in pairs:
         grouped.setdefault((pair.prompt_id, content_hash(pair.template_arguments)), []).append(pair)
     dropped: list[dict[str, str]] = []
-    prompts = [found for rows in grouped.values() if (found := _tree(rows, chat, context, dropped))]
+    used: Counter[tuple[Source, bool]] = Counter()
+    prompts = [found for rows in grouped.values() if (found := _tree(rows, chat, context, dropped, used))]
+    note_sources(run, split, used)
     for row in dropped:
         run.drop(f"{split}: {row['reason']}")
     if dropped and run.is_main:
@@ -103,58 +109,87 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
     """One tree a row of candidates (a file, or a run of `sample`), and what is known of each of its responses.
 
     A response that was cut keeps no stop token: it is scored where it was cut.
+
+    Raises:
+        BadInput: a row is not a candidates row, or a response of it has no messages (named by number).
     """
     file = path / "candidates.jsonl" if path.is_dir() else path
     rows: list[dict[str, Any]] = []
     trees: list[Tree] = []
+    used: Counter[tuple[Source, bool]] = Counter()
     for number, row in enumerate(read_jsonl(file), 1):
         if not {"prompt_id", "prompt", "responses"} <= set(row):
             raise BadInput(f"{file}: row {number}: a candidate row holds prompt_id, prompt and responses")
+        extra = (row.get("tools"), row.get("template_arguments"))
+        try:
+            prompt = Prompt(row["prompt"], chat.prompt_ids(row["prompt"], *extra), *extra)
+        except Unusable as error:
+            run.drop(f"response: {error}", len(row["responses"]))
+            continue
         responses = []
         for index, response in enumerate(row["responses"]):
             try:
-                extra = (row.get("tools"), row.get("template_arguments"))
-                prompt = chat.prompt_ids(row["prompt"], *extra)
-                ids = chat.response_ids(row["prompt"], response["messages"], *extra)
+                found = _candidate(chat, prompt, response, context)
+            except (KeyError, TypeError, ValidationError) as error:
+                raise BadInput(
+                    f"{file}: row {number}: response {index} is none ({str(error).splitlines()[0]})"
+                ) from None
             except Unusable as error:
                 run.drop(f"response: {error}")
                 continue
-            ids = ids[:-1] if response.get("ended") is False else ids
-            if context is not None and len(prompt) + len(ids) > context:
-                run.drop(f"response too long for a context of {context} tokens")
-                continue
-            responses.append(ids)
+            responses.append(found.ids)
+            used[found.source, response.get("ended") is False] += 1
             rows.append(
                 {
                     "prompt_id": row["prompt_id"],
                     "response": index,
                     "origin": response.get("origin"),
-                    "n_tokens": len(ids),
+                    "n_tokens": len(found.ids),
+                    "ended": response.get("ended"),
+                    "as_sampled": found.source == "as sampled",
                 }
             )
         if responses:
-            trees.append(Tree(prompt, responses))
+            trees.append(Tree(prompt.ids, responses))
+    note_sources(run, "candidates", used)
     return rows, trees
 
 
-def _tree(rows: list[Pair], chat: Chat, context: int | None, dropped: list[dict[str, str]]) -> PromptPairs | None:
+def _candidate(chat: Chat, prompt: Prompt, row: Mapping[str, Any], context: int | None) -> ResponseTokens:
+    recorded = row.get("tokens")
+    tokens = None if recorded is None else Tokens.model_validate(recorded)
+    found = response_tokens(chat, prompt, row["messages"], row.get("ended"), tokens)
+    if context is not None and len(prompt.ids) + len(found.ids) > context:
+        raise Unusable(f"longer than the model's {context} tokens")
+    return found
+
+
+def _tree(
+    rows: list[Pair],
+    chat: Chat,
+    context: int | None,
+    dropped: list[dict[str, str]],
+    used: Counter[tuple[Source, bool]],
+) -> PromptPairs | None:
     first = rows[0]
+    extra = (first.tools, first.template_arguments)
     try:
-        prompt = chat.prompt_ids(first.prompt, first.tools, first.template_arguments)
+        prompt = Prompt(first.prompt, chat.prompt_ids(first.prompt, *extra), *extra)
     except Unusable as error:
         dropped += [{"comparison_id": row.comparison_id, "reason": f"prompt: {error}"} for row in rows]
         return None
     numbers: dict[str, int] = {}
     responses: list[list[int]] = []
 
-    def number(message: list[Message]) -> int:
-        key = content_hash(message)
+    def number(messages: list[Message], ended: bool | None, tokens: Tokens | None) -> int:
+        key = content_hash([messages, ended is False, tokens and tokens.ids])
         if key not in numbers:
-            ids = chat.response_ids(first.prompt, message, first.tools, first.template_arguments)
-            if context is not None and len(prompt) + len(ids) > context:
+            found = response_tokens(chat, prompt, messages, ended, tokens)
+            if context is not None and len(prompt.ids) + len(found.ids) > context:
                 raise Unusable(f"longer than the model's {context} tokens")
+            used[found.source, ended is False] += 1
             numbers[key] = len(responses)
-            responses.append(ids)
+            responses.append(found.ids)
         return numbers[key]
 
     kept: list[Pair] = []
@@ -162,7 +197,8 @@ def _tree(rows: list[Pair], chat: Chat, context: int | None, dropped: list[dict[
     rejected: list[int] = []
     for row in rows:
         try:
-            better, worse = number(row.chosen), number(row.rejected)
+            better = number(row.chosen, row.chosen_ended, row.chosen_tokens)
+            worse = number(row.rejected, row.rejected_ended, row.rejected_tokens)
             if responses[better] == responses[worse]:
                 raise Unusable("chosen and rejected are the same tokens")
         except Unusable as error:
@@ -173,9 +209,8 @@ def _tree(rows: list[Pair], chat: Chat, context: int | None, dropped: list[dict[
         rejected.append(worse)
     if not kept:
         return None
-    used = sorted({*chosen, *rejected})
-    place = {old: new for new, old in enumerate(used)}
-    tree = Tree(prompt, [responses[k] for k in used])
+    place = {old: new for new, old in enumerate(sorted({*chosen, *rejected}))}
+    tree = Tree(prompt.ids, [responses[k] for k in place])
     return PromptPairs(first.prompt_id, tree, [place[k] for k in chosen], [place[k] for k in rejected], kept)
 
 

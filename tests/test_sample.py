@@ -152,10 +152,10 @@ def test_scores_are_the_head_on_the_embeddings(tmp_path: Path, model_folder: Mod
     alone = iter(table)
     for row in candidates:
         for index, response in enumerate(row["responses"]):
-            ids = stack.chat.response_ids(row["prompt"], response["messages"])
-            ids = ids if response["ended"] else ids[:-1]  # a cut response is scored where it was cut
+            ids = response["tokens"]["ids"]  # a cut response is scored where it was cut
+            assert (ids[-1] in stack.chat.stop_ids(stack.base)) == response["ended"]
             ((value,),) = plain_score(stack, "reward", [Tree(stack.chat.prompt_ids(row["prompt"]), [ids])])
             found = next(alone)
             assert (found["prompt_id"], found["response"]) == (row["prompt_id"], index)
-            assert found["n_tokens"] == len(ids)
+            assert (found["n_tokens"], found["ended"], found["as_sampled"]) == (len(ids), response["ended"], True)
             assert abs(found["score"] - value) < 10 * EXACT

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -206,9 +207,21 @@ class Chat:
         return sorted(end for end in ends if end is not None)
 
     @cached_property
+    def identity(self) -> str:
+        """16 hex digits of the sha256 of tokenizer and template: token ids mean the same under the same one only."""
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        backend |= {"padding": None, "truncation": None}  # settings of a call, not of the tokenizer
+        parts = [backend, self.template, self._bos, self.tokenizer.eos_token, self.stop_id]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def special_ids(self) -> dict[int, str]:
+        """The special tokens' text by id."""
+        return {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+
+    @property
     def special_strings(self) -> list[str]:
-        added = self.tokenizer.added_tokens_decoder.values()
-        return [token.content for token in added if token.special]
+        return list(self.special_ids.values())
 
     @cached_property
     def _bos(self) -> str:

@@ -19,6 +19,8 @@ from align.core.layout import choose_layout
 from align.core.load import context_length, find_source, template_of
 from align.core.models import Stack
 from align.core.packing import Tree, pack
+from align.core.parsing import parse_response
+from align.core.reasoning import visible_text
 from align.core.runs import is_run, read_run
 from align.core.text import Chat, Unusable
 from align.evals.items import Item
@@ -27,6 +29,7 @@ from align.rollout import Sample, respond
 from annotation.types import Message
 from rewards.functions import RewardFunction
 from rewards.model import add_reward, score
+from rewards.tokens import Prompt, response_tokens
 
 WINDOW = 2048  # tokens of text predicted at once by a model that states no context
 PIECE = 768  # responses between two moves of the progress bar
@@ -76,11 +79,16 @@ class Manner(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A response: token ids with the stop token when it ended, and its text."""
+    """A response: token ids with the stop token when it ended, and the message that they are."""
 
     ids: list[int]
-    text: str
+    message: Message
     ended: bool
+
+    @property
+    def text(self) -> str:
+        """What judges read: the answer after its reasoning."""
+        return visible_text([self.message])
 
 
 class Answered(NamedTuple):
@@ -280,7 +288,7 @@ def answer_items(speaker: Speaker, items: Sequence[Item], manner: Manner, reward
             k=1 if greedy else drawn,
         )
         for i, samples in zip(piece, found, strict=True):
-            asked[i] = asked[i]._replace(answers=[_answer(speaker.stack.chat, sample) for sample in samples])
+            asked[i] = asked[i]._replace(answers=[_answer(speaker.stack.chat, asked[i], sample) for sample in samples])
     if manner.policy != "best-of-n":
         return asked
     assert reward is not None
@@ -299,8 +307,8 @@ def _ask(speaker: Speaker, item: Item, manner: Manner) -> Answered:
     return Answered(item, prompt, [])
 
 
-def _answer(chat: Chat, sample: Sample) -> Answer:
-    return Answer(sample.ids, chat.text(sample.ids), sample.ended)
+def _answer(chat: Chat, asked: Answered, sample: Sample) -> Answer:
+    return Answer(sample.ids, parse_response(chat, asked.prompt, sample.ids, asked.item.tools), sample.ended)
 
 
 def _keep_best(asked: Sequence[Answered], speaker: Speaker, reward: Speaker, n: int) -> list[Answered]:
@@ -319,7 +327,10 @@ def _keep_best(asked: Sequence[Answered], speaker: Speaker, reward: Speaker, n: 
 
 
 def reward_scores(reward: Speaker, asked: Sequence[Answered], speaker: Speaker) -> list[list[float | None]]:
-    """The reward of every answer to the item's own prompt (without a policy's system prompt); None: too long."""
+    """The reward of every answer to the item's own prompt (without a policy's system prompt).
+
+    None: too long, or its template cannot express it (an answer cut inside its reasoning, under another template).
+    """
     trees = [_reward_tree(reward, one, speaker) for one in asked]
     usable = [tree for tree in trees if tree is not None]
     assert reward.role is not None
@@ -331,17 +342,18 @@ def reward_scores(reward: Speaker, asked: Sequence[Answered], speaker: Speaker) 
 
 
 def _reward_tree(reward: Speaker, one: Answered, speaker: Speaker) -> Tree | None:
-    """The item with its answers as the reward model reads them: the policy's own tokens where bases agree."""
+    """The item with its answers as the reward model reads them: the policy's own tokens where both read alike."""
     if not one.answers:
         return None
-    chat, prompt = reward.stack.chat, one.item.prompt or []
+    chat, messages = reward.stack.chat, one.item.prompt or []
     try:
-        ids = chat.prompt_ids(prompt, one.item.tools)
-        if reward.stack is speaker.stack:
+        ids = chat.prompt_ids(messages, one.item.tools)
+        if reward.stack is speaker.stack or chat.identity == speaker.stack.chat.identity:
             responses = [answer.ids for answer in one.answers]
         else:
-            said = [[{"role": "assistant", "content": answer.text}] for answer in one.answers]
-            responses = [chat.response_ids(prompt, messages, one.item.tools) for messages in said]
+            prompt = Prompt(messages, ids, one.item.tools)
+            found = [response_tokens(chat, prompt, [answer.message], answer.ended, None) for answer in one.answers]
+            responses = [tokens.ids for tokens in found]
     except Unusable:
         return None
     if reward.context is not None and len(ids) + max(map(len, responses)) > reward.context:

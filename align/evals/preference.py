@@ -33,7 +33,13 @@ def preference(items: Sequence[Item], subject: Subject, manner: Manner) -> list[
     if utility is not None:
         results += _per_answer(asked, "gold_utility", subject.gold_name, utility, "the utility has no opinion")
     if rewards is not None:
-        results += _per_answer(asked, "reward_score", "reward model", rewards, "too long for the reward model")
+        results += _per_answer(
+            asked,
+            "reward_score",
+            "reward model",
+            rewards,
+            "the reward model cannot read it (too long, or cut inside its reasoning)",
+        )
     if subject.sft is not None:
         rivals = answer_items(subject.sft, items, manner.plain, None)
         results += _win_rate(subject, asked, rivals, utility, rewards)
@@ -58,7 +64,7 @@ def _gold(subject: Subject, asked: Sequence[Answered]) -> Scores | None:
     if subject.gold is None:
         return None
     flat = [(one, answer) for one in asked for answer in one.answers]
-    completions = [[{"role": "assistant", "content": answer.text}] for _, answer in flat]
+    completions = [[{**answer.message, "content": answer.text}] for _, answer in flat]
     values = iter(
         subject.gold(
             prompts=[one.item.prompt for one, _ in flat],

@@ -29,6 +29,7 @@ def item_result(
         prompt=one.item.prompt_text,
         ended=answer.ended if answer else None,
         n_tokens=len(answer.ids) if answer else None,
+        reasoning_content=answer.message.get("reasoning_content") if answer else None,
     )
 
 

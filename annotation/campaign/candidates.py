@@ -54,7 +54,7 @@ def read_candidates(paths: Sequence[Path], drop: Drop, *, keep_unended: bool, at
 def compare(prompt: CandidatePrompt, responses: Sequence[dict[str, Any]], drop: Drop) -> Comparison | None:
     """A comparison of some of a prompt's responses; None, counted, where it cannot be one."""
     try:
-        sides = [Response(messages=r["messages"], origin=r.get("origin")) for r in responses]
+        sides = [Response.of(response) for response in responses]
         return Comparison.model_validate({"prompt": prompt.messages, "responses": sides, **prompt.shared})
     except ValidationError as error:
         drop(f"unusable comparison: {error.errors()[0]['msg']}", 1)
@@ -90,11 +90,13 @@ def _row(row: dict[str, Any], where: str) -> tuple[str, list[dict[str, Any]]]:
 def _distinct(
     row: dict[str, Any], responses: Sequence[dict[str, Any]], drop: Drop, keep_unended: bool
 ) -> CandidatePrompt:
-    """Equal responses merged (ended where one of them did), cut ones left out unless wanted."""
+    """Equal responses merged (the first that ended, else the first), cut ones left out unless wanted."""
     merged: dict[str, dict[str, Any]] = {}
     for response in responses:
-        before = merged.setdefault(content_hash(response["messages"]), {**response, "ended": False})
-        before["ended"] = before["ended"] or bool(response.get("ended", True))
+        response = {**response, "ended": bool(response.get("ended", True))}
+        before = merged.setdefault(content_hash(response["messages"]), response)
+        if response["ended"] and not before["ended"]:
+            merged[content_hash(response["messages"])] = response
     drop("identical response", len(responses) - len(merged))
     shown = [response for response in merged.values() if keep_unended or response["ended"]]
     drop("response did not end", len(merged) - len(shown))

@@ -112,7 +112,7 @@ def is_right(answer: Answer, judgment: Judgment) -> bool:
 def _comparison(row: Mapping[str, Any], interface: Interface, where: str) -> tuple[Comparison, list[int]]:
     """The comparison, and the canonical number of each response of the row."""
     try:
-        given = [Response(messages=r["messages"], origin=r.get("origin")) for r in row["responses"]]
+        given = [Response.of(response) for response in row["responses"]]
         shared = {key: row[key] for key in ("id", "tools", "template_arguments", "language") if row.get(key)}
         comparison = Comparison.model_validate({"prompt": row["prompt"], "responses": given, **shared})
     except (KeyError, TypeError, AttributeError) as error:

@@ -202,8 +202,8 @@ def _mark(store: Store, annotator: str | None, comparison: str | None) -> str:
 
 
 def _texts(comparison: Comparison) -> list[str]:
-    said = [str(message.get("content") or "") for message in comparison.prompt]
-    said += [str(message.get("content") or "") for r in comparison.responses for message in r.messages]
+    messages = [*comparison.prompt, *(message for r in comparison.responses for message in r.messages)]
+    said = [str(message.get(name) or "") for message in messages for name in ("content", "reasoning_content")]
     return [text for text in dict.fromkeys(said) if len(text) >= SHORTEST]
 
 
