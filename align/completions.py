@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import json
+import math
 import re
 import time
 from collections.abc import Collection
@@ -59,12 +60,20 @@ def request_body(asked: Asked, manner: Manner, n: int, seed: int, without: Colle
     return {name: value for name, value in body.items() if name not in without}
 
 
-def is_completion(data: Any) -> bool:
-    """Whether decoded data has the form of a chat completion (its choices may be none)."""
-    if not isinstance(data, dict) or not isinstance(data.get("usage") or {}, dict):
-        return False
-    choices = data.get("choices")
-    return isinstance(choices, list) and all(_is_choice(choice) for choice in choices)
+def completion_fault(data: Any) -> str | None:
+    """What keeps decoded data from being a chat completion (its choices may be none), by its field; None if nothing."""
+    choices = data.get("choices") if isinstance(data, dict) else None
+    if not isinstance(choices, list):
+        return f"'choices' is {_kind(choices)}, expected a list"
+    faults = (_choice_fault(choice, f"choices[{number}]") for number, choice in enumerate(choices))
+    return next((fault for fault in faults if fault), None)
+
+
+def counted_tokens(data: dict[str, Any], name: str) -> int | None:
+    """What a completion's ``usage`` counts under a name; None where it does not."""
+    usage = data.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None
 
 
 def response(choice: dict[str, Any], origin: str) -> dict[str, Any]:
@@ -86,8 +95,7 @@ def words(data: Any) -> str:
     if isinstance(error, dict):
         error = error.get("message") or json.dumps(error)
     if isinstance(error, list):  # pydantic's: where, and what
-        found = [(item.get("loc") or ["?"], item.get("msg")) for item in error if isinstance(item, dict)]
-        error = "; ".join(f"'{place[-1]}': {problem}" for place, problem in found)
+        error = "; ".join(_problem(item) for item in error)
     return str(error)
 
 
@@ -100,28 +108,50 @@ def refused_field(data: Any) -> str | None:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header: a number or a date (RFC 9110, section 10.2.3)."""
+    """Seconds to wait by a Retry-After header: a number or a date (RFC 9110, section 10.2.3).
+
+    None where it asks for no wait: nothing, a time that is past, or what is neither a number nor a date.
+    """
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
-def _is_choice(choice: Any) -> bool:
+def _choice_fault(choice: Any, where: str) -> str | None:
     said = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(said, dict):
-        return False
+        return f"'{where}.message' is {_kind(said)}, expected an object"
+    for name in ("content", "refusal", *REASONING):
+        if said.get(name) is not None and not isinstance(said[name], str):
+            return f"'{where}.message.{name}' is {_kind(said[name])}, expected text"
     calls = said.get("tool_calls") or []
-    texts = [said.get(name) for name in ("content", "refusal", *REASONING)]
-    return all(text is None or isinstance(text, str) for text in texts) and all(
-        isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls
-    )
+    if not isinstance(calls, list):
+        return f"'{where}.message.tool_calls' is {_kind(calls)}, expected a list"
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return f"'{where}.message.tool_calls' holds a call without the name of a function"
+    return None
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in JSON's own words."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "missing")
+
+
+def _problem(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    place = item.get("loc")
+    return f"'{place[-1] if isinstance(place, list) and place else place or '?'}': {item.get('msg')}"
 
 
 def _read_call(call: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """A model behind an OpenAI-compatible endpoint: `POST {address}/chat/completions`, until every prompt is answered.
 
 In: the address of an API, a model's name there, prompts. Out: k responses a prompt, or why the endpoint refuses it.
-The key comes from ALIGN_ENDPOINT_KEY (else OPENAI_API_KEY) and stands in no file, log or error. A request that stays
-unanswered is sent again with growing pauses; the protocol has no "again", so an answer that was lost on its way is
-paid for twice. Whether a server takes several responses a request, seeds, and which name it has for the token limit
-is found out by asking. Not here: streaming, log-probabilities, and the providers' own batch files.
+The key comes from ALIGN_ENDPOINT_KEY (else OPENAI_API_KEY) and stands in no file, log or error: where an answer
+repeats it, ``[key]`` stands there. An answer of more than 64 MiB, or one that takes longer than half an hour, is none.
+A request that stays unanswered is sent again with growing pauses; the protocol has no "again", so an answer that was
+lost on its way is paid for twice. Whether a server takes several responses a request, seeds, and which name it has for
+the token limit is found out by asking. Not here: streaming, log-probabilities, and the providers' own batch files.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from align.completions import (
     WITHHELD,
     Asked,
     Manner,
-    is_completion,
+    completion_fault,
+    counted_tokens,
     refused_field,
     request_body,
     response,
@@ -35,6 +37,7 @@ from align.completions import (
     words,
 )
 from align.core.config import BadInput, http_address
+from align.core.reading import MOST_ANSWER, masked, parse_json, shown_size
 
 KEYS = ("ALIGN_ENDPOINT_KEY", "OPENAI_API_KEY")
 WORKERS = 4  # prompts on their way at once
@@ -44,6 +47,8 @@ TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # a long response comes in one pie
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 BUSY = (408, 409, 425, 429)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LONGEST_WAIT = 60.0  # seconds that a server may ask to be left alone for; it is asked again after that
+LONGEST_ANSWER = 1800.0  # seconds from a request to the last byte of its answer
 LONGEST = 200  # characters of a server's words that are passed on
 
 
@@ -51,7 +56,7 @@ class Answered(NamedTuple):
     """What came back to a prompt: responses as candidates hold them, or why it was refused.
 
     ``withheld`` counts responses that the endpoint kept back or gave up on; ``served_by`` names the models that it
-    says it ran; tokens are those it counted.
+    says it ran; tokens are those it counted, None where it did not; ``masked`` are answers that repeated the key.
     """
 
     id: str
@@ -59,8 +64,9 @@ class Answered(NamedTuple):
     refused: str | None
     withheld: int
     served_by: list[str]
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    masked: int = 0
 
 
 class _Refused(Exception):
@@ -77,6 +83,15 @@ class _Unanswered(Exception):
     def __init__(self, said: str, wait: float | None = None, is_busy: bool = False) -> None:
         super().__init__(said)
         self.wait, self.is_busy = wait, is_busy
+
+
+class _Reply(NamedTuple):
+    """An answer as it came: its data (None where it is no JSON that is read), and whether the key stood in that."""
+
+    status: int
+    headers: httpx.Headers
+    data: Any
+    was_masked: bool
 
 
 class _Stopped(Exception):
@@ -136,8 +151,7 @@ class Endpoint:
     def ask(self, asked: Asked) -> Answered:
         """As many responses as there are seeds, in one request where the server knows how, else one by one."""
         choices: list[dict[str, Any]] = []
-        counted = {"prompt_tokens": 0, "completion_tokens": 0}
-        served_by: set[str] = set()
+        replies: list[_Reply] = []
         refused = None
         while len(choices) < len(asked.seeds):
             wanted = len(asked.seeds) - len(choices)
@@ -146,21 +160,21 @@ class Endpoint:
             except _Refused as refusal:
                 refused = str(refusal)
                 break
-            choices += reply["choices"][:wanted]
-            served_by.add(str(reply.get("model") or self.manner.model))
-            usage = reply.get("usage") or {}
-            counted = {name: count + int(usage.get(name) or 0) for name, count in counted.items()}
+            choices += reply.data["choices"][:wanted]
+            replies.append(reply)
         kept = [choice for choice in choices if choice.get("finish_reason") != WITHHELD]
         return Answered(
             id=asked.id,
             responses=[response(choice, self.manner.model) for choice in kept],
             refused=None if choices else refused,
             withheld=len(asked.seeds) - len(kept) if choices else 0,
-            served_by=sorted(served_by),
-            **counted,
+            served_by=sorted({str(reply.data.get("model") or self.manner.model) for reply in replies}),
+            prompt_tokens=sum_known(counted_tokens(reply.data, "prompt_tokens") for reply in replies),
+            completion_tokens=sum_known(counted_tokens(reply.data, "completion_tokens") for reply in replies),
+            masked=sum(reply.was_masked for reply in replies),
         )
 
-    def _complete(self, asked: Asked, n: int, seed: int) -> dict[str, Any]:
+    def _complete(self, asked: Asked, n: int, seed: int) -> _Reply:
         """A completion; a field that the server does not take is left out from then on, once that proved to help."""
         without = set(self.given_up)
         while True:
@@ -175,12 +189,13 @@ class Endpoint:
                 without.add(field)
                 continue
             if "n" in body:
-                self._takes_n |= len(reply["choices"]) == n
-                without |= set() if len(reply["choices"]) == n else {"n"}  # taken and not heeded
+                is_heeded = len(reply.data["choices"]) == n
+                self._takes_n |= is_heeded
+                without |= set() if is_heeded else {"n"}  # taken and not heeded
             self.given_up |= without
             return reply
 
-    def _insist(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _insist(self, body: dict[str, Any]) -> _Reply:
         """Send until there is an answer, with growing pauses, as long as patience lasts."""
         start, pause = time.monotonic(), SHORTEST_PAUSE
         while True:
@@ -188,7 +203,7 @@ class Endpoint:
             try:
                 return self._send(body)
             except _Unanswered as fault:
-                rest = pause * random.uniform(1, 1.5) if fault.wait is None else fault.wait
+                rest = max(pause * random.uniform(1, 1.5), min(fault.wait or 0.0, LONGEST_WAIT))
                 is_known = self._has_answered or fault.is_busy
                 waited = time.monotonic() - start
                 if waited + rest > (self._patience if is_known else min(self._patience, FIRST_PATIENCE)):
@@ -199,31 +214,45 @@ class Endpoint:
                     raise _Stopped from None
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _send(self, body: dict[str, Any]) -> _Reply:
         """One request; its answer holds at least one choice."""
-        try:
-            reply = self._client.post(f"{self.url}/chat/completions", content=json.dumps(body).encode())
-        except httpx.TransportError as error:
-            raise _Unanswered(f"{type(error).__name__}: {error}") from None
-        try:
-            data = reply.json()
-        except ValueError:
-            data = None
-        status = reply.status_code
+        reply = self._exchange(json.dumps(body).encode())
+        status, data = reply.status, reply.data
         if status == 200 and isinstance(data, dict) and data.get("error"):  # some pass a failure on under 200
             code = data["error"].get("code") if isinstance(data["error"], dict) else None
             status = code if isinstance(code, int) and 400 <= code < 600 else 502
         if status != 200 or not isinstance(data, dict):
-            raise self._fault(status, reply, data)
-        if not is_completion(data):
-            raise BadInput(f"{self.url}: its answers do not have the form of chat completions")
+            raise self._fault(status, reply)
+        if fault := completion_fault(data):
+            problem = f"its answers do not have the form of chat completions ({fault})"
+            raise BadInput(f"{self.url}: {problem}; set endpoint to an API that is compatible with OpenAI's")
         if not data["choices"]:
             raise _Unanswered("an answer without a choice")
         self._has_answered = True
-        return data
+        return reply
 
-    def _fault(self, status: int, reply: httpx.Response, data: Any) -> Exception:
+    def _exchange(self, content: bytes) -> _Reply:
+        """Send and read to the end, within the limits; the key is taken out of what came back."""
+        ends, said = time.monotonic() + LONGEST_ANSWER, bytearray()
+        try:
+            with self._client.stream("POST", f"{self.url}/chat/completions", content=content) as reply:
+                for block in reply.iter_bytes():
+                    said += block
+                    if len(said) > MOST_ANSWER or time.monotonic() > ends:
+                        limit = f"{shown_size(MOST_ANSWER)} and {LONGEST_ANSWER / 60:.0f} minutes"
+                        raise BadInput(f"{self.url}: an answer went on beyond {limit}; is this an API for chat?")
+        except httpx.RequestError as error:
+            raise _Unanswered(f"{type(error).__name__}: {error}") from None
+        try:
+            data = parse_json(bytes(said))
+        except ValueError:
+            data = None
+        clean = masked(data, self._key)
+        return _Reply(reply.status_code, reply.headers, clean, clean != data)
+
+    def _fault(self, status: int, reply: _Reply) -> Exception:
         """What an answer that is no completion means: ask again, never ask this again, or stop."""
+        data = reply.data
         said = self._shown(words(data))
         if status == 429 and "insufficient_quota" in json.dumps(data):
             return BadInput(f"{self.url}: the account's quota is used up ({said}); what was answered is kept")
@@ -272,9 +301,19 @@ def address(url: str) -> str:
     parts = http_address(url)
     if parts is None:
         raise BadInput("endpoint: is no address of an API; write it like http://127.0.0.1:8000/v1")
+    try:
+        httpx.URL(url.strip())
+    except httpx.InvalidURL as error:
+        raise BadInput(f"endpoint: is no address of an API ({error}); write it like http://127.0.0.1:8000/v1") from None
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise BadInput(f"endpoint: holds a user name, password or parameters; leave them out, the key is {KEYS[0]}")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/chat/completions')}"
+
+
+def sum_known(counts: Iterable[int | None]) -> int | None:
+    """The sum, or None where a part of it is not known."""
+    found = list(counts)
+    return None if None in found else sum(count or 0 for count in found)
 
 
 def _key() -> str | None:

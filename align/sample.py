@@ -27,7 +27,7 @@ from align.core.models import Stack
 from align.core.parsing import parse_response
 from align.core.runs import Run, read_run, stage
 from align.core.text import Unusable
-from align.endpoint import Answered, Endpoint, address
+from align.endpoint import Answered, Endpoint, address, sum_known
 from align.rollout import Sample, respond, sequence_seed
 from annotation.types import Message, check_messages, prompt_id
 from rewards.metrics import clustered_accuracy
@@ -243,11 +243,15 @@ def _from_endpoint(config: SampleConfig, run: Run, prompts: Sequence[Prompt]) ->
     if config.k > 1 and all(sum(_new(answered.responses)) <= 1 for answered in done.values()):
         run.note(f"{config.endpoint} wrote the same {config.k} times to every prompt: does it sample, at temperature?")
     run.drop("response withheld by the endpoint", sum(answered.withheld for answered in done.values()))
+    if n_masked := sum(answered.masked for answered in done.values()):
+        run.note(f"{config.endpoint}: {n_masked} answers repeated the key of the API; [key] stands there instead")
     figures = {
         "served_by": sorted({name for answered in done.values() for name in answered.served_by}),
-        "prompt_tokens": sum(answered.prompt_tokens for answered in done.values()),
-        "completion_tokens": sum(answered.completion_tokens for answered in done.values()),
+        "prompt_tokens": sum_known(answered.prompt_tokens for answered in done.values()),
+        "completion_tokens": sum_known(answered.completion_tokens for answered in done.values()),
     }
+    if None in figures.values():
+        run.note(f"{config.endpoint} did not count the tokens of every answer: their number is not known")
     return Sampled([(prompts[number], done[number].responses) for number in sorted(done)], figures)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from align import cli
-from align.completions import Asked, Manner, request_body, retry_after
+from align.completions import Asked, Manner, refused_field, request_body, retry_after, words
 from align.core.config import BadInput, build
 from align.core.runs import RunRecord, read_run
-from align.endpoint import Endpoint
+from align.endpoint import Endpoint, _Reply
 from align.sample import SampleConfig, sample
 from annotation.campaign.candidates import read_candidates
 
@@ -26,13 +30,15 @@ MODEL = "tiny-chat"
 
 
 class Completions(ThreadingHTTPServer):
-    """``faults`` are met by the next requests, one each; ``several`` is what becomes of ``n``; ``seen`` are bodies."""
+    """``faults`` are met by the next requests, one each (bytes are the whole answer); ``several`` is what becomes of
+    ``n``; ``seen`` are bodies."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.faults: list[str] = []
+        self.faults: list[str | bytes] = []
+        self.headers: dict[str, str] = {}  # of answers that are bytes
         self.several = "taken"
         self.refuses: set[str] = set()
         self.seen: list[dict[str, Any]] = []
@@ -55,6 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self.server.faults.pop(0) if self.server.faults else ""
             self.server.times.append(time.monotonic())
         asked = body["messages"][-1]["content"]
+        if isinstance(fault, bytes):
+            return self._reply(200, fault, self.server.headers)
+        if fault == "endless":
+            return self._go_on()
         if fault == "hang up":
             self.close_connection = True
             return self.connection.close()
@@ -104,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
             message["reasoning_content"] = "let me see"
         if "filtered" in asked and index == 0:
             reason = "content_filter"
+        if "key" in asked:
+            message |= {"content": f"{asked}: {KEY} or {seed}.{index}", "reasoning_content": f"they gave me {KEY}"}
         if "silent" in asked:
             message["content"] = " "
         return {"index": index, "message": message, "finish_reason": reason}
@@ -117,6 +129,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+
+    def _go_on(self) -> None:
+        """An answer without an end."""
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b" " * 4096)
 
     def log_message(self, *arguments: object) -> None:
         """Quiet."""
@@ -214,6 +235,53 @@ def test_a_server_that_wants_to_be_left_alone_is(tmp_path: Path, server: Complet
     assert server.times[1] - server.times[0] >= 0.7
     assert 58 < (retry_after(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))) or 0) <= 60
     assert retry_after("soon") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "-1", "nan", "inf", "1e999", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 99999 0:0:0 GMT"],
+)
+def test_a_server_that_asks_for_no_wait_shortens_no_pause(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert retry_after(value) is None
+    pauses = waits(value, monkeypatch)
+    assert pauses[0] >= 0.5 and all(later > 1.3 * sooner for sooner, later in pairwise(pauses[:5])), pauses
+
+
+@pytest.mark.parametrize("value", ["1e9", "100000", "Fri, 01 Jan 2999 00:00:00 GMT"])
+def test_a_server_that_asks_for_a_long_wait_is_asked_again_after_a_minute(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert waits(value, monkeypatch) == [60.0] * 5, "five minutes of patience"
+
+
+def waits(value: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long an endpoint waits for a server that is busy for good and names a time in ``Retry-After``."""
+    pauses: list[float] = []
+
+    class Clock:
+        """Time that passes by waiting alone."""
+
+        @staticmethod
+        def monotonic() -> float:
+            return sum(pauses)
+
+    class Stop:
+        def wait(self, seconds: float) -> bool:
+            pauses.append(seconds)
+            return False
+
+        def is_set(self) -> bool:
+            return False
+
+    monkeypatch.setattr("align.endpoint.time", Clock)
+    monkeypatch.setattr("align.endpoint.random.uniform", lambda low, high: low)
+    endpoint = Endpoint("http://127.0.0.1:9/v1", Manner("m", 1.0, 1))
+    reply = _Reply(429, httpx.Headers({"Retry-After": value}), {"error": {"message": "slow down"}}, False)
+    monkeypatch.setattr(endpoint, "_exchange", lambda content: reply)
+    monkeypatch.setattr(endpoint, "_stop", Stop())
+    with pytest.raises(BadInput, match="no usable answer for"):
+        endpoint.ask(Asked("p", [], None, {}, [1]))
+    return pauses
 
 
 def test_who_waits_is_woken_when_the_run_ends(
@@ -333,3 +401,84 @@ def test_tool_calls_of_a_prompt_are_sent_as_the_protocol_wants_them() -> None:
     assert sent == {"type": "function", "function": {"name": "look_up", "arguments": '{"word": "ciel é"}'}}
     assert body["tools"] == [{"type": "function"}] and body["chat_template_kwargs"] == {"think": False}
     assert "n" not in body and call["function"]["arguments"] == {"word": "ciel é"}, "the prompt itself stays"
+
+
+def completion(**message: Any) -> dict[str, Any]:
+    """A chat completion whose one message has these fields."""
+    return {"choices": [{"message": {"role": "assistant", "content": "fine", **message}, "finish_reason": "stop"}]}
+
+
+ODD: dict[str, tuple[Any, str]] = {
+    "no choices": ({"object": "chat.completion"}, "'choices' is missing, expected a list"),
+    "choices are an object": ({"choices": {"0": 1}}, "'choices' is an object"),
+    "a choice is text": ({"choices": ["fine"]}, "'choices[0].message' is missing"),
+    "content is a number": (completion(content=5), "'choices[0].message.content' is a number, expected text"),
+    "content is parts": (completion(content=[{"type": "text"}]), "'choices[0].message.content' is a list"),
+    "reasoning is an object": (completion(reasoning={}), "'choices[0].message.reasoning' is an object"),
+    "calls are a number": (completion(tool_calls=5), "tool_calls' is a number"),
+    "a call of nothing": (completion(tool_calls=[{"function": {"name": None}}]), "without the name of a function"),
+    "a list": ([1], "no chat completions there"),
+    "deep": (b'{"choices":' + b"[" * 9000 + b"]" * 9000 + b"}", "no chat completions there"),
+    "cut": (b'{"choices": [{"mess', "no chat completions there"),
+    "latin": ('{"choices": "é"}'.encode("latin-1"), "no chat completions there"),
+    "no gzip": (b"no gzip", "no usable answer (DecodingError"),
+    "too much": (gzip.compress(b" " * 5000), "an answer went on beyond 4 KiB and 30 minutes"),
+}
+
+
+@pytest.mark.parametrize("name", [*ODD, "endless"])
+def test_an_odd_answer_is_a_fault_of_the_endpoint_and_one_line(
+    name: str, tmp_path: Path, server: Completions, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("align.endpoint.FIRST_PATIENCE", 0.05)
+    monkeypatch.setattr("align.endpoint.MOST_ANSWER", 4096 if name == "too much" else 1 << 16)
+    answer, told = ODD.get(name, (None, "an answer went on beyond 64 KiB"))
+    if name == "endless":
+        server.faults = ["endless"]
+    else:
+        server.faults = [answer if isinstance(answer, bytes) else json.dumps(answer).encode()] * 9
+    if name in ("no gzip", "too much"):
+        server.headers = {"Content-Encoding": "gzip"}
+    words = ["sample", "--endpoint", server.url, "--model", MODEL, "--prompts", str(prompts(tmp_path, "hello"))]
+    code = cli.run([*words, "--run", str(tmp_path / "run")])
+    lines = capfd.readouterr().err.splitlines()
+    assert code == 2 and not any("Traceback" in line for line in lines)
+    assert [told in line for line in lines if line.startswith("align: ")] == [True], lines
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"detail": [{"loc": ["body", "n"], "msg": "too many"}]}, "'n': too many"),
+        ({"error": [{"loc": 5, "msg": {}}, "x", {"loc": []}]}, "'5': {}; x; '?': None"),
+        ({"error": {"message": ["odd"]}}, "odd"),
+        ({"error": 7}, "7"),
+        ([7], "a page and not data"),
+    ],
+)
+def test_a_refusal_is_read_whatever_its_form(data: Any, told: str) -> None:
+    assert words(data) == told
+    assert refused_field(data) == ("n" if "'n'" in told else None)
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, 5, [1], {"prompt_tokens": "5", "completion_tokens": -1}, {"prompt_tokens": float("nan")}]
+)
+def test_tokens_that_were_not_counted_are_no_number(tmp_path: Path, server: Completions, usage: Any) -> None:
+    server.faults = [json.dumps({**completion(content=None), "usage": usage}).encode()]
+    server.faults += [json.dumps({**completion(), "usage": usage}).encode()] * 2
+    record, rows = run(tmp_path / "run", server.url, prompts(tmp_path, "hello"))
+    assert [len(row["responses"]) for row in rows] == [2] and record.dropped == {"empty response": 1}
+    assert record.headline["prompt_tokens"] is record.headline["completion_tokens"] is None
+    assert any("did not count the tokens" in note for note in record.notes)
+
+
+def test_a_key_that_an_answer_repeats_is_written_nowhere(
+    tmp_path: Path, server: Completions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record, rows = run(tmp_path / "run", server.url, prompts(tmp_path, "the key", "hello"), k=2)
+    said = rows[0]["responses"][0]["messages"][0]
+    assert said["content"].startswith("the key: [key] or ") and said["reasoning_content"] == "they gave me [key]"
+    assert [note for note in record.notes if "1 answers repeated the key" in note]
+    left = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(KEY in text for text in [*left, *capfd.readouterr()])

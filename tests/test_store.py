@@ -10,6 +10,7 @@ import pytest
 from judging import ITEMS, comparison, edit, judgment
 
 from align.core.config import BadInput
+from annotation.feedback.exports import export
 from annotation.feedback.store import GENESIS, Store
 from annotation.types import Comparison
 
@@ -166,3 +167,31 @@ def test_a_page_of_one_judgment_reads_no_more_than_its_own_rows(store_path: Path
         query for query in asked if "FROM bodies" in query and "WHERE kind" in query and "comparison_id =" not in query
     ]
     assert all("'erasure'" in query for query in whole), whole
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """The permissions of a folder and of every file in it."""
+    return {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())}
+
+
+def test_people_s_words_are_their_keeper_s_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        folder = tmp_path / "made"
+        with Store.open(folder / "feedback.db", write=True) as store:
+            store.add_comparisons(ITEMS)
+            names = ("feedback.db", "feedback.db.writer", "feedback.db-wal", "feedback.db-shm")
+            assert modes(folder) == {"made": 0o700} | dict.fromkeys(names, 0o600)
+            export(out=tmp_path / "out", feedback=folder / "feedback.db")
+        assert modes(tmp_path)["out"] == 0o700
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(0o644, 0o600), (0o640, 0o640), (0o444, 0o400), (0o666, 0o600)])
+def test_a_store_that_everybody_may_read_is_taken_from_them(store_path: Path, given: int, kept: int) -> None:
+    store_path.chmod(given)
+    Store.open(store_path).close()
+    assert store_path.stat().st_mode & 0o777 == given, "who only reads changes nothing"
+    Store.open(store_path, write=True).close()
+    assert store_path.stat().st_mode & 0o777 == kept

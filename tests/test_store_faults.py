@@ -143,6 +143,7 @@ def test_what_may_not_be_written_is_read_all_the_same(store_path: Path) -> None:
     for parent in folder.parents:
         if parent.name.startswith(("pytest-", "popen-")):
             parent.chmod(0o755)
+    store_path.chmod(0o644)  # shown to others on purpose
     folder.chmod(0o555)
     try:
         assert as_nobody(Reading(store_path, write=False)) == "8"

@@ -163,8 +163,8 @@ def test_a_list_that_stops_early_is_no_end(monkeypatch: pytest.MonkeyPatch, stud
     studio.import_tasks(project.id, rows(5))
     read = studio._calls.read
 
-    def shorter(path: str, params: Any = None) -> Any:
-        page = read(path, params)
+    def shorter(path: str, params: Any = None, **form: Any) -> Any:
+        page = read(path, params, **form)
         return {**page, "tasks": []} if "tasks" in page else page
 
     monkeypatch.setattr(studio._calls, "read", shorter)

@@ -137,7 +137,7 @@ def lock(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # a feedback store, with people's words, may lie there
         file = open(folder / ".lock", "a+")  # noqa: SIM115 (held until the block ends)
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written ({error.strerror}); choose another runs folder") from error

@@ -7,9 +7,10 @@ this form is refused by name, since a template would leave it out without a word
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from align.core.reading import parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names that servers and templates have for one thing
@@ -75,8 +76,8 @@ def arguments_of(given: Any, where: str) -> dict[str, Any]:
     found = given
     if isinstance(given, str):
         try:
-            found = json.loads(given) if given.strip() else {}
-        except (ValueError, RecursionError):
+            found = parse_json(given) if given.strip() else {}
+        except ValueError:
             raise NoMessage(f"{where}: a tool call's arguments are not JSON ({given[:60]!r})") from None
     if not isinstance(found, Mapping):
         raise NoMessage(f"{where}: a tool call's arguments are no JSON object ({str(given)[:60]!r})")

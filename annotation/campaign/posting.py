@@ -28,7 +28,7 @@ from annotation.feedback.store import Store
 from annotation.interfaces.config import Interface, controls, task_data
 from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, create_token
 from annotation.label_studio.calls import Calls
-from annotation.label_studio.rows import StudioTask, read_annotation
+from annotation.label_studio.rows import ROWS, StudioTask, read_annotation
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import PATIENCE, Studio
 from annotation.label_studio.transport import connect
@@ -187,5 +187,5 @@ def _answer(calls: Calls, interface: Interface, task: int, account: int, judgmen
     body = {"result": result, "lead_time": judgment.seconds}
     calls.write(
         lambda: calls.send("POST", path, body=body),
-        lambda: any(read_annotation(row, task).completed_by == account for row in calls.read(path)),
+        lambda: any(read_annotation(row, task).completed_by == account for row in calls.read(path, form=ROWS)),
     )

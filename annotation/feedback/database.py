@@ -1,7 +1,7 @@
 """The SQLite file under the feedback store: its tables, migrations and transactions, and the lock of its one writer.
 
-In: a path. Out: an open file that is read and written row by row, in WAL mode; a fault of the file, the disk or the
-folder is a ``BadInput`` of one line. What the rows mean stands in ``store.py``.
+In: a path. Out: an open file that is read and written row by row, in WAL mode, by its owner alone; a fault of the
+file, the disk or the folder is a ``BadInput`` of one line. What the rows mean stands in ``store.py``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from align.core.config import BadInput
 
 APPLICATION_ID = 0x414C4642  # "ALFB": tells a feedback store from any other SQLite file
 FAULTS = (sqlite3.Error, UnicodeError)  # a damaged file's own error message need not be text
+PRIVATE = stat.S_IRUSR | stat.S_IWUSR
+COMPANIONS = ("", ".writer", "-wal", "-shm")  # what belongs to a store, by what is added to its name
 PATIENCE = 30.0  # seconds that a lock of another process is waited for
 
 MIGRATIONS = (
@@ -92,6 +95,8 @@ class Database:
         """
         self.path = path
         self.guard = claim(path) if write else None
+        if write:
+            keep_private(path)
         try:
             self.connection = connect(path, write)
         except BaseException:
@@ -181,8 +186,8 @@ def claim(path: Path) -> IO[str]:
     """
     file = path.with_name(path.name + ".writer")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        guard = open(file, "a+")  # noqa: SIM115 (held until the store is closed)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        guard = os.fdopen(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, PRIVATE), "a+")
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another feedback= path") from error
     try:
@@ -197,6 +202,21 @@ def claim(path: Path) -> IO[str]:
         os.ftruncate(guard.fileno(), 0)
         os.write(guard.fileno(), str(os.getpid()).encode())
     return guard
+
+
+def keep_private(path: Path) -> None:
+    """Make the file readable by its owner alone; one that everybody may read is taken away from them and the group.
+
+    Who lets only a group in keeps it so. What SQLite puts beside the file takes over its mode. An existing file is not
+    opened for this: closing it would drop the locks that SQLite holds on it.
+    """
+    with suppress(OSError):  # it is there; or SQLite says what is wrong
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
+    for end in COMPANIONS:
+        file = path.with_name(path.name + end)
+        with suppress(OSError):
+            if (mode := stat.S_IMODE(file.stat().st_mode)) & stat.S_IRWXO:
+                file.chmod(mode & stat.S_IRWXU)
 
 
 def connect(path: Path, write: bool) -> sqlite3.Connection:

@@ -16,6 +16,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -120,6 +121,8 @@ def export(
         }
     if not names:
         _conceal(salt, [*tables["judgments"], *tables["quarantine"]])
+    with suppress(OSError):  # told when the first table is written
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
     for table, rows in tables.items():
         if format == "jsonl":
             write_jsonl(out / f"{table}.jsonl", rows)

@@ -7,6 +7,7 @@ every address to every user: an annotator gets an alias, and who that is stands 
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import secrets
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode
 
 from align.core.config import BadInput
+from align.core.reading import bounded_bytes, parse_json
 
 DOMAIN = "annotators.invalid"  # a name that never leads anywhere (RFC 2606)
 ADMIN = f"admin@{DOMAIN}"
@@ -52,7 +54,7 @@ def is_healthy(url: str) -> bool:
     try:
         with _opener().open(url + "health", timeout=5) as reply:
             return "UP" in reply.read(100).decode("utf-8", "replace")
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 
@@ -124,7 +126,7 @@ def _submit(opener: urllib.request.OpenerDirector, jar: CookieJar, page: str, fo
             return int(reply.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise BadInput(f"{page.partition('?')[0]}: no answer ({error}); see the server's log") from None
 
 
@@ -135,8 +137,8 @@ def _ask(
     request = urllib.request.Request(url, data, {**headers, "Content-Type": "application/json"}, method=method)
     try:
         with opener.open(request, timeout=30) as reply:
-            return json.load(reply)
+            return parse_json(bounded_bytes(reply))
     except urllib.error.HTTPError as error:
         raise BadInput(f"{url}: refused with status {error.code}; see the server's log") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise BadInput(f"{url}: no usable answer ({error}); see the server's log") from None

@@ -12,11 +12,25 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from align.core.config import BadInput
-from annotation.label_studio.faults import Missing, Silent, Unanswered, no_data, redact, refusal, said, silence
+from align.core.reading import masked, parse_json
+from annotation.label_studio.faults import (
+    Missing,
+    Silent,
+    Unanswered,
+    no_data,
+    redact,
+    refusal,
+    said,
+    silence,
+    unknown_form,
+)
 
 FIRST_PATIENCE = 3.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 ValueT = TypeVar("ValueT")
 
 
@@ -45,9 +59,9 @@ class Calls:
         self._exchange = connect()
         self._has_answered = False
 
-    def read(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+    def read(self, path: str, params: Mapping[str, Any] | None = None, form: TypeAdapter[Any] = ANYTHING) -> Any:
         """What the server shows at a path."""
-        return self._insist(lambda: self.send("GET", path, params))
+        return self._insist(lambda: self.send("GET", path, params, form=form))
 
     def write(self, send: Callable[[], Any], is_done: Callable[[], bool]) -> None:
         """Send; after a request without an answer, ask whether it was carried out before it is sent again."""
@@ -61,13 +75,22 @@ class Calls:
 
         self._insist(attempt)
 
-    def send(self, method: str, path: str, params: Mapping[str, Any] | None = None, body: Any = None) -> Any:
+    def send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        form: TypeAdapter[Any] = ANYTHING,
+    ) -> Any:
         """One request, sent once (again only when it was turned away at the door), and the data of its answer.
+
+        Where the data repeats the token, ``[key]`` stands there instead.
 
         Raises:
             Unanswered: it may have been carried out or not.
             Missing: what it speaks of is not there.
-            BadInput: it was refused.
+            BadInput: it was refused, or the answer is no data or not of this form.
         """
         content = None if body is None else json.dumps(body).encode()
         answer = self._exchange(method, path, params, content)
@@ -82,9 +105,13 @@ class Calls:
             raise BadInput(refusal(self.url, self._token, answer.status, answer.content))
         self._has_answered = True
         try:
-            return json.loads(answer.content) if answer.content else None
+            data = masked(parse_json(answer.content), self._token) if answer.content else None
         except ValueError:
             raise BadInput(no_data(self.url)) from None
+        try:
+            return form.validate_python(data)
+        except ValidationError as error:
+            raise BadInput(unknown_form(self.url, path, error)) from None
 
     def _insist(self, act: Callable[[], ValueT]) -> ValueT:
         """Do something that may stay unanswered, with growing pauses, as long as patience lasts."""

@@ -7,7 +7,7 @@ BadInput with what is wrong and what to do. Tokens are read for their kind and t
 from __future__ import annotations
 
 import base64
-import json
+import http.client
 import os
 import ssl
 import urllib.error
@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from align.core.config import BadInput
+from align.core.reading import MOST_ANSWER, bounded_bytes, parse_json
 from annotation.label_studio.faults import NEW_TOKEN, address, redact
 from annotation.label_studio.installation import VERSION
 from annotation.label_studio.studio import Studio
@@ -78,14 +79,14 @@ def _release(base: str) -> str | None:
     direct = urllib.request.ProxyHandler({}) if urlsplit(base).hostname in LOOPBACK else urllib.request.ProxyHandler()
     try:
         with urllib.request.build_opener(direct).open(base + "api/version", timeout=TIMEOUT) as reply:
-            return str(json.load(reply)["release"])
+            return str(parse_json(bounded_bytes(reply, MOST_ANSWER))["release"])
     except urllib.error.HTTPError as error:
         if error.code >= 500:
             raise BadInput(f"{base}: answers with status {error.code}; wait until the server is up") from None
         return None
     except (ValueError, KeyError, TypeError):
         return None
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ssl.SSLError, http.client.HTTPException) as error:
         reason = redact(str(getattr(error, "reason", error)))
         raise BadInput(
             f"{base}: cannot be reached ({reason}); start the server, or mend host and port in LABEL_STUDIO_URL"
@@ -119,7 +120,7 @@ def _kind(token: str) -> str:
 def _payload(token: str) -> dict[str, Any] | None:
     try:
         part = token.strip().split(".")[1]
-        value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        value = parse_json(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
         return value if isinstance(value, dict) else None
     except (IndexError, ValueError):
         return None

@@ -9,7 +9,10 @@ import json
 import re
 from typing import Any
 
+from pydantic import ValidationError
+
 from align.core.config import BadInput, http_address
+from align.core.reading import parse_json
 
 SECRETS = (
     re.compile(r"\bey[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # web tokens
@@ -61,12 +64,13 @@ def said(body: Any) -> str:
     """What a server says of a refusal: its ``detail`` and field errors, or that it sent no data."""
     if isinstance(body, (bytes, str)):
         try:
-            body = json.loads(body)
+            body = parse_json(body)
         except ValueError:
             return "no reason given"
     if not isinstance(body, dict):
         return json.dumps(body)
-    errors = body.get("validation_errors") or {}
+    errors = body.get("validation_errors")
+    errors = errors if isinstance(errors, dict) else {}
     words = [str(body.get("detail") or "")] + [f"{key}: {_joined(value)}" for key, value in errors.items()]
     return "; ".join(word for word in words if word) or json.dumps(body)
 
@@ -98,6 +102,13 @@ def silence(url: str, seconds: float, reason: str) -> str:
 def no_data(url: str) -> str:
     """An answer that is a page for people."""
     return f"{url}: answers with a page and not with data; is this the address of Label Studio itself? Run 'doctor'"
+
+
+def unknown_form(url: str, path: str, error: ValidationError) -> str:
+    """Data that is not what this version of the server is known to answer."""
+    problem = error.errors()[0]
+    place = ".".join(map(str, problem["loc"])) or "the whole"
+    return f"{url}: answers {path} in a form that is not known ({place}: {problem['msg']}); run 'doctor'"
 
 
 def _joined(value: Any) -> str:

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict  # pydantic's condition below Python 3.12
+
 from align.core.config import BadInput
 
 KEY = "pair_id"  # the field of a task's data that names it; ids are used again by the server
@@ -81,6 +84,55 @@ class Keyed(NamedTuple):
     n_answers: int
 
 
+class _Row(TypedDict):
+    """What the server lists: by an id, with whatever else was asked for."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    id: int
+
+
+class _Page(TypedDict):
+    tasks: list[_Row]
+    total: int
+
+
+class _Account(TypedDict):
+    email: str
+
+
+class _User(TypedDict):
+    id: int
+    email: str
+
+
+class _Titled(TypedDict):
+    id: int
+    title: str
+
+
+class _Titles(TypedDict):
+    results: list[_Titled]
+    count: int
+
+
+class _Sent(TypedDict):
+    task_ids: list[int]
+
+
+class _Overlap(TypedDict):
+    overlap: int
+
+
+class _Changed(TypedDict):
+    updated_at: str
+
+
+PAGE, ROW, ROWS = TypeAdapter(_Page), TypeAdapter(_Row), TypeAdapter(list[_Row])
+ACCOUNT, USERS, TITLES = TypeAdapter(_Account), TypeAdapter(list[_User]), TypeAdapter(_Titles)
+SENT, CHANGED, OVERLAP = TypeAdapter(_Sent), TypeAdapter(_Changed), TypeAdapter(_Overlap)
+
+
 def read_project(row: Mapping[str, Any]) -> Project:
     """A project of the server's list."""
     with _known("project", row):
@@ -119,11 +171,12 @@ def _seconds(value: Any) -> float | None:
 
 def read_keyed(rows: Iterable[Mapping[str, Any]]) -> list[Keyed]:
     """Those of the rows that are the bridge's own tasks."""
-    return [
-        Keyed(row["id"], key, row["total_annotations"] + row["cancelled_annotations"])
-        for row in rows
-        if (key := _key(row)) is not None
-    ]
+    found = []
+    for row in rows:
+        with _known("task", row):
+            if (key := _key(row)) is not None:
+                found.append(Keyed(row["id"], key, row["total_annotations"] + row["cancelled_annotations"]))
+    return found
 
 
 def first_ids(rows: Iterable[Keyed]) -> dict[str, int]:

@@ -20,7 +20,15 @@ from align.core.config import BadInput
 from annotation.label_studio.calls import Calls
 from annotation.label_studio.faults import NEW_TOKEN, Missing, Unanswered, address
 from annotation.label_studio.rows import (
+    ACCOUNT,
+    CHANGED,
     KEY,
+    OVERLAP,
+    PAGE,
+    ROW,
+    SENT,
+    TITLES,
+    USERS,
     Imported,
     Keyed,
     Project,
@@ -64,11 +72,11 @@ class Studio:
 
     def whoami(self) -> str:
         """The address of the account that the token belongs to."""
-        return str(self._calls.read("api/current-user/whoami")["email"])
+        return str(self._calls.read("api/current-user/whoami", form=ACCOUNT)["email"])
 
     def users(self) -> dict[int, str]:
         """Addresses of all accounts by id."""
-        return {int(user["id"]): str(user["email"]) for user in self._calls.read("api/users/")}
+        return {user["id"]: user["email"] for user in self._calls.read("api/users/", form=USERS)}
 
     def project(self, project: int) -> Project:
         """A project by id.
@@ -77,7 +85,7 @@ class Studio:
             BadInput: there is none.
         """
         try:
-            return read_project(self._calls.read(f"api/projects/{project}/"))
+            return read_project(self._calls.read(f"api/projects/{project}/", form=ROW))
         except Missing:
             raise self._no_project(project) from None
 
@@ -110,7 +118,7 @@ class Studio:
         path = f"api/projects/{project}/"
         self._calls.write(
             lambda: self._calls.send("PATCH", path, body={"maximum_annotations": votes}),
-            lambda: bool(self._calls.read(path)["maximum_annotations"] == votes),
+            lambda: bool(self._calls.read(path, form=ROW).get("maximum_annotations") == votes),
         )
 
     # --- tasks ----------------------------------------------------------------------------------------------
@@ -118,7 +126,8 @@ class Studio:
     def count(self, project: int, *, answered: bool = False) -> int:
         """How many tasks a project holds, or of how many somebody's answer or skip stands there."""
         query = {"filters": {"conjunction": "and", "items": [ANSWERED] if answered else []}}
-        return int(self._page(project, {"page_size": 1, "include": "id", "query": json.dumps(query)})["total"])
+        found = self._page(project, {"page_size": 1, "include": "id", "query": json.dumps(query)})
+        return int(found["total"])
 
     def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
         """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
@@ -153,7 +162,8 @@ class Studio:
         """
         changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
         include = {"fields": "task_only", "include": "id,updated_at"}
-        return {row["id"]: row["updated_at"] for row in self._scan(project, [ANSWERED, *changed], SCAN_PAGE, include)}
+        found = self._scan(project, [ANSWERED, *changed], SCAN_PAGE, include)
+        return {row["id"]: str(row.get("updated_at", "")) for row in found}
 
     def all_tasks(self, project: int) -> Iterator[StudioTask]:
         """All tasks with their annotations, in the order of ids."""
@@ -178,7 +188,9 @@ class Studio:
         try:
             self._calls.write(
                 lambda: self._calls.send("PATCH", path, body=body),
-                lambda: bool(self._calls.read(path)["overlap"] >= overlap),  # sent again it would undo a last answer
+                lambda: bool(
+                    self._calls.read(path, form=OVERLAP)["overlap"] >= overlap
+                ),  # sent again it would undo a last answer
             )
         except Missing:
             raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
@@ -199,7 +211,8 @@ class Studio:
         path = f"api/tasks/{task}/"
         try:
             self._calls.write(
-                lambda: reply.update(self._calls.send("PATCH", path, body={"data": dict(data)})), lambda: True
+                lambda: reply.update(self._calls.send("PATCH", path, body={"data": dict(data)}, form=CHANGED)),
+                lambda: True,
             )
         except Missing:
             raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
@@ -214,8 +227,8 @@ class Studio:
 
         def send() -> None:
             pending = [key for key in rows if key not in ids]
-            reply = self._calls.send("POST", path, {"return_task_ids": "true"}, [rows[key] for key in pending])
-            numbers = reply.get("task_ids") or []
+            sent = [rows[key] for key in pending]
+            numbers = self._calls.send("POST", path, {"return_task_ids": "true"}, sent, form=SENT)["task_ids"]
             if len(numbers) != len(pending):
                 raise Unanswered(f"{len(pending)} tasks sent, {len(numbers)} ids came back")
             ids.update(zip(pending, numbers, strict=True))
@@ -270,7 +283,7 @@ class Studio:
             query = {"filters": {"conjunction": "and", "items": after + filters}, "ordering": ["tasks:id"]}
             page = self._page(project, {**params, "page_size": page_size, "query": json.dumps(query)})
             rows, total = page["tasks"], page["total"]
-            if (total and not rows) or (rows and rows[0]["id"] <= last):
+            if (total and not rows) or (rows and not last < rows[0]["id"] <= rows[-1]["id"]):
                 raise BadInput(f"{self.url}: says {total} more tasks and lists {len(rows)}; run the same command again")
             yield from rows
             if len(rows) >= total:
@@ -279,12 +292,10 @@ class Studio:
 
     def _page(self, project: int, params: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            page = self._calls.read("api/tasks/", {"project": project, "fields": "task_only", **params})
+            asked = {"project": project, "fields": "task_only", **params}
+            return dict(self._calls.read("api/tasks/", asked, form=PAGE))
         except Missing:
             raise self._no_project(project) from None
-        if not isinstance(page, dict) or not {"tasks", "total"} <= page.keys():
-            raise BadInput(f"{self.url}: lists tasks in a form that is not known; run 'doctor' to see its version")
-        return page
 
     def _rename(self, project: int, title: str) -> None:
         """Give a project another title; it is never deleted.
@@ -296,14 +307,16 @@ class Studio:
         with suppress(Missing):  # somebody deleted it
             self._calls.write(
                 lambda: self._calls.send("PATCH", path, body={"title": title}),
-                lambda: bool(self._calls.read(path)["title"] == title),
+                lambda: bool(self._calls.read(path, form=ROW).get("title") == title),
             )
 
     def _titled(self, title: str) -> list[int]:
         found, page, seen = [], 1, 0
         while True:
-            reply = self._calls.read("api/projects/", {"page": page, "page_size": 100, "include": "id,title"})
-            found += [int(row["id"]) for row in reply["results"] if row["title"] == title]
+            reply = self._calls.read(
+                "api/projects/", {"page": page, "page_size": 100, "include": "id,title"}, form=TITLES
+            )
+            found += [row["id"] for row in reply["results"] if row["title"] == title]
             seen += len(reply["results"])
             if seen >= reply["count"] or not reply["results"]:
                 return sorted(found)

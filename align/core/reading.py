@@ -1,0 +1,105 @@
+"""What comes from outside, held to limits: how deep data may be nested, how long a row, a file or an answer may be.
+
+In: bytes or text of a file or a server. Out: plain Python values, or an error before memory or the stack runs out.
+Compressed data is measured as it is unpacked. A secret that a server repeats is taken out of what it says. Not here:
+what the data means, and the words of an error (the callers know the file, the row or the address).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, Any, AnyStr
+
+MIB, GIB = 1 << 20, 1 << 30
+MOST_LEVELS = 100  # of nesting: what is deeper would end some later step, that copies or writes it, at its own limit
+MOST_ROW = 64 * MIB  # bytes of one line
+MOST_ROWS = 4 * GIB  # bytes of a file that is read line by line, unpacked
+MOST_WHOLE = 1 * GIB  # bytes of a file that is read in one piece, unpacked
+MOST_ANSWER = 64 * MIB  # bytes of a server's answer, unpacked
+SHORTEST_SECRET = 8  # characters: what is shorter is a placeholder ("EMPTY"), and a word that a text may hold
+
+NESTING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+class TooLong(ValueError):
+    """More than is read; says of what and how much."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that JSON text spells.
+
+    Raises:
+        ValueError: the text is not JSON, or is nested deeper than ``MOST_LEVELS``.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    if text.count("[") + text.count("{") > MOST_LEVELS and _levels(text) > MOST_LEVELS:
+        raise ValueError(f"nested deeper than {MOST_LEVELS} levels")
+    return json.loads(text)
+
+
+def bounded_lines(file: IO[AnyStr], most_row: int = MOST_ROW, most: int = MOST_ROWS) -> Iterator[AnyStr]:
+    """The lines of an open file, ends included.
+
+    Raises:
+        TooLong: a line, or all of them together, are longer than is read.
+    """
+    total = 0
+    for number in range(1, most + 2):
+        line = file.readline(most_row + 1)
+        total += len(line)
+        if len(line) > most_row:
+            raise TooLong(f"line {number} is longer than {shown_size(most_row)}, the most that is read")
+        if total > most:
+            raise TooLong(f"holds more than {shown_size(most)} (unpacked), the most that is read; split it")
+        if not line:
+            return
+        yield line
+
+
+def bounded_bytes(file: IO[bytes], most: int = MOST_WHOLE) -> bytes:
+    """All bytes of an open file or answer.
+
+    Raises:
+        TooLong: there are more than are read.
+    """
+    blocks, total = [], 0
+    while block := file.read(min(MIB, most + 1 - total)):
+        blocks.append(block)
+        total += len(block)
+        if total > most:
+            raise TooLong(f"holds more than {shown_size(most)} (unpacked), the most that is read")
+    return b"".join(blocks)
+
+
+def masked(value: Any, secret: str | None) -> Any:
+    """A copy of a JSON value in whose texts a secret is replaced by ``[key]``; no secret, or a placeholder, is none."""
+    if not secret or len(secret) < SHORTEST_SECRET:
+        return value
+    if isinstance(value, str):
+        return value.replace(secret, "[key]")
+    if isinstance(value, list):
+        return [masked(item, secret) for item in value]
+    if isinstance(value, dict):
+        return {masked(key, secret): masked(item, secret) for key, item in value.items()}
+    return value
+
+
+def shown_size(count: int) -> str:
+    """A number of bytes as people write it."""
+    units = (("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10))
+    return next((f"{count / size:g} {unit}" for unit, size in units if count >= size), f"{count} bytes")
+
+
+def _levels(text: str) -> int:
+    """How deep brackets are nested, those inside of strings aside."""
+    level = deepest = 0
+    for mark in NESTING.finditer(text):
+        if mark[0] in "[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif mark[0] in "]}":
+            level -= 1
+    return deepest
