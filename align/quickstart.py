@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.core.config import BadInput, read_yaml
+from align.core.runs import read_run
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "pocket" / "recipe.yaml"
 AT_SERVER = (  # a server takes some ten votes a second, and the recipe's own campaign has 25,000
@@ -93,7 +94,7 @@ def print_table(folder: Path) -> None:
     """One line an arm: means and 95 % intervals of what matters."""
     print(f"{'':<12}" + "".join(f"{title:>22}" for title in COLUMNS.values()))
     for arm in ARMS:
-        metrics = json.loads((folder / arm / "run.json").read_text())["headline"]["metrics"]
+        metrics = read_run(folder / arm).headline["metrics"]
         print(f"{arm.removeprefix('eval-'):<12}" + "".join(f"{_cell(metrics.get(key)):>22}" for key in COLUMNS))
 
 

@@ -108,8 +108,12 @@ def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
 
 
 def exit_code(records: Sequence[RunRecord]) -> int:
-    """0 pass or done, 1 fail, 3 insufficient; several audits: fail before insufficient before pass."""
-    verdicts = {record.headline.get("verdict") for record in records if record.stage == "audit"}
+    """0 pass or done, 1 fail, 3 insufficient; several audits: fail before insufficient before pass.
+
+    An audit of an earlier version, whose record could be edited unseen, is insufficient.
+    """
+    audits = [record for record in records if record.stage == "audit"]
+    verdicts = {record.headline.get("verdict") if record.checksum else "insufficient" for record in audits}
     return next((EXIT[verdict] for verdict in ("fail", "insufficient") if verdict in verdicts), 0)
 
 

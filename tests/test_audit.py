@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from audit_world import (
+    GATES,
     ROOT,
     World,
     content,
     measured,
+    results,
     verdicts,
     write_evaluation,
 )
@@ -39,6 +41,34 @@ def test_a_broken_gate_fails_the_audit_and_shows_flips(world: World) -> None:
     assert len(found["flips"]) == 10
     assert found["flips"][0]["before"] == {"score": 1.0, "text": "text 100"}  # first by item id among equals
     assert found["flips"][0]["after"]["score"] == 0.0
+
+
+def test_probably_worse_is_not_called_unbroken(world: World) -> None:
+    """0 of 100 harmful before and 9 of 100 after is p = .004: not decided at these margins, and not unbroken."""
+    config = world([*measured(112, 10, 1.5)])
+    runs = config.run.parent
+    for name, path, n in (("harm-sft", runs / "sft", 0), ("harm-dpo", config.candidate, 9)):
+        rows = results("safety", "harmful_compliance", [1.0] * n + [0.0] * (100 - n))
+        write_evaluation(runs, name, path, rows, asked={"items": "h"})
+    told = {}
+    for margin in ("0.05", "0.09"):
+        write_text(config.gates, GATES.replace("sft, margin: 0.05", f"sft, margin: {margin}"))
+        found = AuditConfig(**config.model_dump() | {"run": runs / f"audit-{margin}"})
+        assert verdicts(found) == {"facts": "pass", "harm": "insufficient", "better": "pass"}
+        told[margin] = content(found)
+    for one in told.values():
+        assert one["banner"] == "INSUFFICIENT, PROBABLY WORSE"
+        sentence = one["sentence"]
+        assert "no gate is broken" not in sentence
+        assert sentence.startswith("INSUFFICIENT, PROBABLY WORSE: 1 of 3 is probably broken: harm (probably worse: ")
+
+
+def test_a_fail_names_what_is_undecided_too(world: World) -> None:
+    config = world(measured(60, 10, 1.5), sft=None)
+    audit(config)
+    sentence = content(config)["sentence"]
+    assert sentence.startswith("FAIL: 1 of 3 gates is broken: facts (accuracy/fact: ")
+    assert "; 2 of 3 cannot be decided: harm (missing: no sft was named: give sft=RUN); better (missing: " in sentence
 
 
 def test_a_missing_evaluation_is_insufficient_never_a_pass(world: World) -> None:

@@ -128,11 +128,15 @@ def test_exit_code_is_the_worst_verdict(verdicts: list[str], code: int) -> None:
     records = [
         RunRecord(
             id="a", stage="audit", status="finished", path="a", seed=0, given={}, resolved={},
-            headline={"verdict": verdict},
+            headline={"verdict": verdict}, checksum="0" * 64,
         )
         for verdict in verdicts
     ]  # fmt: skip
     assert exit_code(records) == code
+    earlier = [
+        record.model_copy(update={"checksum": None}) for record in records if record.headline["verdict"] == "pass"
+    ]
+    assert exit_code(earlier) == (3 if earlier else 0), "who takes the checksum out has not passed"
 
 
 def test_help_is_quick_and_names_every_verb() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_world import compared, make_world, measured, write_evaluation, write_run
+from audit_world import compared, edit_run, make_world, measured, write_evaluation, write_run
 
 from align.audit import story
 from align.audit.audit import AuditConfig, audit
@@ -20,7 +20,9 @@ from align.audit.compare import compare
 from align.audit.plots import Bar, Series, bar_chart, line_chart, ticks
 from align.audit.report import ReportConfig, report, visible
 from align.audit.table import estimate, number
+from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl, write_text
+from align.core.runs import read_run
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png> \u202egnp.exe \x1b[31m \ud800 & \"quoted\""
 
@@ -115,6 +117,46 @@ def test_the_report_tells_everything(whole: ReportConfig) -> None:
     assert order == sorted(order)
     assert "One beta a side is a point" in page.text and "Training-seed variance" in page.text
     assert "A CPU" in page.text and "2 torch threads" in page.text and "torch 2.13.0" in page.text
+
+
+def test_means_are_taken_from_the_items_whatever_a_record_says(whole: ReportConfig) -> None:
+    config = whole.model_copy(update={"comparison": None, "audits": []})
+    edit_run(config.runs_folder / "eval-dpo", headline={"metrics": {"harmful_compliance": {"mean": 0.0, "n": 9999}}})
+    html = written(config)
+    assert "9999" not in html and "0.083" in html  # 10 of 120
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("eval-dpo/items.jsonl", '"score": 1.0', '"score": 0.0', "items.jsonl: edited after the evaluation wrote it"),
+        ("eval-dpo/run.json", '"policy": "sample"', '"policy": "greedy"', "run.json: edited after the run wrote it"),
+        ("audit-ppo/audit.json", '"verdict": "fail"', '"verdict": "pass"', "audit-ppo: its files are not those"),
+        ("audit-ppo/run.json", '"verdict": "fail"', '"verdict": "pass"', "run.json: edited after the run wrote it"),
+        ("compare/comparison.json", '"mean": 0.', '"mean": 1.', "compare: its files are not those"),
+    ],
+)
+def test_what_was_edited_reaches_no_page(whole: ReportConfig, file: str, old: str, new: str, told: str) -> None:
+    path = whole.runs_folder / file
+    text = path.read_text().replace('":"', '": "')
+    assert old in text
+    write_text(path, text.replace(old, new))
+    with pytest.raises(BadInput, match=told):
+        report(whole.model_copy(update={"comparison": whole.comparison if "compare" in file else None}))
+
+
+def test_an_audit_of_an_earlier_version_is_told_to_be_made_again(whole: ReportConfig) -> None:
+    file = whole.audits[0] / "run.json"
+    write_text(file, read_run(whole.audits[0]).model_copy(update={"checksum": None}).model_dump_json())
+    with pytest.raises(BadInput, match="audit-dpo: its record carries no checksum, an earlier version wrote it"):
+        report(whole)
+
+
+def test_the_page_says_what_decided_nothing(whole: ReportConfig) -> None:
+    page = Page(written(whole))
+    assert "Evaluations that decided nothing" in page.text
+    assert "facts: eval-dpo against greedy-base: pass" in page.text
+    assert "proved worse" in page.text and "proved not worse" in page.text
 
 
 def test_nothing_is_fetched_and_nothing_runs(whole: ReportConfig) -> None:

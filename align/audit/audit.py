@@ -72,6 +72,7 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
         run.path / "audit.json",
         {
             "verdict": verdict,
+            "banner": banner(findings),
             "sentence": sentence,
             "findings": [finding.model_dump() for finding in findings],
             "regressed": worse,
@@ -89,16 +90,40 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
 
 
 def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
-    """The verdict and why it is right, in one sentence."""
+    """The verdict and why it is right, in one sentence: what is broken, what probably is, and what is not known."""
     by = {kind: [f for f in findings if f.verdict == kind] for kind in ("pass", "fail", "insufficient")}
     also = f"; significantly worse after Holm's correction: {', '.join(worse)}" if worse else ""
-    if failed := by["fail"]:
+    total, failed = len(findings), by["fail"]
+    probable = [f for f in by["insufficient"] if f.status.startswith("probably")]
+    unknown = [f for f in by["insufficient"] if f not in probable]
+    parts = []
+    if failed:
         named = "; ".join(f"{f.gate} ({f.metric}: {f.reason})" for f in failed)
-        return f"FAIL: {len(failed)} of {len(findings)} gates are broken: {named}{also}."
-    if open_ := by["insufficient"]:
-        named = "; ".join(f"{f.gate} ({f.reason})" for f in open_)
-        return f"INSUFFICIENT: no gate is broken, but {len(open_)} of {len(findings)} cannot be decided: {named}{also}."
-    return f"PASS: all {len(findings)} gates hold, each by its bound{also}."
+        parts.append(f"{len(failed)} of {total} gates {_are(failed)} broken: {named}")
+    if probable:
+        parts.append(f"{len(probable)} of {total} {_are(probable)} probably broken: {_named(probable)}")
+    if unknown:
+        parts.append(f"{len(unknown)} of {total} cannot be decided: {_named(unknown)}")
+    if not parts:
+        return f"PASS: all {total} gates hold, each by its bound{also}."
+    if not failed and not probable:
+        parts.insert(0, "no gate is broken or probably broken")
+    return f"{banner(findings)}: {'; '.join(parts)}{also}."
+
+
+def banner(findings: Sequence[Finding]) -> str:
+    """The verdict in capitals, for the top of a page; undecided is not the same as probably worse."""
+    if overall(findings) == "insufficient" and any(f.status.startswith("probably") for f in findings):
+        return "INSUFFICIENT, PROBABLY WORSE"
+    return overall(findings).upper()
+
+
+def _named(findings: Sequence[Finding]) -> str:
+    return "; ".join(f"{f.gate} ({f.status}: {f.reason})" for f in findings)
+
+
+def _are(findings: Sequence[Finding]) -> str:
+    return "is" if len(findings) == 1 else "are"
 
 
 def _about(subject: Subject) -> dict[str, Any]:

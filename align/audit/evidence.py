@@ -51,13 +51,13 @@ def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject]) -> Judged:
         return Judged(gate, insufficient(gate, _lacking(gate, subjects, lacking)), (), [])
     pairs = _pairs(gate, subjects, found)
     judged = [(pair, _judge(gate, pair)) for pair in pairs if pair.problem is None]
-    considered = [_row(pair, None) for pair in pairs if pair.problem is not None]
-    considered += [_row(pair, finding) for pair, finding in judged]
+    unused = [_row(pair, None, False) for pair in pairs if pair.problem is not None]
     if not judged:
         nearest = min((pair.problem or "" for pair in pairs), key=lambda problem: problem.count("' differs"))
-        return Judged(gate, insufficient(gate, nearest), (), considered)
+        return Judged(gate, insufficient(gate, nearest), (), unused)
     deciding, finding = min(judged, key=lambda one: _badness(gate, one[1]))
-    return Judged(gate, finding, deciding.sides, considered)
+    used = [_row(pair, one, pair is deciding) for pair, one in judged]
+    return Judged(gate, finding, deciding.sides, [*used, *unused])
 
 
 def same_question(one: Subject, other: Subject, suite: str) -> list[tuple[Evaluation, Evaluation]]:
@@ -146,9 +146,10 @@ def _badness(gate: Gate, finding: Finding) -> tuple[bool, int, float]:
     return (finding.n < gate.min_items, RANK[finding.verdict], turned)
 
 
-def _row(pair: Pair, finding: Finding | None) -> dict[str, Any]:
+def _row(pair: Pair, finding: Finding | None, decides: bool) -> dict[str, Any]:
     return {
         "evaluations": [one.name for one in pair.sides],
+        "decides": decides,
         "verdict": finding.verdict if finding else None,
         "reason": finding.reason if finding else pair.problem,
     }

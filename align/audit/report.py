@@ -21,8 +21,9 @@ from align.audit import history, story, table
 from align.audit.plots import Bar, bar_chart
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_text
+from align.core.intervals import mean_interval
 from align.core.runs import Run, RunRecord, finished_run, stage
-from align.evals.stats import higher_is_better, is_share
+from align.evals.stats import higher_is_better, metric_of
 
 TRAINED = ("sft", "reward", "dpo", "ppo", "kto")
 ORDER = ("fail", "insufficient", "pass")
@@ -120,8 +121,16 @@ def _shown(value: Any) -> Any:
 
 
 def _content(path: Path, stage_name: str) -> dict[str, Any]:
-    """What an audit or a comparison found, with the name of its run."""
+    """What an audit or a comparison found, with the name of its run; the file is the one its run left (an input).
+
+    Raises:
+        BadInput: it cannot be read, or an earlier version, whose records can be edited unseen, wrote it.
+    """
     record = finished_run(path, (stage_name,))
+    if record.checksum is None:
+        raise BadInput(
+            f"{path}: its record carries no checksum, an earlier version wrote it; `align {stage_name}` again"
+        )
     file = path / {"audit": "audit.json", "compare": "comparison.json"}[stage_name]
     try:
         return {"name": path.name, "notes": record.notes} | json.loads(file.read_text(encoding="utf-8"))
@@ -130,28 +139,27 @@ def _content(path: Path, stage_name: str) -> dict[str, Any]:
 
 
 def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Rows for tables and bars from evaluation runs alone, where no comparison was made: the newest a subject."""
-    rows: dict[str, dict[str, Any]] = {}
+    """Rows for tables and bars from evaluation runs alone, where no comparison was made: one row a run.
+
+    Means are taken from the results of the items, whatever a record says they are.
+    """
+    rows = []
     for record in sorted((r for r in records if r.stage == "eval"), key=lambda r: (r.created, r.path)):
-        parent = record.parents.get("subject", {})
-        name = Path(str(record.resolved.get("subject", record.path))).name
-        policy = record.resolved.get("policy")
-        row = rows.setdefault(
-            f"{name}, {policy}", {"name": f"{name}, {policy}", "stage": parent.get("stage"), "metrics": {}}
-        )
-        suites = record.resolved.get("suite", [])
-        for metric, found in record.headline.get("metrics", {}).items():
-            row["metrics"][metric] = found | {"suite": _suite_of(metric, suites)}
-    return list(rows.values())
-
-
-def _suite_of(metric: str, suites: Sequence[str]) -> str:
-    prefix = metric.partition("/")[0]
-    if prefix in ("accuracy", "bits_per_byte", "nll_per_byte"):
-        return "forgetting"
-    if is_share(prefix) and prefix not in ("win_rate_vs_sft", "ended"):
-        return "safety"
-    return "preference" if "preference" in suites else str(suites[0] if suites else "preference")
+        subject = Path(str(record.resolved.get("subject", record.path))).name
+        stage_name = record.parents.get("subject", {}).get("stage")
+        metrics: dict[str, Any] = {}
+        results = history.load_items(record)
+        for suite, metric in dict.fromkeys((result.suite, result.metric) for result in results):
+            found = history.scores(results, suite, metric)
+            estimate = mean_interval(found.values, metric_of(metric).kind, found.items)
+            metrics[metric] = estimate._asdict() | {"suite": suite}
+        name = f"{subject}, {record.resolved.get('policy')}"
+        rows.append({"name": name, "run": Path(record.path).name, "stage": stage_name, "metrics": metrics})
+    names = [row["name"] for row in rows]
+    for row in rows:
+        if names.count(row["name"]) > 1:
+            row["name"] = f"{row['name']} ({row['run']})"
+    return rows
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Markup]]:
