@@ -8,14 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import save_model
+from conftest import GRADIENT, add_stirred, gradients, relative_l2, save_model
 from safetensors.torch import load_file
-from small_trees import ModelFolder
+from small_trees import TREES, ModelFolder, rectangle_of
 from torch import Tensor
-from transformers import GPT2Config, LlamaConfig, MixtralConfig, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    Qwen3MoeConfig,
+)
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from align.core.config import Compute, Lora, Optim, Watch
+from align.core.config import BadInput, Compute, Lora, Optim, Watch
 from align.core.files import read_jsonl, write_jsonl
 from align.core.loop import Journal, stage_seed
 from align.core.models import Stack
@@ -224,3 +231,65 @@ def test_an_adapter_on_an_nf4_base_is_trained_and_saved_in_fp32(
     names = [name for name in after if "lora_A" in name]
     moved = sum(int((after[name] != before[name]).sum()) for name in names)
     assert moved >= 0.99 * sum(after[name].numel() for name in names) > 0
+
+
+def test_a_look_at_an_nf4_base_takes_no_gradient_away(tmp_path: Path, tokenizer: Any) -> None:
+    """For some CPUs bitsandbytes repacks 4-bit weights at the first look; its product with those has no gradient."""
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        tie_word_embeddings=False, **special(tokenizer),
+    )  # fmt: skip
+    stack = Stack(save_model(config, tmp_path / "llama", tokenizer), Compute(device="cpu", quantization="nf4"))
+    add_stirred(stack, "policy")
+    found = []
+    for _ in range(2):
+        with stack.use("policy"):
+            stack.logprobs(rectangle_of(TREES)).sum().backward()
+        found.append(gradients(stack, "policy"))
+        for parameter in stack.parameters("policy").values():
+            parameter.grad = None
+        with torch.no_grad(), stack.use("policy"):
+            stack.logprobs(rectangle_of(TREES))
+    assert relative_l2(found[1], found[0]) <= GRADIENT
+
+
+@pytest.fixture
+def stored(tmp_path: Path, tokenizer: Any) -> Callable[[dict[str, Any]], Path]:
+    """``stored({"load_in_4bit": True, ...})``: a folder whose weights lie there quantised."""
+
+    def save(settings: dict[str, Any]) -> Path:
+        config = LlamaConfig(
+            hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+            tie_word_embeddings=False, **special(tokenizer),
+        )  # fmt: skip
+        folder = save_model(config, tmp_path / "plain", tokenizer)
+        quantised = AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=BitsAndBytesConfig(**settings), device_map={"": "cpu"}
+        )
+        quantised.save_pretrained(tmp_path / "stored")
+        tokenizer.save_pretrained(tmp_path / "stored")
+        return tmp_path / "stored"
+
+    return save
+
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+
+
+def test_weights_that_are_stored_quantised_are_used_where_the_config_says_so(
+    stored: Callable[..., Path], train: Callable[..., RunRecord]
+) -> None:
+    folder = stored(NF4)
+    record = train(folder, compute=Compute(device="cpu", quantization="nf4", dtype="bfloat16"))
+    assert f"the weights of {folder} are stored quantised (nf4) and used as they are" in record.notes
+    for asked in ("none", "int8"):
+        with pytest.raises(BadInput, match=rf"stored quantised \(nf4\).* is '{asked}'; set compute.quantization: nf4"):
+            train(folder, run=asked, compute=Compute(device="cpu", quantization=asked))
+
+
+def test_a_quantisation_without_a_word_of_its_own_is_told(stored: Callable[..., Path]) -> None:
+    folder = stored(NF4 | {"bnb_4bit_quant_type": "fp4"})
+    with pytest.raises(BadInput, match=r"stored quantised \(fp4\).* is 'nf4'; set compute.quantization: none"):
+        Stack(folder, Compute(device="cpu", quantization="nf4"))
+    stack = Stack(folder, Compute(device="cpu", dtype="bfloat16"))
+    assert stack.facts() == [f"the weights of {folder} are stored quantised (fp4) and used as they are"]

@@ -29,10 +29,11 @@ class Source(NamedTuple):
 
 
 class Base(NamedTuple):
-    """A loaded base, and the names of the tensors in its files that it has no place for."""
+    """A loaded base, the tensors in its files that it has no place for, and how its folder stores it quantised."""
 
     model: Any
     unused: list[str]
+    stored_as: str | None
 
 
 def find_source(path: Path) -> Source:
@@ -138,10 +139,14 @@ def load_base(path: Path, compute: Compute) -> Base:
         BadInput: a tensor is missing, misnamed, misshaped or unknown, or the folder cannot be read.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    checked = check_weights(path, config_of(path))
+    config = config_of(path)
+    stored_as = stored_quantization(path, config, compute)
+    checked = check_weights(path, config)
     dtype = getattr(torch, compute.dtype)
     quantization = None
-    if compute.quantization == "int8":
+    if stored_as:
+        pass  # the folder's own settings are those its weights were made with
+    elif compute.quantization == "int8":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     elif compute.quantization == "nf4":
         quantization = BitsAndBytesConfig(
@@ -158,7 +163,33 @@ def load_base(path: Path, compute: Compute) -> Base:
     text = model.config.get_text_config()
     if hasattr(text, "output_router_logits"):
         text.output_router_logits = False  # for a loss that no stage adds; generation cannot take them
-    return Base(model.eval().requires_grad_(False), checked.unused)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # repacked for such CPUs, a product has no gradient
+            module.support_avx512bf16_for_cpu = False
+    return Base(model.eval().requires_grad_(False), checked.unused, stored_as)
+
+
+def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None:
+    """How a folder stores its weights quantised (``nf4``, ``int8``, another method's name); None where it does not.
+
+    Raises:
+        BadInput: ``compute.quantization`` says something else, and transformers would pass over it.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if not settings:
+        return None
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    method = str(settings.get("quant_method") or "bitsandbytes")
+    if method == "bitsandbytes":
+        kind = str(settings.get("bnb_4bit_quant_type", "fp4"))
+        method = kind if settings.get("load_in_4bit") else "int8" if settings.get("load_in_8bit") else method
+    asked, wanted = compute.quantization, method if method in ("int8", "nf4") else "none"
+    if asked != wanted:
+        raise BadInput(
+            f"{path / 'config.json'}: its weights are stored quantised ({method}), and compute.quantization is "
+            f"'{asked}'; set compute.quantization: {wanted}, or name the folder of the unquantised model"
+        )
+    return method
 
 
 def width(model: Any) -> int:

@@ -64,7 +64,7 @@ class Stack:
         self.base_path = source
         self.tokenizer = load_tokenizer(source)
         self.chat = Chat(self.tokenizer, *(template or Template()))
-        self.base, self.unused = load_base(source, compute)
+        self.base, self.unused, self.stored_as = load_base(source, compute)
         refuse_tokens_beyond(source, self.chat, int(self.base.get_input_embeddings().weight.shape[0]))
         self.peft: PeftModel | None = None
         self.trainable: dict[str, bool] = {}
@@ -170,6 +170,8 @@ class Stack:
         """What a reader should know of these weights: tensors without a use, what trains and what cannot."""
         some = ", ".join(self.unused[:3])
         told = [f"{len(self.unused)} tensors of {self.base_path} are not used, first {some}"] if self.unused else []
+        if self.stored_as:
+            told.append(f"the weights of {self.base_path} are stored quantised ({self.stored_as}) and used as they are")
         trained = [role for role, trainable in self.trainable.items() if trainable]
         return told + [coverage(self.peft, role) for role in trained if self.peft is not None]
 
