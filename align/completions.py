@@ -16,6 +16,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from align.core.messages import REASONING, NoMessage, arguments_of
+from align.core.reasoning import split_reasoning
 from annotation.types import Message
 
 OPTIONAL = ("n", "seed", "max_tokens")  # fields that a server may refuse and still be of use
@@ -79,8 +80,10 @@ def counted_tokens(data: dict[str, Any], name: str) -> int | None:
 def response(choice: dict[str, Any], origin: str) -> dict[str, Any]:
     """A choice as a response of ``candidates.jsonl``; reasoning and tool calls are kept."""
     said = choice["message"]
-    message: Message = {"role": "assistant", "content": said.get("content") or said.get("refusal") or ""}
-    if reasoning := next((text for name in REASONING if (text := said.get(name))), None):
+    written = split_reasoning(said.get("content") or said.get("refusal") or "")  # not every server parts them
+    message: Message = {"role": "assistant", "content": written.content}
+    apart = next((text for name in REASONING if (text := said.get(name))), None)
+    if reasoning := "\n\n".join(filter(None, (apart, written.reasoning))):
         message["reasoning_content"] = reasoning
     if calls := said.get("tool_calls"):
         message["tool_calls"] = [_read_call(call) for call in calls]

@@ -8,6 +8,7 @@ load-balancing loss, as in every other stage: its routers are frozen. Not here: 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,11 @@ from align.core.text import Chat, Unusable, untrained_tokens
 from align.rollout import respond
 from align.watch import Asked, Watched, asked
 from annotation.readers.demonstrations import Demonstrations, read_demonstrations
-from annotation.types import prompt_id
+from annotation.types import Tokens, prompt_id
 from rewards.functions import RewardFunction
+from rewards.tokens import Prompt, Source, note_sources, response_tokens
 
+CHOSEN = ("chosen", "chosen_ended", "chosen_tokens")  # the columns of a pair that make a demonstration
 ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
 
 
@@ -128,7 +131,10 @@ def _demonstrations(config: SFTConfig) -> Demonstrations:
     """Rows {prompt, completion} as lists of messages, from a file or from a pairs run's chosen side."""
     pairs = config.data / "train.jsonl"
     if is_run(config.data) and pairs.is_file():
-        rows = [{**row, "row": number, "completion": row["chosen"]} for number, row in enumerate(read_jsonl(pairs), 1)]
+        rows = [
+            {**row, "row": number, **{name.replace("chosen", "completion"): row.get(name) for name in CHOSEN}}
+            for number, row in enumerate(read_jsonl(pairs), 1)
+        ]
         unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
         return Demonstrations(list(unique.values())[: config.max_rows], [])
     found = read_demonstrations(config.data / "demonstrations.jsonl" if is_run(config.data) else config.data)
@@ -144,17 +150,27 @@ def _rows(
 ) -> list[dict[str, list[int]]]:
     """Token ids and completion masks; what cannot be used joins ``dropped``, which is counted and listed."""
     rows = []
+    used: Counter[tuple[Source, bool]] = Counter()
     for row in demonstrations:
         extra = (row.get("tools"), row.get("template_arguments"))
         try:
             prompt = chat.prompt_ids(row["prompt"], *extra)
-            response = chat.response_ids(row["prompt"], row["completion"], *extra)
+            recorded = row.get("completion_tokens")
+            response, source = response_tokens(
+                chat,
+                Prompt(row["prompt"], prompt, *extra),
+                row["completion"],
+                row.get("completion_ended"),
+                None if recorded is None else Tokens.model_validate(recorded),
+            )
             if context is not None and len(prompt) + len(response) > context:
                 raise Unusable(f"longer than the model's {context} tokens")
         except Unusable as error:
             dropped.append({"row": row["row"], "reason": str(error)})
             continue
+        used[source, row.get("completion_ended") is False] += 1
         rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)})
+    note_sources(run, "demonstrations", used)
     for entry in dropped:
         run.drop(entry["reason"].partition(" (")[0])
     if dropped and run.is_main:

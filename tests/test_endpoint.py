@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from align import cli
-from align.completions import Asked, Manner, refused_field, request_body, retry_after, words
+from align.completions import Asked, Manner, refused_field, request_body, response, retry_after, words
 from align.core.config import BadInput, build
 from align.core.runs import RunRecord, read_run
 from align.endpoint import Endpoint, _Reply
@@ -164,6 +164,20 @@ def run(folder: Path, url: str, file: Path, **changes: Any) -> tuple[RunRecord, 
     given = {"run": folder, "endpoint": url, "model": MODEL, "prompts": file, "k": 3} | changes
     record = sample(build(SampleConfig, given, "test"))
     return record, [json.loads(line) for line in (folder / "candidates.jsonl").read_text().splitlines()]
+
+
+def test_reasoning_between_marks_is_parted_from_the_answer() -> None:
+    """Servers without a parser of reasoning send it as content."""
+    choice = {"message": {"content": "<think>\nlet me see\n</think>\n\nblue"}, "finish_reason": "stop"}
+    assert response(choice, MODEL)["messages"] == [
+        {"role": "assistant", "content": "blue", "reasoning_content": "let me see"}
+    ]
+    cut = {"message": {"content": "<think>\nlet me"}, "finish_reason": "length"}
+    assert response(cut, MODEL) == {
+        "messages": [{"role": "assistant", "content": "", "reasoning_content": "let me"}],
+        "origin": MODEL,
+        "ended": False,
+    }
 
 
 def test_responses_come_as_candidates_with_what_they_hold(tmp_path: Path, server: Completions) -> None:

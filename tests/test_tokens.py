@@ -19,6 +19,7 @@ from align.core.text import Chat, Unusable
 from align.evals.answers import Answer, Answered, Speaker, _reward_tree
 from align.evals.items import Item
 from align.sample import SampleConfig, sample
+from align.sft import SFTConfig, _demonstrations, _rows
 from annotation.campaign.candidates import compare, read_candidates
 from annotation.feedback.store import Store
 from annotation.pairs import PairsConfig, pairs
@@ -99,9 +100,15 @@ def test_ids_reach_the_pairs_and_their_trees(tmp_path: Path) -> None:
     rejected = {tuple(only.tree.responses[k]) for k in only.rejected}
     ids = {content: tuple(token_ids(chat.tokenizer, written)) for content, written in texts.items()}
     assert (chosen, rejected) == ({ids["4"]}, {ids["5"], ids["6"]})  # 5 has no second <think>, 6 no stop token
+    (first, *_) = _rows(run_of(tmp_path), chat, _demonstrations(tuning(tmp_path)).rows, None, [])
+    assert first["input_ids"] == [*prompt, *ids["4"]]
     assert run.record.notes == [
         "train: 1 of 3 responses were cut before they ended: read as written, without a stop token"
     ]
+
+
+def tuning(folder: Path) -> SFTConfig:
+    return SFTConfig(run=folder / "sft", model=folder, data=folder / "pairs")
 
 
 def test_datasets_reads_pairs_with_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
