@@ -14,6 +14,7 @@ import torch
 from counting import CountConfig, count
 from safetensors.torch import save_file
 
+from align.core import files
 from align.core.config import BadInput
 from align.core.files import artefact_hash, cut_jsonl, lock, read_jsonl, write_text
 
@@ -166,3 +167,64 @@ def test_hidden_folders_are_not_part_of_a_model(tmp_path: Path) -> None:
     (tmp_path / ".cache" / "download").mkdir(parents=True)
     (tmp_path / ".cache" / "download" / "config.json.metadata").write_text("when")
     assert artefact_hash(tmp_path) == before
+
+
+def test_a_model_folder_is_hashed_as_it_is_loaded(tmp_path: Path) -> None:
+    """An ``adapter/`` that lies in it is not what is loaded, so it does not stand for the weights."""
+    (tmp_path / "config.json").write_text("{}")
+    adapter(tmp_path, {"a": torch.ones(2)}, {"r": 4})
+    for name in ("model", "value"):
+        write_text(tmp_path / name / "note.txt", "x")
+    hashes = set()
+    for value in (1.0, 2.0):
+        save_file({"weight": torch.full((2,), value)}, tmp_path / "model.safetensors")
+        hashes.add((artefact_hash(tmp_path), artefact_hash(tmp_path, version=1)))
+    assert len({new for new, _ in hashes}) == 2
+    assert len({old for _, old in hashes}) == 1, "the old rule, by which old records are still compared"
+
+
+def test_the_two_rules_agree_where_the_old_one_was_right(tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tmp_path / "model"
+    adapter(run, {"a": torch.ones(2)}, {"r": 4, "base_model_name_or_path": str(model)})
+    write_text(run / "run.json", "{}")
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    save_file({"weight": torch.ones(2)}, model / "model.safetensors")
+    for folder in (run, model):
+        assert artefact_hash(folder) == artefact_hash(folder, version=1)
+
+
+def test_the_hash_of_an_adapter_folder_covers_its_base(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    save_file({"weight": torch.ones(2)}, base / "model.safetensors")
+    adapter(tmp_path, {"a": torch.ones(2)}, {"r": 4, "base_model_name_or_path": str(base)})
+    before = artefact_hash(tmp_path / "adapter")
+    save_file({"weight": torch.zeros(2)}, base / "model.safetensors")
+    assert artefact_hash(tmp_path / "adapter") != before
+    itself = adapter(tmp_path / "2", {"a": torch.ones(2)}, {"base_model_name_or_path": str(tmp_path / "2" / "adapter")})
+    assert itself == artefact_hash(tmp_path / "2"), "an adapter that names itself as its base ends"
+
+
+def test_a_large_file_is_read_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    read = files._read_tensor_hash
+    monkeypatch.setattr(files, "_read_tensor_hash", lambda path: reads.append(path) or read(path))
+    (tmp_path / "config.json").write_text("{}")
+    large = {"weight": torch.zeros(1 << 22)}  # 16 MiB
+    save_file(large, tmp_path / "model.safetensors")
+    assert artefact_hash(tmp_path) == artefact_hash(tmp_path)
+    assert len(reads) == 1
+    large["weight"][7] = 1
+    save_file(large, tmp_path / "changed.tmp.safetensors")
+    before = artefact_hash(tmp_path)
+    os.replace(tmp_path / "changed.tmp.safetensors", tmp_path / "model.safetensors")
+    assert artefact_hash(tmp_path) != before
+
+
+@pytest.mark.parametrize("header", [b"", b"abc", (2**62).to_bytes(8, "little") + b"{}" * 40])
+def test_a_broken_safetensors_file_has_no_hash_and_is_named(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(header)
+    with pytest.raises(BadInput, match=r"model\.safetensors: not a whole safetensors file .*; copy or make it again"):
+        artefact_hash(tmp_path)

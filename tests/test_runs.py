@@ -10,7 +10,7 @@ import pytest
 from counting import CountConfig, count, everything
 
 from align.core.config import BadInput, Optim, build
-from align.core.files import artefact_hash, write_json, write_text
+from align.core.files import HASH_VERSION, artefact_hash, write_json, write_text
 from align.core.runs import Run, finished_run, read_run
 
 
@@ -188,3 +188,77 @@ def test_a_run_is_written_only_into_a_folder_of_its_own(name: str, told: str, da
 def test_what_a_kill_at_the_very_start_leaves_is_no_hindrance(config: CountConfig) -> None:
     write_text(config.run / "run.json.tmp", '{"id": "cou')
     assert count(config).status == "finished"
+
+
+# --- the rule of the hashes ----------------------------------------------------------------------------------
+
+
+def model_with_leftovers(folder: Path, content: str) -> Path:
+    """A model folder that also holds ``adapter/``, which the old rule let stand for all of it."""
+    write_text(folder / "config.json", "{}")
+    write_text(folder / "tokenizer.json", json.dumps({"content": content}))
+    write_text(folder / "adapter" / "adapter_config.json", "{}")
+    return folder
+
+
+def written_by_the_old_rule(run: Path, model: Path) -> None:
+    """Make a record what it was before the rule was recorded."""
+    record = json.loads((run / "run.json").read_text())
+    del record["hash_version"], record["checksum"]
+    record["inputs"]["more[0]"]["sha256"] = artefact_hash(model, version=1)
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def test_a_changed_model_makes_another_run(config: CountConfig, tmp_path: Path) -> None:
+    asked = config.model_copy(update={"more": [model_with_leftovers(tmp_path / "model", "one")]})
+    assert count(asked).hash_version == HASH_VERSION
+    model_with_leftovers(tmp_path / "model", "two")
+    with pytest.raises(BadInput, match=r"input 'more\[0\]' has other content"):
+        count(asked)
+
+
+def test_a_finished_run_of_the_old_rule_is_compared_by_it(config: CountConfig, tmp_path: Path) -> None:
+    model = model_with_leftovers(tmp_path / "model", "one")
+    asked = config.model_copy(update={"more": [model]})
+    count(asked)
+    written_by_the_old_rule(config.run, model)
+    assert artefact_hash(model) != artefact_hash(model, version=1)
+    before = everything(config.run)
+    assert count(asked).hash_version == 1
+    assert everything(config.run) == before
+    write_text(model / "adapter" / "adapter_config.json", '{"r": 4}')
+    with pytest.raises(BadInput, match=r"input 'more\[0\]' has other content"):
+        count(asked)
+
+
+def test_an_unfinished_run_of_the_old_rule_goes_on_by_todays(config: CountConfig, tmp_path: Path) -> None:
+    def crash(run: Run) -> None:
+        raise ZeroDivisionError
+
+    model = model_with_leftovers(tmp_path / "model", "one")
+    asked = config.model_copy(update={"more": [model]})
+    with pytest.raises(ZeroDivisionError):
+        count(asked, crash)
+    written_by_the_old_rule(config.run, model)
+    record = count(asked)
+    assert record.hash_version == HASH_VERSION
+    assert record.inputs["more[0]"]["sha256"] == artefact_hash(model)
+
+
+def test_a_run_whose_base_has_changed_is_no_input(config: CountConfig, tmp_path: Path) -> None:
+    """Its own hash covers the adapter alone; what stood on the old base would be taken for the new one's."""
+    base = tmp_path / "base"
+    write_text(base / "config.json", "{}")
+
+    def train(run: Run) -> None:
+        run.record.lineage["base"] = artefact_hash(base)
+        write_json(run.path / "adapter" / "adapter_config.json", {"base_model_name_or_path": str(base)})
+
+    count(config, train)
+    child = CountConfig(run=tmp_path / "runs" / "b", data=config.data, more=[config.run])
+    count(child)
+    count(child)
+    write_text(base / "config.json", '{"hidden_size": 8}')
+    for asked in (child, child.model_copy(update={"run": tmp_path / "runs" / "c"})):
+        with pytest.raises(BadInput, match="its base .*base has other content than when this run was trained"):
+            count(asked)

@@ -18,6 +18,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import Tensor, nn
 
 from align.core.config import BadInput, Lora
@@ -30,6 +31,7 @@ TAKEN = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora", "use_dora",
     "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "eva_config",
+    "qalora_group_size", "target_parameters",
 }  # fmt: skip
 MERGE = "merge the adapter into its base (PEFT's merge_and_unload) and name the merged folder"
 
@@ -61,9 +63,12 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     if settings.get("init_lora_weights", True) not in BASE_STAYS:
         start = settings["init_lora_weights"]
         raise BadInput(f"{file}: key init_lora_weights: {start!r} changes the base that all roles share; {MERGE}")
+    targets = settings.get("target_modules")
+    if not targets or not (isinstance(targets, str) or _are_names(targets)):
+        raise BadInput(f"{file}: key target_modules: {str(targets)[:60]!r} names no modules; copy or train it again")
     usual = {field.name: field.default for field in fields(LoraConfig)}
     for key, value in settings.items():
-        if key not in TAKEN and value not in (None, False, [], {}, usual.get(key, value)):
+        if key not in TAKEN and value not in (None, False, [], {}, usual.get(key)):
             raise BadInput(f"{file}: key {key}: {str(value)[:60]!r} is not supported; {MERGE}")
     return settings
 
@@ -96,12 +101,23 @@ def attach(model: Any, role: str, config: LoraConfig, where: str) -> PeftModel:
         BadInput: a target module is not there, cannot be adapted, or is a head that is tied to the embedding.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    _refuse_targets(base, config, f"{where}: target_modules")
-    with reading(f"{where}: no adapter can be put on this model", f"name other target_modules: {_linear_layers(base)}"):
-        if not isinstance(model, PeftModel):
-            return get_peft_model(model, config, adapter_name=role)
-        model.add_adapter(role, config)
-        return model
+    _refuse_tied_head(base, config.target_modules, f"{where}: target_modules")
+    with reading(f"{where}: target_modules: no adapter can be put on this model", f"it has {_layers(base)}"):
+        if isinstance(model, PeftModel):
+            model.add_adapter(role, config)
+        else:
+            model = get_peft_model(model, config, adapter_name=role)
+    names = [_own_name(name) for name, _ in base.named_modules()]
+    targets = config.target_modules if isinstance(config.target_modules, set) else ()
+    if lost := sorted(t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)):
+        raise BadInput(
+            f"{where}: target_modules: {', '.join(lost)} matches no module of this model; it has {_layers(base)}"
+        )
+    return model
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _pattern(file: Path, settings: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -111,27 +127,18 @@ def _pattern(file: Path, settings: Mapping[str, Any], key: str) -> dict[str, Any
     return {f"{key}.{name}": number for name, number in value.items()}
 
 
-def _refuse_targets(base: Any, config: LoraConfig, where: str) -> None:
-    """PEFT is silent about a target that matches nothing beside one that matches, and about a tied head."""
-    targets = config.target_modules
-    if targets == "all-linear":
-        return
-    names = [_own_name(name) for name, _ in base.named_modules()]
-    if isinstance(targets, str):
+def _refuse_tied_head(base: Any, targets: Any, where: str) -> None:
+    """PEFT adapts a head that is tied to the embedding, and what it then merges or exports is another model."""
+    tied = [name.removesuffix(".weight") for name in getattr(base, "all_tied_weights_keys", {})]
+    if isinstance(targets, str) and targets != "all-linear":
         with reading(f"{where}: {targets!r} is no regular expression", "name the modules as a list"):
-            matched = {name for name in names if re.fullmatch(targets, name)}
+            matched = [name for name in tied if re.fullmatch(targets, name)]
     else:
-        ends = {target: {n for n in names if n == target or n.endswith(f".{target}")} for target in targets or ()}
-        if lost := sorted(target for target, found in ends.items() if not found):
-            raise BadInput(f"{where}: {', '.join(lost)} matches no module of this model; it has {_linear_layers(base)}")
-        matched = set().union(*ends.values())
-    if not matched:
-        raise BadInput(f"{where}: {targets!r} matches no module of this model; it has {_linear_layers(base)}")
-    tied = set(getattr(base, "all_tied_weights_keys", {}))
-    if heads := sorted(name for name in matched if f"{name}.weight" in tied):
+        matched = [name for name in tied if name in targets or name.rpartition(".")[2] in targets]
+    if matched:
         raise BadInput(
-            f"{where}: {heads[0]} shares its weight with the embedding (tie_word_embeddings), so it cannot be adapted "
-            "alone; leave it out"
+            f"{where}: {matched[0]} shares its weight with the embedding (tie_word_embeddings), so it cannot be "
+            "adapted alone; leave it out"
         )
 
 
@@ -140,12 +147,12 @@ def _own_name(name: str) -> str:
     return name.replace(".base_layer", "")
 
 
-def _linear_layers(base: Any) -> str:
+def _layers(base: Any) -> str:
     """The kinds of modules that LoRA can adapt, by the last part of their names."""
     kinds = Counter(
         _own_name(name).rpartition(".")[2]
         for name, module in base.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
+        if (isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D") and ".lora_" not in name
     )
     return ", ".join(list(kinds)[:12])
 
@@ -181,12 +188,14 @@ def load_role(peft: PeftModel, role: str, folder: Path, base: Path) -> None:
         BadInput: a tensor is missing, unknown, misshaped or not finite, or the folder brings weights of a base.
     """
     file = folder / "adapter_model.safetensors"
-    held, wanted = load_tensors(file), saved_tensors(peft, role)
+    read, wanted = load_tensors(file), saved_tensors(peft, role)
+    with reading(f"{folder}: does not fit the base {base}", "name the adapter's own base"):
+        held = convert_peft_adapter_state_dict_for_transformers(peft, peft.peft_config[role], dict(read), role)
     misfit = f"{folder}: does not fit the base {base}"
     for name in sorted(held.keys() - wanted.keys()):
         if not _is_of_the_base(peft, name, held[name]):
             raise BadInput(f"{misfit}: {name} is unknown; name the adapter's own base, or train it again")
-        del held[name]
+        del held[name], read[name]
     if missing := sorted(wanted.keys() - held.keys()):
         raise BadInput(f"{misfit}: {missing[0]} is missing ({len(missing)} in all); copy or train the adapter again")
     for name, tensor in held.items():
@@ -194,7 +203,7 @@ def load_role(peft: PeftModel, role: str, folder: Path, base: Path) -> None:
             shapes = f"{list(tensor.shape)} instead of {list(wanted[name].shape)}"
             raise BadInput(f"{misfit}: {name} has the shape {shapes}; name the adapter's own base, or train it again")
     refuse_not_finite(file, held)
-    set_peft_model_state_dict(peft, held, adapter_name=role)
+    set_peft_model_state_dict(peft, read, adapter_name=role)
 
 
 def refuse_not_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -215,17 +224,19 @@ def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
 def coverage(peft: PeftModel, role: str) -> str:
     """What a role's adapter changes, and what of the model it cannot: in one sentence."""
     base = peft.get_base_model()
-    layers = [(name, module) for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
-    kinds = Counter(name.rpartition(".")[2] for name, module in layers if _has(module, role))
+    kinds: Counter[str] = Counter()
+    for name, module in base.named_modules():
+        if isinstance(module, BaseTunerLayer) and _has(module, role):
+            tensor = getattr(module, "parameter_name", "weight")  # of a layer around one tensor, as fused experts have
+            kinds[_own_name(name).rpartition(".")[2] + (f".{tensor}" if tensor != "weight" else "")] += 1
     told = f"{role} adapts {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}"
     left = []
-    if fused := {name.rpartition(".")[2] for name, tensor in base.named_parameters() if tensor.ndim == 3}:
-        left.append(
-            f"fused experts ({', '.join(sorted(fused))}: three-dimensional tensors, for which LoRA has no layer)"
-        )
+    experts = [name for name, tensor in base.named_parameters() if tensor.ndim == 3 and ".experts." in name]
+    if fused := {f"experts.{name.rpartition('.')[2]}" for name in experts} - kinds.keys():
+        left.append(f"fused experts ({', '.join(sorted(fused))})")
     if any(getattr(base.config, f"{tower}_config", None) is not None for tower in ("vision", "audio")):
         left.append("towers for images or sound (no text goes through them)")
-    return told + (f"; frozen, because it cannot be adapted: {'; '.join(left)}" if left else "")
+    return told + (f"; stays frozen: {'; '.join(left)}" if left else "")
 
 
 def _has(module: BaseTunerLayer, role: str) -> bool:

@@ -107,9 +107,19 @@ class Compute(Frozen):
 class Lora(Frozen):
     """A LoRA adapter over all linear layers; no dropout, so that a log-probability is a function of the weights."""
 
-    r: int = Field(default=16, ge=1)
+    r: int = Field(default=16, ge=1, le=8192)
     alpha: int = Field(default=32, ge=1)
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = Field(
+        default="all-linear", description="all-linear, names, or a regular expression of whole names"
+    )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names(cls, value: str | list[str]) -> str | list[str]:
+        """Names in one text are a list of names: as a regular expression they would match nothing."""
+        if isinstance(value, str) and value != "all-linear" and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value.strip()):
+            return re.split(r"\s*,\s*", value.strip())
+        return value
 
 
 class Optim(Frozen):
