@@ -20,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, TemplateError
 
 from align.core.config import BadInput
+from align.core.templates import rendered
 
 PLAIN = (
     "{{ bos }}{% for message in messages %}"
@@ -111,6 +112,10 @@ class Chat:
             if not self.tokenizer.chat_template:
                 raise BadInput("this model has no chat template; set chat_template: plain, chatml or a Jinja file")
             own = self.tokenizer.chat_template
+            if isinstance(own, dict) and "default" not in own:
+                raise BadInput(
+                    f"this model has chat templates {', '.join(sorted(own))} and no default; set chat_template"
+                )
             return own if isinstance(own, str) else own["default"]
         if template == "plain":
             return PLAIN
@@ -131,6 +136,7 @@ class Chat:
 
         Raises:
             Unusable: the template refuses the messages, or the arguments cannot be used.
+            BadInput: it does not come to an end, or writes more than a conversation can be.
         """
         if wrong := sorted(set(arguments or {}) & self._reserved):
             raise Unusable(f"its template argument '{wrong[0]}' is not free to set")
@@ -138,7 +144,8 @@ class Chat:
         clock = _frozen_clock(str(called["date"])) if "strftime_now" in self._variables else None
         if "date" not in self._variables:
             called = _without(called, "date")
-        try:
+
+        def render() -> str:
             return str(
                 self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
@@ -151,6 +158,11 @@ class Chat:
                     **called,
                 )
             )
+
+        try:
+            return rendered(self.name, render)
+        except BadInput:
+            raise
         except Exception as error:  # Jinja templates raise what they like: the row is what cannot be used
             raise Unusable(f"the chat template refuses it ({type(error).__name__}: {error})") from error
 
