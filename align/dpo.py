@@ -71,7 +71,7 @@ def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     torch.manual_seed(stage_seed(config.seed, "dpo"))
     source = find_source(config.policy)
     stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
-    run.record.template = stack.chat.fingerprint()
+    run.renders_with(stack.chat)
     stack.seat_policy(source.adapter, config.lora)
     settle(stack, run.note)
     train = load_pairs(run, config.pairs, "train", stack.chat, context_length(stack.base), config.min_rows)

@@ -82,7 +82,7 @@ class PPO:
         self.stack = _seat(
             config, source.base, source.adapter, template_of(config.policy, config.template(run.record.created))
         )
-        run.record.template = self.stack.chat.fingerprint()
+        run.renders_with(self.stack.chat)
         settle(self.stack, run.note)
         self.prompts = load_prompts(run, self.stack, config.pairs, config.max_new_tokens)
         if len(self.prompts) < config.batch:

@@ -154,7 +154,7 @@ def _from_policy(config: SampleConfig, policy: Path, run: Run, prompts: Sequence
     """Sample from a policy on this machine."""
     source = find_source(policy)
     stack = Stack(source.base, config.compute, template_of(policy, config.template(run.record.created)))
-    run.record.template = stack.chat.fingerprint()
+    run.renders_with(stack.chat)
     if source.adapter:
         stack.add("policy", adapter=source.adapter, trainable=False)
     run.record.lineage |= {"base": artefact_hash(source.base)}

@@ -53,7 +53,7 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     """Score every response of every candidate row that fits the model's context."""
     source = find_source(config.reward)
     stack = Stack(source.base, config.compute, template_of(config.reward, config.template(run.record.created)))
-    run.record.template = stack.chat.fingerprint()
+    run.renders_with(stack.chat)
     add_reward(stack, config.reward)
     settle(stack, run.note)
     run.record.lineage |= {"base": artefact_hash(source.base)}

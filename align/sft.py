@@ -64,7 +64,7 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     torch.manual_seed(stage_seed(config.seed, "sft"))
     source = find_source(config.model)
     stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
-    run.record.template = stack.chat.fingerprint()
+    run.renders_with(stack.chat)
     stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
     settle(stack, run.note)
     if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):
@@ -148,7 +148,7 @@ def _rows(
     context: int | None,
     dropped: list[dict[str, Any]],
 ) -> list[dict[str, list[int]]]:
-    """Token ids and completion masks; what cannot be used joins ``dropped``, which is counted and listed."""
+    """Token ids, and masks of what the policy writes itself; what cannot be used joins ``dropped``, which is listed."""
     rows = []
     used: Counter[tuple[Source, bool]] = Counter()
     for row in demonstrations:
@@ -156,7 +156,7 @@ def _rows(
         try:
             prompt = chat.prompt_ids(row["prompt"], *extra)
             recorded = row.get("completion_tokens")
-            response, source = response_tokens(
+            response, own, source = response_tokens(
                 chat,
                 Prompt(row["prompt"], prompt, *extra),
                 row["completion"],
@@ -169,7 +169,7 @@ def _rows(
             dropped.append({"row": row["row"], "reason": str(error)})
             continue
         used[source, row.get("completion_ended") is False] += 1
-        rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)})
+        rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [int(o) for o in own]})
     note_sources(run, "demonstrations", used)
     for entry in dropped:
         run.drop(entry["reason"].partition(" (")[0])

@@ -126,7 +126,7 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
         except Unusable as error:
             run.drop(f"response: {error}", len(row["responses"]))
             continue
-        responses = []
+        responses: list[ResponseTokens] = []
         for index, response in enumerate(row["responses"]):
             try:
                 found = _candidate(chat, prompt, response, context)
@@ -137,7 +137,7 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
             except Unusable as error:
                 run.drop(f"response: {error}")
                 continue
-            responses.append(found.ids)
+            responses.append(found)
             used[found.source, response.get("ended") is False] += 1
             rows.append(
                 {
@@ -150,9 +150,15 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
                 }
             )
         if responses:
-            trees.append(Tree(prompt.ids, responses))
+            trees.append(tree_of(prompt, responses))
     note_sources(run, "candidates", used)
     return rows, trees
+
+
+def tree_of(prompt: Prompt, responses: Sequence[ResponseTokens]) -> Tree:
+    """A prompt and its responses as a tree, in which only what the policy writes itself is predicted."""
+    own = [response.own for response in responses]
+    return Tree(prompt.ids, [response.ids for response in responses], None if all(map(all, own)) else own)
 
 
 def _candidate(chat: Chat, prompt: Prompt, row: Mapping[str, Any], context: int | None) -> ResponseTokens:
@@ -179,7 +185,7 @@ def _tree(
         dropped += [{"comparison_id": row.comparison_id, "reason": f"prompt: {error}"} for row in rows]
         return None
     numbers: dict[str, int] = {}
-    responses: list[list[int]] = []
+    responses: list[ResponseTokens] = []
 
     def number(messages: list[Message], ended: bool | None, tokens: Tokens | None) -> int:
         key = content_hash([messages, ended is False, tokens and tokens.ids])
@@ -189,7 +195,7 @@ def _tree(
                 raise Unusable(f"longer than the model's {context} tokens")
             used[found.source, ended is False] += 1
             numbers[key] = len(responses)
-            responses.append(found.ids)
+            responses.append(found)
         return numbers[key]
 
     kept: list[Pair] = []
@@ -199,7 +205,7 @@ def _tree(
         try:
             better = number(row.chosen, row.chosen_ended, row.chosen_tokens)
             worse = number(row.rejected, row.rejected_ended, row.rejected_tokens)
-            if responses[better] == responses[worse]:
+            if responses[better].ids == responses[worse].ids:
                 raise Unusable("chosen and rejected are the same tokens")
         except Unusable as error:
             dropped.append({"comparison_id": row.comparison_id, "reason": str(error)})
@@ -210,7 +216,7 @@ def _tree(
     if not kept:
         return None
     place = {old: new for new, old in enumerate(sorted({*chosen, *rejected}))}
-    tree = Tree(prompt.ids, [responses[k] for k in place])
+    tree = tree_of(prompt, [responses[k] for k in place])
     return PromptPairs(first.prompt_id, tree, [place[k] for k in chosen], [place[k] for k in rejected], kept)
 
 

@@ -29,9 +29,10 @@ class Prompt(NamedTuple):
 
 
 class ResponseTokens(NamedTuple):
-    """Token ids of a response and where they come from."""
+    """Token ids of a response, which of them the policy writes itself, and where they come from."""
 
     ids: list[int]
+    own: list[bool]
     source: Source
 
 
@@ -51,16 +52,17 @@ def response_tokens(
     """
     is_same_chat = recorded is not None and recorded.chat == chat.identity
     if recorded is not None and is_same_chat and recorded.exchange == _exchange(prompt.ids, messages):
-        return ResponseTokens(recorded.ids, "as sampled")
+        return ResponseTokens(recorded.ids, [True] * len(recorded.ids), "as sampled")
     if ended is False and not any(message.get("content") or message.get("tool_calls") for message in messages):
         raise Unusable("cut inside its reasoning, which the chat template would close")
-    ids = chat.response_ids(prompt.messages, messages, prompt.tools, prompt.arguments)
-    ids = ids[:-1] if ended is False else ids
+    ids, own = chat.response(prompt.messages, messages, prompt.tools, prompt.arguments)
+    if ended is False:
+        ids, own = ids[:-1], own[:-1]
     if recorded is not None and is_same_chat and ids != recorded.ids:
         raise Unusable("its text, rendered again, has other token ids than those recorded (another prompt, or edited)")
     if not ids:
         raise Unusable("cut before its first token")
-    return ResponseTokens(ids, "rendered" if recorded is None else "rendered again")
+    return ResponseTokens(ids, own, "rendered" if recorded is None else "rendered again")
 
 
 def note_sources(run: Run, what: str, used: Counter[tuple[Source, bool]]) -> None:

@@ -64,7 +64,7 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     torch.manual_seed(stage_seed(config.seed, "reward"))
     source = find_source(config.policy)
     stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
-    run.record.template = stack.chat.fingerprint()
+    run.renders_with(stack.chat)
     stack.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
     stack.add_head("reward")
     settle(stack, run.note)

@@ -10,7 +10,7 @@ import trl
 from conftest import make_tokenizer
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
-SPECIAL = re.compile(r"<[|｜][^\s<>{}'\"]+?[|｜]>")
+SPECIAL = re.compile(r"<[|｜][^\s<>{}'\"]+?[|｜]>|<\|?[a-z_]+\|?>(?<=[|]>)|<\|[a-z_]+>|<(?:start|end)_of_turn>")
 
 
 def template_text(name: str) -> str:
@@ -18,11 +18,10 @@ def template_text(name: str) -> str:
     return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def tokenizer_of(name: str, *, eos: str | None = None) -> Any:
-    """A tiny tokenizer with a shipped template, whose special tokens are tokens of it."""
+def tokenizer_of(name: str) -> Any:
+    """A tiny tokenizer with a shipped template, whose special tokens are tokens of it; it begins as Llama 3 does."""
     text = template_text(name)
     tokenizer = make_tokenizer(text)
     tokenizer.add_special_tokens({"additional_special_tokens": sorted({*SPECIAL.findall(text)})})
-    if eos is not None:
-        tokenizer.eos_token = eos
+    tokenizer.bos_token = "<|begin|>"
     return tokenizer

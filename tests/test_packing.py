@@ -186,8 +186,47 @@ def test_the_mask_is_the_tree() -> None:
     assert rectangle.filled().sum(1).tolist() == [9, 2]
 
 
+@pytest.mark.parametrize("layout", ["tree", "padded"])
+def test_what_the_policy_did_not_write_is_read_and_not_predicted(
+    layout: Layout, make_stack: Callable[..., Stack]
+) -> None:
+    """Log-probabilities and gradients are those of its own tokens alone, scores those of the whole response."""
+    stack = make_stack("llama")
+    add_stirred(stack, ROLE, head=True)
+    whole = draw_trees()
+    generator = torch.Generator().manual_seed(5)
+    own = [[[*(torch.rand(len(r) - 1, generator=generator) < 0.5).tolist(), True] for r in t.responses] for t in whole]
+    trees = [tree._replace(own=kept) for tree, kept in zip(whole, own, strict=True)]
+    with stack.use(ROLE):
+        plain = [plain_row(stack, t.prompt, r) for t in whole for r in t.responses]
+        kept = [torch.tensor(flags) for flags_of_tree in own for flags in flags_of_tree]
+        expected = [logprobs[flags] for (logprobs, _), flags in zip(plain, kept, strict=True)]
+        torch.stack([part.sum() for part in expected]).sum().backward()
+        reference = gradients(stack, ROLE)
+        for parameter in stack.parameters(ROLE).values():
+            parameter.grad = None
+        ours = packed(stack, trees, 64, layout)
+        sums = {
+            member: value
+            for rectangle in pack(trees, 64, layout)
+            for member, value in zip(rectangle.members, rectangle.sums(stack.logprobs(rectangle)).tolist(), strict=True)
+        }
+        torch.stack([logprobs.sum() for logprobs, _ in ours.values()]).sum().backward()
+    for number, member in enumerate(sorted(ours)):
+        torch.testing.assert_close(ours[member][0], expected[number], atol=LOGPROB, rtol=0)
+        torch.testing.assert_close(ours[member][1], plain[number][1], atol=LOGPROB, rtol=0)
+        assert abs(sums[member] - float(expected[number].detach().sum())) <= len(expected[number]) * LOGPROB
+    own_gradients = gradients(stack, ROLE)
+    shared = {name: own_gradients[name] for name in reference}
+    assert relative_l2(shared, reference) <= GRADIENT
+    (rectangle,) = pack(trees, 4096, layout)
+    for s, (t, k) in enumerate(rectangle.members):
+        assert rectangle.step_N[rectangle.response_N == s].tolist() == [i for i, o in enumerate(own[t][k]) if o]
+
+
 def test_empty_parts_are_refused() -> None:
-    for bad in (Tree([], [[1]]), Tree([1], []), Tree([1], [[2], []])):
+    nothing = Tree([1], [[2, 3]], [[False, False]])
+    for bad in (Tree([], [[1]]), Tree([1], []), Tree([1], [[2], []]), nothing):
         with pytest.raises(ValueError, match="tree 1"):
             pack([Tree([1], [[2]]), bad], 64)
     assert pack([], 64) == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import CHATML_OWN, add_stirred, make_tokenizer
-from templates import template_text, tokenizer_of
+from templates import tokenizer_of
 
 from align.core.config import BadInput, Compute, Template, TextConfig, build
 from align.core.files import write_jsonl
@@ -138,10 +138,6 @@ def test_a_child_renders_as_its_parent_did(tmp_path: Path) -> None:
     assert template_of(tmp_path / "folder", Template("plain", {}, "2026-01-01")) == Template("plain", {}, "2026-01-01")
     assert on_the_day_of(Template(day="2026-01-01"), (None, tmp_path, parent)).day == "2025-02-03"
     assert on_the_day_of(Template(day="2026-01-01"), (None, tmp_path)).day == "2026-01-01"
-
-
-def test_the_templates_that_ship_with_trl_lex() -> None:
-    assert "enable_thinking" in Chat(make_tokenizer(template_text("qwen3")))._variables
 
 
 @pytest.fixture

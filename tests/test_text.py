@@ -64,7 +64,8 @@ def test_system_tools_and_reasoning_reach_the_template() -> None:
     system = [{"role": "system", "content": "please"}, *USER]
     tools = [{"type": "function", "function": {"name": "sort", "parameters": {}}}]
     assert chat.tokenizer.decode(chat.prompt_ids(system, tools)).startswith("tools 1\n<|im_start|>system\nplease")
-    call = {"role": "assistant", "content": None, "reasoning_content": "maybe ", "tool_calls": tools}
+    calls = [{"type": "function", "function": {"name": "sort", "arguments": {}}}]
+    call = {"role": "assistant", "content": None, "reasoning_content": "maybe ", "tool_calls": calls}
     assert chat.tokenizer.decode(chat.response_ids(system, [call], tools)) == "maybe sort<|im_end|>"
 
 

@@ -130,7 +130,9 @@ def resolve(
     chat: Chat, messages: list[Message], ended: bool | None, recorded: Tokens | None, text: str = "hello"
 ) -> Any:
     asked = [{"role": "user", "content": text}]
-    return response_tokens(chat, Prompt(asked, chat.prompt_ids(asked)), messages, ended, recorded)
+    found = response_tokens(chat, Prompt(asked, chat.prompt_ids(asked)), messages, ended, recorded)
+    assert found.own == [True] * len(found.ids), "one message is all the policy's own"
+    return found.ids, found.source
 
 
 def test_text_that_is_not_what_its_ids_say_is_refused(qwen3: Chat) -> None:

@@ -5,8 +5,9 @@ In: trees of token ids (a prompt and its k responses). Out: rectangles ``rows x 
 predicted and where each response ends. The prompt of a tree is computed once; a response attends to the
 prompt and to itself only, and its positions restart at ``len(prompt)``.
 
-Nothing here looks at what a token id means: no mask is derived from ids, so pad = EOS is harmless.
-Axes: R rows, L length, N response tokens of the rectangle, S responses of the rectangle, T longest response.
+Nothing here looks at what a token id means: no mask is derived from ids, so pad = EOS is harmless. Tokens of a
+response that the policy did not write (a tool's output) are read and never predicted: they are in no N.
+Axes: R rows, L length, N predicted response tokens of the rectangle, S responses of the rectangle, T longest response.
 """
 
 from __future__ import annotations
@@ -21,10 +22,19 @@ Layout = Literal["tree", "padded"]
 
 
 class Tree(NamedTuple):
-    """A prompt and its responses, as token ids; every response ends with what the reward is read at."""
+    """A prompt and its responses, as token ids; every response ends with what the reward is read at.
+
+    ``own`` says of each token of each response whether the policy wrote it; None: it wrote them all.
+    """
 
     prompt: list[int]
     responses: list[list[int]]
+    own: list[list[bool]] | None = None
+
+    def steps(self, k: int) -> list[int]:
+        """Places in response k whose tokens the policy wrote."""
+        every = range(len(self.responses[k]))
+        return list(every) if self.own is None else [step for step in every if self.own[k][step]]
 
 
 class Rectangle(NamedTuple):
@@ -67,7 +77,7 @@ class Rectangle(NamedTuple):
         return self.enter_RL >= 0
 
     def by_response(self, values_N: Tensor) -> Tensor:
-        """Spread per-token values over ``(S, T)``; cells past a response's end hold 0 (see :meth:`mask`)."""
+        """Spread per-token values over ``(S, T)``; every other cell holds 0 (see :meth:`mask`)."""
         values_ST = values_N.new_zeros(self.n_responses, self._longest())
         return values_ST.index_put((self.response_N, self.step_N), values_N)
 
@@ -103,11 +113,13 @@ def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> lis
     tree larger than ``max_tokens`` gets a rectangle of its own.
 
     Raises:
-        ValueError: a tree has an empty prompt, no response, or an empty response.
+        ValueError: a tree has an empty prompt, no response, or a response of which the policy wrote nothing.
     """
     for index, tree in enumerate(trees):
         if not tree.prompt or not tree.responses or not all(tree.responses):
             raise ValueError(f"tree {index}: prompt, responses and every response must hold at least one token")
+        if not all(tree.steps(k) for k in range(len(tree.responses))):
+            raise ValueError(f"tree {index}: of every response the policy must have written at least one token")
     lengths = [max(row_lengths(tree, layout)) for tree in trees]
     n_rows = [len(row_lengths(tree, layout)) for tree in trees]
     order = sorted(range(len(trees)), key=lambda index: (-lengths[index], index))
@@ -154,11 +166,12 @@ def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> R
             tokens[row, at:end] = torch.tensor(response)
             positions[row, at:end] = torch.arange(n_prompt, n_prompt + len(response))
             enter[row, at:end], leave[row, at:end] = node, node + 1
-            row_N += [row] * len(response)
-            column_N += [n_prompt - 1, *range(at, end - 1)]
-            target_N += response
-            response_N += [len(members)] * len(response)
-            step_N += range(len(response))
+            steps = tree.steps(k)
+            row_N += [row] * len(steps)
+            column_N += [at + step - 1 if step else n_prompt - 1 for step in steps]
+            target_N += [response[step] for step in steps]
+            response_N += [len(members)] * len(steps)
+            step_N += steps
             stops.append((row, end - 1))
             members.append((index, k))
             at = end

@@ -15,10 +15,11 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,12 +30,14 @@ from align.core.files import HASH_VERSION, artefact_hash, base_of_adapter, file_
 
 LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
+SAID = 5  # reasons that are written out on the terminal
 
 
 class RunRecord(BaseModel):
     """What ``run.json`` holds. Paths are as given; hashes are sha256 in hex.
 
-    ``template`` is what the conversations of the run were rendered with: ``Chat.fingerprint``.
+    ``template`` is what the conversations of the run were rendered with: ``Chat.fingerprint``. ``dropped`` counts rows
+    that could not be used, ``remarks`` texts that were used, though not as they are written, by reason.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,6 +57,7 @@ class RunRecord(BaseModel):
     hash_version: int = 1  # the rule of the hashes above (align.core.files.artefact_hash); records without it are of 1
     headline: dict[str, Any] = Field(default_factory=dict)
     dropped: dict[str, int] = Field(default_factory=dict)
+    remarks: dict[str, int] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     error: str | None = None
     created: str = ""
@@ -71,6 +75,14 @@ class RunRecord(BaseModel):
         """
         self.checksum = _checksum(json.loads(self.model_dump_json()))
         return self.model_dump_json(indent=1) + "\n"
+
+
+class Renderer(Protocol):
+    """What conversations are rendered with (``align.core.text.Chat``)."""
+
+    remark: Callable[[str], None]
+
+    def fingerprint(self) -> dict[str, Any]: ...
 
 
 class Run:
@@ -93,6 +105,25 @@ class Run:
         """Count rows that could not be used."""
         if count:
             self.record.dropped[reason] = self.record.dropped.get(reason, 0) + count
+
+    def remark(self, reason: str) -> None:
+        """Count a text that is used, though not all that is written there."""
+        self.record.remarks[reason] = self.record.remarks.get(reason, 0) + 1
+
+    def say_counts(self) -> None:
+        """Say on the terminal how many rows were left out and how many texts were remarked on, the commonest first."""
+        for what, counts in (("left out", self.record.dropped), ("remarked on", self.record.remarks)):
+            commonest = Counter(counts).most_common(SAID)
+            lines = [f"{count} x {reason}" for reason, count in commonest]
+            if others := len(counts) - len(commonest):
+                lines.append(f"{others} more reasons, see run.json")
+            if lines and self.is_main:
+                print(f"[{self.record.stage}] {what}: {'; '.join(lines)}", file=sys.stderr)
+
+    def renders_with(self, chat: Renderer) -> None:
+        """Record what conversations are rendered with, and count what is left out of them on purpose."""
+        self.record.template = chat.fingerprint()
+        chat.remark = self.remark
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to a JSON-lines file of the run."""
@@ -150,6 +181,7 @@ def stage(
                 record.artefact = artefact_hash(run.path, record.hash_version)
                 record.lineage[record.stage] = record.artefact
                 shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+            run.say_counts()
             run.save()
             return record
 
@@ -329,7 +361,7 @@ def _open(config: StageConfig) -> tuple[RunRecord, bool]:
             return record, True
         _renew_hashes(record, config)
         record.status = "running"
-        record.dropped = {}  # the stage reads its rows again, and counts them again
+        record.dropped, record.remarks = {}, {}  # the stage reads its rows again, and counts them again
         Run(record).save()
         return record, False
     record = _new_record(config)

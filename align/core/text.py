@@ -3,51 +3,41 @@
 A prompt is rendered by the chat template with its generation prompt; a response is what the template puts
 after it, up to and including one stop token. Prompt and response ids are made once and joined, never made
 from their joined text, so a prompt is a prefix of its rows by construction. Text in which a user spells a
-special token is text: it is split, never looked up.
+special token is text: it is split, never looked up. What a template would leave out of a row makes the row unusable;
+reasoning of earlier turns, which templates leave out in use too, is remarked on.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, TemplateError
-
+from align.core.chat_template import PLAIN, Arguments, ChatTemplate, Messages, Unusable
 from align.core.config import BadInput
-from align.core.templates import rendered
+from align.core.messages import REASONING, NoMessage, read_message
+from align.core.omissions import THOUGHT, omissions
+from align.core.turns import CannotTell, own_turns
 
-PLAIN = (
-    "{{ bos }}{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}{{ '\n\nAssistant: ' + (message['content'] or '') }}"
-    "{% if loop.last %}{{ eos_token }}{% endif %}"
-    "{% else %}{{ '\n\nHuman: ' + message['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
-)
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + (message['content'] or '') "
-    "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-# strftime_now as the run's own day answers it; transformers' own reads the clock, and takes no function in its place
-CLOCK = (
-    "{%- macro strftime_now(format) -%}{%- set printed = namespace(text=format) -%}"
-    "{%- for code, value in frozen_clock.items() -%}"
-    "{%- set printed.text = printed.text | replace(code, value) -%}{%- endfor -%}"
-    "{{- printed.text -}}{%- endmacro %}\n"
-)
-CODES = "aAbBcCdDeFgGhHIjmMpPrRSTuUVwWxXyY"
-OWN_VARIABLES = {"messages", "bos", "frozen_clock"}
-Messages = Sequence[Mapping[str, Any]]
+MARK = re.compile("\ue000(\\d+)\ue001")  # in place of a content that spells a special token
+PROBE = "zq0probe0qz"
 
 
-class Unusable(ValueError):
-    """A row that this template or tokenizer cannot express; callers drop it and count the reason."""
+class Continuation(NamedTuple):
+    """A response as token ids, its stop token last; ``own`` says of each whether the policy writes it itself."""
+
+    ids: list[int]
+    own: list[bool]
+
+
+class _Calls(NamedTuple):
+    """How a template writes tool calls: the token that ends a turn of them, and whether it wants arguments as text."""
+
+    stop_id: int
+    as_text: bool
 
 
 class Chat:
@@ -73,138 +63,87 @@ class Chat:
     ) -> None:
         self.tokenizer = tokenizer
         self.rows: int | None = None  # of the model's embedding, where one is known
-        self.name = template or "tokenizer"
-        self.template = self._find(template)
-        self.arguments = self._settle(arguments or {}, day or datetime.now(UTC).date().isoformat())
+        self._template = ChatTemplate(tokenizer, template, arguments, day)
+        self.name, self.template, self.arguments = self._template.name, self._template.text, self._template.arguments
         self.stop_id = self._stop()
+        self.remark: Callable[[str], None] = lambda reason: None  # told of each thing that is left out on purpose
+        self._remarked: set[tuple[str, int]] = set()
 
     def fingerprint(self) -> dict[str, Any]:
         """What a rendering depends on beside its row: the template's sha256, and the arguments it is called with."""
-        return {
-            "template_sha256": hashlib.sha256(self.template.encode("utf-8", "surrogatepass")).hexdigest(),
-            "template_arguments": dict(self.arguments),
-        }
+        return self._template.fingerprint()
 
-    def _settle(self, arguments: Mapping[str, Any], day: str) -> dict[str, Any]:
-        """The arguments of a whole run; the day is among them where the template prints one."""
-        if wrong := sorted(set(arguments) & self._reserved):
-            raise BadInput(f"template_arguments.{wrong[0]}: is not free to set; remove it")
-        if unread := sorted(set(arguments) - self._variables - {"date"}):
-            raise BadInput(f"template_arguments.{unread[0]}: chat template {self.name} does not read it; remove it")
-        settled = {"date": day, **arguments}
-        return settled if {"strftime_now", "date"} & self._variables else _without(settled, "date")
-
-    @cached_property
-    def _variables(self) -> set[str]:
-        """Every name in the template's code."""
-        try:
-            return {value for _, kind, value in Environment().lex(self.template) if kind == "name"}
-        except TemplateError as error:
-            raise BadInput(f"chat_template {self.name}: is no Jinja template ({error})") from error
-
-    @cached_property
-    def _reserved(self) -> set[str]:
-        """Names of arguments that are not the template's to be called with."""
-        return {*inspect.signature(self.tokenizer.apply_chat_template).parameters} | OWN_VARIABLES
-
-    def _find(self, template: str | None) -> str:
-        if template is None:
-            if not self.tokenizer.chat_template:
-                raise BadInput("this model has no chat template; set chat_template: plain, chatml or a Jinja file")
-            own = self.tokenizer.chat_template
-            if isinstance(own, dict) and "default" not in own:
-                raise BadInput(
-                    f"this model has chat templates {', '.join(sorted(own))} and no default; set chat_template"
-                )
-            return own if isinstance(own, str) else own["default"]
-        if template == "plain":
-            return PLAIN
-        if template == "chatml":
-            return CHATML
-        path = Path(template)
-        if not path.is_file():
-            raise BadInput(f"chat_template: '{template}' is neither plain, chatml nor a readable file")
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"chat_template: {path}: cannot be read as UTF-8 text ({error})") from error
-
-    def render(
-        self, messages: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None, ask: bool = False
-    ) -> str:
+    def render(self, messages: Messages, tools: Any = None, arguments: Arguments = None, ask: bool = False) -> str:
         """The conversation as text; ``ask`` adds the generation prompt.
 
         Raises:
-            Unusable: the template refuses the messages, or the arguments cannot be used.
-            BadInput: it does not come to an end, or writes more than a conversation can be.
+            Unusable: the template refuses the messages, or they or the arguments cannot be used.
         """
-        if wrong := sorted(set(arguments or {}) & self._reserved):
-            raise Unusable(f"its template argument '{wrong[0]}' is not free to set")
-        called = {**self.arguments, **(arguments or {})}
-        clock = _frozen_clock(str(called["date"])) if "strftime_now" in self._variables else None
-        if "date" not in self._variables:
-            called = _without(called, "date")
+        return self._template.apply([self._written(message) for message in _read(messages)], tools, arguments, ask)
 
-        def render() -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    chat_template=CLOCK + self.template if clock else self.template,
-                    tools=tools,
-                    tokenize=False,
-                    add_generation_prompt=ask,
-                    bos=self._bos,
-                    frozen_clock=clock,
-                    **called,
-                )
-            )
-
-        try:
-            return rendered(self.name, render)
-        except BadInput:
-            raise
-        except Exception as error:  # Jinja templates raise what they like: the row is what cannot be used
-            raise Unusable(f"the chat template refuses it ({type(error).__name__}: {error})") from error
-
-    def prompt_ids(
-        self, messages: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None
-    ) -> list[int]:
+    def prompt_ids(self, messages: Messages, tools: Any = None, arguments: Arguments = None) -> list[int]:
         """Token ids of the prompt with its generation prompt.
 
         Raises:
-            Unusable: the template refuses the messages, or hides a text that spells a special token.
+            Unusable: the template refuses the messages or leaves something out of them, or a text outside their
+                content spells a special token.
         """
-        text = self.render(messages, tools, arguments, ask=True)
+        messages = _read(messages)
+        render = partial(self.render, tools=tools, arguments=arguments, ask=True)
+        text = render(messages)
         self._refuse_hidden_specials([*messages, tools, arguments])
-        if not self._spells_special(messages):
-            return self._encode(text)
-        marked, contents = _mark(messages)
-        return self._encode_marked(self.render(marked, tools, arguments, ask=True), contents, text)
+        if tools and text == self.render(messages, None, arguments, ask=True):
+            raise Unusable("the chat template does not write tools")
+        for name in sorted(set(arguments or {}) - self._template.variables - {"date"}):
+            self._remark(f"template argument '{name}', which the chat template does not read, has no effect", text)
+        for omission in omissions(render, messages, range(len(messages)), text):
+            if not omission.is_reasoning or not self._knows_reasoning:
+                raise Unusable(f"the chat template leaves out {omission.what}")
+            self._remark("reasoning of earlier turns is left out by the chat template, as it is in use", text)
+        marked, contents = self._mark(messages)
+        return self._encode_marked(render(marked), contents, text) if contents else self._encode(text)
 
     def response_ids(
-        self, prompt: Messages, response: Messages, tools: Any = None, arguments: Mapping[str, Any] | None = None
+        self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
     ) -> list[int]:
-        """Token ids of a response given its prompt: what the template writes for it, and one stop token.
+        """The token ids of :meth:`response`."""
+        return self.response(prompt, response, tools, arguments).ids
+
+    def response(
+        self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
+    ) -> Continuation:
+        """A response given its prompt: what the template writes for it, and one stop token.
 
         Raises:
-            Unusable: the template changes the prompt when the response is there, or refuses the messages.
+            Unusable: the template changes the prompt when the response is there, refuses the messages, leaves
+                something out of the response, or does not show which of its turns are the assistant's own.
         """
+        prompt, response = _read(prompt), _read(response)
         self._refuse_hidden_specials([*prompt, *response, tools, arguments])
-        asked = self.render(prompt, tools, arguments, ask=True)
-        whole = self.render([*prompt, *response], tools, arguments)
+        render = partial(self.render, tools=tools, arguments=arguments)
+        asked, whole = render(prompt, ask=True), render([*prompt, *response])
         if not whole.startswith(asked):
             raise Unusable("the chat template writes the prompt differently when an answer follows it")
-        text = self._without_stop(whole[len(asked) :])
-        if self._spells_special(response):
-            marked, contents = _mark(response)
-            answer = self.render([*prompt, *marked], tools, arguments)[len(asked) :]
-            return [*self._encode_marked(self._without_stop(answer), contents, text), self.stop_id]
-        if self._spells_special(prompt):
-            return [*self._encode(text), self.stop_id]
-        prompt_ids, joined = self._encode(asked), self._encode(asked + text)
-        if joined[: len(prompt_ids)] == prompt_ids:
-            return [*joined[len(prompt_ids) :], self.stop_id]
-        return [*self._encode(text), self.stop_id]
+        places = range(len(prompt), len(prompt) + len(response))
+        for omission in omissions(render, [*prompt, *response], places, whole):
+            raise Unusable(f"the chat template leaves out {omission.what}")
+        stop = self._calls.stop_id if response[-1].get("tool_calls") and self._calls else self.stop_id
+        marked, contents = self._mark(response)
+        shown = self._without_stop(render([*prompt, *marked]) if contents else whole, stop)
+        try:
+            spans = own_turns(render, prompt, marked, shown, self._ends) if len(response) > 1 else [(len(asked), None)]
+        except CannotTell as reason:
+            raise Unusable(str(reason)) from None
+        segments = [(shown[slice(*span)], is_own) for span, is_own in _with_gaps(spans)]
+        if contents:
+            self._check_marks(shown[len(asked) :], contents, self._without_stop(whole, stop)[len(asked) :])
+            found = [(self._encode_pieces(text, contents), is_own) for text, is_own in segments]
+        elif self._spells_special(prompt):
+            found = [(self._encode(text), is_own) for text, is_own in segments]
+        else:
+            found = self._encode_after(asked, segments)
+        ids = [i for part, _ in found for i in part]
+        return Continuation([*ids, stop], [*(own for part, own in found for _ in part), True])
 
     def text(self, ids: Sequence[int]) -> str:
         """A response's ids as text, without special tokens and without the space a template put before it."""
@@ -212,8 +151,8 @@ class Chat:
         return text.removeprefix(" ") if self.template == PLAIN else text
 
     def stop_ids(self, model: Any = None) -> list[int]:
-        """What ends a response while generating: the template's stop token and the model's own ends."""
-        ends = {self.stop_id, self.tokenizer.eos_token_id}
+        """What ends a response while generating: the template's stop tokens and the model's own ends."""
+        ends = {self.stop_id, self.tokenizer.eos_token_id, self._calls.stop_id if self._calls else None}
         configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         ends |= set(configured) if isinstance(configured, list) else {configured}
         return sorted(end for end in ends if end is not None)
@@ -223,7 +162,7 @@ class Chat:
         """16 hex digits of the sha256 of tokenizer and template: token ids mean the same under the same one only."""
         backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
         backend |= {"padding": None, "truncation": None}  # settings of a call, not of the tokenizer
-        parts = [backend, self.template, self._bos, self.tokenizer.eos_token, self.stop_id]
+        parts = [backend, self.template, self._template.bos, self.tokenizer.eos_token, self.stop_id]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
@@ -234,14 +173,6 @@ class Chat:
     @property
     def special_strings(self) -> list[str]:
         return list(self.special_ids.values())
-
-    @cached_property
-    def _bos(self) -> str:
-        """The begin token where this tokenizer puts one by itself, else nothing."""
-        bos = self.tokenizer.bos_token
-        if bos is None:
-            return ""
-        return bos if self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id] else ""
 
     def _stop(self) -> int:
         marker = "\ue000stop\ue001"
@@ -258,14 +189,80 @@ class Chat:
             raise BadInput(f"chat_template {self.name}: it ends an answer with no token and the tokenizer has no EOS")
         return int(self.tokenizer.eos_token_id)
 
-    def _without_stop(self, text: str) -> str:
+    @cached_property
+    def _calls(self) -> _Calls | None:
+        """How the template writes tool calls; None: it does not."""
+        for as_text in (False, True):
+            arguments: Any = {"probe": PROBE}
+            function = {"name": "probe", "arguments": json.dumps(arguments) if as_text else arguments}
+            call = {"id": "call00000", "type": "function", "function": function}
+            turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+            exchange: list[dict[str, Any]] = [{"role": "user", "content": "a"}, turn]
+            try:
+                _, shown, tail = self._template.apply(exchange).rpartition(PROBE)
+            except Unusable:
+                continue
+            if shown:
+                return _Calls(self._call_stop(tail), as_text)
+        return None
+
+    def _call_stop(self, tail: str) -> int:
+        """The token that ends a turn of tool calls: that of other turns, or the last special one that the turn has."""
+        specials = [i for i in self._encode(tail) if i in self.tokenizer.added_tokens_decoder]
+        return self.stop_id if self.stop_id in specials or not specials else specials[-1]
+
+    @property
+    def _ends(self) -> list[str]:
+        """The texts of the tokens that end a turn."""
+        ends = {self.stop_id, self._calls.stop_id if self._calls else self.stop_id}
+        return [str(self.tokenizer.convert_ids_to_tokens(end)) for end in sorted(ends)]
+
+    @cached_property
+    def _knows_reasoning(self) -> bool:
+        """Whether the template writes reasoning anywhere, or takes it out of contents."""
+        answer = {"role": "assistant", "content": "a", "reasoning_content": PROBE}
+        try:
+            return THOUGHT in self.template or PROBE in self.render([{"role": "user", "content": "a"}, answer])
+        except Unusable:
+            return False
+
+    def _written(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message as this template wants it: reasoning under every name, arguments of calls as text or object."""
+        written = dict(message)
+        if "reasoning_content" in message:
+            written |= dict.fromkeys(REASONING, message["reasoning_content"])
+        if message.get("tool_calls"):
+            written.setdefault("content", "")  # some templates join it to the calls, and transformers drops None
+            if self._calls and self._calls.as_text:
+                written["tool_calls"] = [_with_text_arguments(call) for call in message["tool_calls"]]
+        return written
+
+    def _remark(self, reason: str, text: str) -> None:
+        """Remark once on each text, however often it is rendered."""
+        if (key := (reason, hash(text))) not in self._remarked:
+            self._remarked.add(key)
+            self.remark(reason)
+
+    def _without_stop(self, text: str, stop: int) -> str:
         """Cut the template's stop token and whatever it writes after it."""
-        head, found, _ = text.rpartition(self.tokenizer.convert_ids_to_tokens(self.stop_id))
+        head, found, _ = text.rpartition(self.tokenizer.convert_ids_to_tokens(stop))
         return head if found else text
 
     def _spells_special(self, messages: Messages) -> bool:
         text = "\0".join(str(message.get("content") or "") for message in messages)
         return any(special in text for special in self.special_strings)
+
+    def _mark(self, messages: Messages) -> tuple[list[Mapping[str, Any]], list[str]]:
+        """The messages with a mark in place of each content that spells a special token, and these contents."""
+        contents: list[str] = []
+        marked: list[Mapping[str, Any]] = []
+        for message in messages:
+            if self._spells_special([message]):
+                marked.append({**message, "content": f"\ue000{len(contents)}\ue001"})
+                contents.append(str(message["content"]))
+            else:
+                marked.append(message)
+        return marked, contents
 
     def _refuse_hidden_specials(self, values: Sequence[Any]) -> None:
         """Outside ``content`` (reasoning, tool calls, tools) a text that spells a special token cannot be marked."""
@@ -288,38 +285,61 @@ class Chat:
             )
         return ids
 
-    def _encode_marked(self, rendered: str, contents: list[str], expected: str) -> list[int]:
+    def _encode_after(self, before: str, segments: Sequence[tuple[str, bool]]) -> list[tuple[list[int], bool]]:
+        """Each segment's ids as they are after all that stands before it, where these leave that unchanged."""
+        found = []
+        before_ids = self._encode(before)
+        for text, is_own in segments:
+            joined = self._encode(before + text)
+            is_prefix = joined[: len(before_ids)] == before_ids
+            ids = joined[len(before_ids) :] if is_prefix else self._encode(text)
+            found.append((ids, is_own))
+            before, before_ids = before + text, before_ids + ids
+        return found
+
+    def _encode_marked(self, rendered: str, contents: Sequence[str], expected: str) -> list[int]:
         """Encode a rendering whose contents were replaced by marks: template parsed, contents as plain text."""
+        self._check_marks(rendered, contents, expected)
+        return self._encode_pieces(rendered, contents)
+
+    def _encode_pieces(self, rendered: str, contents: Sequence[str]) -> list[int]:
         ids: list[int] = []
-        rebuilt = ""
-        for index, content in enumerate(contents):
-            before, found, rendered = rendered.partition(_marker(index))
-            if not found:
-                raise Unusable("it spells a special token and the chat template does not show it as it is")
-            ids += self._encode(before)
-            ids += self.tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids
-            rebuilt += before + content
-        if rebuilt + rendered != expected:
+        for number, piece in enumerate(MARK.split(rendered)):
+            if number % 2:
+                content = contents[int(piece)]
+                ids += self.tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids
+            else:
+                ids += self._encode(piece)
+        return ids
+
+    @staticmethod
+    def _check_marks(rendered: str, contents: Sequence[str], expected: str) -> None:
+        """Each mark stands in the rendering once, in order, and its content in its place makes what is expected."""
+        if [int(number) for number in MARK.findall(rendered)] != list(range(len(contents))):
+            raise Unusable("it spells a special token and the chat template does not show it as it is")
+        if MARK.sub(lambda mark: contents[int(mark[1])], rendered) != expected:
             raise Unusable("it spells a special token and the chat template rewrites it")
-        return ids + self._encode(rendered)
 
 
-def _frozen_clock(day: str) -> dict[str, str]:
-    """What each code of strftime gives at the start of an ISO day.
-
-    Raises:
-        Unusable: it is no day.
-    """
+def _read(messages: Messages) -> list[dict[str, Any]]:
+    """The messages in their one form, whenever and by whom they were written."""
     try:
-        moment = datetime.fromisoformat(day)
-    except ValueError:
-        raise Unusable(f"its template argument 'date' is no day like 2026-11-28: '{day}'") from None
-    codes = [*(f"%-{code}" for code in CODES), *(f"%{code}" for code in CODES)]
-    return {code: moment.strftime(code) for code in codes} | {"%%": "%"}
+        return [read_message(message, "messages") for message in messages]
+    except NoMessage as reason:
+        raise Unusable(str(reason)) from None
 
 
-def _without(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in arguments.items() if key != name}
+def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def _with_gaps(spans: Sequence[tuple[int, int | None]]) -> list[tuple[tuple[int, int | None], bool]]:
+    """The spans, and what stands between them as not their own."""
+    found: list[tuple[tuple[int, int | None], bool]] = [(spans[0], True)]
+    for before, span in zip(spans, spans[1:], strict=False):
+        found += [((before[1] or 0, span[0]), False), (span, True)]
+    return found
 
 
 def _strings(value: Any) -> list[str]:
@@ -331,15 +351,6 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [text for item in value for text in _strings(item)]
     return []
-
-
-def _marker(index: int) -> str:
-    return f"\ue000{index}\ue001"
-
-
-def _mark(messages: Messages) -> tuple[list[dict[str, Any]], list[str]]:
-    marked = [{**message, "content": _marker(index)} for index, message in enumerate(messages)]
-    return marked, [str(message.get("content") or "") for message in messages]
 
 
 def untrained_tokens(chat: Chat, embedding_VD: Any) -> list[str]:

@@ -157,7 +157,7 @@ def _subject(config: EvalConfig, run: Run) -> Subject:
     gold = load_function(config.gold) if config.gold else None
     template = on_the_day_of(config.template(run.record.created), (config.sft, config.reward))
     policy = load_subject(config.subject, config.compute, template, run.note)
-    run.record.template = policy.stack.chat.fingerprint()
+    run.renders_with(policy.stack.chat)
     run.record.lineage |= {"base": artefact_hash(policy.stack.base_path)}
     sft = load_reference(policy, config.sft, template, run.note) if config.sft else None
     reward = load_reward(policy, config.reward, template.day, run.note) if config.reward else None
