@@ -59,7 +59,8 @@ TIES = {
 }
 COLUMNS = {
     "pairs": "`prompt`, `chosen`, `rejected` (messages); `votes` for chosen, for rejected, and ties; `margin`, the "
-    "mean strength (0 to 3) towards chosen, negative where those who disagreed were surer; `weight`.",
+    "mean strength (0 to 3; of imported pairs, on their source's own scale) towards chosen, negative where those who "
+    "disagreed were surer; `weight`.",
     "demonstrations": "`prompt`, `completion`: answers that people improved.",
     "thumbs": "`prompt`, `completion`, `label` (thumbs up or not) by majority; `votes` up and down.",
     "labels": "`prompt`, `completion`, `label` by majority (null where names lead together); `votes` by name; `split`.",

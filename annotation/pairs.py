@@ -98,7 +98,8 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
         questions, reasons, versions = asked(store), _exclusions(config, store, judgments), guideline_versions(store)
     placement = place(comparisons, hints, config.validation, config.test, config.seed)
     counting = evidence(judgments, questions, reasons)
-    cast, by_id = votes(counting.judgments), {comparison.id: comparison for comparison in comparisons}
+    by_id = {comparison.id: comparison for comparison in comparisons}
+    cast = pooled(votes(counting.judgments), by_id)
     decided, estimated = _voted(config, counting, cast, by_id, placement)
     made = products(counting.judgments, by_id, placement, questions, decided.pairs, config.min_votes)
     whole = sorted([*decided.pairs, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
@@ -139,6 +140,24 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
         "comparisons": len(comparisons),
         "chain_head": head,
     }
+
+
+def pooled(cast: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[Vote]:
+    """Votes on rows of a file that hold the same texts under names of their own, as votes on one comparison.
+
+    It is the one without a name of its own (the first row's), else the first by id.
+    """
+    alike: dict[str, list[Comparison]] = {}
+    for comparison in comparisons.values():
+        if comparison.item is not None:
+            plain = comparison.model_dump(exclude={"id", "item"})
+            alike.setdefault(Comparison.model_validate(plain).id, []).append(comparison)
+    stands_for = {
+        comparison.id: content if content in comparisons else min(copy.id for copy in copies)
+        for content, copies in alike.items()
+        for comparison in copies
+    }
+    return [vote._replace(comparison_id=stands_for.get(vote.comparison_id, vote.comparison_id)) for vote in cast]
 
 
 def decide(

@@ -51,6 +51,15 @@ def check_messages(messages: list[Message], where: str) -> None:
             raise ValueError(f"{where}: message {index} ({message['role']}) is empty")
 
 
+def is_empty(response: list[Message]) -> bool:
+    """Whether a response is one assistant message without text (white space apart), tool calls or reasoning."""
+    if len(response) != 1 or response[0].get("role") != "assistant":
+        return False
+    message, content = response[0], response[0].get("content")
+    has_text = bool(content.strip()) if isinstance(content, str) else content is not None
+    return not (has_text or message.get("tool_calls") or message.get("reasoning_content"))
+
+
 def prompt_id(prompt: list[Message], tools: list[dict[str, Any]] | None = None) -> str:
     """The identity of a prompt: what splits, leakage checks and pairing go by."""
     return content_hash({"prompt": prompt, "tools": tools} if tools else prompt)
@@ -72,8 +81,9 @@ class Tokens(Record):
 class Response(Record):
     """One continuation: the assistant's messages, and where it came from (never shown to annotators).
 
-    ``ended`` is False where it was cut at a limit and None where nobody knows; ``tokens`` are known of a response that
-    was sampled here. Neither is part of a comparison's identity.
+    A single assistant message without text is a response too: somebody was shown nothing, and judged it. ``ended`` is
+    False where it was cut at a limit and None where nobody knows; ``tokens`` are known of a response that was sampled
+    here. Neither is part of a comparison's identity.
     """
 
     messages: list[Message]
@@ -83,7 +93,8 @@ class Response(Record):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        check_messages(self.messages, "response")
+        if not self.is_empty:
+            check_messages(self.messages, "response")
         return self
 
     @classmethod
@@ -97,12 +108,21 @@ class Response(Record):
         return cls(messages=row["messages"], **{name: row.get(name) for name in ("origin", "ended", "tokens")})
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it is one assistant message that says and calls nothing."""
+        return is_empty(self.messages)
+
+    @property
     def text(self) -> str:
         return "\n\n".join(str(message.get("content") or "") for message in self.messages)
 
 
 class Comparison(Record):
-    """A prompt and its k >= 1 responses, in canonical order; ``id`` is the same whichever came first."""
+    """A prompt and its k >= 1 responses, in canonical order; ``id`` is the same whichever came first.
+
+    ``item`` is what a file calls a row whose texts stood there before under another name: it makes a comparison of its
+    own, of equal content. Without one, the id is that of the texts alone.
+    """
 
     id: str = ""
     schema_version: int = SCHEMA_VERSION
@@ -111,6 +131,7 @@ class Comparison(Record):
     tools: list[dict[str, Any]] | None = None
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     language: str = "en"
+    item: str | None = Field(default=None, exclude_if=_is_none)
 
     @model_validator(mode="before")
     @classmethod
@@ -125,6 +146,8 @@ class Comparison(Record):
             "template_arguments": data.get("template_arguments") or {},
             "responses": [response.messages for response in ordered],
         }
+        if data.get("item") is not None:
+            content["item"] = data["item"]
         identity = content_hash(content)
         if data.get("id") not in (None, "", identity):
             raise ValueError(f"comparison id {data['id']} does not match its content ({identity}): was it edited?")
@@ -145,6 +168,7 @@ class Judgment(Record):
 
     ``ranking`` holds tie groups of response indices, best first: ``[[1], [0]]`` prefers response 1,
     ``[[0, 1]]`` is a tie. ``shown`` is the order on screen, left (or top) first. ``seconds`` is time on task.
+    ``strength`` is how much better the first is, 0 to 3; ``margin`` the same on another scale, as its source gave it.
     ``label`` is what a single response was called; ``ratings`` hold one value a response (None: not rated), by name;
     ``improved`` is a better wording of response ``improved_from`` that the annotator wrote.
     """
@@ -154,6 +178,7 @@ class Judgment(Record):
     ranking: list[list[int]]
     shown: list[int]
     strength: int | None = Field(default=None, ge=0, le=3)
+    margin: float | None = Field(default=None, ge=0, allow_inf_nan=False, exclude_if=_is_none)
     flags: list[str] = Field(default_factory=list)
     label: str | None = None
     ratings: dict[str, list[int | None]] = Field(default_factory=dict)

@@ -31,10 +31,14 @@ class Vote(NamedTuple):
     seconds: float | None
     source: str = "unknown"
     guideline: str | None = None
+    margin: float | None = None
 
 
 class Tally(NamedTuple):
-    """All votes on two responses: ``counts`` = [for first, for second, ties], ``strengths`` > 0 favour the first."""
+    """All votes on two responses: ``counts`` = [for first, for second, ties], ``strengths`` > 0 favour the first.
+
+    Strengths are those from 0 to 3; only where nobody gave one, they are margins on their source's own scale.
+    """
 
     comparison_id: str
     first: int
@@ -54,7 +58,7 @@ def votes(judgments: Iterable[Judgment]) -> list[Vote]:
         rank = {index: place for place, group in enumerate(judgment.ranking) for index in group}
         place_on_screen = {index: place for place, index in enumerate(judgment.shown)}
         knows_sides = UNKNOWN_SIDES not in judgment.flags
-        strength = judgment.strength if len(rank) == 2 else None
+        strength, margin = (judgment.strength, judgment.margin) if len(rank) == 2 else (None, None)
         for first, second in combinations(sorted(rank), 2):
             outcome = TIE if rank[first] == rank[second] else FIRST if rank[first] < rank[second] else SECOND
             left = min(first, second, key=place_on_screen.__getitem__) if knows_sides else None
@@ -70,6 +74,7 @@ def votes(judgments: Iterable[Judgment]) -> list[Vote]:
                     judgment.seconds,
                     judgment.source,
                     judgment.guideline,
+                    margin,
                 )
             )
     return found
@@ -100,15 +105,16 @@ def margin(tally: Tally, chosen: int) -> float:
 
 def _tally(key: tuple[str, int, int], group: list[Vote]) -> Tally:
     outcomes = [vote.outcome for vote in group]
-    strengths = [_signed(vote) for vote in group if vote.strength is not None]
+    strengths = [_signed(vote, vote.strength) for vote in group if vote.strength is not None]
+    strengths = strengths or [_signed(vote, vote.margin) for vote in group if vote.margin is not None]
     counts = (outcomes.count(FIRST), outcomes.count(SECOND), outcomes.count(TIE))
     return Tally(*key, counts, tuple(sorted(strengths)))
 
 
-def _signed(vote: Vote) -> float:
-    if vote.outcome == TIE or vote.strength is None:
+def _signed(vote: Vote, size: float) -> float:
+    if vote.outcome == TIE:
         return 0.0
-    return float(vote.strength if vote.outcome == FIRST else -vote.strength)
+    return float(size if vote.outcome == FIRST else -size)
 
 
 def is_shared(cast: Sequence[Vote]) -> bool:

@@ -22,7 +22,7 @@ from align.core.files import read_jsonl, read_rows, write_jsonl
 from align.core.packing import Rectangle, Tree
 from align.core.runs import Run
 from align.core.text import Chat, Unusable
-from annotation.types import Message, Pair, Tokens, content_hash
+from annotation.types import Message, Pair, Tokens, content_hash, is_empty
 from rewards.tokens import Prompt, ResponseTokens, Source, note_sources, response_tokens
 
 
@@ -203,6 +203,8 @@ def _tree(
     rejected: list[int] = []
     for row in rows:
         try:
+            if is_empty(row.chosen) or is_empty(row.rejected):
+                raise Unusable(f"{'chosen' if is_empty(row.chosen) else 'rejected'} is an empty response")
             better = number(row.chosen, row.chosen_ended, row.chosen_tokens)
             worse = number(row.rejected, row.rejected_ended, row.rejected_tokens)
             if responses[better].ids == responses[worse].ids:

@@ -55,6 +55,9 @@ def compare(prompt: CandidatePrompt, responses: Sequence[dict[str, Any]], drop: 
     """A comparison of some of a prompt's responses; None, counted, where it cannot be one."""
     try:
         sides = [Response.of(response) for response in responses]
+        if any(side.is_empty for side in sides):
+            drop("empty response", 1)
+            return None
         return Comparison.model_validate({"prompt": prompt.messages, "responses": sides, **prompt.shared})
     except ValidationError as error:
         drop(f"unusable comparison: {error.errors()[0]['msg']}", 1)

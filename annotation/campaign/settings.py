@@ -168,7 +168,9 @@ def work_of(campaign: Campaign, stored: Sequence[Comparison], drop: Drop, items:
             if prompt.split and STRICTNESS[prompt.split] > STRICTNESS[splits.get(comparison.id)]:
                 splits[comparison.id] = prompt.split
     if not campaign.candidates:
-        found = {comparison.id: comparison for comparison in stored if len(comparison.responses) == size}
+        sized = [comparison for comparison in stored if len(comparison.responses) == size]
+        found = {c.id: c for c in sized if not any(response.is_empty for response in c.responses)}
+        drop("empty response", len(sized) - len(found))
     asked = {key: c for key, c in found.items() if not campaign.languages or is_among(c.language, campaign.languages)}
     drop("language not asked for", len(found) - len(asked))
     if not asked:

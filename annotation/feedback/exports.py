@@ -41,6 +41,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {  # by table, types as Parquet has t
         "responses": "json",
         "tools": "json",
         "template_arguments": "json",
+        "item": "string",
         "schema_version": "int64",
     },
     "judgments": {
@@ -52,6 +53,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {  # by table, types as Parquet has t
         "ranking": "list<list<int64>>",
         "shown": "list<int64>",
         "strength": "int64",
+        "margin": "float64",
         "flags": "list<string>",
         "label": "string",
         "ratings": "json",
@@ -152,7 +154,7 @@ def _conceal(salt: bytes, rows: Rows) -> None:
 def _comparisons(store: Store) -> Rows:
     splits = store.splits()
     rows = [{**comparison.model_dump(), "split": splits[comparison.id]} for comparison in store.comparisons()]
-    return [{column: row[column] for column in COLUMNS["comparisons"]} for row in rows]
+    return [{column: row.get(column) for column in COLUMNS["comparisons"]} for row in rows]
 
 
 def _judgments(store: Store) -> Rows:
@@ -168,7 +170,7 @@ def _judgments(store: Store) -> Rows:
             rows[sequence] = {"sequence": sequence, **store.parse(JUDGMENT, body)["judgment"].model_dump()}
     standing = set(last.values())
     whole = [{**row, "stands": sequence in standing} for sequence, row in rows.items()]
-    return [{column: row[column] for column in COLUMNS["judgments"]} for row in whole]
+    return [{column: row.get(column) for column in COLUMNS["judgments"]} for row in whole]
 
 
 def _tasks(store: Store) -> Rows:
