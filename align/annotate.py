@@ -18,7 +18,16 @@ from typing import Any, Literal, NamedTuple
 from align.core.config import BadInput, is_short, override
 
 FOLDER = "runs/label-studio"
-FLAGS = ("full", "refresh", "watch", "card", "curve", "label_studio", "names")  # settings that are true by being named
+FLAGS = (
+    "full",
+    "refresh",
+    "watch",
+    "card",
+    "curve",
+    "label_studio",
+    "names",
+    "dry_run",
+)  # settings that are true by being named
 
 
 class Verb(NamedTuple):

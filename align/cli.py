@@ -19,7 +19,7 @@ from typing import Any
 
 from align.annotate import FLAGS
 from align.annotate import VERBS as BRIDGE
-from align.core.config import BadInput, override, read_yaml
+from align.core.config import BadInput, build, override, read_yaml
 from align.verbs import STAGES
 
 WHOLE = {
@@ -95,6 +95,8 @@ def _dispatch(argv: list[str]) -> int:
         assignments = _arms(assignments)
     if verb == "import":
         assignments = _file(assignments)
+        if any(word.partition("=")[0] == "dry_run" for word in assignments):
+            return _preview(known.config, assignments)
     return _stage(verb, known.config, assignments)
 
 
@@ -184,16 +186,34 @@ def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
     return ls(**_checked(values, {"runs"}, verb))
 
 
-def _stage(verb: str, config: Path | None, assignments: list[str]) -> int:
-    from align.recipe import exit_code
-    from align.verbs import run_stage, stage_config
+def _preview(config: Path | None, assignments: list[str]) -> int:
+    """``align import FILE --dry-run``: what would become of the file; nothing is written."""
+    from annotation.importers import ImportConfig, preview
 
-    _quiet()
+    data, where = _settings("import", config, assignments)
+    if data.pop("dry_run") is False:
+        raise BadInput(f"{where}: dry_run=false is what happens without it; leave it out")
+    lines, fault = preview(build(ImportConfig, data, where))
+    print("\n".join(lines))
+    return _say(fault, 2) if fault else 0
+
+
+def _settings(verb: str, config: Path | None, assignments: list[str]) -> tuple[dict[str, Any], str]:
+    """The settings of a stage's verb, and where they stand."""
     where = str(config) if config else "command line"
     data = override(read_yaml(config) if config else {}, assignments)
     if data.setdefault("stage", verb) != verb:
         raise BadInput(f"{where}: this is a config of stage '{data['stage']}', the verb is '{verb}'")
     data.setdefault("run", f"runs/{verb}")
+    return data, where
+
+
+def _stage(verb: str, config: Path | None, assignments: list[str]) -> int:
+    from align.recipe import exit_code
+    from align.verbs import run_stage, stage_config
+
+    _quiet()
+    data, where = _settings(verb, config, assignments)
     gold = data.pop("gold", None) if STAGES[verb].gold else None
     record = run_stage(stage_config(verb, data, where), gold)
     for name, value in record.headline.items():

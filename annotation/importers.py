@@ -1,37 +1,49 @@
 """Stage ``import``: judgments that exist already, into the same store that people's own judgments go to.
 
-In: a file of preferences (``chosen`` and ``rejected``), of votes cast elsewhere (with a map of its columns), or a
-labelling server's own export. Out: comparisons and judgments in ``feedback.db``, ``rows.jsonl`` (which row became
-which comparison) and ``dropped.jsonl`` (row and reason). Reading stands in ``preferences.py``, ``crowd.py`` and
-``exported.py``. The same file again adds nothing. Not here: an export's pull from a server that runs (``pull.py``).
+In: a file of preferences (``chosen`` and ``rejected``), of votes cast elsewhere (as published schemas have them, or
+with a map of its columns), or a labelling server's own export. Out: comparisons and judgments in ``feedback.db``,
+``rows.jsonl`` (which row became which comparison) and ``dropped.jsonl`` (row and reason). ``preview`` shows what would
+become of a file and writes nothing. Reading stands in ``preferences.py``, ``crowd.py`` and ``exported.py``. The same
+file again adds nothing. Not here: an export's pull from a server that runs (``pull.py``).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StringConstraints
 
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
 from align.core.runs import Run, stage
-from annotation.feedback.store import Store
+from annotation.feedback.store import Split, Store
 from annotation.readers.columns import Columns, Labels
-from annotation.readers.crowd import read_votes
+from annotation.readers.crowd import votes_of
 from annotation.readers.exported import looks_exported, read_export
 from annotation.readers.formats import Format, container_of, read_rows
-from annotation.readers.intake import Found, Kept
-from annotation.readers.preferences import read_preferences
+from annotation.readers.intake import Found, Given, Kept
+from annotation.readers.languages import tag_of
+from annotation.readers.preferences import preferences_of, read_preferences
+from annotation.readers.preview import lines_on, nothing_usable, said, split_counts
+from annotation.readers.table import kind_of, open_table
 
 __all__ = ("ImportConfig", "import_preferences", "read_preferences")
 
 
-class ImportConfig(StageConfig):
-    """``format`` auto goes by the file's ending and by what its first row holds.
+def _tag(language: str) -> str:
+    if (tag := tag_of(language)) is None:
+        raise ValueError(f"'{language}' names no language; give a tag such as en")
+    return tag
 
-    Votes: ``columns`` says what holds what, ``labels`` what a label means; ``items`` is a file whose rows hold prompt
-    and responses by the votes' item, ``texts`` one of texts (``id``, ``text``) that the votes name by id. Exports:
+
+class ImportConfig(StageConfig):
+    """``format`` auto goes by the file's ending and by its columns.
+
+    ``columns`` says what holds what in JSON lines, CSV and Parquet alike, ``labels`` what a label means. ``annotator``
+    is who judged, ``split`` where prompts belong and ``language`` what is spoken, in rows that do not say it. Votes:
+    ``items`` is a file whose rows hold prompt and responses by the votes' item, ``texts`` one of texts (``id``,
+    ``text``) that the votes name by id. Exports:
     ``columns`` names the fields of a task's data, ``buckets`` the places of a stock ranking, best first, ``server``
     whose accounts they are (another name: other people), ``campaign`` the YAML by which tasks were made that were not
     sent from this store.
@@ -43,7 +55,9 @@ class ImportConfig(StageConfig):
     data: Path
     feedback: Path = Path("feedback.db")
     format: Format = "auto"
-    language: str = "en"
+    language: Annotated[str, AfterValidator(_tag)] = "en"
+    annotator: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
+    split: Split | None = None
     limit: int | None = Field(None, ge=1, description="read only the first rows")
     columns: Columns = Columns()
     labels: Labels = Labels()
@@ -56,7 +70,8 @@ class ImportConfig(StageConfig):
 
 # settings beside the file, the store and the language that a kind of file makes use of
 USES: dict[str, tuple[str, ...]] = {
-    "votes": ("columns", "labels", "items", "texts"),
+    "preferences": ("columns", "labels", "annotator", "split"),
+    "votes": ("columns", "labels", "annotator", "split", "items", "texts"),
     "label-studio": ("columns", "labels", "buckets", "server", "campaign"),
 }
 SPECIAL = sorted({name for names in USES.values() for name in names})
@@ -70,22 +85,15 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
         BadInput: unreadable file, a row that is not JSON or CSV, a column that is not there, a setting that files of
             this format have no use for, or no usable row at all.
     """
-    found = _read(config)
+    found = read(config)
     for entry in found.dropped:
         run.drop(entry["reason"].partition(" (")[0])
     write_jsonl(run.path / "dropped.jsonl", found.dropped)
     write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in found.kept])
-    if found.scrubbed:
-        run.note(f"{found.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD")
-    for note in found.notes:
+    for note in said(found):
         run.note(note)
-    if not found.n_rows:
-        raise BadInput(f"{config.data}: holds no rows; name a file with preferences")
     if not found.kept:
-        why = ", ".join(f"{count} x {reason}" for reason, count in sorted(run.record.dropped.items()))
-        raise BadInput(
-            f"{config.data}: no row is a usable preference, of {found.n_rows} ({why}); see {run.path / 'dropped.jsonl'}"
-        )
+        raise BadInput(f"{nothing_usable(config.data, found)}; see {run.path / 'dropped.jsonl'}")
     comparisons, judgments = found.comparisons, found.judgments
     with Store.open(config.feedback, write=True) as store, store.transaction():
         store.add_comparisons(comparisons, found.splits)
@@ -97,31 +105,32 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
         "rows": found.n_rows,
         "comparisons": len(comparisons),
         "judgments": len(judgments),
+        "ties": found.n_ties,
         "annotators": len({judgment.annotator for judgment in judgments}),
+        **{f"{split}_comparisons": count for split, count in split_counts(found).items()},
         "new_judgments": added,
         "dropped": len(found.dropped),
     }
 
 
-def _read(config: ImportConfig) -> Found:
-    """Read the file in its own format."""
-    kind = _kind(config)
-    defaults = ImportConfig.model_fields
-    for name in SPECIAL:
-        if name not in USES.get(kind, ()) and getattr(config, name) != defaults[name].default:
-            uses = " or ".join(format for format, names in USES.items() if name in names)
-            raise BadInput(f"{config.data}: read as format {kind}, which has no use for '{name}'; set format: {uses}")
-    if kind == "votes":
-        return read_votes(
-            config.data,
-            config.columns,
-            config.labels,
-            items=config.items,
-            texts=config.texts,
-            language=config.language,
-            limit=config.limit,
-        )
-    if kind == "label-studio":
+def preview(config: ImportConfig) -> tuple[list[str], str | None]:
+    """Lines on what would become of the file, and why nothing would; nothing is written.
+
+    Raises:
+        BadInput: as ``read``.
+    """
+    found = read(config)
+    return list(lines_on(config.data, found)), None if found.kept else nothing_usable(config.data, found)
+
+
+def read(config: ImportConfig) -> Found:
+    """Read a file in its own format.
+
+    Raises:
+        BadInput: it cannot be read, or a setting is of no use for it.
+    """
+    if config.format == "label-studio" or (config.format == "auto" and _is_exported(config.data)):
+        _refuse_useless(config, "label-studio")
         return read_export(
             config.data,
             config.columns,
@@ -133,18 +142,27 @@ def _read(config: ImportConfig) -> Found:
             language=config.language,
             limit=config.limit,
         )
-    return read_preferences(config.data, config.format, config.language, config.limit)
+    given = Given(config.columns, config.labels, config.annotator, config.split, config.language, config.limit)
+    table = open_table(config.data, config.format, given)
+    kind = "votes" if config.format == "votes" else "preferences" if config.format == "hh" else kind_of(table)
+    _refuse_useless(config, kind)
+    if kind == "votes":
+        return votes_of(table, items=config.items, texts=config.texts)
+    return preferences_of(table, config.format)
 
 
-def _kind(config: ImportConfig) -> Format:
-    """The format as set; else by the first row: an export, preferences, or votes where it holds no preferences."""
-    if config.format != "auto":
-        return config.format
-    first: dict[str, Any] = next((row for _, row in read_rows(config.data, container_of(config.data, "auto"))), {})
-    if looks_exported(first):
-        return "label-studio"
-    holds_votes = {"left", "right", "label"} <= set(first) or config.columns != Columns()
-    return "votes" if holds_votes and "chosen" not in first else "trl"
+def _refuse_useless(config: ImportConfig, kind: str) -> None:
+    """Refuse a setting that files of a kind make no use of."""
+    fields = ImportConfig.model_fields
+    for name in SPECIAL:
+        if name not in USES[kind] and getattr(config, name) != fields[name].default:
+            uses = " or ".join(format for format, names in USES.items() if name in names)
+            raise BadInput(f"{config.data}: read as {kind}, which have no use for '{name}'; it belongs to {uses}")
+
+
+def _is_exported(path: Path) -> bool:
+    first: dict[str, Any] = next((row for _, row in read_rows(path, container_of(path, "auto"))), {})
+    return looks_exported(first)
 
 
 def _traced(entry: Kept) -> dict[str, Any]:

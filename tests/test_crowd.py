@@ -134,12 +134,13 @@ def test_numbers_and_words_beside_a_vote(tmp_path: Path) -> None:
     write_jsonl(path, [row | more[0], row | more[1] | {"annotator": 6, "seconds": "soon"}])
     found = read(path, Columns())
     first, second = found.judgments
-    assert (first.annotator, first.strength, first.seconds, first.rationale) == ("5", 2, 3.5, "since")
+    assert (first.annotator, first.strength, first.seconds, first.rationale) == ("5", None, 3.5, "since")
     assert found.comparisons[0].language == "de"
     assert (second.strength, second.seconds, second.source) == (None, None, "import:v.jsonl")
+    assert (first.margin, second.margin) == (2.0, 9.0)
     assert [note.split(" are ")[0] for note in found.notes] == [
         "1 cells of column 'seconds'",
-        "1 cells of column 'strength'",
+        "strengths go from 2 to 9: kept as margins on that scale",
     ]
 
 
@@ -221,7 +222,7 @@ def test_a_file_that_is_none_says_where(tmp_path: Path, name: str, text: str | N
 def test_a_setting_without_use_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
     config = ImportConfig(run=tmp_path / "run", data=tmp_path / "p.jsonl", texts=tmp_path / "p.jsonl")
-    with pytest.raises(BadInput, match="read as format trl, which has no use for 'texts'; set format: votes"):
+    with pytest.raises(BadInput, match="read as preferences, which have no use for 'texts'; it belongs to votes"):
         import_preferences(config)
 
 

@@ -18,38 +18,53 @@ from align.core.config import BadInput, Frozen
 Outcome = Literal["left", "right", "tie", "both_bad"]
 Field = Literal[
     "annotator",
+    "chosen",
+    "id",
+    "input",
     "item",
-    "prompt",
-    "left",
-    "right",
-    "responses",
     "label",
-    "strength",
-    "seconds",
     "language",
+    "left",
+    "prompt",
     "rationale",
+    "rejected",
+    "responses",
+    "right",
+    "seconds",
+    "split",
+    "strength",
+    "system",
 ]
 
 
 class Columns(Frozen):
     """Columns by what they hold; one that is not given is looked for under its own name.
 
-    Of votes, they are columns of the file (``prompt``, ``left`` and ``right`` also of the file of items). Of an
-    export, ``prompt``, ``left``, ``right`` and ``responses`` (the cards of a ranking) are fields of a task's data, and
-    ``label`` and ``rationale`` are the names of controls.
+    ``chosen`` and ``rejected`` hold the better and the worse response; ``left`` and ``right`` two responses of which
+    ``label`` says the better one. ``input`` is the rest of an instruction, ``id`` the row's own name, ``item`` that of
+    what was voted on. A name with dots leads into objects and lists (``info.post``, ``summaries.0.text``). Of votes,
+    ``prompt``, ``left`` and ``right`` may be columns of the file of items. Of an export, ``prompt``, ``left``,
+    ``right`` and ``responses`` (the cards of a ranking) are fields of a task's data, and ``label`` and ``rationale``
+    are the names of controls.
     """
 
     annotator: str | None = None
+    chosen: str | None = None
+    id: str | None = None
+    input: str | None = None
     item: str | None = None
-    prompt: str | None = None
-    left: str | None = None
-    right: str | None = None
-    responses: str | None = None
     label: str | None = None
-    strength: str | None = None
-    seconds: str | None = None
     language: str | None = None
+    left: str | None = None
+    prompt: str | None = None
     rationale: str | None = None
+    rejected: str | None = None
+    responses: str | None = None
+    right: str | None = None
+    seconds: str | None = None
+    split: str | None = None
+    strength: str | None = None
+    system: str | None = None
 
     def find(self, field: Field, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str | None:
         """The column that holds ``field``, or None where nothing was named and neither its own nor a usual name fits.
@@ -90,10 +105,18 @@ def number_of(value: Any) -> float | None:
     return found if math.isfinite(found) and not isinstance(value, bool) else None
 
 
+def word_of(label: Any) -> str:
+    """A label in the one form that labels are compared in: 1, 1.0 and ``"1.0"`` are the same, and so are capitals."""
+    number = number_of(label)
+    if number is not None and not isinstance(label, bool):
+        return f"{number:.15g}"
+    return text_of(label).casefold()
+
+
 def _words(value: Any) -> Any:
-    """One label or several, numbers too, in the one form that they are compared in."""
+    """One label or several, numbers too."""
     listed = value if isinstance(value, list | tuple) else [value]
-    return tuple(text_of(label).casefold() for label in listed)
+    return tuple(word_of(label) for label in listed)
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
@@ -116,7 +139,7 @@ class Labels(Frozen):
 
     def meaning(self, label: Any) -> Outcome | None:
         """The outcome that a label means, None where it is not known."""
-        word = text_of(label).casefold()
+        word = word_of(label)
         outcomes: tuple[Outcome, ...] = ("left", "right", "tie", "both_bad")
         return next((outcome for outcome in outcomes if word in getattr(self, outcome)), None)
 

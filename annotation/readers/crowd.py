@@ -10,39 +10,48 @@ A label that nobody explained and a text that cannot be found are no vote: such 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from annotation.interfaces.config import BOTH_BAD
-from annotation.readers.columns import Columns, Labels, Outcome, number_of, text_of
-from annotation.readers.formats import container_of
-from annotation.readers.intake import Found, Kept, Unusable, cleaned, left_out
-from annotation.readers.sides import Placed, check, decoded, placed, sides_of
-from annotation.types import Judgment
+from annotation.readers.columns import Columns, Field, Labels, Outcome, number_of, text_of, word_of
+from annotation.readers.formats import container_of, scrubbed
+from annotation.readers.gathering import Gathering, Judged
+from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cleaned, is_missing
+from annotation.readers.sides import Sides, asked_with, check, check_winner, sides_of, with_system
+from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
+from annotation.readers.turns import decoded
+from annotation.votes import UNKNOWN_SIDES
 
 LEFT_RIGHT = ("left", "right")
+NEEDED: tuple[Field, ...] = ("label", "left", "right")
+RANKINGS = {"left": ((0,), (1,)), "right": ((1,), (0,))}
+TIED = ((0, 1),)
 EXAMPLES = 5  # labels without a meaning that are named
-Row = dict[str, Any]
 
 
 class _Used(NamedTuple):
     """The columns that were found, by what they hold."""
 
-    annotator: str
     label: str
     left: str
     right: str
-    prompt: str | None
+    annotator: str | None
+    id: str | None
+    input: str | None
     item: str | None
-    strength: str | None
-    seconds: str | None
     language: str | None
+    prompt: str | None
     rationale: str | None
+    seconds: str | None
+    split: str | None
+    strength: str | None
+    system: str | None
 
 
 def read_votes(
@@ -52,32 +61,39 @@ def read_votes(
     *,
     items: Path | None = None,
     texts: Path | None = None,
-    language: str = "en",
-    limit: int | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> Found:
-    """Read votes; ``limit`` reads only the first rows.
+    """Read votes; ``given`` is what a user says of the file beside its columns and labels.
 
     Raises:
         BadInput: a file cannot be read, a column is not there, or a file of items or texts names something twice.
     """
-    replaced = [0]
-    rows = list(cleaned(path, container_of(path, "votes"), replaced, limit))
-    if not rows:
+    return votes_of(open_table(path, "votes", given._replace(columns=columns, labels=labels)), items=items, texts=texts)
+
+
+def votes_of(table: Table, *, items: Path | None = None, texts: Path | None = None) -> Found:
+    """Read the votes of a table.
+
+    Raises:
+        BadInput: a column is not there, or a file of items or texts names something twice.
+    """
+    path, columns, replaced = table.path, table.given.columns, table.replaced
+    if not table.rows:
         return Found("votes", 0, [], [], 0, [])
-    known = {name for _, row in rows for name in row}
-    by_item: dict[str, Row] = {}
+    known, by_item = set(table.known), dict[str, Row]()
     if items is not None:
         by_item = _items(items, columns.need("item", known, str(path)), replaced)
         known |= {name for row in by_item.values() for name in row}
     where = f"{path} and {items}" if items else str(path)
-    used = _used(columns, known, where)
-    sides = _Sides(used, by_item, items, _texts(texts, replaced) if texts else None, texts, language)
-    if used.prompt is None and texts is None and isinstance(sides.first_left(row for _, row in rows), str):
+    needed = {field: columns.need(field, known, where) for field in NEEDED}
+    used = _Used(**find_columns(table, _Used._fields, known, where) | needed)
+    sides = _Sides(used, by_item, items, _texts(texts, replaced) if texts else None, texts, replaced)
+    if used.prompt is None and texts is None and isinstance(sides.first_left(_readable(table)), str):
         columns.need("prompt", known, where)  # only whole dialogues hold their prompt
-    reader = _Reader(path.name, used, labels, sides)
-    for number, row in rows:
+    reader = _Reader(table, used, sides)
+    for number, row in table.rows:
         reader.take(number, row)
-    return Found("votes", len(rows), reader.kept, reader.dropped, replaced[0], reader.notes())
+    return reader.found()
 
 
 class _Sides:
@@ -90,16 +106,16 @@ class _Sides:
         items: Path | None,
         by_id: dict[str, Any] | None,
         texts: Path | None,
-        language: str,
+        replaced: list[int],
     ) -> None:
-        self.used, self.language = used, language
+        self.used, self.replaced = used, replaced
         self.by_item, self.items = by_item, items
         self.by_id, self.texts = by_id, texts
         self.in_items = {name for row in by_item.values() for name in row}
-        self.made: dict[str, Placed | str] = {}
+        self.made: dict[str, Sides | str] = {}
 
     def cells(self, row: Row) -> Row:
-        """What the row (or its item) holds of prompt, left, right and language, as it stands there.
+        """What the row (or its item) holds of prompt, sides, system prompt, language and split, as it stands there.
 
         Raises:
             Unusable: the item is in no row of the file of items.
@@ -111,7 +127,7 @@ class _Sides:
                 raise Unusable(f"its item is not in {self.items.name} ({self.used.item} {key!r})")
             item = self.by_item[key]
         found = {}
-        for field in ("prompt", "left", "right", "language"):
+        for field in ("prompt", "input", "system", *LEFT_RIGHT, "language", "split"):
             column = getattr(self.used, field)
             if column is not None:
                 found[field] = (item if column in self.in_items else row).get(column)
@@ -121,15 +137,18 @@ class _Sides:
         """The first response on the left that there is."""
         column = self.used.left
         cells = (row.get(column) for row in (self.by_item.values() if column in self.in_items else rows))
-        return next((decoded(cell, "role") for cell in cells if cell is not None), None)
+        return next((decoded(cell, "role", "from") for cell in cells if cell is not None), None)
 
-    def compare(self, cells: Row) -> Placed:
-        """The comparison that cells make, with the responses' places.
+    def compare(self, cells: Row, turn: float | None) -> Sides:
+        """The sides that cells make, checked, the same for the same cells.
+
+        Args:
+            turn: which turn of a dialogue was judged, where the row says it.
 
         Raises:
             Unusable: they make none; says why.
         """
-        key = json.dumps([cells.get(field) for field in ("prompt", "left", "right")], default=str)
+        key = json.dumps([cells.get(field) for field in ("prompt", "input", "system", *LEFT_RIGHT)], default=str)
         if key not in self.made:
             try:
                 self.made[key] = self._compare(cells)
@@ -138,17 +157,20 @@ class _Sides:
         made = self.made[key]
         if isinstance(made, str):
             raise Unusable(made)
+        if made.is_cut and turn is not None and turn > 1:
+            raise Unusable(f"its vote is on turn {turn:g}, before which the dialogues part")
         return made
 
-    def _compare(self, cells: Row) -> Placed:
-        texts = {field: decoded(cells.get(field), "role") for field in ("prompt", *LEFT_RIGHT)}
+    def _compare(self, cells: Row) -> Sides:
+        texts = {field: decoded(cells.get(field), "role", "from") for field in ("prompt", *LEFT_RIGHT)}
+        texts = scrubbed(texts, self.replaced)
         if self.by_id is not None:
             texts |= {field: self._text(field, cells.get(field)) for field in ("prompt", *LEFT_RIGHT)}
         found = {field: _as_text(value) for field, value in texts.items()}
-        sides = sides_of(found, LEFT_RIGHT)
+        sides = sides_of(asked_with(found, cells.get("input")), LEFT_RIGHT, first_answers=True)
+        sides = sides._replace(prompt=with_system(sides.prompt, cells.get("system")))
         check(sides, LEFT_RIGHT)
-        language = cells.get("language")
-        return placed(sides, self.language if language is None else text_of(language))
+        return sides
 
     def _text(self, field: str, cell: Any) -> Any:
         """What an id stands for; a prompt may also be the text itself."""
@@ -156,73 +178,87 @@ class _Sides:
         if cell is None or text_of(cell) in known:
             return known.get(text_of(cell))
         if field == "prompt":
-            return decoded(cell, "role")
+            return decoded(cell, "role", "from")
         raise Unusable(f"its {field} is not in {self.texts.name if self.texts else 'the texts'} (id {text_of(cell)!r})")
 
 
 class _Reader:
     """One file of votes: what was found so far."""
 
-    def __init__(self, file: str, used: _Used, labels: Labels, sides: _Sides) -> None:
-        self.file, self.used, self.labels, self.sides = file, used, labels, sides
-        self.kept: list[Kept] = []
-        self.dropped: list[dict[str, Any]] = []
-        self.rows: dict[bytes, int] = {}  # digest of a row to its number
-        self.again: Counter[tuple[str, str, str]] = Counter()
+    def __init__(self, table: Table, used: _Used, sides: _Sides) -> None:
+        self.table, self.used, self.sides = table, used, sides
+        self.labels = table.given.labels
+        self.gathered = Gathering(
+            table.path,
+            table.given,
+            f"import:{table.path.name}",
+            is_scored=table.is_scored,
+        )
         self.strange: Counter[str] = Counter()  # labels without a meaning
-        self.no_numbers: Counter[str] = Counter()  # columns that hold no number, by cells
+        self.by_name = _sides_by_name(used, [row.get(used.label) for row in _readable(table)], self.labels)
 
-    def take(self, number: int, row: Row) -> None:
-        item = text_of(row[self.used.item]) if self.used.item in row else None
+    def take(self, number: int, row: Row | Unusable) -> None:
+        name = None
         try:
-            self.kept.append(self._vote(number, row, item))
+            if isinstance(row, Unusable):
+                raise row
+            row = trimmed(row, {self.used.left, self.used.right})
+            cell = row.get(self.used.item or "", row.get(self.used.id or ""))
+            name = None if cell is None else text_of(cell)
+            self.gathered.refuse_copies(number, row)
+            self.gathered.add(number, self._vote(row, name))
         except Unusable as reason:
-            self.dropped.append(left_out(number, item, reason))
+            self.gathered.drop(number, name, reason)
 
-    def notes(self) -> list[str]:
-        """What a user would want to know of the file beside counts."""
-        found = [
-            f"{count} cells of column '{column}' are no numbers that it may hold; left out, the votes count"
-            for column, count in sorted(self.no_numbers.items())
-        ]
+    def found(self) -> Found:
+        """What a file comes to, and what a user would want to know of it beside counts."""
+        notes = []
+        if self.by_name:
+            named = {"left": self.used.left, "right": self.used.right}
+            told = ", ".join(f"'{label}' is {named[side]}" for label, side in self.by_name.items())
+            notes.append(f"labels in column '{self.used.label}' read as the names of columns: {told}")
         if self.strange:
             said = ", ".join(f"'{label}' ({count})" for label, count in self.strange.most_common(EXAMPLES))
             known = [word for words in self.labels.model_dump().values() for word in words]
             near = difflib.get_close_matches(self.strange.most_common(1)[0][0].casefold(), known, n=1, cutoff=0.6)
             hint = f" (is it '{near[0]}'?)" if near else ""
-            found.append(
+            notes.append(
                 f"labels without a meaning in column '{self.used.label}': {said}{hint}; "
                 "give them one with labels.left, labels.right, labels.tie or labels.both_bad=[...]"
             )
-        return found
+        schema = self.table.schema
+        name = schema.name if schema else "votes"
+        notes += self.table.unread({*self.used})
+        return self.gathered.found(name, len(self.table.rows), self.table.replaced[0], notes)
 
-    def _vote(self, number: int, row: Row, item: str | None) -> Kept:
-        digest = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
-        first = self.rows.setdefault(digest, number)
-        if first != number:
-            raise Unusable(f"duplicate (of row {first})")
-        annotator = text_of(row.get(self.used.annotator, ""))
-        if not annotator:
-            raise Unusable(f"no annotator (column '{self.used.annotator}' is empty)")
+    def _vote(self, row: Row, name: str | None) -> Judged:
+        used = self.used
+        annotator = text_of(row.get(used.annotator or "", ""))
+        if used.annotator and not annotator and self.table.given.annotator is None:
+            raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
         cells = self.sides.cells(row)
-        outcome = self._outcome(row.get(self.used.label), cells)
-        comparison, shown = self.sides.compare(cells)
-        source = f"import:{self.file}#{item}" if item is not None else f"import:{self.file}"
-        self.again[comparison.id, annotator, source] += 1
-        times = self.again[comparison.id, annotator, source]
-        left, right = shown
-        judgment = Judgment(
-            comparison_id=comparison.id,
-            annotator=annotator,
-            ranking={"left": [[left], [right]], "right": [[right], [left]]}.get(outcome, [sorted(shown)]),
-            shown=shown,
-            strength=self._strength(row, outcome),
-            flags=[BOTH_BAD] if outcome == "both_bad" else [],
-            rationale=text_of(row[self.used.rationale]) if self.used.rationale in row else None,
-            seconds=self._number(row, self.used.seconds, lambda seconds: seconds >= 0),
-            source=source if times == 1 else f"{source}#{times}",
+        outcome = self._outcome(row.get(used.label), cells)
+        sides = self.sides.compare(cells, number_of(row.get("turn")))
+        ranking = RANKINGS.get(outcome, TIED)
+        check_winner(sides, ranking)
+        size = self.gathered.number(row, used.strength)
+        return Judged(
+            sides,
+            ranking,
+            annotator=annotator or None,
+            name=name,
+            own_id=text_of(row[used.id]) if used.id in row else None,
+            item=text_of(row[used.item]) if used.item in row else None,
+            size=None if size is None else abs(size) if outcome in LEFT_RIGHT else 0.0,
+            split=cells.get("split"),
+            language=cells.get("language"),
+            flags=[
+                *([BOTH_BAD] if outcome == "both_bad" else []),
+                *([] if self.table.knows_sides else [UNKNOWN_SIDES]),
+            ],
+            rationale=text_of(row[used.rationale]) if used.rationale in row else None,
+            seconds=self.gathered.number(row, used.seconds, lambda seconds: seconds >= 0),
         )
-        return Kept(number, item, comparison, judgment)
 
     def _outcome(self, label: Any, cells: Row) -> Outcome:
         """What the label says; it may also be what stands in exactly one of the columns left and right."""
@@ -230,61 +266,50 @@ class _Reader:
             raise Unusable(f"no label (column '{self.used.label}' is empty)")
         if (meaning := self.labels.meaning(label)) is not None:
             return meaning
+        if (named := self.by_name.get(word_of(label))) is not None:
+            return named
         is_left, is_right = (text_of(label) == text_of(cells.get(field)) for field in LEFT_RIGHT)
         if is_left != is_right:
             return "left" if is_left else "right"
         self.strange[text_of(label)[:60]] += 1
         raise Unusable(f"unknown label ({text_of(label)[:60]!r} in column '{self.used.label}')")
 
-    def _strength(self, row: Row, outcome: Outcome) -> int | None:
-        """0 to 3, or -3 to 3 with the sign of a side, which the label tells."""
-        given = self._number(row, self.used.strength, lambda strength: abs(strength) <= 3)
-        if given is None:
-            return None
-        return round(abs(given)) if outcome in LEFT_RIGHT else 0
 
-    def _number(self, row: Row, column: str | None, is_allowed: Callable[[float], bool]) -> float | None:
-        if column is None or column not in row:
-            return None
-        found = number_of(row[column])
-        if found is None or not is_allowed(found):
-            self.no_numbers[column] += 1
-            return None
-        return found
+def _sides_by_name(used: _Used, labels: Iterable[Any], known: Labels) -> dict[str, Outcome]:
+    """Labels that name the columns of the responses, or the part in which these two names differ.
+
+    A label 1 means ``output_1`` only where every label that is not known otherwise is such a part: beside a 0 it would
+    be a number counted from 0.
+    """
+    left, right = used.left.casefold(), used.right.casefold()
+    shared = len(commonprefix([left, right]))
+    names: dict[str, Outcome] = {word_of(left): "left", word_of(left[shared:] or left): "left"}
+    names |= {word_of(right): "right", word_of(right[shared:] or right): "right"}
+    strange = {word_of(label) for label in labels if label not in (None, "") and known.meaning(label) is None}
+    return {word: names[word] for word in sorted(strange)} if strange and strange <= set(names) else {}
 
 
-def _used(columns: Columns, known: set[str], where: str) -> _Used:
-    return _Used(
-        annotator=columns.need("annotator", known, where),
-        label=columns.need("label", known, where),
-        left=columns.need("left", known, where),
-        right=columns.need("right", known, where),
-        prompt=columns.find("prompt", known, where),
-        item=columns.find("item", known, where),
-        strength=columns.find("strength", known, where),
-        seconds=columns.find("seconds", known, where),
-        language=columns.find("language", known, where),
-        rationale=columns.find("rationale", known, where),
-    )
+def _readable(table: Table) -> list[Row]:
+    return [row for _, row in table.rows if not isinstance(row, Unusable)]
 
 
 def _items(path: Path, column: str, replaced: list[int]) -> dict[str, Row]:
     """Rows of the file of items by their id, which is called there as in the votes, or ``id``."""
-    rows = list(cleaned(path, container_of(path, "votes"), replaced))
+    rows = list(cleaned(path, container_of(path, "votes"), replaced, whole=True))
     name = column if any(column in row for _, row in rows) else "id"
     return _by_id(path, rows, name)
 
 
 def _texts(path: Path, replaced: list[int]) -> dict[str, Any]:
     """Texts by their id."""
-    rows = _by_id(path, cleaned(path, container_of(path, "votes"), replaced), "id")
-    return {key: decoded(row.get("text"), "role") for key, row in rows.items()}
+    rows = _by_id(path, cleaned(path, container_of(path, "votes"), replaced, whole=True), "id")
+    return {key: decoded(row.get("text"), "role", "from") for key, row in rows.items()}
 
 
 def _by_id(path: Path, rows: Iterable[tuple[int, Row]], column: str) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for number, row in rows:
-        if column not in row:
+        if is_missing(row.get(column)) or row[column] == "":
             raise BadInput(f"{path}: row {number} has no column '{column}'; it holds {', '.join(sorted(row))}")
         key = text_of(row[column])
         if found.setdefault(key, row) != row:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from annotation.readers.formats import container_of
 from annotation.readers.intake import Unusable, cleaned, left_out
-from annotation.readers.sides import Sides, check, decoded, messages_of, tools_of, with_system
+from annotation.readers.sides import Sides, check, check_winner, with_system
+from annotation.readers.turns import decoded, messages_of, tools_of
 
 TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
 
@@ -47,10 +48,12 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
-    prompt = with_system(messages_of(row["prompt"], "user", "prompt"), row)
+    prompt = with_system(messages_of(row["prompt"], "user", "prompt"), row.get("system"))
     completion = messages_of(row["completion"], "assistant", "completion")
     if any(message["role"] not in ("assistant", "tool") for message in completion):
         raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")
-    check(Sides(prompt, [completion]))
+    sides = Sides(prompt, [completion])
+    check(sides)
+    check_winner(sides, [[0]])
     read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
     return read | {"template_arguments": decoded(row.get("template_arguments") or row.get("chat_template_kwargs"))}

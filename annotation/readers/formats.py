@@ -165,14 +165,15 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.DictReader(chain([first], file), delimiter=delimiter, strict=True)
         number = 0
         try:
-            names = reader.fieldnames or []
+            names = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = names
             if twice := [name for name in names if name and names.count(name) > 1]:
                 raise BadInput(f"{path}: column '{twice[0]}' stands twice in its header; rename one")
             for number, row in enumerate(reader, 1):
                 if None in row or None in row.values():
                     wrong = "more" if None in row else "fewer"
                     raise BadInput(f"{path}: row {number} has {wrong} fields than the header; mend its quotes")
-                yield number, {key: value for key, value in row.items() if value != ""}
+                yield number, row
         except csv.Error as error:
             raise BadInput(f"{path}: row {number + 1} is not CSV ({error}); mend its quotes") from None
 

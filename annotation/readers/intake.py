@@ -2,11 +2,13 @@
 
 In: rows as ``formats.py`` yields them. Out: the types that all readers return: comparisons with judgments (``Kept``),
 and for every row that gives none where it stood and why (``Found``). The readers are ``preferences.py`` (chosen and
-rejected), ``crowd.py`` (votes) and ``exported.py`` (a labelling server's exports); storing is ``importers.py``.
+rejected), ``crowd.py`` (votes) and ``exported.py`` (a labelling server's exports); ``gathering.py`` holds what the
+first two know of a file as a whole; storing is ``importers.py``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from annotation.feedback.store import Split
-from annotation.readers.formats import Container, Format, read_rows, scrubbed
+from annotation.readers.columns import Columns, Labels
+from annotation.readers.formats import Container, read_rows, scrubbed
 from annotation.types import Comparison, Judgment
 
 
@@ -32,13 +35,30 @@ class Kept(NamedTuple):
     judgment: Judgment
 
 
+class Given(NamedTuple):
+    """What a user says of a whole file: what its columns hold, and what holds for rows that do not say it.
+
+    ``split`` is that of rows without one, or with one whose name is not known; ``limit`` reads only the first rows.
+    """
+
+    columns: Columns = Columns()
+    labels: Labels = Labels()
+    annotator: str | None = None
+    split: Split | None = None
+    language: str = "en"
+    limit: int | None = None
+
+
+NOTHING_GIVEN = Given()
+
+
 class Found(NamedTuple):
     """What a file holds: judgments, rows left out with their reasons, characters replaced, and things worth saying.
 
-    ``splits`` are hints for comparisons whose prompts are held out, where the file's campaign gives them.
+    ``splits`` are hints for comparisons, where the file or its campaign says to which split their prompts belong.
     """
 
-    format: Format
+    format: str
     n_rows: int
     kept: list[Kept]
     dropped: list[dict[str, Any]]
@@ -55,11 +75,18 @@ class Found(NamedTuple):
     def judgments(self) -> list[Judgment]:
         return [entry.judgment for entry in self.kept]
 
+    @property
+    def n_ties(self) -> int:
+        """Judgments that prefer nothing to anything."""
+        return sum(len(judgment.shown) > 1 and len(judgment.ranking) == 1 for judgment in self.judgments)
+
 
 def cleaned(
-    path: Path, container: Container, replaced: list[int], limit: int | None = None
+    path: Path, container: Container, replaced: list[int], limit: int | None = None, *, whole: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows by number (from 1), of text that can be stored; how many characters were replaced adds to ``replaced[0]``.
+
+    What is null or no number (NaN) is left out, and so are empty cells of CSV, unless ``whole``.
 
     Raises:
         BadInput: the file cannot be read, or a row is not JSON or CSV at all.
@@ -69,9 +96,16 @@ def cleaned(
             row = scrubbed(raw, replaced)
         except RecursionError:
             raise BadInput(f"{path}: row {number} is nested too deeply to be read; mend or remove it") from None
-        yield number, {key: value for key, value in row.items() if value is not None}
+        is_csv = container in ("csv", "tsv")
+        kept = {key: value for key, value in row.items() if not (is_missing(value) or (is_csv and value == ""))}
+        yield number, row if whole else kept
 
 
 def left_out(row: int, name: Any, reason: object) -> dict[str, Any]:
     """A line of ``dropped.jsonl``."""
     return {"row": row, "id": name, "reason": str(reason)}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or the number that is none."""
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,127 +1,192 @@
 """Files of chosen and rejected responses, as rows that each hold one judgment.
 
-In: rows with ``chosen`` and ``rejected`` (TRL and hub style, as text or messages, with or without a prompt column; or
-Anthropic's HH text). Out: one comparison and one judgment a row; who judged and which response stood on which side is
-not known. System prompt, turns, tools, tool calls and reasoning are kept. Two rows that contradict each other both go.
+In: rows with a better and a worse response (TRL and hub style, as text or messages, with or without a prompt column;
+or Anthropic's HH text). Out: one comparison and one judgment a row; which response stood on which side is not known,
+and who judged only where a column or the user says it. System prompt, turns, tools, tool calls and reasoning are kept.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from align.core.files import file_hash
-from annotation.readers.formats import HH_TURN, Format, container_of, read_hh
-from annotation.readers.intake import Found, Kept, Unusable, cleaned, left_out
+from annotation.readers.columns import text_of
+from annotation.readers.formats import HH_TURN, Format, read_hh, scrubbed
+from annotation.readers.gathering import Gathering, Judged, hashed_name
+from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable
 from annotation.readers.sides import (
     Sides,
+    asked_with,
     check,
-    decoded,
+    check_winner,
     different_prompts,
-    placed,
     require_both,
     sides_of,
-    tools_of,
     with_system,
 )
-from annotation.types import Judgment
+from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
+from annotation.readers.turns import decoded, spoken, tools_of
 from annotation.votes import UNKNOWN_SIDES
 
-CSV = ("csv", "tsv")
-TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
+RANKING = ((0,), (1,))
 
 
-def read_preferences(path: Path, format: Format = "auto", language: str = "en", limit: int | None = None) -> Found:
+class _Used(NamedTuple):
+    """The columns that were found, by what they hold."""
+
+    chosen: str | None
+    rejected: str | None
+    annotator: str | None
+    id: str | None
+    input: str | None
+    language: str | None
+    prompt: str | None
+    rationale: str | None
+    seconds: str | None
+    split: str | None
+    strength: str | None
+    system: str | None
+
+
+MARGIN = "margin"  # read where a row has no strength
+OTHERS = {"tools", "template_arguments", "chat_template_kwargs", MARGIN}  # read under these names alone
+
+
+def read_preferences(path: Path, format: Format = "auto", given: Given = NOTHING_GIVEN) -> Found:
     """Read a preference file into comparisons and judgments, row by row.
 
     Raises:
-        BadInput: the file cannot be read, or a row is not JSON or CSV at all.
+        BadInput: the file cannot be read, a row is not JSON or CSV at all, or a column is not there.
     """
-    container = container_of(path, format)
-    file = f"{path.name}#{file_hash(path)[:8]}" if path.is_file() else path.name  # names are often alike
-    kept: dict[str, Kept] = {}
-    dropped: list[dict[str, Any]] = []
-    contradicted: set[str] = set()
-    replaced, n_rows, is_hh = [0], 0, format == "hh"
-    for number, row in cleaned(path, container, replaced, limit):
-        if container in TEXT_CONTAINERS:
-            row |= {name: decoded(row[name], "role") for name in ("prompt", "chosen", "rejected") if name in row}
-        if not n_rows and format != "trl":
-            is_hh = is_hh or _looks_like_hh(row)
-        n_rows += 1
-        try:
-            new = _kept(row, number, hh_sides(row) if is_hh else sides_of(row), file, language)
-            _enter(new, kept, contradicted, dropped)
-        except Unusable as reason:
-            dropped.append(left_out(number, row.get("id"), reason))
-    used: Format = "hh" if is_hh else "parquet" if container == "parquet" else "csv" if container in CSV else "trl"
-    return Found(used, n_rows, list(kept.values()), sorted(dropped, key=lambda d: d["row"]), replaced[0], [])
+    return preferences_of(open_table(path, format, given), format)
 
 
-def hh_sides(row: dict[str, Any]) -> Sides:
+def preferences_of(table: Table, format: Format = "auto") -> Found:
+    """Read the preferences of a table.
+
+    Raises:
+        BadInput: a column is not there.
+    """
+    return _Reader(table, format).found()
+
+
+class _Reader:
+    """One file of preferences: its columns, and what was found so far."""
+
+    def __init__(self, table: Table, format: Format) -> None:
+        self.table = table
+        self.used = _Used(**find_columns(table, _Used._fields))
+        asked = table.given.columns
+        self.responses = (self.used.chosen or "chosen", self.used.rejected or "rejected")
+        self.has_guessed_prompt = self.used.prompt not in (None, "prompt", asked.prompt)
+        self.gathered = Gathering(
+            table.path,
+            table.given,
+            f"import:{hashed_name(table.path)}",
+            is_scored=table.is_scored,
+        )
+        first = next((row for _, row in table.rows if isinstance(row, dict)), {})
+        self.is_hh = format == "hh" or (format != "trl" and self._looks_like_hh(first))
+
+    def found(self) -> Found:
+        """Read every row."""
+        for number, row in self.table.rows:
+            name = None
+            try:
+                if isinstance(row, Unusable):
+                    raise row
+                row = trimmed(row, {*self.responses})
+                name = text_of(row[self.used.id]) if self.used.id in row else None
+                self._take(number, row, name)
+            except Unusable as reason:
+                self.gathered.drop(number, name, reason)
+        notes = self.table.unread({*self.used, *OTHERS}) if self.table.rows else []
+        return self.gathered.found(self._format(), len(self.table.rows), self.table.replaced[0], notes)
+
+    def _take(self, number: int, row: Row, name: str | None) -> None:
+        used = self.used
+        annotator = text_of(row[used.annotator]) if used.annotator in row else None
+        if used.annotator is not None and annotator is None and self.table.given.annotator is None:
+            raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
+        if annotator or self.table.given.annotator:
+            self.gathered.refuse_copies(number, row)
+        sides = self._sides(row)
+        sides = sides._replace(prompt=with_system(sides.prompt, row.get(used.system or "")))
+        check(sides, self.responses)
+        check_winner(sides, RANKING)
+        self.gathered.add(
+            number,
+            Judged(
+                sides,
+                RANKING,
+                annotator=annotator,
+                name=name,
+                own_id=name,
+                size=self._size(row),
+                split=row.get(used.split or ""),
+                language=row.get(used.language or ""),
+                flags=[UNKNOWN_SIDES],  # the order in a file is not an order on a screen
+                rationale=text_of(row[used.rationale]) if used.rationale in row else None,
+                seconds=self.gathered.number(row, used.seconds, lambda seconds: seconds >= 0),
+                tools=tools_of(row.get("tools")),
+                template_arguments=decoded(row.get("template_arguments") or row.get("chat_template_kwargs")),
+            ),
+        )
+
+    def _sides(self, row: Row) -> Sides:
+        """The prompt and both responses of a row.
+
+        Raises:
+            Unusable: with the reason.
+        """
+        cells = {name: decoded(row[name], "role", "from") for name in self.responses if name in row}
+        prompt = row.get(self.used.prompt or "")
+        if self.has_guessed_prompt and any(map(_holds_prompt, cells.values())):
+            prompt = None
+        cells["prompt"] = decoded(prompt, "role", "from")
+        cells = scrubbed(cells, self.table.replaced)
+        if self.is_hh and not cells["prompt"]:
+            return hh_sides(cells, self.responses)
+        return sides_of(asked_with(cells, row.get(self.used.input or "")), self.responses)
+
+    def _size(self, row: Row) -> float | None:
+        """How much better the chosen response is; a number below 0 contradicts that it is."""
+        column = self.used.strength if self.used.strength in row else MARGIN
+        size = self.gathered.number(row, column)
+        if size is not None and size < 0:
+            self.gathered.counted["rows give the chosen response the lower score; their strength is left out"] += 1
+            return None
+        return size
+
+    def _looks_like_hh(self, row: Row) -> bool:
+        chosen = row.get(self.responses[0])
+        has_prompt = self.used.prompt is not None and row.get(self.used.prompt)
+        return not has_prompt and isinstance(chosen, str) and HH_TURN.match(chosen) is not None
+
+    def _format(self) -> str:
+        container = self.table.container
+        if self.is_hh:
+            return "hh"
+        return "csv" if container in ("csv", "tsv") else "parquet" if container == "parquet" else "trl"
+
+
+def hh_sides(row: Row, columns: tuple[str, str]) -> Sides:
     """Take a row of HH text apart: all turns but the last are the prompt, the last is the response.
 
     Raises:
         Unusable: with the reason.
     """
-    require_both(row)
-    chosen, rejected = (read_hh(str(row[column])) for column in ("chosen", "rejected"))
+    require_both(row, columns)
+    chosen, rejected = (read_hh(str(row[column])) for column in columns)
     if chosen is None or rejected is None:
         raise Unusable("it does not start with a Human or Assistant turn")
     if chosen[:-1] != rejected[:-1]:
-        raise Unusable(different_prompts())
+        raise Unusable(different_prompts(columns))
     return Sides(chosen[:-1], [chosen[-1:], rejected[-1:]])
 
 
-def _kept(row: dict[str, Any], number: int, sides: Sides, file: str, language: str) -> Kept:
-    sides = sides._replace(prompt=with_system(sides.prompt, row))
-    check(sides)
-    arguments = decoded(row.get("template_arguments") or row.get("chat_template_kwargs"))
-    comparison, (chosen, rejected) = placed(sides, language, tools_of(row.get("tools")), arguments)
-    judgment = Judgment(
-        comparison_id=comparison.id,
-        annotator=f"imported:{file}",
-        ranking=[[chosen], [rejected]],
-        shown=[chosen, rejected],
-        strength=_strength(row),
-        flags=[UNKNOWN_SIDES],  # the order in a file is not an order on a screen
-        source=f"import:{file}",
-    )
-    name = row.get("id")
-    return Kept(number, None if name is None else str(name), comparison, judgment)
-
-
-def _enter(new: Kept, kept: dict[str, Kept], contradicted: set[str], dropped: list[dict[str, Any]]) -> None:
-    """Keep a row unless it repeats one; two rows that contradict each other both go.
-
-    Raises:
-        Unusable: with the reason.
-    """
-    key = new.comparison.id
-    if key in contradicted:
-        raise Unusable("contradicts another row")
-    before = kept.get(key)
-    if before is None:
-        kept[key] = new
-        return
-    if before.judgment.ranking == new.judgment.ranking:
-        raise Unusable(f"duplicate (of row {before.row})")
-    contradicted.add(key)
-    del kept[key]
-    dropped.append(left_out(before.row, before.name, f"contradicts another row (row {new.row})"))
-    raise Unusable(f"contradicts another row (row {before.row})")
-
-
-def _looks_like_hh(row: dict[str, Any]) -> bool:
-    chosen = row.get("chosen")
-    return not row.get("prompt") and isinstance(chosen, str) and HH_TURN.match(chosen) is not None
-
-
-def _strength(row: dict[str, Any]) -> int | None:
-    """Strength 0..3 from a strength or margin column; a scale we do not know says nothing."""
-    try:
-        given = float(row.get("strength", row.get("margin", math.nan)))
-    except (TypeError, ValueError):
-        return None
-    return round(given) if 0 <= given <= 3 else None
+def _holds_prompt(cell: Any) -> bool:
+    """Whether a response is a dialogue that begins with its prompt."""
+    if isinstance(cell, str):
+        return spoken(cell) is not None
+    return isinstance(cell, list) and len(cell) > 1

@@ -1,29 +1,34 @@
 """A prompt and its continuations, taken apart from whatever shape a file gives them: text, messages, whole dialogues.
 
 In: columns of a row. Out: the prompt and each response as messages, checked, and the comparison they make. Nothing is
-mended: what is no prompt with different responses is refused with a plain reason.
+mended: what is no prompt with different responses is refused with a plain reason. How one cell becomes messages stands
+in ``turns.py``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from align.core.messages import NoMessage, read_messages
+from annotation.readers.columns import text_of
 from annotation.readers.intake import Unusable
-from annotation.types import Comparison, Message, Response
+from annotation.readers.turns import ANSWERING, alike, brief, messages_of, paired_turns, spoken
+from annotation.types import Comparison, Message, Response, is_empty
 
 CHOSEN_REJECTED = ("chosen", "rejected")
 
 
 class Sides(NamedTuple):
-    """A prompt and its responses, in the order of the file."""
+    """A prompt and its responses, in the order of the file.
+
+    ``is_cut``: they were dialogues that part at their first answer, of which only that answer is left.
+    """
 
     prompt: list[Message]
     responses: list[list[Message]]
+    is_cut: bool = False
 
 
 class Placed(NamedTuple):
@@ -33,33 +38,73 @@ class Placed(NamedTuple):
     shown: list[int]
 
 
-def sides_of(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED) -> Sides:
+def sides_of(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED, *, first_answers: bool = False) -> Sides:
     """Take a prompt column and two columns of responses apart.
 
-    The responses may repeat the prompt (it is taken off); without a prompt column the messages both begin with are
-    the prompt.
+    The responses may be whole dialogues: what both begin with is the prompt then. A prompt column beside them must
+    say the same, or be their first or last user turn; white space does not count.
+
+    Args:
+        first_answers: of dialogues that part at their first answer, take that answer; else they are refused.
 
     Raises:
         Unusable: with the reason.
     """
     require_both(row, columns)
-    prompt = messages_of(row.get("prompt"), "user", "prompt")
-    one, other = (messages_of(row[column], "assistant", column) for column in columns)
+    cells = [row.get("prompt"), *(row[column] for column in columns)]
+    prompt_cell, *sides = paired_turns(cells, ("prompt", *columns))
+    prompt = messages_of(prompt_cell, "user", "prompt")
+    is_spoken = isinstance(prompt_cell, str) and spoken(prompt_cell) is not None
+    if is_spoken:
+        prompt = prompt[:-1] if is_empty(prompt[-1:]) else prompt
+        sides = [_continued(side) for side in sides]
+    one, other = (
+        messages_of(side, "assistant", name) or [{"role": "assistant", "content": ""}]
+        for side, name in zip(sides, columns, strict=True)
+    )
     if one == other:
         raise Unusable(f"{columns[0]} equals {columns[1]}")
-    if prompt and one[: len(prompt)] == other[: len(prompt)] == prompt:
-        return Sides(prompt, [one[len(prompt) :], other[len(prompt) :]])
-    if not prompt or one[0]["role"] != "assistant":
-        shared = _shared(one, other)
-        head, one, other = one[:shared], one[shared:], other[shared:]
-        prompt = head if head[-len(prompt) :] == prompt else [*prompt, *head]
-    return Sides(prompt, [one, other])
+    if is_spoken and prompt and prompt[-1]["role"] == "assistant" and _answers_only(one) and _answers_only(other):
+        raise Unusable(f"its prompt ends within an answer ({brief(prompt[-1:])})")
+    if prompt and _answers_only(one[:1]):
+        return Sides(prompt, [one, other])
+    return _whole(prompt, one, other, columns, first_answers)
+
+
+def asked_with(row: dict[str, Any], more: Any) -> dict[str, Any]:
+    """A row whose prompt is an instruction with what it is about, an empty line between them.
+
+    Raises:
+        Unusable: one of them is no text.
+    """
+    if more is None:
+        return row
+    if not isinstance(row.get("prompt"), str) or not isinstance(more, str):
+        raise Unusable("an instruction with an input that are not both text")
+    return {**row, "prompt": f"{row['prompt']}\n\n{more}"}
+
+
+def with_system(prompt: list[Message], system: Any) -> list[Message]:
+    """A prompt under the system prompt that stands in a column of its own.
+
+    Raises:
+        Unusable: it begins with another one; shows both.
+    """
+    if system is None or not prompt or not text_of(system):
+        return prompt
+    message = {"role": "system", "content": str(system)}
+    own, _ = _without_system(prompt)
+    if not own:
+        return [message, *prompt]
+    if own[0].get("role") == "system" and not alike(own, [message]):
+        raise Unusable(f"two system prompts (column: {brief([message])}; messages: {brief(own)})")
+    return prompt
 
 
 def require_both(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
-    """Raises Unusable where one of the columns is empty."""
+    """Raises Unusable where one of the columns is not there; a text of no length is a response of no text."""
     for column in columns:
-        if row.get(column) in (None, "", []):
+        if row.get(column) is None or row[column] == []:
             raise Unusable(f"no {column} response")
 
 
@@ -77,14 +122,20 @@ def check(sides: Sides, columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
     for response in sides.responses:
         if response[-1].get("role") != "assistant":
             raise Unusable("the last turn is not the assistant's")
-        if any(message.get("role") not in ("assistant", "tool") for message in response):
+        if not _answers_only(response):
             raise Unusable(different_prompts(columns))
-        if not all(_says_something(message) for message in response):
+        if not all(map(_says_something, response)) and not is_empty(response):
             raise Unusable("a response is empty")
     if not sides.prompt:
         raise Unusable("no prompt")
     if any(response in sides.responses[:place] for place, response in enumerate(sides.responses)):
         raise Unusable(f"{columns[0]} equals {columns[1]}" if len(sides.responses) == 2 else "two responses are equal")
+
+
+def check_winner(sides: Sides, ranking: Sequence[Sequence[int]]) -> None:
+    """Raises Unusable where a response of no text is the best by a ranking of places; one that lost is a response."""
+    if len(ranking[0]) == 1 and is_empty(sides.responses[ranking[0][0]]):
+        raise Unusable("a response is empty")
 
 
 def different_prompts(columns: tuple[str, str] = CHOSEN_REJECTED) -> str:
@@ -113,60 +164,76 @@ def placed(
     return Placed(comparison, [order.index(messages) for messages in sides.responses])
 
 
-def messages_of(value: Any, role: str, column: str) -> list[Message]:
-    """A column as messages in their one form: text is one message of ``role``, None is no messages.
+def _whole(
+    prompt: list[Message], one: list[Message], other: list[Message], columns: tuple[str, str], first_answers: bool
+) -> Sides:
+    """Sides of two dialogues that hold their prompt.
 
     Raises:
-        Unusable: it is neither, or a message holds what has no place in the form.
+        Unusable: they begin differently, or the prompt beside them is another.
     """
-    try:
-        return read_messages(value, role, column)
-    except NoMessage as reason:
-        raise Unusable(str(reason)) from None
+    shared = _shared(one, other)
+    head = one[:shared]
+    if prompt:
+        if not head:
+            raise Unusable(different_prompts(columns))
+        head, shared = _agreed(prompt, one, other, shared)
+    responses = [one[shared:], other[shared:]]
+    is_cut = first_answers and bool(head) and not all(map(_answers_only, responses))
+    return Sides(head, [_first_answer(response) for response in responses] if is_cut else responses, is_cut)
 
 
-def with_system(prompt: list[Message], row: dict[str, Any]) -> list[Message]:
-    """A prompt under the system prompt that stands in a column of its own, where it has none itself."""
-    system = row.get("system")
-    if system and prompt[:1] and prompt[0]["role"] != "system":
-        return [{"role": "system", "content": str(system)}, *prompt]
-    return prompt
-
-
-def tools_of(value: Any) -> list[dict[str, Any]] | None:
-    """Tools as a list; TRL also takes them as JSON text.
+def _agreed(prompt: list[Message], one: list[Message], other: list[Message], shared: int) -> tuple[list[Message], int]:
+    """The prompt that a prompt column and the head of two dialogues both tell, and how much of the dialogues it is.
 
     Raises:
-        Unusable: they are no list.
+        Unusable: they tell different ones; shows both.
     """
-    found = decoded(value)
-    if not found:
-        return None
-    if not isinstance(found, list):
-        raise Unusable("tools are not a list")
-    return [decoded(tool) for tool in found]
-
-
-def decoded(value: Any, key: str | None = None) -> Any:
-    """JSON text of an object, or of a list of objects (that have ``key``), becomes what it spells; other text stays."""
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
-        return value
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    if isinstance(found, dict):
-        return found if key is None else value
-    return found if found and all(isinstance(item, dict) and (key is None or key in item) for item in found) else value
+    given, asked = _without_system(prompt)
+    told, dialogue = _without_system(one[:shared])
+    if given and told and not alike(given, told):
+        raise Unusable(f"two system prompts (prompt: {brief(given)}; messages: {brief(told)})")
+    system, begin = told or given, len(told)
+    if not asked:
+        return [*system, *dialogue], shared
+    end = begin + len(asked)
+    if alike(asked, dialogue[: len(asked)]) and _answers_only(one[end:]) and _answers_only(other[end:]):
+        return [*system, *one[begin:end]], end
+    if alike(asked, dialogue[: len(asked)]) or alike(asked, dialogue[-len(asked) :]):
+        return [*system, *dialogue], shared
+    turns = [message for message in dialogue if message.get("role") == "user"]
+    if len(asked) == 1 and any(alike(asked, [turn]) for turn in (*turns[:1], *turns[-1:])):
+        return [*system, *dialogue], shared
+    raise Unusable(f"its prompt is not that of its messages (prompt: {brief(asked)}; messages: {brief(dialogue)})")
 
 
 def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
     """How many leading messages both have; a last answer of its own is left to each."""
     most = min(len(one), len(other)) - 1
     for index in range(most):
-        if one[index] != other[index]:
+        if not alike(one[index : index + 1], other[index : index + 1]):
             return index
     return max(most, 0)
+
+
+def _continued(side: Any) -> Any:
+    """A response to a prompt in Human and Assistant turns, which may go on in such turns."""
+    return f"\n\nAssistant:{side}" if isinstance(side, str) and spoken(side) is None else side
+
+
+def _answers_only(messages: Sequence[Message]) -> bool:
+    return all(message.get("role") in ANSWERING for message in messages)
+
+
+def _first_answer(messages: list[Message]) -> list[Message]:
+    end = next((n for n, message in enumerate(messages) if message.get("role") not in ANSWERING), len(messages))
+    return messages[:end]
+
+
+def _without_system(messages: list[Message]) -> tuple[list[Message], list[Message]]:
+    """The system prompt that messages begin with, if any, and the rest."""
+    begins = int(bool(messages) and messages[0].get("role") in ("system", "developer"))
+    return messages[:begins], messages[begins:]
 
 
 def _says_something(message: Message) -> bool:

@@ -15,7 +15,7 @@ from align.core.config import BadInput
 from annotation.interfaces.config import BOTH_BAD
 from annotation.readers.columns import Labels, Outcome
 from annotation.readers.intake import Unusable
-from annotation.readers.sides import messages_of
+from annotation.readers.turns import messages_of
 from annotation.types import Message
 
 UNPLACED = "_"  # where the cards of a ranking in buckets begin

@@ -1,0 +1,118 @@
+"""What to tell somebody whose file fits no schema: its columns, what it is nearest to, and a command to start from.
+
+In: a path and rows. Out: one line. The command runs as it stands: columns are guessed by their names and by what they
+hold, and ``--dry-run`` shows what would become of the file before anything is written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from annotation.readers.columns import Labels, word_of
+from annotation.readers.published import SCHEMAS
+
+Row = Mapping[str, Any]
+PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "post", "text")
+LABELS = ("label", "winner", "preference", "preferred", "choice", "better", "best", "vote", "verdict", "answer")
+SIDE = re.compile(r"(?:^|[^a-z0-9]|(?<=[a-z]))(a|b|0|1|2|x|y|left|right|one|two|first|second)$", re.IGNORECASE)
+PAIRS = (("a", "b"), ("0", "1"), ("1", "2"), ("x", "y"), ("left", "right"), ("one", "two"), ("first", "second"))
+MOST_LABELS = 6  # more different values than that are no labels
+LISTED = 30  # columns that are named
+
+
+def start_from(path: Path, rows: Sequence[Row]) -> str:
+    """The error of an unmapped file."""
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    schema = max(SCHEMAS, key=lambda schema: _nearness(schema.signs, known))
+    listed = ", ".join(known[:LISTED]) + (", …" if len(known) > LISTED else "")
+    return (
+        f"{path}: its columns ({listed}) hold no comparisons that are known; nearest is '{schema.name}' "
+        f"({', '.join(schema.signs)}); start from: align import {shlex.quote(str(path))} --dry-run "
+        + " ".join(shlex.quote(setting) for setting in _settings(known, rows))
+    )
+
+
+def _nearness(signs: Sequence[str], known: Sequence[str]) -> float:
+    """Mean likeness of each sign to the column that is most like it."""
+    return sum(
+        max((difflib.SequenceMatcher(None, sign.lower(), name.lower()).ratio() for name in known), default=0.0)
+        for sign in signs
+    ) / len(signs)
+
+
+def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Settings that map the columns, as well as their names and contents tell."""
+    texts = [name for name in known if _is_text(name, rows)]
+    others = [name for name in texts if name.lower() not in PROMPTS]
+    free = others if len(others) > 1 else texts or list(known)
+    left, right = _sides(texts) or _sides(known) or _longest(free, rows)
+    rest = [name for name in known if name not in (left, right)]
+    label = _first(LABELS, [name for name in rest if _is_label(name, rows)])
+    prompt = _first(PROMPTS, [name for name in rest if name in texts and name != label])
+    found = [f"columns.prompt={prompt}"] if prompt else []
+    if label is None:
+        return [*found, f"columns.chosen={left}", f"columns.rejected={right}"]
+    found += [f"columns.left={left}", f"columns.right={right}", f"columns.label={label}"]
+    return [*found, *_meanings(label, rows)]
+
+
+def _sides(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two columns that are called alike but for the side at their end."""
+    by_stem: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := SIDE.search(name):
+            by_stem.setdefault(name[: match.start(1)].lower(), {})[match[1].lower()] = name
+    for sides in by_stem.values():
+        for one, other in PAIRS:
+            if one in sides and other in sides:
+                return sides[one], sides[other]
+    return None
+
+
+def _longest(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
+    """The two columns that hold most, the first two of a kind; one column alone is named twice."""
+    size = {name: sum(len(str(row.get(name, ""))) for row in rows) for name in names}
+    longest = sorted(sorted(names, key=lambda name: -size[name])[:2], key=list(names).index)
+    return longest[0], longest[-1]
+
+
+def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    """The name that is, or holds, the first of the wanted words; else the first name."""
+    for word in wanted:
+        for name in names:
+            if word in name.lower():
+                return name
+    return names[0] if names else None
+
+
+def _is_text(name: str, rows: Sequence[Row]) -> bool:
+    return any(isinstance(row.get(name), str) and not re.fullmatch(r"[-+.\d]*", row[name]) for row in rows)
+
+
+def _values(name: str, rows: Sequence[Row]) -> list[str]:
+    """The different values of a column, most frequent first; empty where it holds no single values."""
+    cells = [row[name] for row in rows if name in row and row[name] != ""]
+    if any(isinstance(cell, list | dict) for cell in cells):
+        return []
+    words = [word_of(cell) for cell in cells]
+    return sorted(set(words), key=lambda word: (-words.count(word), word))
+
+
+def _is_label(name: str, rows: Sequence[Row]) -> bool:
+    values = _values(name, rows)
+    is_named = any(word in name.lower() for word in LABELS)
+    return 0 < len(values) <= MOST_LABELS and (is_named or any(Labels().meaning(value) for value in values))
+
+
+def _meanings(label: str, rows: Sequence[Row]) -> list[str]:
+    """Meanings for labels of which no usual one is: the lower is left, the higher right."""
+    values = _values(label, rows)
+    if any(Labels().meaning(value) for value in values):
+        return []
+    first, *others = sorted(values)[:2]
+    return [f"labels.left={first}", *(f"labels.right={other}" for other in others)]

@@ -1,0 +1,145 @@
+"""One cell as messages: text, text with the turns of a dialogue in it, messages by several names, lists of turns.
+
+In: a cell. Out: messages with a role and content. A text is taken for a dialogue only where it begins like one
+(``\\n\\nHuman: ...``), and a list of texts only where all columns of its row hold lists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from align.core.messages import NoMessage, read_messages
+from annotation.readers.formats import read_hh
+from annotation.readers.intake import Unusable
+from annotation.types import Message
+
+ANSWERING = ("assistant", "tool")
+SHARE_GPT = ("from", "value")  # what some data sets call role and content
+SHARE_GPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+SHOWN = 80  # characters of a text that stand in a reason
+
+
+def messages_of(value: Any, role: str, column: str) -> list[Message]:
+    """A column as messages in their one form: text is one message of ``role`` or a dialogue, None is no messages.
+
+    Raises:
+        Unusable: it is neither, or a message holds what has no place in the form.
+    """
+    if isinstance(value, str) and (turns := spoken(value)) is not None:
+        return turns
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        value = [_renamed(message) for message in value]
+    try:
+        return read_messages(value, role, column)
+    except NoMessage as reason:
+        raise Unusable(str(reason)) from None
+
+
+def tools_of(value: Any) -> list[dict[str, Any]] | None:
+    """Tools as a list; TRL also takes them as JSON text.
+
+    Raises:
+        Unusable: they are no list.
+    """
+    found = decoded(value)
+    if not found:
+        return None
+    if not isinstance(found, list):
+        raise Unusable("tools are not a list")
+    return [decoded(tool) for tool in found]
+
+
+def spoken(text: str) -> list[Message] | None:
+    """The turns of a text that begins with one; None for any other text.
+
+    A text that only begins with ``Human:`` and holds no answer might be about a human: it needs the empty line before
+    it, as Anthropic's data has it, or a second speaker.
+    """
+    turns = read_hh(text)
+    if turns is None:
+        return None
+    has_both = {turn["role"] for turn in turns} == {"user", "assistant"}
+    return turns if has_both or text.startswith("\n\n") else None
+
+
+def paired_turns(cells: Sequence[Any], columns: Sequence[str]) -> list[Any]:
+    """A prompt and its responses as they are, or, where each is a list of turns, the dialogues that these make.
+
+    Raises:
+        Unusable: some are lists of texts and cannot be paired.
+    """
+    lists = [turns_of(cell) for cell in cells]
+    prompt, *sides = lists
+    if prompt is None:
+        for cell, column in zip(cells[1:], columns[1:], strict=True):
+            if isinstance(cell, list) and cell and all(isinstance(text, str) for text in cell):
+                raise Unusable(f"{column} is a list of {len(cell)} texts")
+        return list(cells)
+    if all(side is None for side in sides) and len(prompt) == 1:
+        return [prompt[0], *cells[1:]]
+    counts = [None if turns is None else len(turns) for turns in lists]
+    if set(counts) != {len(prompt)}:
+        told = ", ".join(f"{column}: {count or 'no list'}" for column, count in zip(columns, counts, strict=True))
+        raise Unusable(f"its lists of turns cannot be paired ({told})")
+    return [None, *(_dialogue(prompt, side or []) for side in sides)]
+
+
+def turns_of(cell: Any) -> list[str] | None:
+    """A list of texts, also one written as JSON text; a turn that is null said nothing. None for anything else."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return None
+    is_texts = isinstance(cell, list) and cell and all(text is None or isinstance(text, str) for text in cell)
+    return [text or "" for text in cell] if is_texts else None
+
+
+def decoded(value: Any, *keys: str) -> Any:
+    """JSON text of an object, or of a list of objects (that have one of ``keys``), becomes what it spells."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    if isinstance(found, dict):
+        return value if keys else found
+    is_objects = found and all(isinstance(item, dict) and (not keys or {*keys} & set(item)) for item in found)
+    return found if is_objects else value
+
+
+def alike(some: Sequence[Message], others: Sequence[Message]) -> bool:
+    """Whether messages are the same but for white space in their content."""
+    return len(some) == len(others) and all(_plain(a) == _plain(b) for a, b in zip(some, others, strict=True))
+
+
+def brief(messages: Sequence[Message]) -> str:
+    """The last message in a few words."""
+    text = " ".join(str(messages[-1].get("content") or "").split()) if messages else ""
+    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
+
+
+def _plain(message: Message) -> list[Any]:
+    """What a message says: metadata beside it and white space do not count."""
+    content = message.get("content")
+    words = " ".join(content.split()) if isinstance(content, str) else content
+    return [words or None, *(message.get(key) for key in ("role", "tool_calls", "reasoning_content"))]
+
+
+def _dialogue(asked: Sequence[str], answered: Sequence[str]) -> list[Message]:
+    turns = zip(asked, answered, strict=True)
+    return [
+        message
+        for question, answer in turns
+        for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+    ]
+
+
+def _renamed(message: Message) -> Message:
+    """A message of which role and content go by the names of ShareGPT."""
+    if {*message} != {*SHARE_GPT} or message["from"] not in SHARE_GPT_ROLES:
+        return message
+    return {"role": SHARE_GPT_ROLES[message["from"]], "content": message["value"]}
