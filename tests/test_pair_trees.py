@@ -7,7 +7,7 @@ from typing import Any
 
 from conftest import make_tokenizer
 
-from align.core.files import write_jsonl
+from align.core.files import read_jsonl, write_jsonl
 from align.core.runs import Run, RunRecord
 from align.core.text import Chat
 from annotation.types import prompt_id
@@ -44,3 +44,10 @@ def test_other_template_arguments_make_another_prompt(tmp_path: Path) -> None:
     chat = Chat(make_tokenizer(TEMPLATE))
     assert first.tree.prompt == chat.prompt_ids(USER, None, {"flag": False})
     assert second.tree.prompt == chat.prompt_ids(USER, None, {"flag": True}) != first.tree.prompt
+
+
+def test_an_empty_response_trains_nothing_and_is_counted(tmp_path: Path) -> None:
+    (only,) = load(tmp_path, [row("yes", "no"), row("yes", ""), row(" ", "no")])
+    assert len(only.rows) == 1
+    reasons = [line["reason"] for line in read_jsonl(tmp_path / "dropped-train.jsonl")]
+    assert reasons == ["rejected is an empty response", "chosen is an empty response"]

@@ -18,7 +18,7 @@ from annotation.feedback.store import Store
 from annotation.pairs import PairsConfig, pairs
 from annotation.splits import normalised, place
 from annotation.types import Comparison, Judgment
-from annotation.votes import FIRST, SECOND, TIE, majority, tallies, votes
+from annotation.votes import FIRST, SECOND, TIE, majority, margin, tallies, votes
 
 
 def stored(path: Path, judgments: list[Judgment], items: list[Comparison], splits: dict | None = None) -> Path:
@@ -146,3 +146,27 @@ def test_pairs_refuses_an_edited_store(tmp_path: Path, store_path: Path) -> None
     edit(store_path, "UPDATE bodies SET body = replace(body, '[[0], [1]]', '[[1], [0]]') WHERE sequence = 6")
     with pytest.raises(BadInput, match="row 6"):
         pairs(PairsConfig(run=tmp_path / "pairs", feedback=store_path))
+
+
+def test_what_older_stores_hold_keeps_its_ids_and_its_hash(tmp_path: Path) -> None:
+    """Literals are from before a comparison could bear a row's name and a judgment a margin."""
+    assert [item.id for item in ITEMS] == [
+        "8edd8c1064b8fa9f", "e75237d09a92e058", "9d7ddbb4404f6f1f", "4b345ace648a7029"
+    ]  # fmt: skip
+    judged = [judgment(item, "ann", source="test", strength=2) for item in ITEMS]
+    assert all("item" not in item.model_dump() for item in ITEMS) and "margin" not in judged[0].model_dump()
+    stored(tmp_path / "feedback.db", judged, ITEMS)
+    make_pairs(tmp_path, "pairs")
+    manifest = json.loads((tmp_path / "pairs" / "manifest.json").read_text())
+    with Store.open(tmp_path / "feedback.db") as store:
+        assert store.comparisons() == sorted(ITEMS, key=lambda item: item.id)
+    assert manifest["content_sha256"] == ("a3ddcb54bef64b5f2acfb869c17e0bafbde2fb7f51f8ba817e00a84ab1c233ed")
+
+
+def test_margins_count_where_nobody_gave_a_strength(tmp_path: Path) -> None:
+    item = comparison("q", "good", "bad")
+    judged = [said(item, "good", "a", margin=6.0), said(item, "good", "b", margin=2.5), said(item, "bad", "c")]
+    (counted,) = tallies(votes(judged))
+    assert margin(counted, FIRST if item.responses[0].text == "good" else SECOND) == 4.25
+    (both,) = tallies(votes([*judged, said(item, "good", "d", strength=1)]))
+    assert [abs(size) for size in both.strengths] == [1.0], "two scales are not mixed"
