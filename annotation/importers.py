@@ -9,6 +9,7 @@ file again adds nothing. Not here: an export's pull from a server that runs (``p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -50,6 +51,7 @@ class ImportConfig(StageConfig):
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ("data", "items", "texts", "campaign")
+    STARTS_ANEW: ClassVar[bool] = True  # what is stored is stored in one transaction, or not at all
 
     stage: Literal["import"] = "import"
     data: Path
@@ -66,6 +68,19 @@ class ImportConfig(StageConfig):
     buckets: tuple[str, ...] = ()
     server: str = "label-studio"
     campaign: Path | None = None
+
+    def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
+        """The store was written to, which is no part of the folder: it has to hold what this import left there."""
+        wrote = inputs.get("feedback", {})
+        if not self.feedback.is_file() or not _holds(self.feedback, wrote.get("sha256", "")):
+            raise BadInput(
+                f"{self.run}: this import is finished, but {self.feedback} does not hold it (it went to "
+                f"{wrote.get('path', 'another store')}); name a folder of its own with run= to import once more"
+            )
+        return (
+            f"nothing to do: {self.data} was imported into {self.feedback} by that run, which the lines below tell of; "
+            "another import needs a folder of its own (run=...)"
+        )
 
 
 # settings beside the file, the store and the language that a kind of file makes use of
@@ -158,6 +173,12 @@ def _refuse_useless(config: ImportConfig, kind: str) -> None:
         if name not in USES[kind] and getattr(config, name) != fields[name].default:
             uses = " or ".join(format for format, names in USES.items() if name in names)
             raise BadInput(f"{config.data}: read as {kind}, which have no use for '{name}'; it belongs to {uses}")
+
+
+def _holds(feedback: Path, head: str) -> bool:
+    """Whether a store's chain has an entry."""
+    with Store.open(feedback) as store:
+        return bool(store.read("SELECT 1 FROM log WHERE entry_hash = ?", (head,)))
 
 
 def _is_exported(path: Path) -> bool:

@@ -52,6 +52,7 @@ class StageConfig(Frozen):
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ()
+    STARTS_ANEW: ClassVar[bool] = False  # a run that did not finish leaves nothing to go on from: settings may change
 
     stage: str
     run: Path = Field(description="folder this run is written to")
@@ -60,6 +61,14 @@ class StageConfig(Frozen):
     def heads(self) -> dict[str, str]:
         """Hashes of inputs that are not files, by field name (the chain head of a feedback store)."""
         return {}
+
+    def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
+        """What is said where the run of this config is finished already; ``inputs`` are those that it recorded.
+
+        Raises:
+            BadInput: what it did elsewhere than in its folder is not there.
+        """
+        return "nothing to do"
 
 
 class Template(NamedTuple):

@@ -354,22 +354,30 @@ def _open(config: StageConfig) -> tuple[RunRecord, bool]:
         record = read_run(config.run)
         if record.status == "running" and record.stage == config.stage:
             record.status = "interrupted"
-        if reason := difference(record, config):
+        reason = difference(record, config)
+        if reason and config.STARTS_ANEW and record.stage == config.stage and record.status != "finished":
+            return _started(config), False
+        if reason:
             raise BadInput(f"{config.run}: {reason}; choose another run= folder or remove this one")
         if record.status == "finished":
-            print(f"[{config.stage}] {config.run} is finished; nothing to do", file=sys.stderr)
+            print(f"[{config.stage}] {config.run} is finished; {config.why_nothing(record.inputs)}", file=sys.stderr)
             return record, True
         _renew_hashes(record, config)
         record.status = "running"
         record.dropped, record.remarks = {}, {}  # the stage reads its rows again, and counts them again
         Run(record).save()
         return record, False
+    return _started(config), False
+
+
+def _started(config: StageConfig) -> RunRecord:
+    """The record of a run that begins, written with its config."""
     record = _new_record(config)
     run = Run(record)
     run.save()
     if run.is_main:
         write_text(config.run / "config.yaml", yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False))
-    return record, False
+    return record
 
 
 def _renew_hashes(record: RunRecord, config: StageConfig) -> None:

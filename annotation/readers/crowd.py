@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from annotation.interfaces.config import BOTH_BAD
 from annotation.readers.columns import Columns, Field, Labels, Outcome, number_of, text_of, word_of
-from annotation.readers.formats import container_of, scrubbed
+from annotation.readers.formats import container_of
 from annotation.readers.gathering import Gathering, Judged
 from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cleaned, is_missing
-from annotation.readers.sides import Sides, asked_with, check, check_winner, sides_of, with_system
+from annotation.readers.sides import Sides, asked_with, check, check_winner, sides_of, storable, with_system
 from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
 from annotation.readers.turns import decoded
 from annotation.votes import UNKNOWN_SIDES
@@ -163,14 +163,13 @@ class _Sides:
 
     def _compare(self, cells: Row) -> Sides:
         texts = {field: decoded(cells.get(field), "role", "from") for field in ("prompt", *LEFT_RIGHT)}
-        texts = scrubbed(texts, self.replaced)
         if self.by_id is not None:
             texts |= {field: self._text(field, cells.get(field)) for field in ("prompt", *LEFT_RIGHT)}
         found = {field: _as_text(value) for field, value in texts.items()}
         sides = sides_of(asked_with(found, cells.get("input")), LEFT_RIGHT, first_answers=True)
         sides = sides._replace(prompt=with_system(sides.prompt, cells.get("system")))
         check(sides, LEFT_RIGHT)
-        return sides
+        return storable(sides, self.replaced)
 
     def _text(self, field: str, cell: Any) -> Any:
         """What an id stands for; a prompt may also be the text itself."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from annotation.readers.columns import text_of
-from annotation.readers.formats import HH_TURN, Format, read_hh, scrubbed
+from annotation.readers.formats import HH_TURN, Format, read_hh
 from annotation.readers.gathering import Gathering, Judged, hashed_name
 from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable
 from annotation.readers.sides import (
@@ -22,6 +22,7 @@ from annotation.readers.sides import (
     different_prompts,
     require_both,
     sides_of,
+    storable,
     with_system,
 )
 from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
@@ -110,7 +111,7 @@ class _Reader:
             raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
         if annotator or self.table.given.annotator:
             self.gathered.refuse_copies(number, row)
-        sides = self._sides(row)
+        sides = storable(self._sides(row), self.table.replaced)
         sides = sides._replace(prompt=with_system(sides.prompt, row.get(used.system or "")))
         check(sides, self.responses)
         check_winner(sides, RANKING)
@@ -144,7 +145,6 @@ class _Reader:
         if self.has_guessed_prompt and any(map(_holds_prompt, cells.values())):
             prompt = None
         cells["prompt"] = decoded(prompt, "role", "from")
-        cells = scrubbed(cells, self.table.replaced)
         if self.is_hh and not cells["prompt"]:
             return hh_sides(cells, self.responses)
         return sides_of(asked_with(cells, row.get(self.used.input or "")), self.responses)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from annotation.readers.columns import Columns, Labels, number_of, text_of, word_of
 from annotation.readers.intake import Unusable
+from annotation.readers.turns import decoded
 
 Kind = Literal["preferences", "votes", "other"]
 Row = dict[str, Any]
@@ -66,7 +67,7 @@ def _weighed(row: Row) -> Row:
 
 def _summaries(row: Row) -> Row:
     """OpenAI's comparisons of summaries, with the words that ask for one as their paper writes them."""
-    info, summaries = row.get("info"), row.get("summaries")
+    info, summaries = decoded(row.get("info")), decoded(row.get("summaries"))
     if not isinstance(info, dict) or not isinstance(summaries, list) or len(summaries) != 2:
         raise Unusable("no post with two summaries (info, summaries)")
     post = info.get("post")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from annotation.readers.columns import text_of
+from annotation.readers.formats import scrubbed
 from annotation.readers.intake import Unusable
 from annotation.readers.turns import ANSWERING, alike, brief, messages_of, paired_turns, spoken
 from annotation.types import Comparison, Message, Response, is_empty
@@ -99,6 +100,11 @@ def with_system(prompt: list[Message], system: Any) -> list[Message]:
     if own[0].get("role") == "system" and not alike(own, [message]):
         raise Unusable(f"two system prompts (column: {brief([message])}; messages: {brief(own)})")
     return prompt
+
+
+def storable(sides: Sides, replaced: list[int]) -> Sides:
+    """Sides of text that can be stored, also where JSON text of a cell spelt something else; adds to ``replaced``."""
+    return sides._replace(prompt=scrubbed(sides.prompt, replaced), responses=scrubbed(sides.responses, replaced))
 
 
 def require_both(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
