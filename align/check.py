@@ -1,7 +1,8 @@
 """`align check`: is a YAML ready to run? Without a GPU, without the network, without loading weights.
 
-Validates every key, finds every input that no earlier step makes, and prints the template a model will be used
-with and the layout its architecture earns (measured on a two-layer random copy).
+Validates every key, finds every input that no earlier step makes, matches weights, adapters, tokenizer and target
+modules with the architecture, renders a whole exchange and the first rows of the data, and prints the layout that the
+architecture earns (measured on a two-layer random copy). It fails where the run would.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from align.core.config import BadInput, Compute, StageConfig, Template, TextConfig, override, read_yaml
+from align.core.config import BadInput, Compute, Lora, StageConfig, TextConfig, override, read_yaml
 from align.core.runs import input_paths
 from align.recipe import load_recipe, step_config
 from align.verbs import stage_config
 
 
 def check(config: Path, assignments: Sequence[str]) -> int:
-    """Print what is wrong with the first thing that is, or what would run."""
+    """Print what would run, or say what is wrong with the first thing that is."""
     data = read_yaml(config)
     if data.get("stage") == "recipe":
         recipe = load_recipe(data, assignments, str(config))
@@ -25,8 +26,7 @@ def check(config: Path, assignments: Sequence[str]) -> int:
         made = {recipe.runs / step.name for step in recipe.steps}
         _check_inputs(stages, made | {recipe.runs})
         print(f"{config}: {len(stages)} steps, runs in {recipe.runs}")
-        if recipe.model is not None:
-            _describe_model(recipe.model, _template(stages))
+        _check_models(stages, recipe.model)
         return 0
     if data.get("stage") == "campaign":
         return _check_campaign(config, assignments)
@@ -38,12 +38,7 @@ def check(config: Path, assignments: Sequence[str]) -> int:
     stage = stage_config(settings["stage"], settings, str(config))
     _check_inputs([stage], set())
     print(f"{config}: stage {stage.stage}, run {stage.run}")
-    model = getattr(stage, "model", None) or getattr(stage, "policy", None)
-    if isinstance(model, Path):
-        from align.core.load import find_source, template_of
-
-        asked = stage.template("") if isinstance(stage, TextConfig) else Template()
-        _describe_model(find_source(model).base, template_of(model, asked))
+    _check_models([stage], None)
     return 0
 
 
@@ -72,24 +67,34 @@ def _check_inputs(stages: Iterable[StageConfig], made: set[Path]) -> None:
                 raise BadInput(f"stage {stage.stage}: {name}: {path} does not exist")
 
 
-def _template(stages: Iterable[StageConfig]) -> Template:
-    """The template of the first stage that names one, else the model's own."""
-    asked = [stage.template("") for stage in stages if isinstance(stage, TextConfig)]
-    return next((template for template in asked if template.name), asked[0] if asked else Template())
+def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
+    """Every policy and template that the stages work with, once; ``model`` stands in for what earlier steps make."""
+    users = [stage for stage in stages if isinstance(stage, TextConfig)]
+    places = {place for stage in users if (place := _policy(stage, model)) is not None}
+    if not places:
+        return
+    from align.core.load import find_source, template_of
+    from align.exchanges import first_rows
+    from align.preflight import check_source, check_text
+
+    data = [found for stage in stages if (found := first_rows(stage)) is not None]
+    usual = next((stage.chat_template for stage in users if stage.chat_template), None)
+    for place in sorted(places):
+        own = [stage for stage in users if _policy(stage, model) == place]
+        source = find_source(place)
+        loras = [getattr(stage, "lora", None) or Lora() for stage in own if "lora" in type(stage).model_fields]
+        rows = check_source(source, loras, own[0].compute if hasattr(own[0], "compute") else Compute())
+        asked = {}
+        for stage in own:
+            template = stage.template("")
+            template = template_of(place, template._replace(name=template.name or usual))
+            asked[repr(template)] = template
+        for template in asked.values():
+            check_text(source.base, template, rows, data)
 
 
-def _describe_model(path: Path, template: Template) -> None:
-    """The template and the layout of a model folder, from its configuration and tokenizer alone."""
-    import torch
-
-    from align.core.layout import layout_of, small_copy
-    from align.core.load import load_tokenizer
-    from align.core.text import Chat
-    from align.core.weights import config_of, skeleton
-
-    chat = Chat(load_tokenizer(path), *template)
-    shown = chat.render([{"role": "user", "content": "Hello?"}], ask=True)
-    stop = chat.tokenizer.convert_ids_to_tokens(chat.stop_id)
-    print(f"template: {chat.name}; a prompt reads {shown!r}, an answer ends with {stop!r}")
-    verdict = layout_of(small_copy(skeleton(config_of(path)), torch.device("cpu")), Compute())
-    print(f"layout: {verdict.layout} ({verdict.reason})")
+def _policy(stage: StageConfig, model: Path | None) -> Path | None:
+    """The folder of the policy that a stage works with, or the model that the steps before it start from."""
+    named = [getattr(stage, field, None) for field in ("model", "policy", "subject", "reward")]
+    path = next((path for path in named if isinstance(path, Path)), None)
+    return path if path is None or path.exists() else model

@@ -58,6 +58,8 @@ def run(argv: list[str]) -> int:
             return _say(f"{where}{error.strerror.lower()}; nothing half-written was left; mend it and run again", 2)
         return _internal()
     except Exception as error:  # the outermost place: everything not foreseen becomes exit code 70
+        if "DefaultCPUAllocator" in str(error):  # torch's way to say it where there is no GPU
+            return _say("out of memory; lower compute.max_tokens or batch, and run the same command again", 2)
         if type(error).__name__ == "OutOfMemoryError":
             return _say("the GPU is out of memory; lower compute.max_tokens or use compute.quantization: nf4", 2)
         return _internal()

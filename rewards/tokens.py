@@ -49,9 +49,11 @@ def response_tokens(
     Raises:
         Unusable: the template cannot express it, it was cut inside its reasoning (which a template would close), or
             its text is not what its recorded ids say.
+        BadInput: a recorded id is beyond the model's embedding.
     """
     is_same_chat = recorded is not None and recorded.chat == chat.identity
     if recorded is not None and is_same_chat and recorded.exchange == _exchange(prompt.ids, messages):
+        chat.refuse_beyond(recorded.ids)
         return ResponseTokens(recorded.ids, [True] * len(recorded.ids), "as sampled")
     if ended is False and not any(message.get("content") or message.get("tool_calls") for message in messages):
         raise Unusable("cut inside its reasoning, which the chat template would close")

@@ -14,6 +14,8 @@ FLOORS = [  # from the top; a module imports its own floor (where it is a packag
     ["align.cli"],
     ["align.usage"],
     ["align.quickstart", "align.check", "align.ls", "align.init", "align.annotate"],
+    ["align.preflight"],
+    ["align.exchanges"],
     ["align.recipe"],
     ["align.verbs"],
     ["align.audit"],

@@ -19,7 +19,9 @@ from transformers import AddedToken, LlamaConfig
 from align.core.config import BadInput, Compute
 from align.core.load import find_source, load_base, load_tokenizer
 from align.core.models import Stack
+from align.core.text import Chat
 from align.core.weights import config_of, is_out_of_memory, load_tensors, reading, skeleton
+from rewards.tokens import Prompt, record_tokens, response_tokens
 
 CPU = Compute(device="cpu")
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -271,6 +273,22 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_where_text_can_reach_i
     tokenizer.save_pretrained(folder)
     with pytest.raises(BadInput, match="1 tokens beyond the embedding of 320 rows, first 'hello' with the id 320"):
         Stack(folder, CPU)
+
+
+@pytest.mark.parametrize("strange", [320, 10**9, -1])
+def test_a_recorded_id_beyond_the_embedding_is_refused(strange: int, make_stack: MakeStack) -> None:
+    chat = make_stack("llama").chat
+    asked, answer = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
+    prompt = Prompt(asked, chat.prompt_ids(asked))
+    assert response_tokens(chat, prompt, answer, True, record_tokens(chat, prompt.ids, [7, 3], answer)).ids == [7, 3]
+    with pytest.raises(BadInput, match=f"a row holds the id {strange}, beyond the model's embedding of 320 rows"):
+        response_tokens(chat, prompt, answer, True, record_tokens(chat, prompt.ids, [7, strange, 3], answer))
+
+
+def test_a_template_that_hides_the_answer_is_refused() -> None:
+    hiding = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    with pytest.raises(BadInput, match="does not show what the assistant says"):
+        Chat(make_tokenizer(hiding))
 
 
 # --- an adapter that nobody named ----------------------------------------------------------------------------

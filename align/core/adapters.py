@@ -182,7 +182,12 @@ def saved_tensors(peft: PeftModel, role: str) -> dict[str, Tensor]:
 
 
 def load_role(peft: PeftModel, role: str, folder: Path, base: Path) -> None:
-    """Fill a role's tensors from an adapter folder.
+    """Fill a role's tensors from an adapter folder; BadInput as in :func:`fitting_tensors`."""
+    set_peft_model_state_dict(peft, fitting_tensors(peft, role, folder, base), adapter_name=role)
+
+
+def fitting_tensors(peft: PeftModel, role: str, folder: Path, base: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter folder, all of which have a place in a role's adapter, and leave none empty.
 
     Raises:
         BadInput: a tensor is missing, unknown, misshaped or not finite, or the folder brings weights of a base.
@@ -203,7 +208,7 @@ def load_role(peft: PeftModel, role: str, folder: Path, base: Path) -> None:
             shapes = f"{list(tensor.shape)} instead of {list(wanted[name].shape)}"
             raise BadInput(f"{misfit}: {name} has the shape {shapes}; name the adapter's own base, or train it again")
     refuse_not_finite(file, held)
-    set_peft_model_state_dict(peft, read, adapter_name=role)
+    return read
 
 
 def refuse_not_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -215,7 +220,9 @@ def refuse_not_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
     """Whether a tensor is the base's own, to the bit (PEFT saves embeddings with an adapter on them)."""
     own = peft.state_dict().get(name)
-    return own is not None and own.shape == tensor.shape and bool((own.cpu() == tensor.to(own.dtype)).all())
+    if own is None or own.shape != tensor.shape:
+        return False
+    return own.is_meta or bool((own.cpu() == tensor.to(own.dtype)).all())
 
 
 # --- what is adapted -----------------------------------------------------------------------------------------

@@ -92,11 +92,12 @@ def on_the_day_of(asked: Template, paths: Iterable[Path | None]) -> Template:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """A folder's fast tokenizer.
+    """A model folder's fast tokenizer.
 
     Raises:
-        BadInput: there is none that can be read, or it is a slow one.
+        BadInput: there is none that can be read, or it is a slow one; or the model's configuration is none.
     """
+    config_of(path)  # transformers makes one to find the tokenizer's class
     with reading(
         f"{path}: no usable tokenizer there", "put tokenizer.json and tokenizer_config.json of the model there"
     ):

@@ -178,9 +178,11 @@ class Chat:
         marker = "\ue000stop\ue001"
         exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
         try:
-            tail = self.render(exchange).rpartition(marker)[2]
+            _, shown, tail = self.render(exchange).rpartition(marker)
         except Unusable as error:
             raise BadInput(f"chat_template {self.name}: {error}") from None
+        if not shown:
+            raise BadInput(f"chat_template {self.name}: it does not show what the assistant says; name another one")
         ids = self._encode(tail.strip()) if tail.strip() else []
         specials = set(self.tokenizer.added_tokens_decoder)
         if ids and ids[0] in specials:
@@ -277,12 +279,7 @@ class Chat:
             ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
         except TypeError as error:  # a lone surrogate is no text to the tokenizer
             raise Unusable(f"the tokenizer cannot read it ({error})") from error
-        if self.rows is not None and (highest := max(ids, default=0)) >= self.rows:
-            token = self.tokenizer.convert_ids_to_tokens(highest)
-            raise BadInput(
-                f"chat_template {self.name}: {token!r} has the id {highest}, beyond the model's embedding of "
-                f"{self.rows} rows; put the model's own tokenizer there, or resize the embedding"
-            )
+        self.refuse_beyond(ids)
         return ids
 
     def _encode_after(self, before: str, segments: Sequence[tuple[str, bool]]) -> list[tuple[list[int], bool]]:
@@ -296,6 +293,21 @@ class Chat:
             found.append((ids, is_own))
             before, before_ids = before + text, before_ids + ids
         return found
+
+    def refuse_beyond(self, ids: Sequence[int]) -> None:
+        """Refuse token ids without a row in the model's embedding.
+
+        Raises:
+            BadInput: names the first of them.
+        """
+        strange = next((i for i in ids if i < 0 or (self.rows is not None and i >= self.rows)), None)
+        if strange is not None:
+            token = self.tokenizer.convert_ids_to_tokens(strange) if 0 <= strange < len(self.tokenizer) else None
+            who = f"chat_template {self.name}: {token!r} has" if token else "a row holds"
+            raise BadInput(
+                f"{who} the id {strange}, beyond the model's embedding of {self.rows} rows; put the model's own "
+                "tokenizer there, or resize the embedding"
+            )
 
     def _encode_marked(self, rendered: str, contents: Sequence[str], expected: str) -> list[int]:
         """Encode a rendering whose contents were replaced by marks: template parsed, contents as plain text."""
