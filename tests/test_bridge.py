@@ -240,6 +240,18 @@ def test_an_answer_given_to_somebody_else_or_moved_counts_once(
     assert (found.judgments, found.quarantined) == (1, 0)
 
 
+def test_of_two_answers_of_one_person_the_later_counts(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    task = tasks(studio, campaign)["0"]
+    first = answer(studio, task, [for_good(task)])
+    answer(studio, task, [for_good(task, -1)])
+    assert pull(campaign, studio).outcomes == {"judgment": 1, "superseded": 1}
+    assert judged(campaign)["0"][1] != f"{GOOD} 0"
+    studio._calls.send("PATCH", f"api/annotations/{first}/", body={"result": [for_good(task, 1)]})
+    assert pull(campaign, studio).outcomes == {"judgment": 1, "superseded": 1}
+    assert judged(campaign)["0"][1] == f"{GOOD} 0" and chain(campaign) == 1
+
+
 def test_what_the_server_copies_is_nobodys_judgment(studio: Studio, campaign: Campaign) -> None:
     project = push(campaign, studio).project
     shown = tasks(studio, campaign)
@@ -275,6 +287,8 @@ def test_a_full_pull_heals_a_chain_that_says_something_else(studio: Studio, camp
         store.withdraw([(first.comparison_id, first.annotator, first.source)], "lost")
         store.add_judgments([second.model_copy(update={"annotator": "nobody's"})])
     assert pull(campaign, studio).judgments == 2
+    with Store.open(campaign.feedback) as store:
+        assert "nobody's" in {judgment.annotator for judgment in store.judgments()}, "what did not change is not read"
     assert pull(campaign, studio, full=True).judgments == 2
     assert {number: best for number, (_, best) in judged(campaign).items()} == {n: f"{GOOD} {n}" for n in "01"}
     with Store.open(campaign.feedback) as store:

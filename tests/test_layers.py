@@ -32,7 +32,9 @@ FLOORS = [  # from the top; a module imports its own floor (where it is a packag
 ]
 PACKAGES = {"align.audit", "align.evals", "rewards", "annotation", "align.pocket", "align.core"}
 LIGHT = ("annotation", "align.audit", "align.pocket", "align.core.config", "align.core.files", "align.core.runs")
-AUDIT_MAY = ("align.audit", "align.core", "align.evals.items", "align.evals.stats", "annotation.types")
+AUDIT_MAY = (
+    "align.audit", "align.core", "align.evals.fingerprint", "align.evals.items", "align.evals.stats", "annotation.types",
+)  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
