@@ -33,8 +33,9 @@ FLOORS = [  # from the top; a module imports its own floor (where it is a packag
 PACKAGES = {"align.audit", "align.evals", "rewards", "annotation", "align.pocket", "align.core"}
 LIGHT = ("annotation", "align.audit", "align.pocket", "align.core.config", "align.core.files", "align.core.runs")
 AUDIT_MAY = (
-    "align.audit", "align.core", "align.evals.fingerprint", "align.evals.items", "align.evals.stats", "annotation.types",
-)  # fmt: skip
+    *("align.audit", "align.core", "annotation.types"),
+    *(f"align.evals.{name}" for name in ("fingerprint", "items", "stats")),
+)
 
 
 def modules() -> dict[str, Path]:
