@@ -2,9 +2,10 @@
 
 In: ``feedback.db``. Out: ``agreement.json`` and ``agreement.html``, overall, by language and by guideline version:
 Krippendorff's alpha (nominal; ordinal with a tie in the middle; ordinal over strengths) and pairwise agreement, raw and
-corrected for chance, with bootstrap intervals (comparisons resampled); each annotator against the others, side and
-length bias, ties, speed, self-consistency and gold tasks; and what published campaigns reached. What cannot be computed
-is None beside its counts. One vote a person counts: who judged a comparison again is compared with themselves only.
+corrected for chance, with bootstrap intervals (comparisons resampled); each annotator against the others, every two of
+them against each other, side and length bias, ties, speed, self-consistency and gold tasks; and what published
+campaigns reached. What cannot be computed is None beside its counts. One vote a person counts: who judged a comparison
+again is compared with themselves only.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from annotation.measures.coefficients import (
     share,
     weighted_kappa,
 )
+from annotation.measures.couples import couples
 from annotation.measures.page import page
 from annotation.measures.published import PUBLISHED
 from annotation.truth import dawid_skene
@@ -235,6 +237,7 @@ def _summary(columns: Ballots, names: Sequence[str], seed: int) -> dict[str, Any
         **_describe(columns, agrees_V, np.arange(len(columns.unit))),
         **_kappa_entries(together, 0),
         "annotators": people,
+        "couples": couples(once, names),
     }
 
 

@@ -9,7 +9,8 @@ An improved answer is a demonstration, and beats the answer it was made of. That
 1.0 and no margin: nobody said by how much it is better. ``min_votes`` asks for voters on two given answers and does
 not touch it; where people also voted between the same two texts, their votes decide. It stands in training alone,
 because a person's text against a model's is an easier choice than those that a reward model's accuracy and the
-annotators' ceiling are measured on. Thumbs and labels go by plain majority, whatever method pairs are made by.
+annotators' ceiling are measured on. What was written after a tie, or where both are bad, is a demonstration alone:
+it was made of neither. Thumbs and labels go by plain majority, whatever method pairs are made by.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ Row = Pair | Demonstration | Thumb | Labelled
 
 
 class Edit(NamedTuple):
-    """A response before and after a person improved it."""
+    """What a person wrote in place of a response, or of all of them (None) where none was better."""
 
     comparison: Comparison
-    before: Response
+    before: Response | None
     after: list[Message]
 
 
@@ -126,16 +127,17 @@ def pair_key(pair: Pair) -> tuple[str, ...]:
 def _edits(judgments: Iterable[Judgment], comparisons: Mapping[str, Comparison], leaking: Iterable[str]) -> Made[Edit]:
     rows, dropped, left_out = [], Counter[str](), set(leaking)
     for judgment in judgments:
-        if judgment.improved is None or judgment.improved_from is None:
+        if judgment.improved is None:
             continue
         comparison = comparisons[judgment.comparison_id]
-        before = comparison.responses[judgment.improved_from]
-        after = _rewritten(before.messages, judgment.improved.strip())
+        before = None if judgment.improved_from is None else comparison.responses[judgment.improved_from]
+        given = comparison.responses if before is None else [before]
+        after = _instead(given, judgment.improved.strip())
         if comparison.id in left_out:
             dropped["leakage"] += 1
         elif after is None:
             dropped["not one text that could be replaced"] += 1
-        elif after == _rewritten(before.messages, _text(before.messages)):
+        elif any(after == _rewritten(response.messages, _text(response.messages)) for response in given):
             dropped["unchanged"] += 1
         else:
             rows.append(Edit(comparison, before, after))
@@ -143,10 +145,18 @@ def _edits(judgments: Iterable[Judgment], comparisons: Mapping[str, Comparison],
         key=lambda edit: (
             edit.comparison.prompt_id,
             edit.comparison.id,
-            content_hash([edit.after, edit.before.messages]),
+            content_hash([edit.after, edit.before.messages if edit.before else None]),
         )
     )
     return Made(rows, dropped)
+
+
+def _instead(given: Sequence[Response], text: str) -> list[Message] | None:
+    """A response of a person's words: in place of one, or of several, of which one at least has to be a mere text."""
+    if len(given) == 1:
+        return _rewritten(given[0].messages, text)
+    is_text = any(len(r.messages) == 1 and not r.messages[0].get("tool_calls") for r in given)
+    return [{"role": "assistant", "content": text}] if is_text and text else None
 
 
 def _rewritten(messages: Sequence[Message], text: str) -> list[Message] | None:
@@ -179,6 +189,8 @@ def _edited_pairs(edits: Sequence[Edit], placement: Placement, voted: Iterable[P
     prompts = {edit.comparison.prompt_id for edit in edits}
     known = {pair_key(pair) for pair in voted if pair.prompt_id in prompts}
     for comparison, before, after in edits:
+        if before is None:  # a text that was written after a tie: nobody compared it with either
+            continue
         if placement.split[comparison.id] != "train":
             dropped["held-out prompt"] += 1
             continue

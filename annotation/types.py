@@ -170,7 +170,8 @@ class Judgment(Record):
     ``[[0, 1]]`` is a tie. ``shown`` is the order on screen, left (or top) first. ``seconds`` is time on task.
     ``strength`` is how much better the first is, 0 to 3; ``margin`` the same on another scale, as its source gave it.
     ``label`` is what a single response was called; ``ratings`` hold one value a response (None: not rated), by name;
-    ``improved`` is a better wording of response ``improved_from`` that the annotator wrote.
+    ``improved`` is what the annotator wrote in place of response ``improved_from``, or of none of them (None) where no
+    response is better than the others.
     """
 
     comparison_id: str
@@ -197,8 +198,10 @@ class Judgment(Record):
             raise ValueError(f"ranking {self.ranking} and shown {self.shown} must both hold 0..k-1 once each")
         if self.ratings and any(len(values) != len(ranked) for values in self.ratings.values()):
             raise ValueError(f"ratings {self.ratings} must hold one value for each of {len(ranked)} responses")
-        if (self.improved is None) != (self.improved_from is None):
-            raise ValueError("improved and improved_from go together: set both or neither")
+        if self.improved is None and self.improved_from is not None:
+            raise ValueError("improved_from is set and improved is not: set both or neither")
+        if self.improved is not None and self.improved_from is None and len(self.ranking[0]) == 1:
+            raise ValueError("improved_from is missing: one response is the best, so the text is one for it")
         if self.improved_from is not None and self.improved_from not in ranked:
             raise ValueError(f"improved_from {self.improved_from} is none of the responses 0..{len(ranked) - 1}")
         return self

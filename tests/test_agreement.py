@@ -227,3 +227,57 @@ def test_what_nobody_shares_is_said_not_to_be_measured(tmp_path: Path) -> None:
     (note,) = record.notes
     assert "excluded people said is in the figures" in note and note.endswith("bob")
     assert all("reliability" in found for found in report["annotators"].values())
+
+
+# --- every two annotators ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kappa_of_every_two_people_equals_an_independent_implementation(seed: int) -> None:
+    cast, table = random_votes(seed)
+    found = {tuple(couple["annotators"]): couple for couple in measure(cast, {}, seed)["couples"]}
+    assert sorted(found) == [(f"p{a}", f"p{b}") for a in range(4) for b in range(a + 1, 4)]
+    for (one, other), couple in found.items():
+        levels = np.sign(table[[int(one[1]), int(other[1])]])
+        both = levels[:, ~np.isnan(levels).any(0)]
+        assert couple["value"] == pytest.approx(cohen_kappa_score(*both), abs=SAME)
+        assert couple["n"] == couple["n_scored"] == couple["comparisons"] == both.shape[1]
+        low, high = couple["interval"]
+        assert low < couple["value"] < high < 1
+
+
+def test_kappa_of_two_people_by_hand() -> None:
+    """Of four answers three are the same; by chance half would be: kappa 1/2. Wilson of 3 in 4 is .301 to .954."""
+    said_by = {"ann": [FIRST, FIRST, SECOND, SECOND], "bob": [FIRST, FIRST, SECOND, FIRST], "cat": [TIE] * 4}
+    cast = [
+        Vote(f"c{n}", 0, 1, name, out, None, 0, 1.0) for name, said in said_by.items() for n, out in enumerate(said)
+    ]
+    cast += [Vote("alone", 0, 1, name, FIRST, None, 0, 1.0) for name in ("dan",)]
+    cast += [Vote(f"c{n}", 0, 1, "eve", TIE, None, 0, 1.0) for n in range(2)]
+    found = {tuple(couple["annotators"]): couple for couple in measure(cast, {})["couples"]}
+    assert found["ann", "bob"]["value"] == pytest.approx((3 / 4 - 1 / 2) / (1 / 2))
+    assert found["ann", "bob"]["interval"] == pytest.approx([2 * 0.3006 - 1, 2 * 0.9544 - 1], abs=1e-4)
+    assert found["ann", "cat"]["value"] == 0 and found["ann", "cat"]["interval"][1] > 0.4
+    assert (found["cat", "eve"]["value"], found["cat", "eve"]["n"], found["cat", "eve"]["n_failed"]) == (None, 2, 2)
+    assert not any("dan" in couple for couple in found), "nobody judged anything with dan"
+
+
+def test_answers_of_one_ranking_are_one_observation() -> None:
+    """Perfect agreement on three rankings of four: 18 answers, and no surer than three."""
+    cast = [
+        Vote(f"c{n}", a, b, name, (FIRST, SECOND)[(a + n) % 2], None, 0, 1.0)
+        for n in range(3) for name in ("ann", "bob") for a in range(4) for b in range(a + 1, 4)
+    ]  # fmt: skip
+    (couple,) = measure(cast, {})["couples"]
+    assert (couple["value"], couple["n"], couple["comparisons"]) == (1.0, 18, 3)
+    assert couple["interval"][0] < 0 < 0.99 < couple["interval"][1] <= 1
+
+
+def test_the_page_shows_every_two_annotators() -> None:
+    cast, _ = random_votes(0)
+    cast += [Vote("alone", 0, 1, "p\u202e9", FIRST, None, 0, 1.0)]
+    report = measure(cast, {})
+    shown = page(report)
+    lowest = min(report["couples"], key=lambda couple: couple["value"])
+    assert "Every two annotators" in shown and f"<td>{lowest['value']:.3g}<span" in shown
+    assert "4 couples judged nothing together." in shown

@@ -205,6 +205,30 @@ def test_a_task_deleted_and_judged_anew_keeps_its_new_answer(studio: Studio, cam
     assert {number: best for number, (_, best) in judged(campaign).items()} == {"0": f"{GOOD} 0"}
 
 
+def test_a_task_copied_by_hand_is_named_by_push(studio: Studio, campaign: Campaign) -> None:
+    assert push(campaign, studio).copies == ()
+    shown = tasks(studio, campaign)
+    studio._calls.send("POST", f"api/projects/{pushed_to(campaign)}/import", body=[{"data": shown["0"].data}] * 2)
+    ids = sorted(row.id for row in studio.keyed(pushed_to(campaign)) if row.key == shown["0"].key)
+    pushed = push(campaign, studio)
+    assert pushed.new == 0 and pushed.copies == ((ids[1], ids[0]), (ids[2], ids[0])) and shown["0"].id == ids[0]
+    assert f"task {ids[2]} is a copy of task {ids[0]}, made on the server" in str(pushed)
+    answer(studio, shown["1"]._replace(id=ids[2]), [for_good(shown["0"])])  # now the copy is the one that counts
+    assert [copy for copy, _ in push(campaign, studio).copies] == ids[:2]
+
+
+def test_a_text_after_a_tie_loses_no_vote(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)
+    for number, verdict in (("0", "both_bad"), ("1", "0")):
+        answer(studio, shown[number], [choice(verdict), text("improved", f"a fine answer {number}")])
+    assert pull(campaign, studio)[1:] == ({"judgment": 2}, 0, 0, 2)
+    for number, flags in (("0", ["both_bad"]), ("1", [])):
+        said, _ = judged(campaign)[number]
+        assert (said.ranking, said.flags, said.improved_from) == ([[0, 1]], flags, None)
+        assert said.improved == f"a fine answer {number}"
+
+
 def test_of_two_answered_copies_one_may_go(studio: Studio, campaign: Campaign) -> None:
     push(campaign, studio)
     task = tasks(studio, campaign)["0"]

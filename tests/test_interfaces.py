@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from align.core.config import BadInput
 from annotation.interfaces import config
 from annotation.interfaces.config import TAGS, Interface, config_hash, controls, labeling_config, task_data, words
-from annotation.interfaces.decode import Undecodable, Verdict, decode
-from annotation.interfaces.render import chat_html, guidelines_html, response_html, scrub
+from annotation.interfaces.decode import Undecodable, Verdict, decode, judgment_of
+from annotation.interfaces.render import chat_html, guidelines_html, response_html, scrub, visible
 from annotation.types import Comparison, Message
 
 PAIRWISE = Interface(
@@ -101,10 +101,10 @@ def test_hostile_text_is_shown_as_text(place: str, text: str) -> None:
     message = MESSAGES[place](text)
     pages = [chat_html([message], EN), chat_html([message], EN, concealed=True), response_html([message], EN)]
     for html in pages[: None if place != "role" else 2]:
-        assert scrub(text) in inert(html).text
+        assert visible(text) in inert(html).text
         assert html.startswith("<div ")  # not left out as a page that says nothing
-    assert ("<pre" in pages[0]) == (place in ("tool", "call", "fence"))
-    assert scrub(text) in inert(guidelines_html(text)).text
+    assert ("<pre" in pages[0]) == (place in ("tool", "call", "fence", "table"))
+    assert visible(text).replace("\n", " ") in inert(guidelines_html(text)).text.replace("\n", " ")
 
 
 def test_scrub_replaces_what_cannot_be_stored_and_nothing_else() -> None:
@@ -303,6 +303,13 @@ VERDICTS: list[tuple[Interface, list[dict[str, Any]], dict[str, Any]]] = [
     (PAIRWISE, said(["0"]), {"ranking": [[0, 1]], "strength": 0}),
     (PAIRWISE, said(["both_bad"], ("flags", ["unsafe"])),
      {"ranking": [[0, 1]], "strength": 0, "flags": ["both_bad", "unsafe"]}),
+    (PAIRWISE, said(["0"], ("improved", ["x"])), {"ranking": [[0, 1]], "strength": 0, "improved": "x"}),
+    (PAIRWISE, said(["both_bad"], ("improved", ["x"])),
+     {"ranking": [[0, 1]], "strength": 0, "flags": ["both_bad"], "improved": "x"}),
+    (RANKING, ranked("01", "23") + [region(RANKING, "improved", ["x"])],
+     {"ranking": [[0, 1], [2, 3]], "improved": "x"}),
+    (RANKING, ranked("0", "123") + [region(RANKING, "improved", ["x"])],
+     {"ranking": [[0], [1, 2, 3]], "improved": "x", "improved_from": 0}),
     (PAIRWISE, said(["2"], ("rationale", ["B is\nterse \ud800"]), ("improved", ["better"]),
                     ("rating_helpfulness_a", 1), ("rating_helpfulness_b", 5)),
      {"ranking": [[1], [0]], "strength": 2, "rationale": "B is\nterse \ufffd", "improved": "better",
@@ -345,7 +352,6 @@ BROKEN: list[tuple[Interface, Any, str]] = [
     (PAIRWISE, said(["1"], ("rationale", ["x"]))[1:], "'verdict' was not answered"),
     (PAIRWISE, said(["1"], ("rationale", ["a", "b"])), "2 texts"),
     (PAIRWISE, said(["1"], ("rationale", "a")), "list of texts"),
-    (PAIRWISE, said(["0"], ("improved", ["x"])), "no response is better"),
     *[(PAIRWISE, said(["1"], ("rating_helpfulness_a", n)), "expected 1 to 5") for n in (0, 6)],
     *[(PAIRWISE, said(["1"], ("rating_helpfulness_a", n)), "whole number") for n in (True, 2.0, "3", None)],
     (THUMBS, [region(PAIRWISE, "rating_helpfulness_a", 3)], "unknown control 'rating_helpfulness_a'"),
@@ -355,7 +361,6 @@ BROKEN: list[tuple[Interface, Any, str]] = [
     (RANKING, ranked("0123", place_2=None), "list of texts"), (RANKING, ranked("012", place_2=[3]), "list of texts"),
     (RANKING, [region(RANKING, "ranking", ["r0"])], "expected places"),
     (RANKING, [region(RANKING, "rationale", ["x"])], "'ranking' was not answered"),
-    (RANKING, ranked("01", "23") + [region(RANKING, "improved", ["x"])], "no response is better"),
 ]  # fmt: skip
 
 
@@ -363,3 +368,111 @@ BROKEN: list[tuple[Interface, Any, str]] = [
 def test_broken_results_are_refused_with_their_reason(interface: Interface, result: Any, reason: str) -> None:
     with pytest.raises(Undecodable, match=reason):
         decode(interface, result)
+
+
+@pytest.mark.parametrize("given", ["one", " two\n"])
+def test_a_text_that_repeats_an_answer_after_a_tie_improves_nothing(given: str) -> None:
+    responses = [{"messages": [{"role": "assistant", "content": text}]} for text in ("one", "two")]
+    item = Comparison.model_validate({"prompt": [{"role": "user", "content": "q"}], "responses": responses})
+    about = {"annotator": "ann", "is_edited": False, "seconds": None, "guideline": None, "source": "s"}
+    for text, kept in ((given, None), ("three", "three")):
+        verdict = decode(PAIRWISE, said(["both_bad"], ("improved", [text])))
+        found = judgment_of(verdict, item, [1, 0], **about)
+        assert (found.ranking, found.flags, found.improved, found.improved_from) == ([[0, 1]], ["both_bad"], kept, None)
+
+
+# --- what is Markdown and what is not ------------------------------------------------------------------------
+
+LITERAL = [
+    "2*3*4 = 24 and a*b*c", "f(2)*g(3)*4", "(a)*(b)*(c)", "x**2 + y**2 = z**2", r"\(e^{i\pi}\) and \(a_1 * b_1\)",
+    r"\(x_{i}^{*} + y_{j}^{*}\)", r"a \\ b \\ c", r"C:\new\*", r"\\server\share\_a_", r"\*not bold\*, \_not italic\_",
+    "$x_1*y*z$ and $$a*b*c$$", "__init__ calls __main__", "*args, **kwargs", "/*comment*/ code", "snake_case_name",
+    "line\\\nnext", r"\$5 \# \[x\] \{y\}", "слово*ещё*слово", "2×*3*×4",
+]  # fmt: skip
+MEANT = {
+    "**bold**, *it* and ***both***": ["strong", "em", "em", "strong"],
+    "**Note:** do *this*, (**that**).": ["strong", "em", "strong"],
+    "这是**重要**的": ["strong"],
+    "_yes_ and __very much so__": ["em", "strong"],
+    "it costs $5 and *really* $6": ["em"],
+    "- a\n- b": ["ul", "li", "li"],
+    "2. a\n3. b": ["ol", "li", "li"],
+}
+BLOCKS = [
+    "\\[\nx_1 \\\\\n= y *z*\n- 2\n\\]",
+    "so:\n$$\na\n= b\n$$\nhence",
+    "\\begin{align}\na &= b \\\\\n\n- c_1 *d*\n\\end{align}",
+]
+
+
+def shown(text: str) -> Page:
+    return inert(response_html([{"role": "assistant", "content": text}], EN))
+
+
+@pytest.mark.parametrize("text", LITERAL)
+def test_what_is_no_markdown_is_not_eaten(text: str) -> None:
+    page = shown(text)
+    assert page.text.strip() == text and not {"em", "strong", "details"} & set(page.tags)
+
+
+@pytest.mark.parametrize("text", MEANT)
+def test_what_is_markdown_is_shown_as_it_and_can_be_read_as_it_was_written(text: str) -> None:
+    page = shown(text)
+    assert [tag for tag in page.tags if tag in ("em", "strong", "ul", "ol", "li")] == MEANT[text]
+    assert page.text.startswith(f"{EN.as_written}{text}"), "folded, and before the rendered text"
+    assert page.tags[:4] == ["div", "details", "summary", "pre"]
+
+
+@pytest.mark.parametrize("text", BLOCKS)
+def test_a_formula_of_several_lines_stays_as_it_was_written(text: str) -> None:
+    page = shown(text)
+    formula = re.search(r"(\\\[|\$\$|\\begin).*(\\\]|\$\$|\\end\{align\})", text, re.DOTALL)
+    assert formula and formula[0] in page.text.partition(text)[2], "beside what is folded"
+    assert not {"em", "strong", "ul", "h1", "hr"} & set(page.tags)
+
+
+@pytest.mark.parametrize("text", ["3. a\n5. b", "1. a\n1. b", "|a|b|\n|-|-|\n|x \\| y|z|"])
+def test_what_would_be_counted_anew_or_lose_a_sign_is_shown_as_it_was_written(text: str) -> None:
+    page = shown(text)
+    assert page.text == text and page.tags == ["div", "pre", "code"]
+
+
+def test_a_line_under_a_line_makes_no_heading() -> None:
+    assert shown("Title\n===\nmore").text.strip().splitlines() == ["Title", "===", "more"]
+
+
+@pytest.mark.parametrize(
+    "sign", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\u200b\ufeff\x1b\U000e0041"
+)
+def test_what_nobody_would_see_is_written_out(sign: str) -> None:
+    name = f"⟨U+{ord(sign):04X}⟩"
+    for text in (f"ab{sign}cd", f"`ab{sign}cd`", f"*x* ab{sign}cd"):
+        page = shown(text)
+        assert f"ab{name}cd" in page.text and sign not in page.text
+    assert sign not in inert(guidelines_html(f"ab{sign}cd")).text
+    responses = [{"messages": [{"role": "assistant", "content": f"{n}{sign}"}]} for n in range(4)]
+    item = Comparison.model_validate({"prompt": [{"role": "user", "content": sign}], "responses": responses})
+    assert sign not in str(task_data(RANKING, item, [0, 1, 2, 3], "", False, key="k"))
+
+
+def test_joiners_of_scripts_and_emoji_stay() -> None:
+    text = "می\u200cخواهم 👩\u200d🚀 क्\u200dष"
+    assert shown(text).text.strip() == text
+
+
+def test_guidelines_are_paragraphs_and_messages_are_lines() -> None:
+    text = "Prefer the answer that\nhelps more.\n\nAnother paragraph."
+    assert inert(guidelines_html(text)).tags == ["div", "p", "p"]
+    assert shown(text).tags == ["div", "p", "br", "p"]
+
+
+@EVERY_KIND
+def test_the_page_says_what_a_second_press_of_a_key_does(interface: Interface) -> None:
+    xml = labeling_config(interface)
+    assert (EN.keys in xml) == (interface.kind != "ranking") and "takes the choice back" in EN.keys
+
+
+def test_another_rendering_is_another_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = config_hash(labeling_config(PAIRWISE))
+    monkeypatch.setattr(config, "RENDERING", config.RENDERING + 1)
+    assert config_hash(labeling_config(PAIRWISE)) != before

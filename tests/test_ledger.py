@@ -51,8 +51,11 @@ def test_what_a_person_wrote_is_part_of_the_judgment(tmp_path: Path) -> None:
         assert latest == told.model_copy(update={"version": 2})
     with pytest.raises(ValueError, match="one value for each of 2"):
         judged([[0], [1]], ratings={"kind": [4]})
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="one response is the best"):
         judged([[0], [1]], improved="better")
+    with pytest.raises(ValueError, match="set both or neither"):
+        judged([[0], [1]], improved_from=0)
+    assert judged([[0, 1]], improved="better").improved_from is None
     with pytest.raises(ValueError, match="none of the responses"):
         judged([[0], [1]], improved="better", improved_from=2)
 

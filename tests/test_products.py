@@ -197,6 +197,26 @@ def test_an_improved_answer_is_a_demonstration_and_beats_its_original(tmp_path: 
         assert all(schema.model_validate(row) for row in rows[file])
 
 
+def test_a_text_after_a_tie_is_a_demonstration_and_the_vote_counts(tmp_path: Path) -> None:
+    """Of two bad answers somebody writes the good one: nobody compared it with either, so it is no pair."""
+    tied, bad, same, other = ITEMS
+    both = [[0, 1]]
+    judged = [
+        judgment(tied, "ann", both, improved="better", flags=[]), judgment(tied, "bob", both),
+        judgment(bad, "ann", both, improved="good at last", flags=["both_bad"]),
+        judgment(same, "ann", both, improved=same.responses[0].text), said(other, "good 3", "bob"),
+    ]  # fmt: skip
+    rows, manifest = made(store_of(tmp_path / "feedback.db", judged, ITEMS), both_bad="drop")
+    texts = [(row["prompt"][0]["content"], row["completion"]) for row in rows["demonstrations.jsonl"]]
+    assert sorted(texts, key=str) == [
+        ("question 0", [{"role": "assistant", "content": "better"}]),
+        ("question 1", [{"role": "assistant", "content": "good at last"}]),
+    ]
+    assert manifest["demonstrations"]["dropped"] == {"unchanged": 1}
+    assert "better" not in str(rows["train.jsonl"]) and "good at last" not in str(rows["train.jsonl"])
+    assert manifest["judgments"] == 5
+
+
 def test_votes_decide_between_two_given_answers(tmp_path: Path) -> None:
     """Whoever writes one answer over the other has voted no second time, and a tie stays one."""
     item = ITEMS[0]

@@ -29,7 +29,7 @@ from annotation.feedback.store import Store
 from annotation.feedback.tables import Quarantined, Task
 from annotation.interfaces.config import config_hash, shown_hash
 from annotation.interfaces.render import guidelines_html
-from annotation.label_studio.rows import Project
+from annotation.label_studio.rows import Project, first_ids
 from annotation.label_studio.studio import Studio
 from annotation.types import content_hash
 
@@ -38,7 +38,8 @@ class Pushed(NamedTuple):
     """What a push did: tasks of the campaign, how many are new, recovered or set aside, and what was left out.
 
     ``gold_waiting`` are known answers that wait for new work to stand among, ``work_waiting`` is work that waits for
-    people to pass the calibration round; ``older_guidelines`` are unanswered tasks that show other guidelines.
+    people to pass the calibration round; ``older_guidelines`` are unanswered tasks that show other guidelines;
+    ``copies`` are tasks that somebody made of others on the server, by their ids.
     """
 
     project: int
@@ -52,6 +53,7 @@ class Pushed(NamedTuple):
     work_waiting: int = 0
     older_guidelines: int = 0
     refreshed: int = 0
+    copies: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -64,6 +66,10 @@ class Pushed(NamedTuple):
                 "'exclude' again before 'pairs'"
             )
         lines += [f"left out: {count} {reason}" for reason, count in sorted(self.dropped.items())]
+        lines += [
+            f"task {copy} is a copy of task {number}, made on the server: people are asked twice; delete it there"
+            for copy, number in self.copies
+        ]
         if self.work_waiting:
             lines.append(f"{self.work_waiting} tasks wait until enough people have passed the calibration round")
         if self.gold_waiting and not self.work_waiting:
@@ -95,7 +101,8 @@ def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> Pushed
         guideline, version = ledger.guideline(work.guidelines)
         store.add_comparisons(work.comparisons, work.splits)
         wanted = {task.key: task for task in tasks_of(campaign, work, guideline)}
-        there = studio.keys(project.id, wanted) if project.n_tasks else {}
+        rows = studio.keyed(project.id, wanted) if project.n_tasks else []
+        there = first_ids(rows)
         known = ledger.tasks()
         lost = {key: number for key, number in there.items() if not _is_ours(known.get(key), number)}
         recovered = _recover(campaign, ledger, studio, project, work, wanted, lost)
@@ -118,6 +125,7 @@ def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> Pushed
         work_waiting=waiting["work"],
         older_guidelines=len(older) - refreshed,
         refreshed=refreshed,
+        copies=tuple(sorted((row.id, there[row.key]) for row in rows if row.id != there[row.key])),
     )
 
 
@@ -213,7 +221,7 @@ def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:
     if state is not None:
         if state.config_hash != digest:
             raise BadInput(
-                f"campaign '{campaign.name}': its interface (or the words of its language) changed since it began; "
+                f"campaign '{campaign.name}': its interface (words, or how texts are shown) changed since it began; "
                 "answers to both cannot be told apart, so give the new one another name"
             )
         project = studio.project(state.project)

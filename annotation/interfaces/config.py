@@ -18,7 +18,16 @@ from xml.etree import ElementTree
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from align.core.config import BadInput, Frozen, build, read_yaml
-from annotation.interfaces.render import Words, chat_html, guidelines_html, prompt_html, response_html, scrub
+from annotation.interfaces.render import (
+    RENDERING,
+    Words,
+    chat_html,
+    guidelines_html,
+    prompt_html,
+    response_html,
+    scrub,
+    visible,
+)
 from annotation.types import Comparison, Response, content_hash
 from annotation.votes import DOWN, UNKNOWN_SIDES, UP
 
@@ -150,7 +159,10 @@ def _read_words(path: Path) -> Words:
 
 
 def labeling_config(interface: Interface) -> str:
-    """The labelling configuration: XML of no tags but ``TAGS``, with every word escaped."""
+    """The labelling configuration: XML of no tags but ``TAGS``, with every word escaped.
+
+    It names the version by which texts are rendered, so that its hash stands for all that people are shown and asked.
+    """
     say = words(interface.language)
     root = ElementTree.Element("View", className="pf")
     _add(root, "Style").text = _style(interface)
@@ -178,6 +190,7 @@ def labeling_config(interface: Interface) -> str:
     if interface.kind == "ranking":
         _add_ranking(verdict, interface, say)
     else:
+        _add(verdict, "Header", value=say.keys, size="6")
         _add_choices(verdict, interface, "verdict", say)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode")
@@ -262,7 +275,7 @@ def _card(place: int, response: Response, say: Words, concealed: bool) -> dict[s
     text = " ".join(response.text[: 4 * EXCERPT].split())
     excerpt = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
     body = say.warning if concealed else excerpt
-    return {"id": f"r{place}", "title": _title(place, say), "body": scrub(body)}
+    return {"id": f"r{place}", "title": _title(place, say), "body": visible(body)}
 
 
 def _title(place: int, say: Words) -> str:
@@ -273,7 +286,8 @@ def _style(interface: Interface) -> str:
     """The layout: a single response has the page for itself, a few stand side by side, four are two rows of two."""
     columns = {1: 1, 2: 2, 4: 2}.get(interface.n_responses, 3)
     height = 36 if interface.n_responses <= 2 else 26  # of a row at least, in hundredths of the window
-    return STYLE_FILE.read_text("utf-8").replace("COLUMNS", str(columns)).replace("ROWvh", f"{height}vh")
+    layout = STYLE_FILE.read_text("utf-8").replace("COLUMNS", str(columns)).replace("ROWvh", f"{height}vh")
+    return f"/* Texts are rendered by version {RENDERING}. */\n{layout}"
 
 
 def _add(parent: ElementTree.Element, tag: Tag, **attributes: str) -> ElementTree.Element:

@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
     ``ranking`` holds tie groups, best first; it is empty exactly when the item was skipped as too disturbing.
     ``strength`` is 0 (tie) to 3, of two responses only. ``ratings`` hold one value a place (None: not rated).
-    ``improved`` is a better wording of the response at place ``improved_from``.
+    ``improved`` is what stands in place of the response at place ``improved_from``, or of all (None) after a tie.
     """
 
     ranking: list[list[int]]
@@ -109,8 +109,8 @@ def judgment_of(
     """
     improved, place = verdict.improved, verdict.improved_from
     improved_from = None if place is None else shown[place]
-    was = None if improved_from is None else comparison.responses[improved_from].text.strip()
-    if improved is not None and improved.strip() == was:
+    bettered = comparison.responses if improved_from is None else [comparison.responses[improved_from]]
+    if improved is not None and improved.strip() in {response.text.strip() for response in bettered}:
         improved, improved_from = None, None  # sent back as it was
     places = [shown.index(index) for index in range(len(shown))]
     return Judgment(
@@ -247,10 +247,9 @@ def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int
     return {name: ratings for name, ratings in found.items() if any(rating is not None for rating in ratings)}
 
 
-def _best(ranking: list[list[int]]) -> int:
-    if len(ranking[0]) > 1:
-        raise Undecodable("control 'improved' has a text, but no response is better than the others")
-    return ranking[0][0]
+def _best(ranking: list[list[int]]) -> int | None:
+    """The place of the best response; None where several are."""
+    return ranking[0][0] if len(ranking[0]) == 1 else None
 
 
 def _brief(value: Any) -> str:

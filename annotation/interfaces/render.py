@@ -1,9 +1,10 @@
-"""Messages as HTML that an annotator reads: Markdown made safe, in frames that know no style of their own.
+"""Messages as HTML that an annotator reads, in frames that know no style of their own.
 
 In: chat messages and guidelines, which nobody vouches for. Out: HTML of a fixed set of tags, with no script, image,
-address or form in it. Whatever could run or load is shown as the text it is: HTML tags and entities, links, images and
-link definitions of Markdown stay as they were written. Line breaks are kept. Text that is too long for the Markdown
-parser, or of which it would leave something out, is shown as it was written, in a monospaced block.
+address or form in it. Markdown is shown as it (``markdown.py``); wherever that hides a character of the text, the text
+as it was written can be unfolded above it. Line breaks of messages are kept, those of guidelines join a paragraph.
+What nobody would see (signs of direction, of no width, control characters) is written out: ⟨U+202E⟩. ``RENDERING`` is
+the version of all this, and part of every interface: answers to what was shown differently are told apart.
 
 What is folded away (reasoning, tools, concealed items) stands in ``<details>``: plain HTML, no script. The frame
 around a page takes its height once, when it is loaded; a page with something folded therefore keeps a least height,
@@ -19,38 +20,25 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
-from markdown_it.utils import EnvType, OptionsDict
 from pydantic import Field, field_validator
 
+from annotation.interfaces.markdown import NOTE, as_written, code, markdown
 from annotation.readers.formats import scrubbed
 from annotation.types import Message, Record
 
-MARKDOWN_LIMIT = 50_000  # characters; the parser is slow, in places quadratic, beyond
-LEFT_AS_TEXT = ["entity", "link", "image", "autolink", "reference"]  # and HTML, by an option
-SYNTAX = re.compile(r"[\s!-/:-@\[-`{-~]+")  # white space and ASCII punctuation: what Markdown may take for its own
+RENDERING = 2  # raise it with every change of what a page shows of the same text
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters, but for tab and ends of lines
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # directions of writing
+    "\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"  # of no width; joiners of scripts and emoji stay
+    "\U000e0000-\U000e007f]"  # tags: a text within the text, that only machines read
+)
 
 FONT = "font:15px/1.5 system-ui,sans-serif"
 PAGE = f"background:#fff;color:#111;{FONT};margin:-8px;padding:4px 10px;overflow:auto;overflow-wrap:anywhere"
 FOLDED = ";min-height:120px"
 BAR = "background:#eef1f6;color:#333;font-weight:600;font-size:13px;padding:2px 8px;margin:8px 0 4px;border-radius:4px"
-NOTE = "color:#666;font-size:12px"
-CODE = "background:#f5f5f5;padding:6px 8px;margin:4px 0;white-space:pre-wrap;overflow:auto;max-height:480px"
 WARNING = "background:#fff3cd;color:#111;font-weight:600;padding:8px;cursor:pointer"
-STYLES = {  # lists leave room on both sides: their items find their own direction, and numbers stand before them
-    "p": "margin:6px 0",
-    "h1": "font-size:1.3em;margin:8px 0 4px",
-    "h2": "font-size:1.15em;margin:8px 0 4px",
-    "h3": "font-size:1em;margin:8px 0 4px",
-    "ul": "margin:6px 0;padding:0 28px",
-    "ol": "margin:6px 0;padding:0 28px",
-    "table": "border-collapse:collapse",
-    "th": "border:1px solid #bbb;padding:2px 6px",
-    "td": "border:1px solid #bbb;padding:2px 6px",
-    "blockquote": "border-left:3px solid #bbb;margin:4px 0;padding-left:8px",
-}
 
 
 class Words(Record):
@@ -63,6 +51,7 @@ class Words(Record):
     tools: str
     tool_call: str
     reasoning: str
+    as_written: str
     warning: str
     no_history: str
     guidelines: str
@@ -73,6 +62,7 @@ class Words(Record):
     ask_ranking: str
     ask_thumbs: str
     ask_labels: str
+    keys: str
     required: str
     left_much_better: str
     left_better: str
@@ -112,6 +102,11 @@ def scrub(text: str) -> str:
     return str(scrubbed(text, [0]))
 
 
+def visible(text: str) -> str:
+    """``text`` scrubbed, with every character that nobody would see written out."""
+    return UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", scrub(text))
+
+
 def chat_html(
     messages: Sequence[Message], words: Words, *, tools: Sequence[dict[str, Any]] | None = None, concealed: bool = False
 ) -> str:
@@ -137,9 +132,11 @@ def prompt_html(message: Message, words: Words, *, concealed: bool = False) -> s
     return page([message], words, concealed=concealed)
 
 
-def guidelines_html(markdown: str) -> str:
-    """The guidelines as a page."""
-    return f'<div dir="auto" style="{PAGE}">{_markdown(markdown)}</div>' if markdown.strip() else _nothing("")
+def guidelines_html(text: str) -> str:
+    """The guidelines, which are Markdown, as a page."""
+    if not text.strip():
+        return _nothing("")
+    return f'<div dir="auto" style="{PAGE}">{markdown(visible(text), breaks=False).html}</div>'
 
 
 def message_html(message: Message, words: Words) -> str:
@@ -156,9 +153,9 @@ def _message_body(message: Message, words: Words) -> str:
     content = str(message.get("content") or "")
     parts = []
     if reasoning := message.get("reasoning_content"):
-        parts.append(_folded(words.reasoning, _markdown(str(reasoning))))
+        parts.append(_folded(words.reasoning, _written(str(reasoning), words)))
     if content:
-        parts.append(_code(content) if message["role"] == "tool" else _markdown(content))
+        parts.append(_code(content) if message["role"] == "tool" else _written(content, words))
     for call in message.get("tool_calls") or []:
         name, arguments = _called(call)
         title = f"{words.tool_call}: {name}" if name else words.tool_call
@@ -191,60 +188,20 @@ def _folded(title: str, body: str) -> str:
     return f'<details><summary style="{NOTE}">{_text(title)}</summary>{body}</details>'
 
 
+def _written(text: str, words: Words) -> str:
+    """What somebody wrote as Markdown; where that hides something of it, under the text as it was written, folded."""
+    text = visible(text)
+    rendered = markdown(text)
+    return (_folded(words.as_written, as_written(text)) if rendered.hides else "") + rendered.html
+
+
 def _code(text: str) -> str:
-    return f'<pre dir="ltr" style="{CODE}"><code>{_text(text)}</code></pre>'
+    return code(visible(text))
 
 
 def _text(text: str) -> str:
-    return escape(scrub(text))
+    return escape(visible(text))
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False)
-
-
-def _markdown(text: str) -> str:
-    """Markdown as HTML; as it was written where the parser would be slow or leave something out."""
-    text = scrub(text)
-    tokens = PARSER.parse(text) if len(text) <= MARKDOWN_LIMIT else []
-    if _substance(text) != sum(_token_substance(token) for token in tokens):
-        return f'<pre dir="auto" style="{CODE}"><code>{escape(text)}</code></pre>'
-    for token in tokens:
-        _dress(token)
-    return str(PARSER.renderer.render(tokens, PARSER.options, {}))
-
-
-def _substance(text: str) -> int:
-    """How many characters of a text are not Markdown's own: they must all be on the page."""
-    return len(SYNTAX.sub("", text))
-
-
-def _token_substance(token: Token) -> int:
-    """The same of a block: its text, what stood beside a fence, and the number of a list item."""
-    leaves = token.children or [token]
-    return _substance(token.info) + sum(_substance(leaf.content) for leaf in leaves)
-
-
-def _dress(token: Token) -> None:
-    """Each block finds its own direction of writing, and tables and quotations their lines."""
-    if token.nesting == 1:
-        token.attrSet("dir", "auto")
-        if token.tag in STYLES:
-            token.attrSet("style", ";".join(filter(None, [str(token.attrGet("style") or ""), STYLES[token.tag]])))
-
-
-def _code_block(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-    """A code block under whatever its first fence said; a language is shown, it sets no class."""
-    title = tokens[index].info.strip()
-    return (f'<div style="{NOTE}">{_text(title)}</div>' if title else "") + _code(tokens[index].content) + "\n"
-
-
-def _parser() -> MarkdownIt:
-    options = {"html": False, "linkify": False, "breaks": True}
-    parser = MarkdownIt("commonmark", options).enable("table").disable(LEFT_AS_TEXT)
-    parser.add_render_rule("fence", _code_block)
-    parser.add_render_rule("code_block", _code_block)
-    return parser
-
-
-PARSER = _parser()

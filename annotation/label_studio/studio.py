@@ -131,7 +131,19 @@ class Studio:
 
     def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
         """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
-        return first_ids(self._rows(project, wanted))
+        return first_ids(self.keyed(project, wanted))
+
+    def keyed(self, project: int, wanted: Iterable[str] | None = None) -> list[Keyed]:
+        """Key, id and number of answers of all tasks or of the wanted ones, copies too."""
+        include = {"fields": "task_only", "include": "id,data,total_annotations,cancelled_annotations"}
+        chosen = None if wanted is None else list(wanted)  # some by filters, many by reading all
+        filters: list[list[dict[str, Any]]] = [[]]
+        if chosen is not None and (len(chosen) <= LIST_LIMIT or len(chosen) * 4 < self.count(project)):
+            filters = [[condition(f"tasks:data.{KEY}", "in_list", "List", part)] for part in parts(chosen, LIST_LIMIT)]
+        found = [row for one in filters for row in self._scan(project, one, SCAN_PAGE, include)]
+        rows = read_keyed(found)
+        asked = None if chosen is None else set(chosen)
+        return [row for row in rows if asked is None or row.key in asked]
 
     def import_tasks(self, project: int, rows: Sequence[Mapping[str, Any]], batch: int = 1000) -> Imported:
         """Bring rows (``{"data": {"pair_id": ...}}``) there that are not there yet, each exactly once.
@@ -144,7 +156,7 @@ class Studio:
         """
         wanted = by_key(rows)
         before = self.count(project)
-        found = self._rows(project, wanted) if before else []
+        found = self.keyed(project, wanted) if before else []
         ids = first_ids(found)
         missing = [key for key in wanted if key not in ids]
         for start in range(0, len(missing), batch):
@@ -197,7 +209,7 @@ class Studio:
 
     def unanswered(self, project: int) -> set[str]:
         """Keys of the tasks that nobody answered or skipped."""
-        return {row.key for row in self._rows(project) if not row.n_answers}
+        return {row.key for row in self.keyed(project) if not row.n_answers}
 
     def replace_data(self, task: int, data: Mapping[str, Any]) -> str | None:
         """Give a task other data; when that was, by the server's clock, or None when there was no answer.
@@ -248,7 +260,7 @@ class Studio:
         kept: dict[str, int] = {}
 
         def extra() -> list[int]:
-            rows = self._rows(project, wanted)
+            rows = self.keyed(project, wanted)
             kept.update(first_ids(rows))
             return [row.id for row in rows if row.id != kept[row.key] and not row.n_answers]
 
@@ -260,18 +272,6 @@ class Studio:
 
         self._calls.write(delete, lambda: not extra())
         return kept
-
-    def _rows(self, project: int, wanted: Iterable[str] | None = None) -> list[Keyed]:
-        """Key, id and number of answers of tasks: by filters for some, by reading all for many."""
-        include = {"fields": "task_only", "include": "id,data,total_annotations,cancelled_annotations"}
-        chosen = None if wanted is None else list(wanted)
-        filters: list[list[dict[str, Any]]] = [[]]
-        if chosen is not None and (len(chosen) <= LIST_LIMIT or len(chosen) * 4 < self.count(project)):
-            filters = [[condition(f"tasks:data.{KEY}", "in_list", "List", part)] for part in parts(chosen, LIST_LIMIT)]
-        found = [row for one in filters for row in self._scan(project, one, SCAN_PAGE, include)]
-        rows = read_keyed(found)
-        asked = None if chosen is None else set(chosen)
-        return [row for row in rows if asked is None or row.key in asked]
 
     def _scan(
         self, project: int, filters: list[dict[str, Any]], page_size: int, params: Mapping[str, Any]

@@ -128,6 +128,32 @@ def weighted_kappa(own_VK: Array, rest_VK: Array, person_V: Numbers, cluster_V: 
     return 1 - ratio_P, width_P
 
 
+def cohen_kappa(tables_PCC: Array, n_P: Numbers) -> tuple[Array, Array, Array]:
+    """Cohen's kappa of two people's answers and its 95 % interval, for each of many couples; NaN where nothing varies.
+
+    Cohen, "A coefficient of agreement for nominal scales" (1960). The interval is Wilson's of the share of equal
+    answers, with the chance agreement as it was seen: unlike the delta method's it has a width at kappa 1, and it
+    covers 92 to 100 % from 10 answers on, where that covers 15 to 90 % (simulated, three answers, kappa 0 to .9).
+
+    Args:
+        tables_PCC: answers in common, by that of the one and of the other.
+        n_P: independent observations among them.
+
+    Returns:
+        kappa, low and high, each of shape ``(P,)``.
+    """
+    total_P = tables_PCC.sum((1, 2))
+    same_P = np.trace(tables_PCC, axis1=1, axis2=2) / total_P
+    chance_P = (tables_PCC.sum(2) * tables_PCC.sum(1)).sum(1) / total_P**2
+    low_P, high_P = proportion_confint(same_P * n_P, n_P, method="wilson")
+
+    def above_chance(share_P: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(chance_P < 1, (np.asarray(share_P) - chance_P) / (1 - chance_P), np.nan)
+
+    return above_chance(same_P), np.maximum(above_chance(low_P), -1.0), above_chance(high_P)
+
+
 def bootstrap(statistic: Statistic, units_US: Array, owner_U: Numbers, seed: int) -> list[float] | None:
     """95 % percentile interval of one statistic; see ``bootstraps``."""
     return bootstraps({"it": statistic}, units_US, owner_U, seed)["it"]

@@ -86,6 +86,7 @@ def page(report: Mapping[str, Any]) -> str:
         Markup('<div class="plots">{}</div>').format(Markup("").join(plots)),
         Markup("<h2>Measures</h2>{}").format(_measures(groups)),
         Markup("<h2>Annotators</h2>{}").format(_annotators(people)),
+        Markup("<h2>Every two annotators</h2>{}").format(_couples(report["couples"], len(people))),
         Markup("<h2>What published campaigns reached</h2>{}").format(_published(report)),
     ]
     return str(PAGE.format(Markup(STYLE), Markup("\n").join(parts)))
@@ -150,6 +151,18 @@ def _annotators(people: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:
     table = _table([*titles, "reliability", "seconds", "seconds / others'"], rows)
     left = len(people) - MOST_ROWS
     return table + (Markup("<p>{} more in agreement.json</p>").format(left) if left > 0 else Markup())
+
+
+def _couples(found: Sequence[Mapping[str, Any]], n_people: int) -> Markup:
+    """Kappa of every two annotators who judged something together, the least in agreement first."""
+    ordered = sorted(found, key=lambda couple: 2.0 if couple["value"] is None else couple["value"])
+    rows = [[*couple["annotators"], _cell(couple), str(couple["comparisons"])] for couple in ordered[:MOST_ROWS]]
+    apart = n_people * (n_people - 1) // 2 - len(found)
+    notes = ["Over first, second and tie; 1 is the same answer always, 0 what chance would give."]
+    notes += [f"{apart} couples judged nothing together."] if apart else []
+    notes += [f"{len(found) - MOST_ROWS} more in agreement.json."] if len(found) > MOST_ROWS else []
+    table = _table(["annotator", "and", "Cohen's kappa", "comparisons"], rows) if rows else Markup()
+    return table + Markup('<p class="soft">{}</p>').format(" ".join(notes))
 
 
 def _published(report: Mapping[str, Any]) -> Markup:
