@@ -147,7 +147,7 @@ class Person:
 
     def unfold(self, name: str) -> None:
         """Click the warning of a box away."""
-        self.box(name).frame_locator("iframe").locator("summary").click()
+        self.box(name).frame_locator("iframe").locator("summary").first.click()
 
     def place(self, letter: str, place: int) -> None:
         """Drag the card of a response to a place of the ranking, 1 the best."""

@@ -25,7 +25,7 @@ from annotation.types import Comparison, Judgment
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-WARNING = words("en").warning
+WARNING, AS_WRITTEN = words("en").warning, words("en").as_written
 
 
 class People(NamedTuple):
@@ -88,7 +88,7 @@ def question(person: Person) -> str:
 
 
 def first_line(text: str) -> str:
-    return text.removeprefix(WARNING).strip().splitlines()[0]
+    return text.removeprefix(WARNING).strip().removeprefix(AS_WRITTEN).strip().splitlines()[0]
 
 
 Judged = dict[tuple[str, str], tuple[Judgment, Comparison]]

@@ -19,6 +19,11 @@ from urllib.parse import SplitResult, urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from align.core.reading import MIB, MOST_LEVELS, TooLong, bounded_bytes
+
+MOST_YAML = 1 * MIB  # bytes of a config
+MOST_VALUES = 100_000  # that a config holds, aliases counted each time
+
 
 class BadInput(Exception):
     """Something the user gave or the outside did cannot be used: one line, exit code 2."""
@@ -183,20 +188,52 @@ def parse_yaml(text: str, name: str) -> Any:
     try:
         loader = _StrictLoader(text)
         loader.name = name
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, name, {}, set())
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise BadInput(f"{where}: not valid YAML ({problem})") from error
-    except (ValueError, TypeError, RecursionError) as error:  # a date, a number or a key that cannot be made
+    except RecursionError:
+        raise BadInput(f"{name}: nested deeper than {MOST_LEVELS} levels") from None
+    except (ValueError, TypeError) as error:  # a date, a number or a key that cannot be made
         raise BadInput(f"{name}: holds a value that cannot be read ({error}); quote it") from error
 
 
+class _Extent(NamedTuple):
+    """How much a part of a document holds, what it refers to counted each time."""
+
+    values: int
+    levels: int
+
+
+def _measure(node: yaml.Node, name: str, known: dict[int, _Extent], around: set[int]) -> _Extent:
+    """Refuse a document that is short and spells endlessly much, or that holds itself."""
+    if id(node) in around:
+        raise BadInput(f"{name}:{node.start_mark.line + 1}: a value refers to itself; write it out")
+    if id(node) in known:
+        return known[id(node)]
+    parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    inner = [] if isinstance(node, yaml.ScalarNode) else [_measure(p, name, known, around | {id(node)}) for p in parts]
+    extent = _Extent(1 + sum(part.values for part in inner), 1 + max((part.levels for part in inner), default=0))
+    if extent.values > MOST_VALUES or extent.levels > MOST_LEVELS:
+        limit = f"more than {MOST_VALUES:,} values" if extent.values > MOST_VALUES else f"over {MOST_LEVELS} levels"
+        raise BadInput(f"{name}:{node.start_mark.line + 1}: spells {limit}; a config holds fewer")
+    known[id(node)] = extent
+    return extent
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping."""
+    """Read a YAML file, of at most 1 MiB, whose top level is a mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            text = bounded_bytes(file, MOST_YAML).decode("utf-8-sig")
+    except TooLong as error:
+        raise BadInput(f"{path}: {error}; is it a config?") from None
     except FileNotFoundError:
         raise BadInput(f"{path}: no such config file; name an existing YAML with --config") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from align.core.config import BadInput
+from align.core.reading import TooLong, bounded_lines, parse_json
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 VOLATILE = {"run.json", "config.yaml", "metrics.jsonl", "samples.jsonl"}
@@ -57,25 +58,31 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; BadInput names the file and the first line that is not a JSON object."""
+    """Read JSON lines, up to the limits of ``reading.py``.
+
+    Raises:
+        BadInput: no such file, one that is too long or not UTF-8, or a line that is not a JSON object: names the first.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 inside a string
+        with open(path, encoding="utf-8") as file:
+            found = [_json_object(line, f"{path}:{n}") for n, line in enumerate(bounded_lines(file), 1) if line.strip()]
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
+    except TooLong as error:
+        raise BadInput(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"{path}:{number}: not JSON that can be read ({str(error)[:200]})") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        rows.append(row)
-    return rows
+    return found
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = parse_json(line)
+    except ValueError as error:
+        raise BadInput(f"{where}: not JSON that can be read ({str(error)[:200]})") from None
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def read_rows(path: Path, schema: type[SchemaT], what: str) -> list[SchemaT]:

@@ -233,7 +233,7 @@ def is_ours(path: Path) -> bool:
     """Whether a folder's ``run.json`` is (or was meant to be) a run record, and not some other program's."""
     try:
         return {"stage", "status"} <= set(json.loads((path / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return True  # unreadable: read_run says what is wrong
 
 

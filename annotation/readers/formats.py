@@ -1,6 +1,7 @@
 """Preference files as rows: JSON lines, JSON, CSV and Parquet (plain or gzip), and the HH text format.
 
-In: a file. Out: (row number, plain Python dict) one at a time, and for HH text a list of messages. Text that no
+In: a file, of at most 4 GiB unpacked (JSON: 1 GiB), with rows of at most 64 MiB that are nested at most 100 levels
+deep. Out: (row number, plain Python dict) one at a time, and for HH text a list of messages. Text that no
 database or tokenizer can hold (NUL, lone surrogates) is replaced and counted. What a row means is decided by the
 readers (``preferences.py``, ``crowd.py``, ``exported.py``).
 """
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from align.core.config import BadInput
+from align.core.reading import MOST_ROW, MOST_ROWS, TooLong, bounded_bytes, bounded_lines, parse_json, shown_size
 from annotation.types import Message
 
 Format = Literal["auto", "trl", "csv", "parquet", "hh", "votes", "label-studio"]
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 HH_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+PARQUET_BATCH = 1024  # rows that are unpacked at once: a few bytes can spell many long ones
 UNSTORABLE = re.compile("[\ud800-\udfff\0]")
 
 
@@ -53,17 +56,21 @@ def read_rows(path: Path, container: Container) -> Iterator[tuple[int, dict[str,
     """Yield (row number from 1, row). JSON lines are numbered by line.
 
     Raises:
-        BadInput: the file cannot be read, or a row is not JSON or CSV at all; names the row.
+        BadInput: the file cannot be read or is too long, or a row is not JSON or CSV at all; names the row.
     """
     readers = {"jsonl": _json_lines, "json": _json, "csv": _csv, "tsv": _csv, "parquet": _parquet}
     try:
         yield from readers[container](path)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
+    except TooLong as error:
+        raise BadInput(f"{path}: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{path}: holds a row that is nested too deeply to be read; mend or remove it") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from error
+        raise BadInput(f"{path}: cannot be read ({_line(error)})") from error
 
 
 def read_hh(text: str) -> list[Message] | None:
@@ -103,20 +110,25 @@ def without_none(value: Any) -> Any:
     return value
 
 
+def _line(error: Exception) -> str:
+    """An error's words in one line, cut."""
+    return " ".join(str(error).split())[:200]
+
+
 def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with _open(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(bounded_lines(file), 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise BadInput(f"{path}:{number}: not UTF-8 text ({error.reason}); convert it first") from None
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise BadInput(f"{path}:{number}: not JSON ({str(error)[:200]}); mend or remove it") from None
             yield number, _as_object(row, path, number)
 
@@ -124,16 +136,16 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """One JSON list of objects; a file that begins with an object is read as JSON lines."""
     with _open(path) as file:
-        text = file.read().decode("utf-8-sig").strip()
+        text = bounded_bytes(file).decode("utf-8-sig").strip()
     if not text.startswith("["):
         _refuse_one_object(path, text)
         yield from _json_lines(path)
         return
     try:
-        rows = json.loads(text)
+        rows = parse_json(text)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}); mend it") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadInput(f"{path}: not JSON that can be read ({str(error)[:200]}); mend it") from None
     for number, row in enumerate(rows, 1):
         yield number, _as_object(row, path, number)
@@ -143,8 +155,8 @@ def _refuse_one_object(path: Path, text: str) -> None:
     """An object over several lines is no row: most likely the list of rows stands in it."""
     if text.startswith("{") and not text.partition("\n")[0].rstrip().endswith("}"):
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
+            found = parse_json(text)
+        except ValueError:
             return
         inside = [f"'{key}'" for key, value in found.items() if isinstance(value, list)]
         hint = f"; is it the list in {' or '.join(inside)}?" if inside else ""
@@ -158,11 +170,12 @@ def _as_object(row: Any, path: Path, number: int) -> dict[str, Any]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(1 << 30)
+    csv.field_size_limit(MOST_ROW)
     with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
+        lines = bounded_lines(file)
+        first = next(lines, "")
         delimiter = "\t" if ".tsv" in path.suffixes else _delimiter(first)
-        reader = csv.DictReader(chain([first], file), delimiter=delimiter, strict=True)
+        reader = csv.DictReader(chain([first], lines), delimiter=delimiter, strict=True)
         number = 0
         try:
             names = [name.strip() for name in reader.fieldnames or []]
@@ -191,10 +204,17 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise FileNotFoundError
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches():
+            number = total = 0
+            for batch in file.iter_batches(PARQUET_BATCH):
+                total += batch.nbytes
+                if total > MOST_ROWS:
+                    raise TooLong(
+                        f"holds more than {shown_size(MOST_ROWS)} (unpacked), the most that is read; split it"
+                    )
                 for row in batch.to_pylist():
                     number += 1
                     yield number, without_none(row)
-    except pyarrow.ArrowException as error:
-        raise BadInput(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    except TooLong:
+        raise
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # a date, or text, that Python cannot hold
+        raise BadInput(f"{path}: not a readable Parquet file ({_line(error)})") from error

@@ -6,11 +6,11 @@ In: a cell. Out: messages with a role and content. A text is taken for a dialogu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from align.core.messages import NoMessage, read_messages
+from align.core.reading import parse_json
 from annotation.readers.formats import read_hh
 from annotation.readers.intake import Unusable
 from annotation.types import Message
@@ -90,8 +90,8 @@ def turns_of(cell: Any) -> list[str] | None:
     """A list of texts, also one written as JSON text; a turn that is null said nothing. None for anything else."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError):
+            cell = parse_json(cell)
+        except ValueError:
             return None
     is_texts = isinstance(cell, list) and cell and all(text is None or isinstance(text, str) for text in cell)
     return [text or "" for text in cell] if is_texts else None
@@ -102,8 +102,8 @@ def decoded(value: Any, *keys: str) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        found = parse_json(value)
+    except ValueError:
         return value
     if isinstance(found, dict):
         return value if keys else found
