@@ -69,8 +69,8 @@ class Tokens(Record):
     """The token ids that a policy wrote, with the stop token where it ended, and what they are the ids of.
 
     ``chat`` is the hash of the tokenizer and template under which they mean what they mean, ``exchange`` that of the
-    prompt's ids before them and of the messages that they were read as: after another prompt, or beside an edited
-    text, they are not this response.
+    prompt's ids before them, of the messages that they were read as, and of themselves: after another prompt, beside
+    an edited text, or edited, they are not this response.
     """
 
     ids: list[int] = Field(min_length=1)

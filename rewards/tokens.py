@@ -38,7 +38,7 @@ class ResponseTokens(NamedTuple):
 
 def record_tokens(chat: Chat, prompt_ids: Sequence[int], ids: Sequence[int], messages: Sequence[Message]) -> Tokens:
     """The ids of a response as they travel beside the messages that they were read as."""
-    return Tokens(ids=list(ids), chat=chat.identity, exchange=_exchange(prompt_ids, messages))
+    return Tokens(ids=list(ids), chat=chat.identity, exchange=_exchange(prompt_ids, messages, ids))
 
 
 def response_tokens(
@@ -52,7 +52,7 @@ def response_tokens(
         BadInput: a recorded id is beyond the model's embedding.
     """
     is_same_chat = recorded is not None and recorded.chat == chat.identity
-    if recorded is not None and is_same_chat and recorded.exchange == _exchange(prompt.ids, messages):
+    if recorded is not None and is_same_chat and recorded.exchange == _exchange(prompt.ids, messages, recorded.ids):
         chat.refuse_beyond(recorded.ids)
         return ResponseTokens(recorded.ids, [True] * len(recorded.ids), "as sampled")
     if ended is False and not any(message.get("content") or message.get("tool_calls") for message in messages):
@@ -83,5 +83,5 @@ def note_sources(run: Run, what: str, used: Counter[tuple[Source, bool]]) -> Non
         )
 
 
-def _exchange(prompt_ids: Sequence[int], messages: Sequence[Message]) -> str:
-    return content_hash([list(prompt_ids), list(messages)])
+def _exchange(prompt_ids: Sequence[int], messages: Sequence[Message], ids: Sequence[int]) -> str:
+    return content_hash([list(prompt_ids), list(messages), list(ids)])

@@ -140,6 +140,8 @@ def test_text_that_is_not_what_its_ids_say_is_refused(qwen3: Chat) -> None:
     ids = token_ids(qwen3.tokenizer, "<think>2 and 2</think>4<|im_end|>")  # not as the template writes it
     recorded = record_tokens(qwen3, qwen3.prompt_ids(USER), ids, messages)
     assert resolve(qwen3, messages, True, recorded) == (ids, "as sampled")
+    with pytest.raises(Unusable, match="other token ids than those recorded"):
+        resolve(qwen3, messages, True, recorded.model_copy(update={"ids": [10**6]}))
     edited = [{"role": "assistant", "content": "5", "reasoning_content": "2 and 2"}]
     with pytest.raises(Unusable, match="other token ids than those recorded"):
         resolve(qwen3, edited, True, recorded)

@@ -158,12 +158,16 @@ class Chat:
         return sorted(end for end in ends if end is not None)
 
     @cached_property
+    def tokenizer_hash(self) -> str:
+        """sha256 of the tokenizer by what it does; padding and truncation are set by whoever calls it."""
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
     def identity(self) -> str:
         """16 hex digits of the sha256 of tokenizer and template: token ids mean the same under the same one only."""
-        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        backend |= {"padding": None, "truncation": None}  # settings of a call, not of the tokenizer
-        parts = [backend, self.template, self._template.bos, self.tokenizer.eos_token, self.stop_id]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        parts = [self.tokenizer_hash, self.template, self._template.bos, self.tokenizer.eos_token, self.stop_id]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @cached_property
     def special_ids(self) -> dict[int, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +59,7 @@ def fingerprint(
     stack, suite = speaker.stack, items[0].suite
     found: dict[str, Any] = {
         **stack.chat.fingerprint(),
-        "tokenizer": _tokenizer_hash(stack.tokenizer),
+        "tokenizer": stack.chat.tokenizer_hash,
         "dtype": str(stack.dtype).removeprefix("torch."),
         "quantization": _quantization(stack.base.config),
         "context": speaker.context,
@@ -108,12 +107,6 @@ def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
             file = None
         digest.update((file_hash(Path(file)) if file else str(written.__name__)).encode())
     return digest.hexdigest()
-
-
-def _tokenizer_hash(tokenizer: Any) -> str:
-    """The tokenizer by what it does: padding and truncation are set by whoever calls it."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _quantization(config: Any) -> str:
