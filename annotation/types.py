@@ -272,7 +272,10 @@ class Labelled(Record):
 
 
 class ItemResult(Record):
-    """The outcome of one evaluation item on one policy; ``score`` is None exactly when ``reason`` says why."""
+    """The outcome of one evaluation item on one policy; ``score`` is None exactly when ``reason`` says why.
+
+    ``cluster``: what the item was drawn from together with others, such as a document or a template.
+    """
 
     suite: str
     metric: str
@@ -281,6 +284,7 @@ class ItemResult(Record):
     reason: str | None = None
     judge: str
     family: str = ""
+    cluster: str | None = None
     sample: int = 0
     text: str | None = None
     prompt: str | None = None

@@ -102,7 +102,9 @@ def test_the_distance_from_another_policy_than_the_sft_is_no_evidence(world: Wor
     config = world(None)
     runs = config.run.parent
     rows = [{"suite": "preference", "metric": "kl", "item_id": str(i), "score": 0.01 * (i % 3)} for i in range(120)]
-    write_text(config.gates, "gates: [{name: near, suite: preference, metric: kl, type: at_most, limit: 1}]")
+    write_text(
+        config.gates, "gates: [{name: near, suite: preference, metric: kl, type: at_most, limit: 1, range: [0, 10]}]"
+    )
     found = {}
     for name, sft in (("itself", config.candidate), ("sft", runs / "sft")):
         write_evaluation(runs, "eval-dpo", config.candidate, rows, asked={"sft": input_hash(sft)})

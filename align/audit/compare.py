@@ -213,7 +213,7 @@ def _measure(one: Contender, chosen: Evaluated) -> dict[str, Any]:
         results = history.load_items(found[one.name].record)
         for metric in _metrics(found[one.name]):
             scores = history.scores(results, suite, metric)
-            metrics[metric] = mean_interval(scores.values, metric_of(metric).kind, scores.items)._asdict() | {
+            metrics[metric] = mean_interval(scores.values, metric_of(metric).kind, scores.units)._asdict() | {
                 "suite": suite
             }
         if one.record is not None and suite == "preference" and "sft" in found:

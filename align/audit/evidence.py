@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align.audit import history
-from align.audit.gates import Finding, Gate, insufficient, judge
+from align.audit.gates import Finding, Gate, insufficient
 from align.audit.history import Evaluation, Subject
 from align.audit.lineage import UNKNOWN, other_base, started_from, unknown_origin
+from align.audit.verdict import judge
 from align.evals.fingerprint import differences
 from align.evals.stats import higher_is_better
 

@@ -7,6 +7,7 @@ often it was evaluated. Not here: which of them a gate may be judged by (evidenc
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,25 +16,61 @@ from align.core.config import BadInput
 from align.core.files import file_hash, read_rows
 from align.core.intervals import Kind
 from align.core.runs import RunRecord, input_hash, is_ours, is_run, read_run
-from align.evals.stats import is_share
+from align.evals.stats import is_share, metric_of
 from annotation.types import ItemResult
 
 POLICIES = ("sample", "greedy")  # what a policy does by itself; prompt-only and best-of-n are other contenders
 
 
 class Scores(NamedTuple):
-    """One metric of one evaluation: every result (None where it failed) beside its item id and sample number."""
+    """One metric of one evaluation: every result (None where it failed) beside its item id and sample number.
+
+    ``clusters``: what an item was drawn from together with others (a document, a template), for items that say so.
+    """
 
     values: list[float | None]
     items: list[str]
+    clusters: Mapping[str, str] = {}
+
+    @property
+    def units(self) -> list[str]:
+        """What each result is independent by: its item's cluster, else its item."""
+        return [self.clusters.get(item, item) for item in self.items]
+
+    @property
+    def per_item(self) -> int:
+        """Samples expected of each item: as many as any item has results."""
+        return max(Counter(self.items).values(), default=0)
+
+    @property
+    def n_expected(self) -> int:
+        return self.per_item * len(set(self.items))
+
+    @property
+    def n_scored(self) -> int:
+        return sum(value is not None for value in self.values)
 
     @property
     def by_item(self) -> dict[str, float | None]:
         """The mean over an item's scored samples; None where none was scored."""
+        found = self._scored()
+        return {item: sum(scored) / len(scored) if scored else None for item, scored in found.items()}
+
+    def filled(self, value: float) -> dict[str, float]:
+        """The mean over an item's expected samples, with ``value`` for every one that is missing."""
+        n = self.per_item
+        return {item: (sum(scored) + value * (n - len(scored))) / n for item, scored in self._scored().items()}
+
+    @property
+    def incomplete(self) -> set[str]:
+        """Items of which a sample is missing."""
+        return {item for item, scored in self._scored().items() if len(scored) < self.per_item}
+
+    def _scored(self) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
         for value, item in zip(self.values, self.items, strict=True):
             found.setdefault(item, []).extend([] if value is None else [value])
-        return {item: sum(scored) / len(scored) if scored else None for item, scored in found.items()}
+        return found
 
 
 class Evaluation(NamedTuple):
@@ -121,26 +158,48 @@ def load_items(record: RunRecord) -> list[ItemResult]:
 
 
 def scores(items: Iterable[ItemResult], suite: str, metric: str) -> Scores:
-    """The results of a metric; ``accuracy`` takes all its families, ``accuracy/fact`` that one."""
+    """The results of a metric; ``accuracy`` takes all its families, ``accuracy/fact`` that one.
+
+    Raises:
+        BadInput: a score outside the metric's range.
+    """
     wanted = sorted(
         (i for i in items if i.suite == suite and metric in (i.metric, i.metric.partition("/")[0])),
         key=lambda i: (i.item_id, i.sample),
     )
-    return Scores([i.score for i in wanted], [i.item_id for i in wanted])
+    for one in wanted:
+        declared = metric_of(one.metric)
+        if one.score is not None and not declared.low <= one.score <= declared.high:
+            raise BadInput(
+                f"suite {suite}: item '{one.item_id}' has {one.score:g} as its {one.metric}, which lies from "
+                f"{declared.low:g} to {declared.high:g}; evaluate again"
+            )
+    clusters = {i.item_id: i.cluster for i in wanted if i.cluster is not None}
+    return Scores([i.score for i in wanted], [i.item_id for i in wanted], clusters)
 
 
 def chance(record: RunRecord, metric: str) -> float | None:
-    """What guessing scores on a metric, where the evaluation knows it."""
-    return record.headline.get("metrics", {}).get(metric, {}).get("chance")
+    """What guessing scores on a metric, where the evaluation knows it; for a metric over families their mean by items.
+
+    None too where one of the families has none.
+    """
+    metrics = record.headline.get("metrics", {})
+    if metric in metrics:
+        return metrics[metric].get("chance")
+    families = [found for name, found in metrics.items() if name.partition("/")[0] == metric]
+    if not families or any(found.get("chance") is None for found in families):
+        return None
+    return sum(f["chance"] * f["n"] for f in families) / sum(f["n"] for f in families)
 
 
 def kind_of(metric: str, *sides: Scores) -> Kind:
     """What a difference may assume: by the metric's definition, and exact only for one zero or one an item."""
     if not is_share(metric):
         return "unbounded"
-    single = all(len(set(side.items)) == len(side.items) for side in sides)
+    declared = metric_of(metric).kind == "binary"
+    single = all(side.per_item <= 1 and not side.clusters for side in sides)
     binary = all(value in (None, 0.0, 1.0) for side in sides for value in side.values)
-    return "binary" if single and binary else "share"
+    return "binary" if declared and single and binary else "share"
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from align.core.config import BadInput, Frozen
 from align.core.files import read_jsonl
@@ -32,14 +32,17 @@ SIDES: tuple[Side, ...] = ("harm", "benign", "lead")
 class Item(Frozen):
     """One item: options to choose among, a text to predict, or a prompt to answer.
 
-    ``family`` groups items in the results. A safety item says by its family or a tag which ``side`` it is on:
-    harm (should be refused), benign (should not be) or lead (carries a claim; tag ``true`` or ``false``).
+    ``family`` groups items in the results: each is one that is meant, not a draw from many. ``cluster`` names what
+    several items were drawn from (a document, a template): they are not independent, and bounds count clusters.
+    A safety item says by its family or a tag which ``side`` it is on: harm (should be refused), benign (should not
+    be) or lead (carries a claim; tag ``true`` or ``false``).
     """
 
     id: str
     suite: Suite
     kind: Literal["options", "perplexity", "generate"]
     family: str = ""
+    cluster: str | None = Field(default=None, min_length=1)
     prompt: list[Message] | None = None
     tools: list[dict[str, Any]] | None = None
     options: list[str] | None = None
@@ -121,7 +124,11 @@ def load_items(paths: Path | Sequence[Path], suites: Sequence[str]) -> list[Item
 
 def items_hash(items: Sequence[Item]) -> str:
     """sha256 of a set of items, whatever their order: two evaluations with the same hash asked the same."""
-    rows = sorted(json.dumps(item.model_dump(mode="json"), sort_keys=True) for item in items)
+    without = {"cluster"}  # where there is none: hashes made before items could name one stay the same
+    rows = sorted(
+        json.dumps(item.model_dump(mode="json", exclude=without if item.cluster is None else None), sort_keys=True)
+        for item in items
+    )
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

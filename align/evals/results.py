@@ -21,6 +21,7 @@ def item_result(
         metric=metric,
         item_id=one.item.id,
         family=one.item.family,
+        cluster=one.item.cluster,
         score=score,
         reason=None if score is not None else one.reason or reason,
         judge=judge,
@@ -54,4 +55,4 @@ def summarise(results: Sequence[ItemResult], chances: dict[str, float] | None = 
 
 def _estimate(results: Sequence[ItemResult]) -> dict[str, Any]:
     kind = metric_of(results[0].metric).kind
-    return mean_interval([r.score for r in results], kind, [r.item_id for r in results])._asdict()
+    return mean_interval([r.score for r in results], kind, [r.cluster or r.item_id for r in results])._asdict()

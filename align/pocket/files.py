@@ -62,7 +62,7 @@ def _write(config: PocketConfig, run: Run) -> dict[str, Any]:
         ],
         "forgetting": [
             *(_options(item) for item in draw(held, config.items, config.seed, SKILL_MIX)),
-            *_documents(config.seed, 40),
+            *_documents(config.seed, 160),
         ],
         "safety": [_generate("safety", item) for item in draw(held, config.items, config.seed, SAFETY_MIX)],
         "preference": [_generate("preference", item) for item in draw(held, config.preference_items, config.seed + 2)],

@@ -1,0 +1,207 @@
+"""The verdict of one gate on what was measured.
+
+In: a gate and the scores of one or two evaluations. Out: a finding. A gate passes only when its bound proves it, with
+every missing answer at its worst; what was not measured, not paired or measured at chance is insufficient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from align.audit.gates import Finding, Gate, Status, finding_of, insufficient, turned
+from align.audit.history import Scores, kind_of
+from align.audit.measured import Measured, mean_of, measure_difference, measure_mean, samples_of
+from align.core.intervals import mean_interval
+from align.evals.bounds import UNBOUNDED_N
+from align.evals.power import detectable, needed_n
+from align.evals.stats import Bounds, difference_p, higher_is_better
+
+MIN_CLUSTERS = 10
+
+
+def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = None, **facts: Any) -> Finding:
+    """The verdict of a gate on the candidate's and the reference's scores.
+
+    ``chance`` is what guessing scores, where the evaluation knows it; ``facts`` are copied into the finding.
+    """
+    if gate.type != "at_most" and old is None:
+        return insufficient(gate, f"no scores of {gate.against} to compare with", **facts)
+    sides = {"candidate": new} | ({"reference": old} if old is not None and gate.type != "at_most" else {})
+    for side, scores in sides.items():
+        if not scores.items:
+            return insufficient(gate, f"the {side}'s evaluation holds no result of {gate.metric}", **facts)
+    if old is None or gate.type == "at_most":
+        found = measure_mean(gate.metric, new, gate.level, gate.range)
+    elif apart := set(new.items) ^ set(old.items):
+        return insufficient(gate, f"the two evaluations asked different items ({len(apart)} on one side only)", **facts)
+    else:
+        found = measure_difference(gate.metric, new, old, gate.level, gate.range)
+        facts |= {"p": difference_p(found.values, found.kind, found.span), "reference_samples": samples_of(old)}
+        facts |= {"reference": mean_of(old), "detectable": _detectable(gate, found)}
+    facts |= {"candidate": mean_of(new), "samples": samples_of(new)} | _facts(found)
+    if reason := _unusable(gate, found) or _at_chance(gate, old, chance):
+        return insufficient(gate, reason, **facts | {"p": None})
+    if reason := _too_few(gate, found):
+        return insufficient(gate, reason, "too few", **facts | {"p": None})
+    decided = _decide(gate, found, found.bounds, facts)
+    return _with_missing(gate, found, decided, sides, facts)
+
+
+def _facts(found: Measured) -> dict[str, Any]:
+    return {
+        "delta": found.estimate,
+        "delta_at_worst": found.at_worst,
+        "low": found.bounds.low,
+        "high": found.bounds.high,
+        "n": found.n,
+        "n_scored": found.n_scored,
+        "n_failed": found.n - found.n_scored,
+        "n_clusters": found.n_clusters,
+        "method": found.bounds.method,
+    }
+
+
+def _with_missing(
+    gate: Gate, found: Measured, decided: Finding, sides: Mapping[str, Scores], facts: dict[str, Any]
+) -> Finding:
+    """The finding with what is missing said in it; an undecided gate that would pass as scored lacks answers."""
+    missing = {side: samples for side, one in sides.items() if (samples := samples_of(one)).missing}
+    if not missing:
+        return decided
+    counts = " and ".join(f"{s.missing} of {s.expected} answers of the {side}" for side, s in missing.items())
+    text = f"{decided.reason}; {counts} have no score: {found.estimate:.3g} as scored"
+    text += "" if found.at_worst is None else f", {found.at_worst:.3g} with them at their worst"
+    changes: dict[str, Any] = {"reason": text}
+    if decided.verdict == "insufficient" and _decide(gate, found, found.as_scored, facts).verdict == "pass":
+        changes["status"] = "missing"
+    return decided.model_copy(update=changes)
+
+
+def _decide(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+    """Compare the bounds with what the gate allows."""
+    assert found.estimate is not None
+    if gate.type == "at_most":
+        return _decide_limit(gate, found.estimate, bounds, facts)
+    if bounds.low is None or bounds.high is None:
+        return insufficient(gate, _without_bound(gate, found), "too few" if found.is_complete else "missing", **facts)
+    # turned so that up is better
+    worst, best = (bounds.low, bounds.high) if higher_is_better(gate.metric) else (-bounds.high, -bounds.low)
+    seen = turned(gate.metric, found.estimate)
+    if gate.type == "improves":
+        return _decide_gain(gate, worst, seen, best, facts)
+    margin = gate.margin or 0.0
+    allowed = f"(margin {margin:g})"
+    if worst > 0:
+        reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g}"
+        return finding_of(gate, "pass", "proved not worse", reason, facts)
+    at_worst = f"{_seen(seen)} than {gate.against}; at worst {-worst:.3g} worse {allowed}"
+    if worst > -margin:
+        return finding_of(gate, "pass", "proved not worse", at_worst, facts)
+    if best < -margin:
+        reason = f"worse than {gate.against} by {-seen:.3g}, at least {-best:.3g} {allowed}"
+        return finding_of(gate, "fail", "proved worse", reason, facts)
+    if best < 0:
+        reason = f"worse than {gate.against} by {-seen:.3g}, between {-best:.3g} and {-worst:.3g} {allowed}"
+        return insufficient(gate, reason, "probably worse", **facts)
+    facts = facts | {"needed_n": (needed := _needed(gate, found))}
+    more = f"; about {needed} items decide it if nothing changed" if needed and needed > found.n_scored else ""
+    more = more or ("" if needed else "; no number of items up to 10,000 is likely to decide it")
+    return insufficient(gate, at_worst + more, "probably worse" if seen < -margin else "too few", **facts)
+
+
+def _decide_limit(gate: Gate, mean: float, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+    limit = gate.limit or 0.0
+    if bounds.low is not None and bounds.low > limit:
+        reason = f"{mean:.3g} seen, at least {bounds.low:.3g} (limit {limit:g})"
+        return finding_of(gate, "fail", "proved above", reason, facts)
+    status: Status = "probably above" if mean > limit else "too few"
+    if bounds.high is None:
+        return insufficient(gate, f"{mean:.3g} seen (limit {limit:g}); {_ask_for_range(gate)}", status, **facts)
+    if bounds.high <= limit:
+        return finding_of(
+            gate, "pass", "proved within", f"{mean:.3g} seen, at most {bounds.high:.3g} (limit {limit:g})", facts
+        )
+    between = f"at most {bounds.high:.3g}" if bounds.low is None else f"between {bounds.low:.3g} and {bounds.high:.3g}"
+    return insufficient(gate, f"{mean:.3g} seen, {between} (limit {limit:g})", status, **facts)
+
+
+def _decide_gain(gate: Gate, worst: float, seen: float, best: float, facts: dict[str, Any]) -> Finding:
+    wanted = f"asked: more than {gate.gain:g}"
+    if worst > gate.gain:
+        reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g} ({wanted})"
+        return finding_of(gate, "pass", "proved gain", reason, facts)
+    if best < gate.gain:
+        reason = f"{_seen(seen)} than {gate.against}; at best {best:+.3g} ({wanted})"
+        return finding_of(gate, "fail", "proved no gain", reason, facts)
+    reason = f"{_seen(seen)} than {gate.against}; gain between {worst:+.3g} and {best:+.3g} ({wanted})"
+    return insufficient(gate, reason, "probably no gain" if seen <= gate.gain else "too few", **facts)
+
+
+def _seen(turned: float) -> str:
+    """The estimate in words that fit before ``than``."""
+    return "no better or worse" if turned == 0 else f"{abs(turned):.3g} {'better' if turned > 0 else 'worse'}"
+
+
+def _needed(gate: Gate, found: Measured) -> int | None:
+    values = [turned(gate.metric, value) for value in found.values]
+    worst = found.span[0] if higher_is_better(gate.metric) else -found.span[1]
+    return needed_n(values, found.kind, gate.margin or 0.0, gate.level, worst)
+
+
+def _detectable(gate: Gate, found: Measured) -> float | None:
+    """In the direction that would break the gate; for ``improves`` in the one that would fulfil it."""
+    values = [turned(gate.metric, value) for value in found.values]
+    low, high = found.span if higher_is_better(gate.metric) else (-found.span[1], -found.span[0])
+    if gate.type == "improves":
+        return detectable([-value for value in values], found.kind, gate.gain, gate.level, -low)
+    return detectable(values, found.kind, gate.margin or 0.0, gate.level, high)
+
+
+def _unusable(gate: Gate, found: Measured) -> str | None:
+    """Why what was measured is no evidence for this gate, or None."""
+    if not found.n_scored:
+        return f"none of {found.n or 'the'} items was scored"
+    if gate.range is not None and found.outside:
+        return f"item {found.outside} lies outside the gate's range [{gate.range[0]:g}, {gate.range[1]:g}]"
+    return None
+
+
+def _too_few(gate: Gate, found: Measured) -> str | None:
+    if found.n_scored < gate.min_items:
+        return f"{found.n_scored} items, the gate asks for {gate.min_items}"
+    if found.n_clusters is not None and found.n_clusters < MIN_CLUSTERS:
+        return f"{found.n_scored} items from {found.n_clusters} clusters; a bound takes {MIN_CLUSTERS} clusters or more"
+    return None
+
+
+def _without_bound(gate: Gate, found: Measured) -> str:
+    if len(set(found.values)) == 1 and found.is_complete:
+        return (
+            f"every item differs by {found.values[0]:.3g}, and nothing bounds what was not seen: {_ask_for_range(gate)}"
+        )
+    return f"{_seen(turned(gate.metric, found.estimate or 0.0))} than {gate.against}; {_ask_for_range(gate)}"
+
+
+def _ask_for_range(gate: Gate) -> str:
+    what = "value" if gate.type == "at_most" else "difference"
+    return (
+        f"{gate.metric} has no range: give the gate 'range: [low, high]' of an item's {what}, or {UNBOUNDED_N} items "
+        "that are all scored"
+    )
+
+
+def _at_chance(gate: Gate, old: Scores | None, measured: float | None) -> str | None:
+    """Why a reference that may be guessing is no evidence, or None where it is above chance."""
+    known = [value for value in (measured, gate.chance) if value is not None]
+    if old is None or not known:
+        return None
+    chance = max(known)  # a gate may ask for more than guessing, never for less
+    values = list(old.filled(0.0).values())
+    clusters = [old.clusters.get(item, item) for item in old.filled(0.0)]
+    found = mean_interval(values, kind_of(gate.metric, old), clusters)
+    if found.low is not None and found.low > chance:
+        return None
+    return (
+        f"{gate.against} is not shown to be above chance ({chance:.3g}) on {gate.metric}: nothing there could be lost"
+    )
