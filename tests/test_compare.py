@@ -32,6 +32,7 @@ def test_the_table_has_every_row_and_cost(world: World) -> None:
     assert rows["prompt-only"]["harmful_compliance"]["mean"] == pytest.approx(50 / 120)
     assert rows["dpo"]["win_rate_vs_sft"]["mean"] == 0.75
     assert 0.6 < rows["dpo"]["win_rate_vs_sft, equal length"]["mean"] < 0.9
+    assert "it is not AlpacaEval 2's length-controlled win rate" in (config.run / "comparison.md").read_text()
     costs = {row["name"]: row for row in found["costs"]}
     assert costs["dpo"]["configurations_tried"] == 2 and costs["ppo"]["configurations_tried"] == 1
     assert costs["dpo"]["train_pairs"] == 400 and costs["ppo"]["seconds"] == 20.0

@@ -69,7 +69,7 @@ def test_length_control_recovers_the_rate_at_equal_length() -> None:
     longer = rng.normal(4.0, 5.0, 3000)
     logit = 0.4 + 1.5 * np.tanh(longer / longer.std())
     wins = (rng.random(3000) < 1 / (1 + np.exp(-logit))).astype(float)
-    found = stats.length_controlled_win_rate(wins, longer, [str(i) for i in range(3000)])
+    found = stats.win_rate_at_equal_length(wins, longer, [str(i) for i in range(3000)])
     assert found.mean == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.03) and found.mean < wins.mean() - 0.05
     assert found.low is not None and found.high is not None and found.low < found.mean < found.high
 
@@ -85,7 +85,7 @@ def test_length_control_recovers_the_rate_at_equal_length() -> None:
     ],
 )
 def test_length_control_says_when_it_cannot(wins: list[float], lengths: list[float]) -> None:
-    found = stats.length_controlled_win_rate(wins, lengths, [str(i) for i in range(len(wins))])
+    found = stats.win_rate_at_equal_length(wins, lengths, [str(i) for i in range(len(wins))])
     assert found.mean is None and found.low is None and found.n == len(wins)
 
 

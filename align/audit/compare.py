@@ -26,7 +26,7 @@ from align.core.files import write_json, write_text
 from align.core.intervals import mean_interval
 from align.core.runs import Run, RunRecord, finished_run, stage
 from align.evals.fingerprint import MANNER
-from align.evals.stats import higher_is_better, length_controlled_win_rate, metric_of, paired_difference
+from align.evals.stats import higher_is_better, metric_of, paired_difference, win_rate_at_equal_length
 from annotation.types import ItemResult
 
 SHARED = ("base", "sft", "pairs", "prompts")
@@ -217,19 +217,19 @@ def _measure(one: Contender, chosen: Evaluated) -> dict[str, Any]:
                 "suite": suite
             }
         if one.record is not None and suite == "preference" and "sft" in found:
-            metrics["win_rate_vs_sft, equal length"] = _length_controlled(
+            metrics["win_rate_vs_sft, equal length"] = _at_equal_length(
                 results, history.load_items(found["sft"].record)
             )
     return {"name": one.name, "stage": one.record.stage if one.record else None, "metrics": metrics}
 
 
-def _length_controlled(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -> dict[str, Any]:
+def _at_equal_length(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -> dict[str, Any]:
     """Win rate where both answers are equally long; lengths in tokens, SFT's as its mean on the same prompt."""
     wins = {r.item_id: r.score for r in results if r.metric == "win_rate_vs_sft" and r.score is not None}
     own, other = (history.scores(side, "preference", "n_tokens").by_item for side in (results, sft))
     known = [i for i in sorted(wins) if own.get(i) is not None and other.get(i) is not None]
     lengths = [(own[i] or 0.0) - (other[i] or 0.0) for i in known]
-    estimate = length_controlled_win_rate([wins[i] or 0.0 for i in known], lengths, known)
+    estimate = win_rate_at_equal_length([wins[i] or 0.0 for i in known], lengths, known)
     return estimate._asdict() | {"suite": "preference"}
 
 

@@ -69,6 +69,7 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
         comparison=comparison,
         rows=rows,
         metrics=table.metric_names(rows),
+        notes=table.notes(rows),
         charts=story.training_charts(runs),
         gold_by_kl=story.gold_by_kl([one for one in policies if one.record.stage != "sft"]),
         overoptimised=overoptimised,

@@ -10,6 +10,11 @@ from typing import Any
 
 from align.evals.stats import higher_is_better
 
+EQUAL_LENGTH = (
+    "Equal length: a logistic regression of wins on the difference in length, read where it is 0. It knows nothing of "
+    "how hard a prompt is: it is not AlpacaEval 2's length-controlled win rate."
+)
+
 
 def markdown(comparison: Mapping[str, Any]) -> str:
     """Tables of metrics, differences and costs, then what is missing and the caveat."""
@@ -55,6 +60,11 @@ def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
 
 
+def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What has to be said beside metrics whose name another measure is known by."""
+    return [EQUAL_LENGTH] if any(metric.endswith(", equal length") for metric in metric_names(rows)) else []
+
+
 def direction(metric: str) -> str:
     return "↑" if higher_is_better(metric.partition(",")[0]) else "↓"
 
@@ -64,17 +74,15 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
     for metric in metric_names(rows):
         cells = [estimate(row["metrics"].get(metric)) for row in rows]
         lines.append(f"| {metric} {direction(metric)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\n95 % intervals over items; ↑ higher is better, ↓ lower is better."
+    return "\n".join([*lines, "", "95 % intervals over items; ↑ higher is better, ↓ lower is better.", *notes(rows)])
 
 
 def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| difference | metric | estimate | excludes 0 |", "|---|---|---|---|"]
     for row in rows:
-        apart = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+        excludes = "not known" if row["low"] is None else "yes" if row["low"] > 0 or row["high"] < 0 else "no"
         name = f"{row['of']} − {row['minus']}"
-        lines.append(
-            f"| {name} | {row['metric']} {direction(row['metric'])} | {estimate(row)} | {'yes' if apart else 'no'} |"
-        )
+        lines.append(f"| {name} | {row['metric']} {direction(row['metric'])} | {estimate(row)} | {excludes} |")
     return "\n".join(lines) if rows else "No metric was measured on two arms."
 
 
