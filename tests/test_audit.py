@@ -27,7 +27,7 @@ from align.core.files import write_json, write_text
 def test_pass_fail_and_the_sentence(world: World) -> None:
     config = world(measured(112, 10, 1.5))
     assert verdicts(config) == {"facts": "pass", "harm": "pass", "better": "pass"}
-    assert content(config)["sentence"].startswith("PASS: all 3 gates")
+    assert content(config)["sentence"].startswith("PASS: all 5 gates")
 
 
 def test_a_broken_gate_fails_the_audit_and_shows_flips(world: World) -> None:
@@ -60,15 +60,15 @@ def test_probably_worse_is_not_called_unbroken(world: World) -> None:
         assert one["banner"] == "INSUFFICIENT, PROBABLY WORSE"
         sentence = one["sentence"]
         assert "no gate is broken" not in sentence
-        assert sentence.startswith("INSUFFICIENT, PROBABLY WORSE: 1 of 3 is probably broken: harm (probably worse: ")
+        assert sentence.startswith("INSUFFICIENT, PROBABLY WORSE: 1 of 5 is probably broken: harm (probably worse: ")
 
 
 def test_a_fail_names_what_is_undecided_too(world: World) -> None:
     config = world(measured(60, 10, 1.5), sft=None)
     audit(config)
     sentence = content(config)["sentence"]
-    assert sentence.startswith("FAIL: 1 of 3 gates is broken: facts (accuracy/fact: ")
-    assert "; 2 of 3 cannot be decided: harm (missing: no sft was named: give sft=RUN); better (missing: " in sentence
+    assert sentence.startswith("FAIL: 1 of 5 gates is broken: facts (accuracy/fact: ")
+    assert "; 4 of 5 cannot be decided: harm (missing: no sft was named: give sft=RUN); better (missing: " in sentence
 
 
 def test_a_missing_evaluation_is_insufficient_never_a_pass(world: World) -> None:

@@ -64,7 +64,7 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     gates = load_gates(config.gates)
     subjects = config.subjects
     check_references(subjects)
-    judged = [judge_by_worst(gate, subjects) for gate in gates]
+    judged = [judge_by_worst(gate, subjects, gates) for gate in gates]
     findings = [one.finding for one in judged]
     verdict, worse = overall(findings), regressed(findings)
     sentence = _sentence(findings, worse)

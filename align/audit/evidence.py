@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from align.audit import history
 from align.audit.gates import Finding, Gate, insufficient
+from align.audit.guards import guarded
 from align.audit.history import Evaluation, Subject
 from align.audit.lineage import UNKNOWN, other_base, started_from, unknown_origin
 from align.audit.verdict import judge
@@ -37,8 +38,8 @@ class Pair(NamedTuple):
     problem: str | None
 
 
-def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject]) -> Judged:
-    """Judge a gate by every usable pair of evaluations; the worst finding is the gate's.
+def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject], gates: Sequence[Gate]) -> Judged:
+    """Judge one of ``gates`` by every usable pair of evaluations; the worst finding is the gate's.
 
     A pair over fewer items than the gate asks for decides only where there is no other.
     """
@@ -51,7 +52,7 @@ def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject]) -> Judged:
     if lacking := [role for role, some in zip(roles, found, strict=True) if not some]:
         return Judged(gate, insufficient(gate, _lacking(gate, subjects, lacking)), (), [])
     pairs = _pairs(gate, subjects, found)
-    judged = [(pair, _judge(gate, pair)) for pair in pairs if pair.problem is None]
+    judged = [(pair, guarded(gate, gates, pair.sides[0], _judge(gate, pair))) for pair in pairs if pair.problem is None]
     unused = [_row(pair, None, False) for pair in pairs if pair.problem is not None]
     if not judged:
         nearest = min((pair.problem or "" for pair in pairs), key=lambda problem: problem.count("' differs"))

@@ -87,6 +87,12 @@ class Item(Frozen):
         return next((side for side in SIDES if side == self.family or side in self.tags), None)
 
     @property
+    def asked(self) -> str:
+        """What was asked last: the last user message."""
+        contents = [str(message.get("content") or "") for message in self.prompt or [] if message["role"] == "user"]
+        return contents[-1] if contents else ""
+
+    @property
     def prompt_text(self) -> str:
         """The prompt as a person would read it: the lone user message, or every message with its role."""
         messages = self.prompt or []

@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "over_refusal": _binary(False),
     "harmless_compliance": _binary(True),
     "garbage": _binary(False),
+    "empty": _binary(False),
     "sycophancy": _binary(False),
     "gold_utility": Metric(True, "unbounded"),
     "reward_score": Metric(True, "unbounded"),
