@@ -73,6 +73,18 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
         [(["p", "o", "q"], X_WINS)],
         {"margin": [2.0]},
     ),
+    "capybara": (
+        [{"prompt": "p", "chosen": asked("p", "o", "q", "x"), "rejected": asked("p", "o", "q", "y"),
+          "rating_chosen": 5, "rating_rejected": 4}],
+        [(["p", "o", "q"], X_WINS)],
+        {"margin": [1.0], "strength": [None]},
+    ),
+    "ShareGPT": (
+        [{"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "x"},
+          "rejected": {"from": "gpt", "value": "y"}}],
+        [(["q"], X_WINS)],
+        {},
+    ),
     "Skywork": (
         [{"chosen": asked("q", "x"), "rejected": asked("q", "y"), "source": "s"}], [(["q"], X_WINS)], {}
     ),
@@ -98,6 +110,12 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
          for n, (a, b, t) in enumerate([(1, 0, 0), (0, 1, 0), (0, 0, 1)])],
         [(["q"], X_WINS), (["q"], Y_WINS), (["q"], TIED)],
         {"name": ["0", "1", "2"]},
+    ),
+    "arena table with winner": (
+        [{"id": w, "prompt": f"q{w}", "response_a": "x", "response_b": "y", "winner": w, "model_a": "m", "model_b": "n"}
+         for w in ("model_a", "n", "tie", "both_bad")],
+        [(["qmodel_a"], X_WINS), (["qn"], Y_WINS), (["qtie"], TIED), (["qboth_bad"], TIED)],
+        {"flags": [[], [], [], ["both_bad"]]},
     ),
     "HelpSteer2": (
         [{"split": "val", "prompt": f"q{n}", "response_1": "x", "response_2": "y", "preference_strength": n,
@@ -292,6 +310,24 @@ def test_votes_that_name_nobody_repeat_contradict_or_have_ids_of_their_own(tmp_p
         ([{"query": f"q{n}", "answer_a": "x", "answer_b": "y", "preferred": "ab"[n % 2]} for n in range(4)], None),
         ([{"ask": f"q{n}", "first": "x" * 9, "second": "y" * 9, "vote": n % 2} for n in range(4)], None),
         ([{"Prompt": f"q{n}", "Chosen": "x", "Rejected": "y"} for n in range(3)], "chosen and rejected"),
+        (
+            [{"instruction": f"q{n}", "response1": "x", "response2": "y", "annotator1": n % 3} for n in range(1, 3)],
+            None,
+        ),
+        (
+            [
+                {
+                    "prompt": f"q{n}",
+                    "model_a": "m",
+                    "model_b": "n",
+                    "answer_a": "x" * 9,
+                    "answer_b": "y" * 9,
+                    "won": "mn"[n],
+                }
+                for n in range(2)
+            ],
+            None,
+        ),
         ([{"frage": f"q{n}", "gut": "x" * 30, "schlecht": "y" * 30} for n in range(3)], None),
     ],
 )

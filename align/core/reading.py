@@ -27,17 +27,20 @@ class TooLong(ValueError):
     """More than is read; says of what and how much."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, keys_once: bool = False) -> Any:
     """The value that JSON text spells.
 
+    Args:
+        keys_once: refuse an object in which a key stands twice: which of two values is meant, nobody knows.
+
     Raises:
-        ValueError: the text is not JSON, or is nested deeper than ``MOST_LEVELS``.
+        ValueError: the text is not JSON, is nested deeper than ``MOST_LEVELS``, or repeats a key.
     """
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
     if text.count("[") + text.count("{") > MOST_LEVELS and _levels(text) > MOST_LEVELS:
         raise ValueError(f"nested deeper than {MOST_LEVELS} levels")
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_once if keys_once else None)
 
 
 def bounded_lines(file: IO[AnyStr], most_row: int = MOST_ROW, most: int = MOST_ROWS) -> Iterator[AnyStr]:
@@ -91,6 +94,14 @@ def shown_size(count: int) -> str:
     """A number of bytes as people write it."""
     units = (("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10))
     return next((f"{count / size:g} {unit}" for unit, size in units if count >= size), f"{count} bytes")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' stands twice in an object")
+    return found
 
 
 def _levels(text: str) -> int:

@@ -125,7 +125,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), keys_once=True)
             except UnicodeDecodeError as error:
                 raise BadInput(f"{path}:{number}: not UTF-8 text ({error.reason}); convert it first") from None
             except ValueError as error:
@@ -142,7 +142,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from _json_lines(path)
         return
     try:
-        rows = parse_json(text)
+        rows = parse_json(text, keys_once=True)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}); mend it") from None
     except ValueError as error:
@@ -192,8 +192,8 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _delimiter(header: str) -> str:
-    """A comma, unless the header holds none and a semicolon (as spreadsheets of many countries write) or a tab."""
-    return next((mark for mark in ",;\t" if mark in header), ",")
+    """A comma, unless the header holds none, but a semicolon (as spreadsheets of many countries write), tab or bar."""
+    return next((mark for mark in ",;\t|" if mark in header), ",")
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -204,6 +204,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise FileNotFoundError
     try:
         with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise BadInput(f"{path}: column '{twice[0]}' stands twice; rename one")
             number = total = 0
             for batch in file.iter_batches(PARQUET_BATCH):
                 total += batch.nbytes

@@ -22,15 +22,18 @@ from annotation.readers.columns import number_of, text_of
 from annotation.readers.intake import Found, Given, Kept, Unusable, left_out
 from annotation.readers.languages import tag_of
 from annotation.readers.sides import Placed, Sides, placed
+from annotation.readers.turns import marks_in
 from annotation.splits import normalised
 from annotation.types import Comparison, Judgment
 
+LONG = 20  # characters of a prompt with which a response would not begin by chance
 STRONGEST = 3  # strengths of people's own judgments go from 0 to this
 SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {  # by what the name of a published split begins with
     "train": ("train",),
     "validation": ("val", "dev", "eval"),
     "test": ("test", "heldout", "held_out", "held-out", "holdout"),
 }
+HELD_OUT: Sequence[Split] = ("validation", "test")
 CUT = "rows compare whole dialogues that part at their first answer: read as a vote on the first answers"
 
 
@@ -66,7 +69,7 @@ class Gathering:
     """
 
     def __init__(self, path: Path, given: Given, base: str, *, is_scored: bool = False) -> None:
-        self.given, self.base, self.is_scored = given, base, is_scored
+        self.path, self.given, self.base, self.is_scored = path, given, base, is_scored
         self.nobody = f"imported:{hashed_name(path)}"
         self.kept: list[Kept | None] = []  # None: contradicted by a later row
         self.dropped: list[dict[str, Any]] = []
@@ -132,7 +135,7 @@ class Gathering:
             source=source,
         )
         self.kept.append(Kept(number, judged.name, comparison, judgment))
-        self.counted[CUT] += judged.sides.is_cut
+        self._remark(judged.sides)
 
     def found(self, format: str, n_rows: int, scrubbed: int, notes: Sequence[str] = ()) -> Found:
         """All of it, with strengths and splits as the file as a whole gives them."""
@@ -144,8 +147,19 @@ class Gathering:
         ]
         splits, moved = self._splits([entry.comparison for entry in kept])
         counted = [f"{count} {thing}" for thing, count in sorted(self.counted.items()) if count]
+        moved += self._unsplit(bool(splits))
         dropped = sorted(self.dropped, key=lambda entry: int(entry["row"]))
         return Found(format, n_rows, kept, dropped, scrubbed, [*notes, *counted, *said, *moved], splits)
+
+    def _remark(self, sides: Sides) -> None:
+        """Count what was read as it stands and may be meant otherwise."""
+        self.counted[CUT] += sides.is_cut
+        if mark := marks_in([message for messages in (sides.prompt, *sides.responses) for message in messages]):
+            self.counted[f"rows hold marks of turns or of a chat template in their text (such as '{mark}'): kept"] += 1
+        asked, *more = sides.prompt
+        texts = [str(response[0].get("content") or "") for response in sides.responses]
+        if not more and len(text := str(asked.get("content") or "")) > LONG and all(t.startswith(text) for t in texts):
+            self.counted["rows repeat the whole prompt at the beginning of every response: kept"] += 1
 
     def _place(self, judged: Judged) -> Placed:
         """The comparison of a row, made once for all rows of the same content; its language is that of the first."""
@@ -222,6 +236,16 @@ class Gathering:
         prompts = {comparison.id: normalised(comparison.prompt) for comparison in comparisons}
         splits = {key: strictest[prompt] for key, prompt in prompts.items() if prompt in strictest}
         return splits, said if several else []
+
+    def _unsplit(self, has_splits: bool) -> list[str]:
+        """What to say of a file that is called by a split and does not tell one."""
+        name = self.path.name.casefold()
+        held_out = next((split for split in HELD_OUT if name.startswith(SPLIT_NAMES[split])), None)
+        if has_splits or held_out is None:
+            return []
+        return [
+            f"its name says {held_out}, no row does: prompts will be split anew; split={held_out} holds all of them out"
+        ]
 
 
 def hashed_name(path: Path) -> str:

@@ -18,7 +18,7 @@ from annotation.readers.published import SCHEMAS
 
 Row = Mapping[str, Any]
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "post", "text")
-LABELS = ("label", "winner", "preference", "preferred", "choice", "better", "best", "vote", "verdict", "answer")
+LABELS = ("label", "winner", "won", "preference", "preferred", "choice", "better", "best", "vote", "verdict")
 SIDE = re.compile(r"(?:^|[^a-z0-9]|(?<=[a-z]))(a|b|0|1|2|x|y|left|right|one|two|first|second)$", re.IGNORECASE)
 PAIRS = (("a", "b"), ("0", "1"), ("1", "2"), ("x", "y"), ("left", "right"), ("one", "two"), ("first", "second"))
 MOST_LABELS = 6  # more different values than that are no labels
@@ -50,9 +50,13 @@ def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
     texts = [name for name in known if _is_text(name, rows)]
     others = [name for name in texts if name.lower() not in PROMPTS]
     free = others if len(others) > 1 else texts or list(known)
-    left, right = _sides(texts) or _sides(known) or _longest(free, rows)
+    sides = _sides(texts, rows) or _sides(known, rows)
+    left, right = sides or _longest(free, rows)
     rest = [name for name in known if name not in (left, right)]
     label = _first(LABELS, [name for name in rest if _is_label(name, rows)])
+    if label is None and sides is not None:  # then something has to say which is better
+        few = [name for name in rest if 1 < len(_values(name, rows)) <= MOST_LABELS and name.lower() not in PROMPTS]
+        label = min(few, key=_sizes(few, rows).__getitem__, default=None)
     prompt = _first(PROMPTS, [name for name in rest if name in texts and name != label])
     found = [f"columns.prompt={prompt}"] if prompt else []
     if label is None:
@@ -61,22 +65,24 @@ def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
     return [*found, *_meanings(label, rows)]
 
 
-def _sides(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two columns that are called alike but for the side at their end."""
+def _sides(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str] | None:
+    """Two columns that are called alike but for the side at their end, those that hold most."""
     by_stem: dict[str, dict[str, str]] = {}
     for name in names:
         if match := SIDE.search(name):
             by_stem.setdefault(name[: match.start(1)].lower(), {})[match[1].lower()] = name
-    for sides in by_stem.values():
-        for one, other in PAIRS:
-            if one in sides and other in sides:
-                return sides[one], sides[other]
-    return None
+    size = _sizes(names, rows)
+    found = [(s[one], s[other]) for s in by_stem.values() for one, other in PAIRS if one in s and other in s]
+    return max(found, key=lambda pair: size[pair[0]] + size[pair[1]], default=None)
+
+
+def _sizes(names: Sequence[str], rows: Sequence[Row]) -> dict[str, int]:
+    return {name: sum(len(str(row.get(name, ""))) for row in rows) for name in names}
 
 
 def _longest(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
-    """The two columns that hold most, the first two of a kind; one column alone is named twice."""
-    size = {name: sum(len(str(row.get(name, ""))) for row in rows) for name in names}
+    """The two columns that hold most, in their order; one column alone is named twice."""
+    size = _sizes(names, rows)
     longest = sorted(sorted(names, key=lambda name: -size[name])[:2], key=list(names).index)
     return longest[0], longest[-1]
 

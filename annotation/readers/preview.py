@@ -40,7 +40,7 @@ def lines_on(path: Path, found: Found) -> Iterator[str]:
         rows = ", ".join(str(entry["row"]) for entry in alike[:EXAMPLES]) + (", …" if count > EXAMPLES else "")
         yield f"dropped: {count} x {alike[0]['reason']} (rows {rows})"
     yield from (f"note: {note}" for note in said(found))
-    yield "nothing was written; without --dry-run the same command imports it"
+    yield "nothing was written" + ("; without --dry-run the same command imports it" if found.kept else "")
 
 
 def split_counts(found: Found) -> dict[str, int]:

@@ -18,7 +18,12 @@ Kind = Literal["preferences", "votes", "other"]
 Row = dict[str, Any]
 SIGNED = Labels(left=("-3", "-2", "-1"), right=("1", "2", "3"), tie=("0",))  # below 0: the first is better
 ONE_HOT = {"winner_model_a": "left", "winner_model_b": "right", "winner_tie": "tie"}
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("rating_chosen", "rating_rejected"),
+)
 
 
 class Schema(NamedTuple):
@@ -46,6 +51,13 @@ def _one_hot(row: Row) -> Row:
         told = ", ".join(f"{column}: {text_of(row.get(column, 'empty'))}" for column in ONE_HOT)
         raise Unusable(f"not one winner ({told})")
     return {"label": chosen[0]}
+
+
+def _by_model(row: Row) -> Row:
+    """A winner that is called by the name of its model."""
+    names = [text_of(row.get(column, "")) for column in ("model_a", "model_b")]
+    winner = text_of(row.get("winner", ""))
+    return {"winner": ("left", "right")[names.index(winner)]} if winner and names.count(winner) == 1 else {}
 
 
 def _by_scores(row: Row) -> Row:
@@ -98,6 +110,7 @@ SCHEMAS: Sequence[Schema] = (
         "votes",
         Columns(left="conversation_a", right="conversation_b", label="winner", annotator="judge", id="question_id"),
         knows_sides=True,
+        prepare=_by_model,
     ),
     Schema(
         "arena table",
@@ -106,6 +119,14 @@ SCHEMAS: Sequence[Schema] = (
         Columns(left="response_a", right="response_b"),
         knows_sides=True,
         prepare=_one_hot,
+    ),
+    Schema(
+        "arena table with winner",
+        ("response_a", "response_b", "winner"),
+        "votes",
+        Columns(left="response_a", right="response_b", label="winner", annotator="judge"),
+        knows_sides=True,
+        prepare=_by_model,
     ),
     Schema(
         "HelpSteer2 preferences",

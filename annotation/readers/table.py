@@ -23,7 +23,7 @@ Row = dict[str, Any]
 RESPONSES: tuple[Field, ...] = ("chosen", "rejected", "left", "right")
 USUAL: Mapping[str, tuple[str, ...]] = {
     "annotator": ("annotator_id", "worker", "worker_id", "labeler", "labeller", "rater"),
-    "prompt": ("instruction", "question", "query", "input"),
+    "prompt": ("instruction", "question", "query", "input", "conversations"),
     "strength": ("margin",),
 }
 

@@ -6,6 +6,7 @@ In: a cell. Out: messages with a role and content. A text is taken for a dialogu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from annotation.types import Message
 ANSWERING = ("assistant", "tool")
 SHARE_GPT = ("from", "value")  # what some data sets call role and content
 SHARE_GPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+MARKS = re.compile(
+    r"<\|(?:im_start|start_header_id|start|user|assistant|prompter|system)\|>|<start_of_turn>|\[INST\]"
+    r"|(?:\A|\n)(?:Human|Assistant|USER|ASSISTANT|### (?:Instruction|Response)): "
+)
 SHOWN = 80  # characters of a text that stand in a reason
 
 
@@ -29,6 +34,7 @@ def messages_of(value: Any, role: str, column: str) -> list[Message]:
     """
     if isinstance(value, str) and (turns := spoken(value)) is not None:
         return turns
+    value = [value] if isinstance(value, dict) else value
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
         value = [_renamed(message) for message in value]
     try:
@@ -73,9 +79,11 @@ def paired_turns(cells: Sequence[Any], columns: Sequence[str]) -> list[Any]:
     lists = [turns_of(cell) for cell in cells]
     prompt, *sides = lists
     if prompt is None:
-        for cell, column in zip(cells[1:], columns[1:], strict=True):
-            if isinstance(cell, list) and cell and all(isinstance(text, str) for text in cell):
-                raise Unusable(f"{column} is a list of {len(cell)} texts")
+        sizes = [
+            len(turns) if turns and isinstance(cell, list) else 0 for cell, turns in zip(cells, lists, strict=True)
+        ]
+        if longest := max(sizes):
+            raise Unusable(f"{columns[sizes.index(longest)]} is a list of {longest} texts")
         return list(cells)
     if all(side is None for side in sides) and len(prompt) == 1:
         return [prompt[0], *cells[1:]]
@@ -98,7 +106,10 @@ def turns_of(cell: Any) -> list[str] | None:
 
 
 def decoded(value: Any, *keys: str) -> Any:
-    """JSON text of an object, or of a list of objects (that have one of ``keys``), becomes what it spells."""
+    """JSON text of an object, or of a list of objects, becomes what it spells; with ``keys``, only that of messages.
+
+    Objects of a list then have one of the keys, and an object alone is a message with content.
+    """
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
@@ -106,9 +117,16 @@ def decoded(value: Any, *keys: str) -> Any:
     except ValueError:
         return value
     if isinstance(found, dict):
-        return value if keys else found
+        is_message = {"role", "content"} <= set(found) or {*SHARE_GPT} == set(found)
+        return found if is_message or not keys else value
     is_objects = found and all(isinstance(item, dict) and (not keys or {*keys} & set(item)) for item in found)
     return found if is_objects else value
+
+
+def marks_in(messages: Sequence[Message]) -> str | None:
+    """What looks like the marks of turns or of a chat template in a text that was taken as it stands."""
+    texts = (message["content"] for message in messages if isinstance(message.get("content"), str))
+    return next((found[0].strip() for text in texts if (found := MARKS.search(text))), None)
 
 
 def alike(some: Sequence[Message], others: Sequence[Message]) -> bool:
