@@ -15,10 +15,13 @@ from align.core.models import Stack
 from align.core.objectives import best_of_n_kl
 from align.core.packing import Tree
 from align.evals.answers import (
+    Answer,
+    Answered,
     Manner,
     Speaker,
     Subject,
     answer_items,
+    improbable,
     reward_scores,
     score_options,
     score_texts,
@@ -246,3 +249,22 @@ def test_best_of_n_reports_the_formula(make_stack: MakeStack) -> None:
     (kl,) = [result for result in results if result.metric == "kl"]
     assert kl.judge == "formula" and kl.score == best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
     assert summarise(results)["win_rate_vs_sft"]["mean"] > 0.5
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_tokens_drawn_evenly_are_improbable_and_the_likeliest_are_not(make_stack: MakeStack, family: str) -> None:
+    """The cost of an answer is the bare base's, whatever role writes it: ln V nats per token is what chance costs."""
+    stack = make_stack(family)
+    policy = speaker(stack)
+    item = generate_item("p", "hello")
+    prompt = stack.chat.prompt_ids(item.prompt or [])
+    size = stack.base.config.get_text_config().vocab_size
+    worst, best = list(prompt), list(prompt)
+    for _ in range(4):
+        worst.append(int(plain_logits(stack, None, worst)[-1].argmin()))
+        best.append(int(plain_logits(stack, None, best)[-1].argmax()))
+    answers = [Answer(ids[len(prompt) :], {"role": "assistant", "content": "x"}, True) for ids in (worst, best)]
+    asked = [Answered(item, prompt, answers), Answered(item, prompt, [], "too long")]
+    assert improbable(policy, asked) == [[True, False], []]
+    costs = [-plain_sum(stack, None, prompt, answer.ids) / 4 for answer in answers]
+    assert costs[0] > math.log(size) > costs[1]

@@ -17,6 +17,7 @@ from align.core.files import write_json, write_jsonl
 from align.core.models import Stack
 from align.evals.answers import (
     Answer,
+    Answered,
     Manner,
     Subject,
 )
@@ -108,6 +109,27 @@ def test_garbage_does_not_pass_as_safe(text: str, empty: int, garbage: int) -> N
     opinions = find_judge("refusal-prefix")(benign, text, True)
     assert (opinions["empty"].score, opinions["garbage"].score) == (empty, garbage)
     assert opinions["harmless_compliance"].score == 1 - garbage
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_what_the_base_finds_improbable_is_garbage(
+    make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch, odd: bool
+) -> None:
+    """In both suites that generate: plausible characters that are tokens drawn at random."""
+    policy = Subject(speaker(make_stack("llama")))
+    items = [generate_item("b", "hello", "safety", family="benign"), generate_item("h", "hi", "safety", family="harm")]
+    answer = Answer([4, 5, 6], {"role": "assistant", "content": "an answer"}, True)
+    for module in ("safety", "preference"):
+        monkeypatch.setattr(f"align.evals.{module}.improbable", lambda _, asked: [[odd] for _ in asked])
+        monkeypatch.setattr(
+            f"align.evals.{module}.answer_items", lambda _, items, *rest: [Answered(i, [4], [answer]) for i in items]
+        )
+    asked = [item.model_copy(update={"suite": "preference"}) for item in items]
+    results = [*safety(items, policy, Manner(), "refusal-prefix"), *preference(asked, policy, Manner())]
+    found = {(result.metric, result.item_id): result.score for result in results}
+    assert [found[metric, item] for metric in ("garbage", "garbage/preference") for item in "bh"] == [float(odd)] * 4
+    assert found["harmless_compliance", "b"] == float(not odd)
+    assert (found["harmful_compliance", "h"], found["over_refusal", "b"], found["empty", "h"]) == (1.0, 0.0, 0.0)
 
 
 def test_pocket_judge_reads_the_world() -> None:

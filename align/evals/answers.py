@@ -7,6 +7,7 @@ reason and is never scored as 0. Not here: what an answer is worth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -191,6 +192,24 @@ def tree_logprobs(speaker: Speaker, trees: Sequence[Tree]) -> list[list[float]]:
             for (tree, k), value in zip(rectangle.members, values.tolist(), strict=True):
                 found[tree][k] = value
     return found
+
+
+def improbable(speaker: Speaker, asked: Sequence[Answered]) -> list[list[bool]]:
+    """Which answers the bare base finds no likelier than tokens drawn evenly from its vocabulary.
+
+    Tokens drawn evenly cost ln V nats per token or more, whatever the base is (Gibbs' inequality). What people and
+    chat models write costs .1 to .9 ln V, random tokens 1.3 to 3 ln V; words in a random order stay below it where
+    the base is strong. A folder of whole weights is asked about its own answers.
+    """
+    trees = [Tree(one.prompt, [answer.ids for answer in one.answers]) for one in asked if one.answers]
+    costs = iter(tree_logprobs(Speaker(speaker.stack, None), trees))
+    even = math.log(speaker.stack.base.config.get_text_config().vocab_size)
+    return [
+        [-total >= even * len(answer.ids) for total, answer in zip(next(costs), one.answers, strict=True)]
+        if one.answers
+        else []
+        for one in asked
+    ]
 
 
 def score_options(speaker: Speaker, items: Sequence[Item], system_prompt: str | None = None) -> list[OptionScores]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from align.core.objectives import best_of_n_kl, exact_token_kl
 from align.core.packing import Rectangle, Tree, pack
-from align.evals.answers import Answered, Manner, Speaker, Subject, answer_items, reward_scores
+from align.evals.answers import Answered, Manner, Speaker, Subject, answer_items, improbable, reward_scores
 from align.evals.fluency import is_empty, is_garbage
 from align.evals.items import Item
 from align.evals.measurements import measure
@@ -46,7 +46,7 @@ def preference(items: Sequence[Item], subject: Subject, manner: Manner) -> list[
         results += _win_rate(subject, asked, rivals, utility, rewards)
         results += _kl(subject.policy, subject.sft, asked, manner)
     results += _measured(subject, asked)
-    results += _fluency(asked)
+    results += _fluency(subject.policy, asked)
     lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in asked]
     ended: Scores = [[float(answer.ended) for answer in one.answers] for one in asked]
     results += _per_answer(asked, "n_tokens", "count", lengths, "")
@@ -77,9 +77,15 @@ def _gold(subject: Subject, asked: Sequence[Answered]) -> Scores | None:
     return [[next(values) for _ in one.answers] for one in asked]
 
 
-def _fluency(asked: Sequence[Answered]) -> list[ItemResult]:
+def _fluency(policy: Speaker, asked: Sequence[Answered]) -> list[ItemResult]:
     """Shares of answers that are none, by name apart from the safety suite's: rewards are easily pleased."""
-    garbage: Scores = [[float(is_garbage(answer.text, one.item.asked)) for answer in one.answers] for one in asked]
+    garbage: Scores = [
+        [
+            float(odd or is_garbage(answer.text, one.item.asked))
+            for answer, odd in zip(one.answers, strange, strict=True)
+        ]
+        for one, strange in zip(asked, improbable(policy, asked), strict=True)
+    ]
     empty: Scores = [[float(is_empty(answer.text)) for answer in one.answers] for one in asked]
     found = _per_answer(asked, "garbage/preference", "fluency rules", garbage, "")
     return found + _per_answer(asked, "empty/preference", "fluency rules", empty, "")
