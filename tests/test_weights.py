@@ -219,6 +219,25 @@ def test_an_absurd_or_broken_configuration_is_refused(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "generation_config.json: cannot be read as JSON"),
+        ('{"eos_token_id": "x"}', "generation_config.json: key eos_token_id: 'x' is no token of this model"),
+        ('{"eos_token_id": [1, 320]}', "key eos_token_id: 320 is no token of this model"),
+        ('{"eos_token_id": -1}', "key eos_token_id: -1 is no token of this model"),
+    ],
+)
+def test_stop_tokens_that_cannot_be_read_are_not_passed_over(text: str, told: str, copied: Callable[..., Path]) -> None:
+    folder = copied()
+    for good in ('{"eos_token_id": [1, 3]}', "{}"):
+        (folder / "generation_config.json").write_text(good)
+        config_of(folder)
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(BadInput, match=told):
+        load_base(folder, CPU)
+
+
 def test_every_family_passes_the_checks(model_folder: ModelFolder) -> None:
     for family in CONFIGS:
         assert load_base(model_folder(family), CPU).unused == []

@@ -112,7 +112,9 @@ def config_of(path: Path) -> Any:
         kind = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise BadInput(f"{file}: key quantization_config: {str(kind)[:60]!r} is unknown; convert the weights")
     with reading(f"{file}: no readable model configuration", "copy it again from where the model came from"):
-        return AutoConfig.from_pretrained(str(path), **LOCAL)
+        config = AutoConfig.from_pretrained(str(path), **LOCAL)
+    _refuse_strange_stops(path, config)
+    return config
 
 
 def skeleton(config: Any) -> Any:
@@ -120,6 +122,17 @@ def skeleton(config: Any) -> Any:
     where = f"{getattr(config, 'name_or_path', '') or 'config.json'}: no architecture can be made of its configuration"
     with reading(where, "copy it again from where the model came from"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _refuse_strange_stops(path: Path, config: Any) -> None:
+    """Transformers passes over a generation configuration that it cannot read, and its stop tokens with it."""
+    file = path / "generation_config.json"
+    own = read_object(file).get("eos_token_id") if file.is_file() else None
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    for stop in own if isinstance(own, list) else [own]:
+        is_token = isinstance(stop, int) and not isinstance(stop, bool) and 0 <= stop < (rows or stop + 1)
+        if stop is not None and not is_token:
+            raise BadInput(f"{file}: key eos_token_id: {stop!r} is no token of this model; write the ids of its ends")
 
 
 def _refuse_absurd(file: Path, settings: Mapping[str, Any], prefix: str = "") -> None:
