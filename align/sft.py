@@ -149,6 +149,8 @@ def _rows(
     dropped: list[dict[str, Any]],
 ) -> list[dict[str, list[int]]]:
     """Token ids, and masks of what the policy writes itself; what cannot be used joins ``dropped``, which is listed."""
+    for entry in dropped:
+        run.drop(entry["reason"].partition(" (")[0])
     rows = []
     used: Counter[tuple[Source, bool]] = Counter()
     for row in demonstrations:
@@ -166,13 +168,12 @@ def _rows(
             if context is not None and len(prompt) + len(response) > context:
                 raise Unusable(f"longer than the model's {context} tokens")
         except Unusable as error:
+            run.drop(str(error))
             dropped.append({"row": row["row"], "reason": str(error)})
             continue
         used[source, row.get("completion_ended") is False] += 1
         rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [int(o) for o in own]})
     note_sources(run, "demonstrations", used)
-    for entry in dropped:
-        run.drop(entry["reason"].partition(" (")[0])
     if dropped and run.is_main:
         write_jsonl(run.path / "dropped.jsonl", dropped)
     return rows

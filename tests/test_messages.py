@@ -34,6 +34,8 @@ def told(**fields: Any) -> dict[str, Any]:
         ({"role": "user", "content": [{"type": "text", "text": "Name a "}, {"type": "text", "text": "fruit."}]},
          {"role": "user", "content": "Name a fruit."}),
         ({"role": "user", "content": [{"type": "text", "text": "a", "image": None}]}, {"role": "user", "content": "a"}),
+        (told(content="4", tool_calls=[], name="", thinking="", images=[], audio=None), told(content="4")),
+        (told(content="", tool_calls=[CALL]), told(content="", tool_calls=[CALL])),
         (told(content="4", thinking="2 and 2"), told(content="4", reasoning_content="2 and 2")),
         (told(content="4", reasoning="2 and 2"), told(content="4", reasoning_content="2 and 2")),
         (told(content="4", reasoning="2", reasoning_content="2"), told(content="4", reasoning_content="2")),

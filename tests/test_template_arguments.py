@@ -23,7 +23,7 @@ from align.sample import Prompt, SampleConfig, _asked, sample
 from rewards.model import add_reward
 
 USER = [{"role": "user", "content": "hello world"}]
-DATED = "{{ 'on ' + strftime_now('%d %B %Y, %-d.%-m.%y') + ' ' }}" + CHATML_OWN
+DATED = "{{ 'on ' + strftime_now('%d %B %Y, %-d.%-m.%y, 100%% %Q') + ' ' }}" + CHATML_OWN
 THINKING = "{{ '/' ~ (enable_thinking if enable_thinking is defined else 'unset') ~ '/' }}" + CHATML_OWN
 
 
@@ -54,7 +54,9 @@ def test_the_frozen_clock_changes_nothing_but_the_day(name: str) -> None:
 
 
 def test_every_code_of_the_clock_is_the_days_own() -> None:
-    assert Chat(make_tokenizer(DATED), day="2025-02-03").render(USER).startswith("on 03 February 2025, 3.2.25 ")
+    assert (
+        Chat(make_tokenizer(DATED), day="2025-02-03").render(USER).startswith("on 03 February 2025, 3.2.25, 100% %Q ")
+    )
 
 
 def test_the_day_is_today_without_a_run() -> None:

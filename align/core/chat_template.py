@@ -10,7 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from align.core.templates import rendered
 
 PLAIN = (
     "{{ bos }}{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] }}"
+    "{% if message['role'] in ['system', 'developer'] %}{{ message['content'] }}"
     "{% elif message['role'] == 'assistant' %}{{ '\n\nAssistant: ' + (message['content'] or '') }}"
     "{% if loop.last %}{{ eos_token }}{% endif %}"
     "{% elif message['role'] == 'user' %}{{ '\n\nHuman: ' + message['content'] }}"
@@ -34,10 +34,11 @@ CHATML = (
 )
 # strftime_now as the run's own day answers it; transformers' own reads the clock, and takes no function in its place
 CLOCK = (
-    "{%- macro strftime_now(format) -%}{%- set printed = namespace(text=format) -%}"
-    "{%- for code, value in frozen_clock.items() -%}"
-    "{%- set printed.text = printed.text | replace(code, value) -%}{%- endfor -%}"
-    "{{- printed.text -}}{%- endmacro %}\n"
+    "{%- macro strftime_now(format) -%}{%- for literal in format.split('%%') -%}{{- '%' if not loop.first -}}"
+    "{%- set parts = literal.split('%') -%}{{- parts[0] -}}{%- for part in parts[1:] -%}"
+    "{%- set code = part[:2] if part[:1] == '-' else part[:1] -%}"
+    "{{- frozen_clock.get(code, '%' ~ code) ~ part[code | length:] -}}"
+    "{%- endfor -%}{%- endfor -%}{%- endmacro %}\n"
 )
 CODES = "aAbBcCdDeFgGhHIjmMpPrRSTuUVwWxXyY"
 OWN_VARIABLES = {"messages", "bos", "frozen_clock"}
@@ -86,6 +87,8 @@ class ChatTemplate:
             Unusable: the template refuses them, or the arguments cannot be used.
             BadInput: it does not come to an end, or writes more than a conversation can be.
         """
+        if not isinstance(arguments or {}, Mapping):
+            raise Unusable("its template arguments are no object")
         if wrong := sorted(set(arguments or {}) & self._reserved):
             raise Unusable(f"its template argument '{wrong[0]}' is not free to set")
         called = {**self.arguments, **(arguments or {})}
@@ -158,6 +161,7 @@ class ChatTemplate:
             raise BadInput(f"chat_template: {path}: cannot be read as UTF-8 text ({error})") from error
 
 
+@cache
 def _frozen_clock(day: str) -> dict[str, str]:
     """What each code of strftime gives at the start of an ISO day.
 
@@ -168,8 +172,7 @@ def _frozen_clock(day: str) -> dict[str, str]:
         moment = datetime.fromisoformat(day)
     except ValueError:
         raise Unusable(f"its template argument 'date' is no day like 2026-11-28: '{day}'") from None
-    codes = [*(f"%-{code}" for code in CODES), *(f"%{code}" for code in CODES)]
-    return {code: moment.strftime(code) for code in codes} | {"%%": "%"}
+    return {code: moment.strftime(f"%{code}") for letter in CODES for code in (letter, f"-{letter}")}
 
 
 def _without(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:

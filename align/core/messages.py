@@ -15,6 +15,7 @@ from align.core.reading import parse_json
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names that servers and templates have for one thing
 FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", *REASONING}
+NOTHING: tuple[Any, ...] = (None, "", [], {})
 Message = dict[str, Any]
 
 
@@ -40,12 +41,12 @@ def read_messages(value: Any, role: str, where: str) -> list[Message]:
 
 
 def read_message(given: Mapping[str, Any], where: str) -> Message:
-    """One message in the one form; fields that are None are left out.
+    """One message in the one form; fields that hold nothing are left out, as tables fill them in.
 
     Raises:
         NoMessage: see ``read_messages``.
     """
-    message = {key: value for key, value in given.items() if value is not None}
+    message = {key: value for key, value in given.items() if value not in NOTHING or (key, value) == ("content", "")}
     if not isinstance(message.get("role"), str):
         raise NoMessage(f"{where}: a message has no role (it holds {', '.join(map(repr, message)) or 'nothing'})")
     role = message["role"]
