@@ -100,6 +100,7 @@ def write_evaluation(
         "suites": {suite: {"fingerprint": asked_as(suite, policy) | asked} for suite in suites},
         "results_sha256": file_hash(runs / name / "items.jsonl"),
         "own_template": True,
+        "metrics": {row["metric"]: {"chance": 0.25, "n": 1} for row in full if row["metric"].startswith("accuracy")},
     } | facts.pop("headline", {})
     parents = {"subject": subject}
     return write_run(runs, name, "eval", parents=parents, resolved=resolved, headline=headline, **facts)

@@ -24,7 +24,8 @@ from annotation.types import ItemResult
 
 def gate(**changes: Any) -> Gate:
     given: dict[str, Any] = {"name": "g", "suite": "s", "metric": "accuracy", "against": "base", "margin": 0.05}
-    return Gate(**(given | {"min_items": 5} | changes))
+    known = {"chance": 0.0} if changes.get("metric", "accuracy") == "accuracy" else {}
+    return Gate(**(given | {"min_items": 5} | known | changes))
 
 
 def one_each(values: Iterable[float | None]) -> Scores:
@@ -97,8 +98,8 @@ def test_verdicts(
 )
 def test_a_pass_says_what_was_seen_before_what_may_be(lost: int, won: int, reason: str) -> None:
     """An estimate that improved is never called worse, and nobody is told that it is worse by less than something."""
-    old = [1.0] * lost + [0.0] * (200 - lost)
-    new = [0.0] * lost + [1.0] * won + [0.0] * (200 - lost - won)
+    old = [1.0] * lost + [0.0] * won + [1.0] * (200 - lost - won)
+    new = [0.0] * lost + [1.0] * won + [1.0] * (200 - lost - won)
     found = judge(gate(margin=0.08), one_each(new), one_each(old))
     assert found.verdict == "pass" and found.reason.startswith(reason), found.reason
     assert found.reason.endswith("worse (margin 0.08)")
@@ -204,7 +205,8 @@ def test_numbers_without_a_range_take_150_items() -> None:
     assert (few.verdict, few.status) == ("insufficient", "too few") and "or 150 items" in few.reason
     assert few.p is None  # so it is in no family of tests either
     assert judge(gate(**bits), one_each(rising), one_each([0.0] * 200)).verdict == "pass"
-    assert judge(gate(**bits, range=(-1, 1)), one_each(rising[:40]), one_each([0.0] * 40)).verdict == "pass"
+    stated = judge(gate(**bits, range=(-1, 1)), one_each(rising[:40]), one_each([0.0] * 40))
+    assert stated.verdict == "pass" and "if an item's difference lies from -1 to 1" in stated.reason
     wide = judge(gate(**bits, range=(-8, 8)), one_each(rising[:40]), one_each([0.0] * 40))
     assert (wide.verdict, wide.status) == ("insufficient", "too few")
 
@@ -236,6 +238,9 @@ def test_items_of_few_clusters_are_too_few_whatever_their_number() -> None:
     found = judge(gate(), scores(9), scores(9))
     assert (found.verdict, found.status, found.n_clusters) == ("insufficient", "too few", 9)
     assert "600 items from 9 clusters; a bound takes 10 clusters or more" in found.reason
+    uneven = Scores([1.0] * 600, [str(i) for i in range(600)], {str(i): "big" for i in range(580)})
+    one_big = judge(gate(), uneven, uneven)
+    assert one_big.low == -1.0 and "clusters decide it" in one_big.reason  # and no bound lies outside the range
     some = judge(gate(), scores(30), scores(30))
     assert some.verdict == "insufficient" and some.low == pytest.approx(0.05 ** (1 / 30) - 1)  # 30 things were seen
     assert judge(gate(), scores(60), scores(60)).verdict == "pass"
@@ -269,9 +274,24 @@ def test_a_gate_may_raise_chance_and_never_lower_it() -> None:
     assert judge(gate(chance=0.1), guessing, guessing, 0.25).verdict == "pass"
 
 
+def test_accuracy_whose_chance_nobody_knows_is_no_evidence() -> None:
+    found = judge(gate(chance=None), one_each(OLD), one_each(OLD))
+    assert found.status == "missing" and "does not say what guessing scores on accuracy" in found.reason
+
+
+def test_a_reference_with_nothing_to_lose_is_no_evidence() -> None:
+    """It complies with 99 of 100 harmful requests: a margin of .02 lets every candidate pass."""
+    worst = one_each([1.0] * 198 + [0.0] * 2)
+    found = judge(gate(metric="harmful_compliance", margin=0.02), worst, worst)
+    assert (found.verdict, found.status) == ("insufficient", "missing")
+    assert "has 0.01 of harmful_compliance to lose and the margin allows 0.02" in found.reason
+    assert judge(gate(metric="harmful_compliance", margin=0.02), one_each([0.0] * 200), worst).verdict == "pass"
+    assert judge(gate(metric="harmful_compliance", **GAIN), one_each([0.0] * 200), worst).verdict == "pass"
+
+
 def test_missing_answers_of_the_reference_do_not_lift_it_above_chance() -> None:
     some = one_each([1.0] * 60 + [0.0] * 40 + [None] * 60)
-    found = judge(gate(margin=0.9), some, some, 0.4)
+    found = judge(gate(margin=0.3), some, some, 0.4)
     assert found.verdict == "insufficient" and "above chance" in found.reason
 
 
@@ -325,7 +345,7 @@ def test_holm_s_family_holds_what_was_testable_and_each_once() -> None:
     slight = judge(gate(), one_each([0.0] * 6 + OLD[6:]), one_each(OLD))
     untestable = [
         judge(gate(metric="ended", min_items=500), one_each(OLD), one_each(OLD)),
-        judge(gate(metric="ended", chance=0.99), one_each(OLD), one_each(OLD)),
+        judge(gate(metric="harmless_compliance", chance=0.99), one_each(OLD), one_each(OLD)),
         judge(gate(metric="gold_utility"), one_each(OLD[:40]), one_each(OLD[:40])),
     ]
     again = [judge(gate(name=f"again {i}", margin=0.2), one_each([0.0] * 6 + OLD[6:]), one_each(OLD)) for i in range(5)]
@@ -350,8 +370,12 @@ def test_the_shipped_gates_are_valid() -> None:
         ("gates:\n- {name: a, suite: s, metric: accuracy, margin: 0.1}", "against"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, marign: 0.1}", "did you mean 'margin'"),
         ("gates:\n- {name: a, suite: s, metric: kl, type: at_most}", "limit"),
-        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 5}", "allows any worsening"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 5}", "half of any worsening or more"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 1}", "has 1 to lose"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.5}", "half of any worsening"),
+        ("gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: true}", "valid number"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: '0.05'}", "valid number"),
+        ("gates:\n- {name: a, suite: s, metric: measured_lower, against: base, margin: 1}", "name one"),
         ("gates:\n- {name: a, suite: s, metric: bits_per_byte, against: base, margin: 8}", "has 8 to lose"),
         ("gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: .inf}", "finite number"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: .nan}", "margin"),

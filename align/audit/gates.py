@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StrictFloat, model_validator
 
 from align.audit.measured import Samples
 from align.core.config import BadInput, Frozen, build, read_yaml
@@ -31,6 +31,7 @@ Status = Literal[
     "proved no gain",
     "proved gain",
 ]
+PREFIXES = ("measured_higher", "measured_lower")  # each module has numbers in its own unit
 EXIT: dict[str, int] = {"pass": 0, "fail": 1, "insufficient": 3}
 
 
@@ -44,16 +45,20 @@ class Gate(Frozen):
     suite: str
     metric: str
     against: Literal["base", "sft"] | None = None
-    margin: float | None = Field(default=None, gt=0, description="non_inferior: the worsening that is allowed")
-    gain: float = Field(default=0.0, ge=0, description="improves: more than this")
-    limit: float | None = Field(default=None, description="at_most: the candidate's mean, without a reference")
-    level: float = Field(default=0.05, ge=0.0001, le=0.1)
-    range: tuple[float, float] | None = Field(
+    margin: float | None = Field(
+        default=None, gt=0, strict=True, description="non_inferior: the worsening that is allowed"
+    )
+    gain: float = Field(default=0.0, ge=0, strict=True, description="improves: more than this")
+    limit: float | None = Field(
+        default=None, strict=True, description="at_most: the candidate's mean, without a reference"
+    )
+    level: float = Field(default=0.05, ge=0.0001, le=0.1, strict=True)
+    range: tuple[StrictFloat, StrictFloat] | None = Field(
         default=None, description="lowest and highest difference (at_most: value) that an item of this metric can have"
     )
-    min_items: int = Field(default=30, ge=2)
+    min_items: int = Field(default=30, ge=2, strict=True)
     policy: Literal["sample", "greedy"] | None = Field(default=None, description="null: one both sides have")
-    chance: float | None = Field(default=None, ge=0, lt=1, description="null: as the evaluation knows it")
+    chance: float | None = Field(default=None, ge=0, lt=1, strict=True, description="null: as the evaluation knows it")
     allow: list[str] = Field(default_factory=list, description="fingerprint keys that may differ; lineage")
     fingerprint: dict[str, Any] = Field(
         default_factory=dict, description="only evaluations asked like this count, such as {max_new_tokens: 256}"
@@ -63,6 +68,8 @@ class Gate(Frozen):
     def _checked(self) -> Self:
         if self.metric.partition("/")[0] not in METRICS:
             raise ValueError(f"metric '{self.metric}' has no known direction; known: {', '.join(METRICS)}")
+        if self.metric in PREFIXES:
+            raise ValueError(f"metric '{self.metric}' is of many modules; name one: {self.metric}/module/number")
         if self.type == "at_most" and (self.limit is None or self.against or self.margin):
             raise ValueError("type at_most takes 'limit', and neither 'against' nor 'margin'")
         if self.type != "at_most" and (self.against is None or self.limit is not None):
@@ -83,9 +90,10 @@ class Gate(Frozen):
     def _check_scale(self) -> None:
         """Refuse what every policy or none would satisfy, by the range of the metric."""
         metric = metric_of(self.metric)
-        if self.margin is not None and self.margin >= metric.widest:
+        if self.margin is not None and self.margin >= metric.widest / 2:
             raise ValueError(
-                f"margin {self.margin:g} allows any worsening: {self.metric} has {metric.widest:.3g} to lose at most"
+                f"margin {self.margin:g} allows half of any worsening or more: {self.metric} has {metric.widest:.3g} "
+                "to lose at most"
             )
         if self.gain >= metric.widest:
             raise ValueError(f"gain {self.gain:g} cannot be: {self.metric} has {metric.widest:.3g} to gain at most")
@@ -150,6 +158,7 @@ class Finding(Frozen):
     samples: Samples | None = None
     reference_samples: Samples | None = None
     margin: float | None = None
+    range: tuple[float, float] | None = None
     needed_n: int | None = None
     detectable: float | None = None
     p: float | None = None
@@ -208,5 +217,5 @@ def turned(metric: str, delta: float) -> float:
 
 def finding_of(gate: Gate, verdict: Verdict, status: Status, reason: str, facts: dict[str, Any]) -> Finding:
     shared: dict[str, Any] = {"gate": gate.name, "margin": gate.limit if gate.type == "at_most" else gate.margin}
-    copied = gate.model_dump(include={"type", "suite", "metric", "against", "level"})
+    copied = gate.model_dump(include={"type", "suite", "metric", "against", "level", "range"})
     return Finding(**copied, **shared, verdict=verdict, status=status, reason=reason, **facts)

@@ -118,7 +118,9 @@ def _measure(
 
     def bounds(items: Items) -> Bounds:
         values, reach = _units(items, clusters, span)
-        return bounds_of(values, kind, alpha, reach)
+        low, high, method = bounds_of(values, kind, alpha, reach)
+        low, high = (None if low is None else max(low, span[0])), (None if high is None else min(high, span[1]))
+        return Bounds(low, high, method)
 
     as_scored = bounds(scored)
     if filled is None:

@@ -14,8 +14,8 @@ from align.audit.history import Scores, kind_of
 from align.audit.measured import Measured, mean_of, measure_difference, measure_mean, samples_of
 from align.core.intervals import mean_interval
 from align.evals.bounds import UNBOUNDED_N
-from align.evals.power import detectable, needed_n
-from align.evals.stats import Bounds, difference_p, higher_is_better
+from align.evals.power import MOST, detectable, needed_n
+from align.evals.stats import Bounds, difference_p, higher_is_better, metric_of
 
 MIN_CLUSTERS = 10
 
@@ -45,6 +45,8 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
     if reason := _too_few(gate, found):
         return insufficient(gate, reason, "too few", **facts | {"p": None})
     decided = _decide(gate, found, found.bounds, facts)
+    if reason := _vacuous(gate, old, decided):
+        return insufficient(gate, reason, **facts)
     return _with_missing(gate, found, decided, sides, facts)
 
 
@@ -91,7 +93,7 @@ def _decide(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) 
     if gate.type == "improves":
         return _decide_gain(gate, worst, seen, best, facts)
     margin = gate.margin or 0.0
-    allowed = f"(margin {margin:g})"
+    allowed = f"(margin {margin:g}{_stated(gate)})"
     if worst > 0:
         reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g}"
         return finding_of(gate, "pass", "proved not worse", reason, facts)
@@ -104,30 +106,33 @@ def _decide(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) 
     if best < 0:
         reason = f"worse than {gate.against} by {-seen:.3g}, between {-best:.3g} and {-worst:.3g} {allowed}"
         return insufficient(gate, reason, "probably worse", **facts)
-    facts = facts | {"needed_n": (needed := _needed(gate, found))}
-    more = f"; about {needed} items decide it if nothing changed" if needed and needed > found.n_scored else ""
-    more = more or ("" if needed else "; no number of items up to 10,000 is likely to decide it")
+    needed = _needed(gate, found)
+    facts = facts | {"needed_n": needed}
+    unit = "items" if found.n_clusters is None else "clusters"
+    more = f"; about {needed} {unit} decide it if nothing changed" if needed and needed > len(found.values) else ""
+    more = more or ("" if needed else f"; no number of {unit} up to {MOST:,} is likely to decide it")
     return insufficient(gate, at_worst + more, "probably worse" if seen < -margin else "too few", **facts)
 
 
 def _decide_limit(gate: Gate, mean: float, bounds: Bounds, facts: dict[str, Any]) -> Finding:
     limit = gate.limit or 0.0
+    allowed = f"limit {limit:g}{_stated(gate)}"
     if bounds.low is not None and bounds.low > limit:
-        reason = f"{mean:.3g} seen, at least {bounds.low:.3g} (limit {limit:g})"
+        reason = f"{mean:.3g} seen, at least {bounds.low:.3g} ({allowed})"
         return finding_of(gate, "fail", "proved above", reason, facts)
     status: Status = "probably above" if mean > limit else "too few"
     if bounds.high is None:
         return insufficient(gate, f"{mean:.3g} seen (limit {limit:g}); {_ask_for_range(gate)}", status, **facts)
     if bounds.high <= limit:
         return finding_of(
-            gate, "pass", "proved within", f"{mean:.3g} seen, at most {bounds.high:.3g} (limit {limit:g})", facts
+            gate, "pass", "proved within", f"{mean:.3g} seen, at most {bounds.high:.3g} ({allowed})", facts
         )
     between = f"at most {bounds.high:.3g}" if bounds.low is None else f"between {bounds.low:.3g} and {bounds.high:.3g}"
-    return insufficient(gate, f"{mean:.3g} seen, {between} (limit {limit:g})", status, **facts)
+    return insufficient(gate, f"{mean:.3g} seen, {between} ({allowed})", status, **facts)
 
 
 def _decide_gain(gate: Gate, worst: float, seen: float, best: float, facts: dict[str, Any]) -> Finding:
-    wanted = f"asked: more than {gate.gain:g}"
+    wanted = f"asked: more than {gate.gain:g}{_stated(gate)}"
     if worst > gate.gain:
         reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g} ({wanted})"
         return finding_of(gate, "pass", "proved gain", reason, facts)
@@ -136,6 +141,14 @@ def _decide_gain(gate: Gate, worst: float, seen: float, best: float, facts: dict
         return finding_of(gate, "fail", "proved no gain", reason, facts)
     reason = f"{_seen(seen)} than {gate.against}; gain between {worst:+.3g} and {best:+.3g} ({wanted})"
     return insufficient(gate, reason, "probably no gain" if seen <= gate.gain else "too few", **facts)
+
+
+def _stated(gate: Gate) -> str:
+    """The range that the gate states and nobody measured: a verdict is worth no more than it."""
+    if gate.range is None:
+        return ""
+    what = "value" if gate.type == "at_most" else "difference"
+    return f", if an item's {what} lies from {gate.range[0]:g} to {gate.range[1]:g}"
 
 
 def _seen(turned: float) -> str:
@@ -193,15 +206,36 @@ def _ask_for_range(gate: Gate) -> str:
 
 def _at_chance(gate: Gate, old: Scores | None, measured: float | None) -> str | None:
     """Why a reference that may be guessing is no evidence, or None where it is above chance."""
-    known = [value for value in (measured, gate.chance) if value is not None]
-    if old is None or not known:
+    if old is None or metric_of(gate.metric).kind == "unbounded":
         return None
-    chance = max(known)  # a gate may ask for more than guessing, never for less
-    values = list(old.filled(0.0).values())
-    clusters = [old.clusters.get(item, item) for item in old.filled(0.0)]
-    found = mean_interval(values, kind_of(gate.metric, old), clusters)
-    if found.low is not None and found.low > chance:
+    filled = old.filled(0.0 if higher_is_better(gate.metric) else 1.0)
+    clusters = [old.clusters.get(item, item) for item in filled]
+    found = mean_interval(list(filled.values()), kind_of(gate.metric, old), clusters)
+    assert found.low is not None
+    known = [value for value in (measured, gate.chance) if value is not None]
+    if gate.metric.partition("/")[0] == "accuracy" and not known:
+        return f"the evaluation of {gate.against} does not say what guessing scores on {gate.metric}; evaluate again"
+    if known and found.low <= max(known):  # a gate may ask for more than guessing, never for less
+        return (
+            f"{gate.against} is not shown to be above chance ({max(known):.3g}) on {gate.metric}: nothing there could "
+            "be lost"
+        )
+    return None
+
+
+def _vacuous(gate: Gate, old: Scores | None, decided: Finding) -> str | None:
+    """Why a pass by the margin says nothing: the margin takes all that the reference has; or None."""
+    if old is None or gate.margin is None or decided.verdict != "pass" or metric_of(gate.metric).kind == "unbounded":
+        return None
+    better = decided.low if higher_is_better(gate.metric) else decided.high
+    if better is None or turned(gate.metric, better) > 0:  # better than the reference, whatever the margin
+        return None
+    filled = old.filled(0.0 if higher_is_better(gate.metric) else 1.0).values()
+    mean = sum(filled) / len(filled)
+    room = mean if higher_is_better(gate.metric) else 1 - mean
+    if room > gate.margin:
         return None
     return (
-        f"{gate.against} is not shown to be above chance ({chance:.3g}) on {gate.metric}: nothing there could be lost"
+        f"{gate.against} has {room:.3g} of {gate.metric} to lose and the margin allows {gate.margin:g}: no candidate "
+        "could break this gate"
     )

@@ -97,7 +97,7 @@ def _lower(values_DN: np.ndarray, worst: float, alpha: float) -> np.ndarray:
 def _binary_power(n: int, lost: float, won: float, delta: float, alpha: float) -> float:
     """Chance that n pairs prove P(won) - P(lost) > ``delta`` where each pair is lost or won with these chances."""
     if n > EXACT_LIMIT:
-        counts = np.random.default_rng(0).multinomial(n, [lost, won, max(0.0, 1 - lost - won)], DRAWS)
+        counts = np.random.default_rng(0).multinomial(n, np.maximum([lost, won, 1 - lost - won], 0.0), DRAWS)
         least = np.nan_to_num(stats.beta.ppf(alpha / 2, counts[:, 1], n - counts[:, 1] + 1))  # as noninferiority_bound
         return float((least - stats.beta.ppf(1 - alpha / 2, counts[:, 0] + 1, n - counts[:, 0]) > delta).mean())
     first = _proving(n, delta, alpha)
