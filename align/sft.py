@@ -71,6 +71,9 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
         run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
     run.record.lineage |= {"base": artefact_hash(source.base)}
     found = _demonstrations(config)
+    if found.unread:
+        columns = ", ".join(f"'{column}' ({count})" for column, count in sorted(found.unread.items()))
+        run.note(f"{config.data}: columns that are not read, with how many rows have them: {columns}")
     kept_back, used = found.rows[: config.held_out], found.rows[config.held_out :]
     rows = _rows(run, stack.chat, used, context_length(stack.base), [*found.dropped])
     if len(rows) < config.min_rows:
@@ -136,7 +139,7 @@ def _demonstrations(config: SFTConfig) -> Demonstrations:
             for number, row in enumerate(read_jsonl(pairs), 1)
         ]
         unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
-        return Demonstrations(list(unique.values())[: config.max_rows], [])
+        return Demonstrations(list(unique.values())[: config.max_rows], [], Counter())
     found = read_demonstrations(config.data / "demonstrations.jsonl" if is_run(config.data) else config.data)
     return found._replace(rows=found.rows[: config.max_rows])
 

@@ -102,6 +102,7 @@ DEMONSTRATIONS: list[tuple[dict[str, Any], str | None]] = [
     ({"prompt": [{"role": "user", "content": ""}], "completion": "b"}, "an empty turn in the prompt"),
     ({"prompt": "a", "completion": [{"role": "user", "content": "b"}]}, "a completion holds turns that are neither"),
     ({"prompt": "a", "completion": [told(content="b"), {"role": "tool", "content": "c"}]}, "the last turn is not"),
+    ({"prompt": "a", "completion": "b", "images": ["x.png"]}, "holds 'images', and only text is read here"),
     ({"prompt": "a", "completion": 4}, "completion is neither text nor messages"),
     ({"prompt": "a", "completion": "b", "tools": "no"}, "tools are not a list"),
 ]
@@ -121,8 +122,9 @@ def test_demonstrations_are_read_as_preferences_are_or_left_out_with_the_reason(
 def test_a_demonstration_keeps_what_stands_beside_it(tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "weather"}}]
     row = {"prompt": "a", "completion": "b", "system": "Be kind.", "tools": json.dumps(tools)}
-    write_jsonl(tmp_path / "d.jsonl", [row | {"chat_template_kwargs": {"enable_thinking": False}}])
-    (found,) = read_demonstrations(tmp_path / "d.jsonl").rows
+    write_jsonl(tmp_path / "d.jsonl", [row | {"chat_template_kwargs": {"enable_thinking": False}, "source": "x"}])
+    (found,), _, unread = read_demonstrations(tmp_path / "d.jsonl")
+    assert unread == {"source": 1}
     assert found["prompt"][0] == {"role": "system", "content": "Be kind."}
     assert found["tools"] == tools and found["template_arguments"] == {"enable_thinking": False}
 
@@ -138,6 +140,7 @@ def test_an_import_reads_messages_in_the_same_form(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "chosen": [told(content="", tool_calls=text, thinking="hm")], "rejected": "c"},
         {"prompt": [{"role": "user", "text": "a"}], "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "chosen": "b", "rejected": "c", "images": ["x.png"]},
         {"prompt": "a", "chosen": [told(tool_calls=[{"function": {"name": "f", "arguments": "x"}}])], "rejected": "c"},
     ]
     write_jsonl(tmp_path / "p.jsonl", rows)
@@ -145,8 +148,9 @@ def test_an_import_reads_messages_in_the_same_form(tmp_path: Path) -> None:
     (comparison,) = found.comparisons
     called = next(r.messages[0] for r in comparison.responses if "tool_calls" in r.messages[0])
     assert called == told(content="", tool_calls=[CALL], reasoning_content="hm")
-    assert [entry["row"] for entry in found.dropped] == [2, 3]
-    assert "holds 'text'" in found.dropped[0]["reason"] and "are not JSON" in found.dropped[1]["reason"]
+    assert [entry["row"] for entry in found.dropped] == [2, 3, 4]
+    for entry, reason in zip(found.dropped, ("holds 'text'", "holds 'images'", "are not JSON"), strict=True):
+        assert reason in entry["reason"]
 
 
 def test_prompts_and_items_are_read_in_the_same_form(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ their reasons. The checks are those of preferences. Not here: what a chat templa
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +15,22 @@ from align.core.config import BadInput
 from annotation.readers.formats import container_of
 from annotation.readers.intake import Unusable, cleaned, left_out
 from annotation.readers.sides import Sides, check, check_winner, with_system
-from annotation.readers.turns import decoded, messages_of, tools_of
+from annotation.readers.turns import decoded, messages_of, refuse_media, tools_of
 
+READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
+READ |= {"comparison_id", "prompt_id"}  # of our own demonstrations
 TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
 
 
 class Demonstrations(NamedTuple):
-    """Rows {row, prompt, completion, tools, template_arguments} as messages, and rows left out with their reasons."""
+    """Rows {row, prompt, completion, tools, template_arguments} as messages, and rows left out with their reasons.
+
+    ``unread`` counts rows by the columns of theirs that are not read.
+    """
 
     rows: list[dict[str, Any]]
     dropped: list[dict[str, Any]]
+    unread: Counter[str]
 
 
 def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
@@ -35,19 +42,22 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
     container = container_of(path, "trl")
     rows: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
+    unread: Counter[str] = Counter()
     for number, row in cleaned(path, container, [0], limit):
         if container in TEXT_CONTAINERS:
             row |= {name: decoded(row[name], "role") for name in ("prompt", "completion") if name in row}
         if missing := [key for key in ("prompt", "completion") if key not in row]:
             raise BadInput(f"{path}:{number}: no '{missing[0]}'; a demonstration is {{prompt, completion}}")
+        unread.update(set(row) - READ)
         try:
             rows.append({"row": number, **_read(row)})
         except Unusable as reason:
             dropped.append(left_out(number, row.get("id"), reason))
-    return Demonstrations(rows, dropped)
+    return Demonstrations(rows, dropped, unread)
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
+    refuse_media(row)
     prompt = with_system(messages_of(row["prompt"], "user", "prompt"), row.get("system"))
     completion = messages_of(row["completion"], "assistant", "completion")
     if any(message["role"] not in ("assistant", "tool") for message in completion):

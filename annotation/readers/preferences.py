@@ -26,7 +26,7 @@ from annotation.readers.sides import (
     with_system,
 )
 from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
-from annotation.readers.turns import decoded, spoken, tools_of
+from annotation.readers.turns import decoded, refuse_media, spoken, tools_of
 from annotation.votes import UNKNOWN_SIDES
 
 RANKING = ((0,), (1,))
@@ -111,6 +111,7 @@ class _Reader:
             raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
         if annotator or self.table.given.annotator:
             self.gathered.refuse_copies(number, row)
+        refuse_media(row)
         sides = storable(self._sides(row), self.table.replaced)
         sides = sides._replace(prompt=with_system(sides.prompt, row.get(used.system or "")))
         check(sides, self.responses)

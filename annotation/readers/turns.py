@@ -7,7 +7,7 @@ In: a cell. Out: messages with a role and content. A text is taken for a dialogu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.core.messages import NoMessage, read_messages
@@ -17,6 +17,7 @@ from annotation.readers.intake import Unusable
 from annotation.types import Message
 
 ANSWERING = ("assistant", "tool")
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")  # TRL's columns for them
 SHARE_GPT = ("from", "value")  # what some data sets call role and content
 SHARE_GPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 MARKS = re.compile(
@@ -55,6 +56,16 @@ def tools_of(value: Any) -> list[dict[str, Any]] | None:
     if not isinstance(found, list):
         raise Unusable("tools are not a list")
     return [decoded(tool) for tool in found]
+
+
+def refuse_media(row: Mapping[str, Any]) -> None:
+    """Text alone is read: a row that also holds pictures or sound would be another row without them.
+
+    Raises:
+        Unusable: the row holds such a column, and something in it.
+    """
+    if found := next((column for column in MEDIA if row.get(column)), None):
+        raise Unusable(f"holds '{found}', and only text is read here")
 
 
 def spoken(text: str) -> list[Message] | None:
