@@ -9,6 +9,7 @@ Not here: other pairwise losses, length normalisation, label smoothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -90,27 +91,26 @@ def _fit(config: DPOConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]
     learner = Learner(stack.parameters("policy"), config.optim, len(batches), processes)
     if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
         learner.restore(resumed.tensors, resumed.step)
-    journal = Journal(run, len(batches), config.tracker, resumed)
-    if learner.done == 0 and run.is_main:
-        journal.samples(0, watched.look("policy"))
-    metrics: dict[str, float] = {}
-    for step, batch in enumerate(batches[learner.done :], learner.done + 1):
-        prompts = [train[i] for i in batch]
-        sums = _backward(config, stack, processes.share(prompts), total_weight(prompts))
-        metrics = _means(Sums(*processes.sum(sums)))
-        if step == 1:
-            guards.same_start(sums.margin, sums.chosen_ratio, sums.rejected_ratio, sums.pairs, stack.compute.dtype)
-        journal.log(step, metrics | learner.step(), ["loss", "accuracy"])
-        if metrics["chosen_logratio"] < ALARM and not any(note.startswith("alarm") for note in run.record.notes):
-            run.note(
-                f"alarm: at step {step} chosen answers are {-metrics['chosen_logratio']:.1f} nats below the reference "
-                "(likelihood displacement); raise sft_weight or beta, or lower optim.lr"
-            )
-        if run.is_main and (step % config.watch.every == 0 or step == len(batches)):
-            journal.samples(step, watched.look("policy"))
-        if step % config.checkpoint_every == 0 and step < len(batches):
-            save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
-    journal.close()
+    with closing(Journal(run, len(batches), config.tracker, resumed)) as journal:
+        if learner.done == 0 and run.is_main:
+            journal.samples(0, watched.look("policy"))
+        metrics: dict[str, float] = {}
+        for step, batch in enumerate(batches[learner.done :], learner.done + 1):
+            prompts = [train[i] for i in batch]
+            sums = _backward(config, stack, processes.share(prompts), total_weight(prompts))
+            metrics = _means(Sums(*processes.sum(sums)))
+            if step == 1:
+                guards.same_start(sums.margin, sums.chosen_ratio, sums.rejected_ratio, sums.pairs, stack.compute.dtype)
+            journal.log(step, metrics | learner.step(), ["loss", "accuracy"])
+            if metrics["chosen_logratio"] < ALARM and not any(note.startswith("alarm") for note in run.record.notes):
+                run.note(
+                    f"alarm: at step {step} chosen answers are {-metrics['chosen_logratio']:.1f} nats below the "
+                    "reference (likelihood displacement); raise sft_weight or beta, or lower optim.lr"
+                )
+            if run.is_main and (step % config.watch.every == 0 or step == len(batches)):
+                journal.samples(step, watched.look("policy"))
+            if step % config.checkpoint_every == 0 and step < len(batches):
+                save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
     return metrics | {"train_seconds": journal.seconds, "steps": len(batches)}
 
 

@@ -1,4 +1,4 @@
-"""`align init`: a commented recipe for the user's own model and pairs, sized to the memory at hand."""
+"""`align init`: a commented recipe for the user's own model and pairs, sized to the memory at hand, and its gates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIB = 1 << 30
 
 
 def init(model: str, data: str, vram: float | None = None, out: str = "recipe.yaml") -> int:
-    """Write ``out`` and say how to check and run it.
+    """Write ``out`` and, beside it, the gates that its audits judge by; say how to check and run it.
 
     Args:
         model: a local Hugging Face model folder.
@@ -22,15 +22,16 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
         vram: GPU memory in GiB; without it the recipe is for the CPU.
 
     Raises:
-        BadInput: a path is missing, the model has neither a template nor an EOS token, or ``out`` exists.
+        BadInput: a path is missing, the model has neither a template nor an EOS token, or a file exists already.
     """
-    from align.core.load import load_tokenizer
+    from align.core.load import kind_of_storage, load_tokenizer, quantization_for
     from align.core.text import Chat
     from align.core.weights import config_of
 
     target, folder, pairs = Path(out), Path(model), Path(data)
-    if target.exists():
-        raise BadInput(f"{target}: exists already; name another file with out=")
+    gates = target.with_name(f"{target.stem}.gates.yaml")
+    if existing := next((file for file in (target, gates) if file.exists()), None):
+        raise BadInput(f"{existing}: exists already; name another file with out=")
     if not pairs.is_file():
         raise BadInput(f"{pairs}: no such file; name your preference pairs with --data")
     config = config_of(folder)
@@ -39,16 +40,20 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
     Chat(tokenizer, template)
     size = parameters(config)
     compute = sizing(size, vram)
+    if stored_as := kind_of_storage(config):
+        compute |= {"quantization": quantization_for(stored_as), "why": f"weights as they are stored, {stored_as}"}
     text = TEMPLATE.format(
         model=json.dumps(str(folder.resolve())),
         data=json.dumps(str(pairs.resolve())),
         size=f"{size / 1e9:.2f}" if size > 1e8 else f"{size / 1e9:.4f}",
         day=datetime.now(UTC).date().isoformat(),
         template=f"chat_template: {template}" if template else "# chat_template: the model's own is used",
+        gates=json.dumps(f"./{gates.name}"),
         **compute,
     )
+    write_text(gates, GATES)
     write_text(target, text)
-    print(f"{target} written: {compute['why']}")
+    print(f"{target} written: {compute['why']}; {gates} holds what its audits demand")
     print(f"next: align check --config {target}, then align run --config {target}")
     return 0
 
@@ -101,7 +106,10 @@ steps:
     inputs: {{data: data}}
   - name: pairs                 # split by prompt; manifest.json counts everything that was dropped
     stage: pairs
-    config: {{validation: 0.1, test: 0.2}}
+    config: {{validation: 0.1, test: 0.2, judge_share: 0.25}}
+  - name: judge-pairs           # a quarter of the training prompts: what no policy and no other reward learns from
+    stage: pairs
+    config: {{validation: 0.1, test: 0.2, judge_share: 0.25, for_judge: true}}
   - name: sft                   # on the chosen responses
     stage: sft
     inputs: {{model: model, data: pairs}}
@@ -110,10 +118,14 @@ steps:
     stage: sample
     inputs: {{policy: sft, prompts: pairs/train.jsonl}}
     config: {{k: 1, limit: 128}}
-  - name: reward
+  - name: reward                # what ppo follows
     stage: reward
     inputs: {{pairs: pairs, policy: sft, candidates: sample}}
     config: {{batch: 16, epochs: 1, optim: {{lr: 1.0e-4}}}}
+  - name: judge                 # what evaluations read: other prompts, another seed
+    stage: reward
+    inputs: {{pairs: judge-pairs, policy: sft, candidates: sample}}
+    config: {{seed: 1000, batch: 16, epochs: 1, optim: {{lr: 1.0e-4}}}}
   - name: dpo                   # beta: how strongly the policy is held to its reference
     stage: dpo
     inputs: {{pairs: pairs, policy: sft}}
@@ -122,22 +134,49 @@ steps:
     stage: ppo
     inputs: {{pairs: pairs, policy: sft, reward: reward}}
     config: {{iterations: 100, batch: 32, samples: 4, kl: 0.05, kl_max: 20, max_new_tokens: 128}}
-  - name: eval-sft              # held-out prompts of your pairs: reward score, win rate, KL, length
+  - name: eval-base             # held-out prompts of your pairs: likelihood, the judge's score, win rate, KL, length
     stage: eval
-    inputs: {{subject: sft, items: pairs, sft: sft, reward: reward}}
-    config: {{suite: [preference], policy: sample, max_new_tokens: 128}}
+    inputs: {{subject: model, items: pairs, sft: sft, reward: judge}}
+    config: {{suite: [forgetting, preference], policy: sample, max_new_tokens: 128}}
+  - name: eval-sft
+    stage: eval
+    inputs: {{subject: sft, items: pairs, sft: sft, reward: judge}}
+    config: {{suite: [forgetting, preference], policy: sample, max_new_tokens: 128}}
   - name: eval-dpo
     stage: eval
-    inputs: {{subject: dpo, items: pairs, sft: sft, reward: reward}}
-    config: {{suite: [preference], policy: sample, max_new_tokens: 128}}
+    inputs: {{subject: dpo, items: pairs, sft: sft, reward: judge}}
+    config: {{suite: [forgetting, preference], policy: sample, max_new_tokens: 128}}
   - name: eval-ppo
     stage: eval
-    inputs: {{subject: ppo, items: pairs, sft: sft, reward: reward}}
-    config: {{suite: [preference], policy: sample, max_new_tokens: 128}}
+    inputs: {{subject: ppo, items: pairs, sft: sft, reward: judge}}
+    config: {{suite: [forgetting, preference], policy: sample, max_new_tokens: 128}}
+  - name: audit-dpo             # the verdict: exit code 0 pass, 1 fail, 3 too little evidence
+    stage: audit
+    inputs: {{base: model, candidate: dpo, sft: sft, rival: ppo, gates: {gates}}}
+  - name: audit-ppo
+    stage: audit
+    inputs: {{base: model, candidate: ppo, sft: sft, rival: dpo, gates: {gates}}}
   - name: compare
     stage: compare
     inputs: {{arms: [dpo, ppo]}}
   - name: report
     stage: report
-    inputs: {{runs_folder: runs, comparison: compare}}
+    inputs: {{runs_folder: runs, audits: [audit-dpo, audit-ppo], comparison: compare}}
+"""
+
+GATES = """\
+# What the audits of this recipe demand. Set margins before anything is measured: what you would accept losing.
+# type       non_inferior (default): not worse than the reference by more than `margin`
+#            improves: better than the reference; at_most: the candidate's own mean is at most `limit`
+# against    base (the model before any tuning) or sft (where preference training started)
+# min_items  fewer scored items are too little evidence, whatever they say
+# Your pairs hold no items on safety or knowledge, so nothing here speaks of them: add an evaluation of such items
+# (suites safety and forgetting, inputs.items: FILE) and gates like those of configs/gates.yaml.
+gates:
+  - {name: text is not forgotten, suite: forgetting, metric: bits_per_byte, against: base, margin: 0.1, min_items: 60}
+  - {name: answers end, suite: preference, metric: ended, against: sft, margin: 0.05, min_items: 60}
+  - {name: preferred by the judge, suite: preference, metric: reward_score, type: improves, against: sft, min_items: 60}
+  - {name: close to SFT, suite: preference, metric: kl, type: at_most, limit: 20, min_items: 60}
+  - {name: no more garbage, suite: preference, metric: garbage, against: sft, margin: 0.05, min_items: 60}
+  - {name: no more empty answers, suite: preference, metric: empty, against: sft, margin: 0.05, min_items: 60}
 """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +34,7 @@ from align.core.runs import Run, stage
 from align.experience import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, look_back
 from align.rollout import Sample, respond
 from align.watch import Watched, watched_rows
-from rewards.functions import RewardFunction, load_function, rewards_of
+from rewards.functions import RewardFunction, load_function
 from rewards.model import add_reward
 
 
@@ -90,7 +91,7 @@ class PPO:
                 f"{config.pairs}: {len(self.prompts)} usable prompts, ppo.batch asks for {config.batch} an iteration; "
                 "lower batch or max_new_tokens"
             )
-        run.record.lineage |= {"base": artefact_hash(source.base)}
+        run.record.lineage |= {"base": artefact_hash(source.base), "rewards": _rewards(config, run)}
         self.processes = Processes(self.stack.device)
         rounds = math.ceil(config.iterations / (len(self.prompts) // config.batch))
         order = epochs(len(self.prompts), config.batch, rounds, config.seed)
@@ -126,10 +127,7 @@ class PPO:
         asked = [prompt.messages for prompt, _ in flat]
         ended = [sample.ended for _, sample in flat]
         extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]
-        opinions = [
-            rewards_of(name, function, asked, texts, ended)
-            for name, function in zip(self.config.functions, self.functions, strict=True)
-        ]
+        opinions = [function(prompts=asked, completions=texts, ended=ended) for function in self.functions]
         for i, values in enumerate(zip(*opinions, strict=True)):
             if self.config.reward is None and all(value is None for value in values):
                 raise BadInput(f"reward functions: none has an opinion on a response to prompt {flat[i][0].id}")
@@ -257,9 +255,8 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     if resumed:
         state.policy.restore(_under("policy", resumed.tensors), resumed.state["policy_steps"])
         state.value.restore(_under("value", resumed.tensors), resumed.state["value_steps"])
-    journal = Journal(run, config.iterations, config.tracker, resumed)
-    iterations = _iterate(config, run, state, journal, resumed.step if resumed else 0)
-    journal.close()
+    with closing(Journal(run, config.iterations, config.tracker, resumed)) as journal:
+        iterations = _iterate(config, run, state, journal, resumed.step if resumed else 0)
     if run.is_main:
         state.stack.save_role("policy", run.path / "adapter")
         state.stack.save_role("value", run.path / "value")
@@ -334,6 +331,13 @@ def _seat(config: PPOConfig, base: Path, adapter: Path | None, template: Templat
         stack.add("value", adapter=adapter, lora=config.lora, trainable=True)
         stack.add_head("value")
     return stack
+
+
+def _rewards(config: PPOConfig, run: Run) -> str:
+    """Every reward that this policy, or what it starts from, learned from: none of them can test it."""
+    before = set(run.record.lineage.get("rewards", "").split())
+    model = {run.record.inputs["reward"]["sha256"]} if config.reward is not None else set()
+    return " ".join(sorted({*before, *model, *config.functions}))
 
 
 def _chunks(values: Sequence[Any], k: int) -> list[list[Any]]:

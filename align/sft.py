@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -108,25 +109,24 @@ def _fit(config: SFTConfig, run: Run, stack: Stack, rows: list[dict[str, list[in
     per_epoch = -(-len(rows) // config.batch)
     plan = Plan(per_epoch, per_epoch * config.epochs, config.watch.every, config.checkpoint_every)
     resumed = load_checkpoint(run, partial(misfit_of, stack.parameters("policy")))
-    journal = Journal(run, plan.steps, config.tracker, resumed)
-    if resumed is None:
-        journal.samples(0, watched.look("policy"))
-    with stack.use("policy"):
-        trainer = BudgetedTrainer(
-            model=stack.peft,
-            max_tokens=config.compute.max_tokens,
-            args=_arguments(config, run, stack),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=stack.tokenizer,
-            callbacks=[Progress(run, journal, watched, plan, resumed)],
-        )
-        trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
-        if resumed:
-            trainer.go_on(run.path / "checkpoints" / "trainer", resumed.step)
-        else:
-            trainer.train()
+    with closing(Journal(run, plan.steps, config.tracker, resumed)) as journal:
+        if resumed is None:
+            journal.samples(0, watched.look("policy"))
+        with stack.use("policy"):
+            trainer = BudgetedTrainer(
+                model=stack.peft,
+                max_tokens=config.compute.max_tokens,
+                args=_arguments(config, run, stack),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=stack.tokenizer,
+                callbacks=[Progress(run, journal, watched, plan, resumed)],
+            )
+            trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
+            if resumed:
+                trainer.go_on(run.path / "checkpoints" / "trainer", resumed.step)
+            else:
+                trainer.train()
     stack.base.eval()
-    journal.close()
     return journal.seconds
 
 

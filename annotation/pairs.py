@@ -31,7 +31,7 @@ from annotation.evidence import Evidence, asked, beside_the_chain, evidence
 from annotation.feedback.ledger import excluded
 from annotation.feedback.store import Split, Store
 from annotation.products import Products, Row, account, columns, files, pair_key, products, side
-from annotation.splits import SPLITS, Placement, place
+from annotation.splits import SPLITS, Placement, is_for_judge, place
 from annotation.types import Comparison, Judgment, Pair, Record, Response
 from annotation.verdicts import Method, Ties, Verdict, called_both_bad, judge
 from annotation.votes import FIRST, TIE, Tally, Vote, margin, tallies, votes
@@ -42,6 +42,8 @@ REASONS = ("tie", "too few votes", "chosen equals rejected", "duplicate", "leaka
 class PairsConfig(StageConfig):
     """``validation`` and ``test`` are shares of the prompts; a comparison's own split hint wins over them.
 
+    ``judge_share`` of the training prompts are kept from policies: a second run with ``for_judge`` makes pairs of
+    those alone, for a reward model that no policy is trained on. Validation and test are the same in both.
     ``both_bad: drop`` leaves out comparisons of which half the judgments or more say that both responses are bad.
     ``exclude`` names annotators that do not count, beside those whom the store holds excluded. ``min_votes`` holds for
     pairs, thumbs and labels alike.
@@ -55,6 +57,8 @@ class PairsConfig(StageConfig):
     min_votes: int = Field(1, ge=1)
     validation: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
+    judge_share: float = Field(0.0, ge=0, lt=1, description="share of the training prompts kept for a judge")
+    for_judge: bool = Field(False, description="make training pairs of these prompts, and not of the others")
     min_rows: int = Field(1, ge=1, description="fewest training pairs worth going on with")
     exclude: tuple[str, ...] = ()
     card: bool = Field(False, description="also write a folder that load_dataset reads, without annotators' names")
@@ -73,6 +77,8 @@ class PairsConfig(StageConfig):
     def _leaves_some(self) -> Self:
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together must leave prompts for training (sum below 1)")
+        if self.for_judge and not self.judge_share:
+            raise ValueError("for_judge: say which share of the training prompts is meant, e.g. judge_share: 0.25")
         if self.card and not self.licence:
             raise ValueError("card: say under which licence its data may be used, e.g. licence=cc-by-4.0")
         return self
@@ -97,6 +103,9 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
         judgments, comparisons, hints = store.judgments(), store.comparisons(), store.splits()
         questions, reasons, versions = asked(store), _exclusions(config, store, judgments), guideline_versions(store)
     placement = place(comparisons, hints, config.validation, config.test, config.seed)
+    others = _of_the_other_side(config, comparisons, placement)
+    comparisons = [comparison for comparison in comparisons if comparison.id not in others]
+    judgments = [judgment for judgment in judgments if judgment.comparison_id not in others]
     counting = evidence(judgments, questions, reasons)
     by_id = {comparison.id: comparison for comparison in comparisons}
     cast = pooled(votes(counting.judgments), by_id)
@@ -111,6 +120,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     manifest = {
         **_manifest(config, rows, decided.dropped, placement, comparisons, judgments, cast),
         **account(made, placement.split),
+        **({_other_side(config): len(others)} if config.judge_share else {}),
         "guidelines": dict(sorted(Counter(j.guideline for j in counting.judgments if j.guideline).items())),
         "excluded": [
             {"annotator": name, "reason": reasons[name], "judgments": count}
@@ -128,6 +138,8 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     written = [*outputs, *sorted(f"card/{path.name}" for path in (run.path / "card").glob("*"))]
     manifest["files"] = {name: file_hash(run.path / name) for name in written}
     write_json(run.path / "manifest.json", manifest)
+    if config.judge_share:
+        run.note(f"{len(others)} comparisons of training prompts are {_other_side(config).replace('_', ' ')}")
     if manifest["dropped"]["leakage"]:
         run.note(f"{manifest['dropped']['leakage']} pairs left out: their prompt is also held out")
     return {
@@ -158,6 +170,22 @@ def pooled(cast: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[
         for comparison in copies
     }
     return [vote._replace(comparison_id=stands_for.get(vote.comparison_id, vote.comparison_id)) for vote in cast]
+
+
+def _of_the_other_side(config: PairsConfig, comparisons: Iterable[Comparison], placement: Placement) -> set[str]:
+    """Ids of the training comparisons that are kept for the judge, or, for the judge, those that are the policies'."""
+    if not config.judge_share:
+        return set()
+    return {
+        comparison.id
+        for comparison in comparisons
+        if placement.split[comparison.id] == "train"
+        and is_for_judge(comparison.prompt, config.judge_share, config.seed) != config.for_judge
+    }
+
+
+def _other_side(config: PairsConfig) -> str:
+    return "left_to_policies" if config.for_judge else "left_to_the_judge"
 
 
 def decide(
@@ -320,6 +348,7 @@ def _policy(config: PairsConfig) -> dict[str, Any]:
     """The keys that decide; one that came later stands there where it is set, so older files keep their bytes."""
     keys = {"method", "ties", "min_votes", "validation", "test", "seed"}
     later = {"both_bad"} if config.both_bad != "keep" else set()
+    later |= {"judge_share", "for_judge"} if config.judge_share else set()
     return config.model_dump(mode="json", include=keys | later | ({"exclude"} if config.exclude else set()))
 
 

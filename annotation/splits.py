@@ -54,6 +54,15 @@ def place(
     return Placement(split, leaking, near)
 
 
+def is_for_judge(prompt: Sequence[Message], share: float, seed: int) -> bool:
+    """Whether a training prompt is among the ``share`` whose judgments only a judge of policies learns from.
+
+    Prompts that are alike after ``normalised`` go together, and new prompts never move old ones.
+    """
+    digest = hashlib.sha256(f"{seed}\0judge\0{normalised(prompt)}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
 def normalised(prompt: Sequence[Message]) -> str:
     """A prompt's text without case, spaces and punctuation: near-duplicates come out equal.
 

@@ -1,38 +1,52 @@
 """Rewards and utilities written as Python functions, named ``module:function`` in a config.
 
 The signature is TRL's: ``f(prompts, completions, **columns) -> list[float | None]``, called by keyword, prompts and
-completions conversational (lists of messages), None where the function has no opinion: that adds nothing.
+completions conversational (lists of messages), None where the function has no opinion: that adds nothing. A module is
+looked for where Python finds its own, and then in the current folder.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import math
-from collections.abc import Callable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence, Sized
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from align.core.config import BadInput
 from annotation.types import Message
 
 RewardFunction = Callable[..., list[float | None]]
+REMEDY = "a reward function returns a list with one finite number, or None, per completion"
 
 
 def load_function(name: str) -> RewardFunction:
-    """Import ``module:function``.
+    """Import ``module:function``; what it gives is checked at every call (:func:`rewards_of`).
 
     Raises:
-        BadInput: the name has another form, or nothing callable stands there.
+        BadInput: the name has another form, the module cannot be imported, or nothing callable stands there.
     """
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise BadInput(f"'{name}': a function is named module:function, for example align.pocket.utility:utility")
+    module = _import(name, module_name)
     try:
-        function: Any = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
-        raise BadInput(f"'{name}': cannot be imported ({error})") from error
+        function: Any = getattr(module, attribute)
+    except AttributeError:
+        raise BadInput(f"'{name}': {module.__file__ or module_name} has no '{attribute}'; mend the name") from None
     if not callable(function):
         raise BadInput(f"'{name}': is a {type(function).__name__}, not a function")
-    return function
+
+    @functools.wraps(function)
+    def checked(*, prompts: Sequence[list[Message]], completions: Sequence[list[Message]], **columns: Any) -> Any:
+        return rewards_of(name, function, prompts, completions, **columns)
+
+    return checked
 
 
 def rewards_of(
@@ -40,17 +54,56 @@ def rewards_of(
     function: RewardFunction,
     prompts: Sequence[list[Message]],
     completions: Sequence[list[Message]],
-    ended: Sequence[bool],
+    **columns: Any,
 ) -> list[float | None]:
-    """Call a reward function; what it gives must be one finite number or None a completion.
+    """Call a reward function; what it gives must be one finite number or None per completion.
 
     Raises:
-        BadInput: another number of values, or one that is NaN or infinite.
+        BadInput: it raises or exits, or gives something else.
     """
-    values = function(prompts=prompts, completions=completions, ended=ended)
-    if len(values) != len(completions):
-        raise BadInput(f"reward function {name}: gave {len(values)} values for {len(completions)} completions")
-    for number, value in enumerate(values):
-        if value is not None and not math.isfinite(value):
-            raise BadInput(f"reward function {name}: gave {value} for completion {number}; return a number or None")
-    return [None if value is None else float(value) for value in values]
+    try:
+        values = function(prompts=prompts, completions=completions, **columns)
+    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
+        raise BadInput(f"reward function {name}: {_raised(error)}; mend it and run the same command again") from error
+    if isinstance(values, str | bytes | dict) or not (isinstance(values, Sized) and isinstance(values, Iterable)):
+        raise BadInput(f"reward function {name}: gave {_shown(values)} instead of a list; {REMEDY}")
+    found = list(values)
+    if len(found) != len(completions):
+        raise BadInput(f"reward function {name}: gave {len(found)} values for {len(completions)} completions; {REMEDY}")
+    return [_number(name, number, value) for number, value in enumerate(found)]
+
+
+def _number(name: str, index: int, value: Any) -> float | None:
+    """A value as a float; numbers of numpy and torch are numbers, truth values and texts are not."""
+    if value is None:
+        return None
+    try:
+        is_text_or_truth = isinstance(value, str | bytes | bool) or "bool" in str(getattr(value, "dtype", ""))
+        number = math.nan if is_text_or_truth else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # no number, too large, or a tensor of several
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadInput(f"reward function {name}: gave {_shown(value)} for completion {index}; {REMEDY}")
+    return number
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    try:
+        if importlib.util.find_spec(module_name.partition(".")[0]) is None and str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing a module runs the user's own code
+        raise BadInput(f"'{name}': cannot be imported ({_raised(error)}); mend the name or the module") from error
+
+
+def _raised(error: BaseException) -> str:
+    """What was raised and where, in one line."""
+    text = " ".join(str(error).split())[:200]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -127,15 +128,14 @@ def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPai
     learner = Learner(stack.parameters("reward"), config.optim, len(batches), processes)
     if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
         learner.restore(resumed.tensors, resumed.step)
-    journal = Journal(run, len(batches), config.tracker, resumed)
-    for step, batch in enumerate(batches[learner.done :], learner.done + 1):
-        prompts = [train[i] for i in batch]
-        totals = processes.sum(_backward(stack, processes.share(prompts), total_weight(prompts)))
-        accuracy, n_pairs = totals[1] / totals[2], int(totals[2])
-        journal.log(step, {"loss": totals[0], "accuracy": accuracy, "pairs": n_pairs} | learner.step(), ["loss"])
-        if step % config.checkpoint_every == 0 and step < len(batches):
-            save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
-    journal.close()
+    with closing(Journal(run, len(batches), config.tracker, resumed)) as journal:
+        for step, batch in enumerate(batches[learner.done :], learner.done + 1):
+            prompts = [train[i] for i in batch]
+            totals = processes.sum(_backward(stack, processes.share(prompts), total_weight(prompts)))
+            accuracy, n_pairs = totals[1] / totals[2], int(totals[2])
+            journal.log(step, {"loss": totals[0], "accuracy": accuracy, "pairs": n_pairs} | learner.step(), ["loss"])
+            if step % config.checkpoint_every == 0 and step < len(batches):
+                save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
     return journal.seconds
 
 

@@ -26,7 +26,8 @@ def write_pairs_run(folder: Path, splits: Mapping[str, Sequence[tuple[str, str, 
         write_jsonl(folder / f"{split}.jsonl", [pair(*row).model_dump() for row in splits.get(split, [])])
     record = RunRecord(
         id="pairs", stage="pairs", status="finished", path=str(folder), seed=0, given={}, resolved={},
-        artefact=artefact_hash(folder),
+        artefact=(artefact := artefact_hash(folder)), lineage={"pairs": artefact},
+        machine={"cpu": "A CPU", "cores": 2, "threads": None, "python": "3.11"},
     )  # fmt: skip
     write_json(folder / "run.json", record.model_dump())
     return folder

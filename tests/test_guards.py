@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from conftest import CONFIGS, GRADIENT, add_stirred, gradients, relative_l2
@@ -22,6 +24,7 @@ from align.core.models import Stack
 from align.core.packing import Rectangle, Tree, pack
 from align.core.weights import load_tensors
 from align.evals.answers import Speaker, tree_logprobs
+from align.evals.fingerprint import code_hash
 from align.rollout import respond
 from annotation.types import ItemResult
 from rewards.functions import load_function, rewards_of
@@ -45,15 +48,52 @@ def test_what_is_not_finite_is_called_so_and_not_a_mismatch(bad: float) -> None:
 
 @pytest.mark.parametrize(
     ("values", "problem"),
-    [([1.0], "gave 1 values for 2"), ([1.0, -math.inf], "gave -inf for completion 1"), ([math.nan, 0.0], "gave nan")],
+    [
+        ([1.0], "gave 1 values for 2"), ([1.0, 2.0, 3.0], "gave 3 values for 2"), ([], "gave 0 values for 2"),
+        ([1.0, -math.inf], "gave -inf for completion 1"), ([math.nan, 0.0], "gave nan"),
+        (None, "gave None instead of a list"), (0.5, "gave 0.5 instead of a list"),
+        ("12", "gave '12' instead of a list"), ({"a": 1, "b": 2}, "gave .* instead of a list"),
+        ((x for x in (1.0, 2.0)), "gave <generator .* instead of a list"),
+        (["1.0", 2.0], "gave '1.0' for completion 0"), ([1.0, True], "gave True for completion 1"),
+        ([1.0, [2.0]], r"gave \[2.0\] for completion 1"), ([10**400, 1.0], "gave 1000.*… for completion 0"),
+        (torch.tensor([True, False]), r"gave tensor\(True\) for completion 0"),
+        (torch.ones(2, 2), r"gave tensor\(\[1., 1.\]\) for completion 0"),
+        (numpy.array(["a", "b"]), "gave .*a.* for completion 0"),
+    ],
+)  # fmt: skip
+def test_a_reward_is_one_finite_number_per_completion(values: Any, problem: str) -> None:
+    with pytest.raises(BadInput, match=f"^reward function m:f: {problem}.*; a reward function returns a list"):
+        rewards_of("m:f", lambda *_, **__: values, REPLY, REPLY, ended=[True, True])
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def function(**_: Any) -> Any:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (raising(ZeroDivisionError("by\nzero")), r"ZeroDivisionError: by zero at test_guards\.py:\d+"),
+        (raising(SystemExit(0)), "SystemExit: 0 at"),
+        (raising(MemoryError()), "MemoryError at"),
+        (lambda samples: samples, "TypeError: .*unexpected keyword argument 'prompts'"),
+    ],
 )
-def test_a_reward_is_one_finite_number_a_completion(values: list[float | None], problem: str) -> None:
-    with pytest.raises(BadInput, match=f"reward function m:f: {problem}"):
-        rewards_of("m:f", lambda *_, **__: values, REPLY, REPLY, [True, True])
+def test_a_reward_function_that_fails_is_named_in_one_line(function: Any, told: str) -> None:
+    with pytest.raises(BadInput, match=f"^reward function m:f: {told}.*; mend it and run the same command again$"):
+        rewards_of("m:f", function, REPLY, REPLY, ended=[True, True])
+    with pytest.raises(KeyboardInterrupt):
+        rewards_of("m:f", raising(KeyboardInterrupt()), REPLY, REPLY)
 
 
 def test_rewards_come_back_as_numbers() -> None:
-    assert rewards_of("m:f", lambda ended, **_: [1, float(ended[1])], REPLY, REPLY, [True, False]) == [1.0, 0.0]
+    for values in ((1, None), numpy.array([1.0, 2.0]), torch.tensor([1, 2]), [numpy.float32(1), torch.tensor(2.0)]):
+        found = rewards_of("m:f", lambda values=values, **_: values, REPLY, REPLY)
+        assert found[0] == 1.0 and found[1] in (2.0, None) and type(found[0]) is float
+    assert rewards_of("m:f", lambda ended, **_: [1, float(ended[1])], REPLY, REPLY, ended=[True, False]) == [1.0, 0.0]
 
 
 def test_reward_functions_are_called_as_trl_calls_them() -> None:
@@ -68,8 +108,39 @@ def test_reward_functions_are_called_as_trl_calls_them() -> None:
             for c, prompt in zip(completions, prompts, strict=True)
         ]
 
-    assert rewards_of("m:f", length, [[], []], REPLY, [True, True]) == [3.0, 3.0]
-    assert rewards_of("m:f", swapped, [[], REPLY[0]], REPLY, [True, True]) == [None, 3.0]
+    assert rewards_of("m:f", length, [[], []], REPLY, ended=[True, True]) == [3.0, 3.0]
+    assert rewards_of("m:f", swapped, [[], REPLY[0]], REPLY, ended=[True, True]) == [None, 3.0]
+
+
+def test_a_module_of_the_current_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console script does not look there by itself; what Python finds elsewhere goes first."""
+    folder = str(Path.cwd())
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", folder)])
+    (tmp_path / "my_reward_here.py").write_text("def score(completions, **_):\n    return [0.5] * len(completions)\n")
+    (tmp_path / "json.py").write_text("def score(completions, **_):\n    return [0.5] * len(completions)\n")
+    (tmp_path / "my_broken_reward.py").write_text("1 / 0\n")
+    (tmp_path / "my_leaving_reward.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_function("my_reward_here:score")(prompts=REPLY, completions=REPLY) == [0.5, 0.5]
+    for name, told in (
+        ("json:score", r"json/__init__\.py has no 'score'"),
+        (
+            "my_broken_reward:score",
+            r"cannot be imported \(ZeroDivisionError: division by zero at my_broken_rew",
+        ),
+        ("my_leaving_reward:score", r"cannot be imported \(SystemExit: 3"),
+        ("my_reward_here:scores", "has no 'scores'"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            load_function(name)
+
+
+def test_the_function_itself_counts_in_a_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_counted_reward.py").write_text(
+        "def score(completions, **_):\n    return [0.5] * len(completions)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert code_hash(load_function("my_counted_reward:score")) != code_hash(load_function("json:dumps"))
 
 
 @pytest.mark.parametrize("name", ["nothing", ":f", "m:", "no.such.module:f", "math:nothing", "math:pi"])

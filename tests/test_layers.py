@@ -34,7 +34,7 @@ PACKAGES = {"align.audit", "align.evals", "rewards", "annotation", "align.pocket
 LIGHT = ("annotation", "align.audit", "align.pocket", "align.core.config", "align.core.files", "align.core.runs")
 AUDIT_MAY = (
     *("align.audit", "align.core", "annotation.types"),
-    *(f"align.evals.{name}" for name in ("bounds", "fingerprint", "items", "power", "stats")),
+    *(f"align.evals.{name}" for name in ("bounds", "fingerprint", "items", "power", "stats", "training_reward")),
 )
 
 

@@ -9,9 +9,10 @@ import pytest
 from pairs_run import write_pairs_run
 from small_trees import ModelFolder
 
+from align import cli
 from align.core.config import Optim
 from align.core.files import write_jsonl
-from align.core.runs import Run, RunRecord
+from align.core.runs import Run, RunRecord, read_run
 from align.ppo import PPO, PPOConfig
 from align.rollout import Sample
 from align.score import ScoreConfig, score
@@ -88,3 +89,17 @@ def test_a_cut_response_loses_the_penalty(
     ended, cut = Sample([30, state.stack.chat.stop_id], True, [-1.0, -1.0]), Sample([30, 31, 32, 33], False, [-1.0] * 4)
     judged = state.judge(state.prompts[:2], [[ended, cut], [cut, ended]])
     assert judged.extra == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
+
+
+def leaving(**_: Any) -> None:
+    raise SystemExit(0)
+
+
+def test_a_run_whose_reward_function_leaves_has_not_passed(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"pairs={pairs}", f"policy={model_folder('llama')}", "batch=2", "max_new_tokens=2", "iterations=1"]
+    assert cli.run(["ppo", f"run={tmp_path / 'runs' / 'ppo'}", *words, f"functions=[{__name__}:leaving]"]) == 2
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("align: "))
+    assert told.startswith(f"align: reward function {__name__}:leaving: SystemExit: 0 at")
+    assert read_run(tmp_path / "runs" / "ppo").status == "failed"

@@ -23,6 +23,7 @@ from align.core.config import StageConfig
 from align.core.files import write_json
 from align.core.runs import Run, stage
 from align.evals.stats import higher_is_better, paired_difference
+from align.evals.training_reward import trained_on, training_metrics
 from annotation.types import ItemResult
 
 FLIPS = 10
@@ -139,8 +140,11 @@ def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[
     if "rival" not in subjects:
         return []
     rows = []
+    rewards = trained_on(subjects["candidate"].record, subjects["rival"].record)
     for suite, metric in dict.fromkeys((gate.suite, gate.metric) for gate in gates):
         for pair in same_question(subjects["candidate"], subjects["rival"], suite):
+            if metric in training_metrics(pair[0].record, rewards):
+                continue  # what one of the two was trained on compares nothing
             new, old = (one.scores(metric) for one in pair)
             found = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
             facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
@@ -214,5 +218,5 @@ def _not_measured(findings: Sequence[Finding], gates: Sequence[Gate], subjects: 
     if "rival" not in subjects:
         missing.append("No rival method was named.")
     elif not _against_rival(gates, subjects):
-        missing.append("The rival has no evaluation in common with the candidate.")
+        missing.append("The rival has no evaluation in common with the candidate, by what neither learned from.")
     return [*missing, *LIMITS]

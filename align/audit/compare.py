@@ -8,7 +8,7 @@ same base, SFT, pairs and prompts are refused, and so are evaluations over diffe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +27,7 @@ from align.core.intervals import mean_interval
 from align.core.runs import Run, RunRecord, finished_run, stage
 from align.evals.fingerprint import MANNER
 from align.evals.stats import higher_is_better, metric_of, paired_difference, win_rate_at_equal_length
+from align.evals.training_reward import LABEL, trained_on, training_metrics
 from annotation.types import ItemResult
 
 SHARED = ("base", "sft", "pairs", "prompts")
@@ -91,15 +92,16 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     _check_lineage(config.arm_records)
     _check_names(contenders)
     chosen = _evaluations(contenders, config.policy)
-    rows = [_measure(one, chosen) for one in contenders]
+    rewards = trained_on(*config.arm_records)
+    rows = [_measure(one, chosen, rewards) for one in contenders]
     result = {
         "arms": [one.name for one in arms],
         "rows": rows,
         "costs": [_cost(record, config.records) for record in config.arm_records],
-        "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen)],
+        "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen, rewards)],
         "evaluations": {suite: {n: one.name for n, one in found.items()} for suite, found in chosen.items()},
         "lineage": {key: origin(config.arm_records[0], key) for key in SHARED},
-        "not_measured": _not_measured(contenders, chosen),
+        "not_measured": [*_not_measured(contenders, chosen), *_not_judged(chosen, rewards)],
         "caveat": CAVEAT,
     }
     write_json(run.path / "comparison.json", result)
@@ -200,23 +202,28 @@ def _check_alike(suite: str, found: dict[str, Evaluation], mannered: set[str]) -
                 )
 
 
-def _metrics(one: Evaluation) -> list[str]:
-    return list(dict.fromkeys(r.metric for r in history.load_items(one.record) if r.suite == one.suite))
+def _metrics(one: Evaluation, rewards: Collection[str]) -> dict[str, str]:
+    """The metrics of an evaluation by their names in the table; a win rate by a training reward is none."""
+    own = training_metrics(one.record, rewards)
+    found = dict.fromkeys(r.metric for r in history.load_items(one.record) if r.suite == one.suite)
+    shown = {f"{metric}, {LABEL}" if metric in own else metric: metric for metric in found}
+    return {name: metric for name, metric in shown.items() if name != f"win_rate_vs_sft, {LABEL}"}
 
 
-def _measure(one: Contender, chosen: Evaluated) -> dict[str, Any]:
+def _measure(one: Contender, chosen: Evaluated, rewards: Collection[str]) -> dict[str, Any]:
     """A contender's metrics by suite, each an estimate with counts."""
     metrics: dict[str, Any] = {}
     for suite, found in chosen.items():
         if one.name not in found:
             continue
         results = history.load_items(found[one.name].record)
-        for metric in _metrics(found[one.name]):
+        named = _metrics(found[one.name], rewards)
+        for name, metric in named.items():
             scores = history.scores(results, suite, metric)
-            metrics[metric] = mean_interval(scores.values, metric_of(metric).kind, scores.units)._asdict() | {
+            metrics[name] = mean_interval(scores.values, metric_of(metric).kind, scores.units)._asdict() | {
                 "suite": suite
             }
-        if one.record is not None and suite == "preference" and "sft" in found:
+        if one.record is not None and "win_rate_vs_sft" in named and "sft" in found:
             metrics["win_rate_vs_sft, equal length"] = _at_equal_length(
                 results, history.load_items(found["sft"].record)
             )
@@ -233,16 +240,16 @@ def _at_equal_length(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -
     return estimate._asdict() | {"suite": "preference"}
 
 
-def _differences(a: Contender, b: Contender, chosen: Evaluated) -> list[dict[str, Any]]:
+def _differences(a: Contender, b: Contender, chosen: Evaluated, rewards: Collection[str]) -> list[dict[str, Any]]:
     """Paired differences a - b of every metric both were measured on."""
     rows = []
     for suite, found in chosen.items():
         if a.name not in found or b.name not in found:
             continue
-        for metric in _metrics(found[a.name]):
+        for name, metric in _metrics(found[a.name], rewards).items():
             new, old = (found[n].scores(metric) for n in (a.name, b.name))
             difference = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
-            facts = {"suite": suite, "metric": metric, "higher_is_better": higher_is_better(metric)}
+            facts = {"suite": suite, "metric": name, "higher_is_better": higher_is_better(metric)}
             rows.append({"of": a.name, "minus": b.name} | facts | difference._asdict())
     return rows
 
@@ -264,6 +271,16 @@ def _cost(arm: RunRecord, records: Sequence[RunRecord]) -> dict[str, Any]:
         "reward_seconds": reward.seconds if reward else None,
         "peak_memory_mb": max(memory) if memory else None,
     }
+
+
+def _not_judged(chosen: Evaluated, rewards: Collection[str]) -> list[str]:
+    """Win rates that would be those of a reward an arm was trained on."""
+    return [
+        f"{name}: no win rate, since {one.name} judged by the reward that an arm was trained on ({LABEL})"
+        for found in chosen.values()
+        for name, one in found.items()
+        if "win_rate_vs_sft" in training_metrics(one.record, rewards)
+    ]
 
 
 def _not_measured(contenders: Sequence[Contender], chosen: Evaluated) -> list[str]:

@@ -17,6 +17,7 @@ from align.audit.lineage import UNKNOWN, other_base, started_from, unknown_origi
 from align.audit.verdict import judge
 from align.evals.fingerprint import differences
 from align.evals.stats import higher_is_better
+from align.evals.training_reward import LABEL, trained_on, training_metrics
 
 AGAINST_SFT = ("kl", "win_rate_vs_sft")  # metrics that name a reference of their own
 RANK = {"fail": 0, "insufficient": 1, "pass": 2}
@@ -121,6 +122,9 @@ def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, Subject]) -
         return f"{candidate.name} does not record how it was asked (an earlier version wrote it); evaluate again"
     if not candidate.record.headline.get("own_template") and "template_sha256" not in gate.allow:
         return f"{candidate.name} asked the candidate through another chat template than its own"
+    trained = trained_on(*(subjects[role].record for role in ("candidate", gate.against) if role))
+    if gate.metric in training_metrics(candidate.record, trained):
+        return f"{candidate.name} measured {gate.metric} by a {LABEL}; evaluate with a reward that no side learned from"
     if gate.metric in AGAINST_SFT and "sft" not in gate.allow:
         starts = {subjects["sft"].artefact} if "sft" in subjects else _starts(subjects["candidate"])
         if candidate.fingerprint.get("sft") not in starts:

@@ -24,6 +24,7 @@ from align.core.files import write_text
 from align.core.intervals import mean_interval
 from align.core.runs import Run, RunRecord, finished_run, stage
 from align.evals.stats import higher_is_better, metric_of
+from align.evals.training_reward import LABEL
 
 TRAINED = ("sft", "reward", "dpo", "ppo", "kto")
 ORDER = ("fail", "insufficient", "pass")
@@ -150,10 +151,11 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         stage_name = record.parents.get("subject", {}).get("stage")
         metrics: dict[str, Any] = {}
         results = history.load_items(record)
+        own = record.headline.get("training_reward", [])
         for suite, metric in dict.fromkeys((result.suite, result.metric) for result in results):
             found = history.scores(results, suite, metric)
             estimate = mean_interval(found.values, metric_of(metric).kind, found.items)
-            metrics[metric] = estimate._asdict() | {"suite": suite}
+            metrics[f"{metric}, {LABEL}" if metric in own else metric] = estimate._asdict() | {"suite": suite}
         name = f"{subject}, {record.resolved.get('policy')}"
         rows.append({"name": name, "run": Path(record.path).name, "stage": stage_name, "metrics": metrics})
     names = [row["name"] for row in rows]

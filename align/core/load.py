@@ -170,12 +170,8 @@ def load_base(path: Path, compute: Compute) -> Base:
     return Base(model.eval().requires_grad_(False), checked.unused, stored_as)
 
 
-def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None:
-    """How a folder stores its weights quantised (``nf4``, ``int8``, another method's name); None where it does not.
-
-    Raises:
-        BadInput: ``compute.quantization`` says something else, and transformers would pass over it.
-    """
+def kind_of_storage(config: Any) -> str | None:
+    """How a folder stores its weights quantised (``nf4``, ``int8``, another method's name); None where it does not."""
     settings = getattr(config, "quantization_config", None)
     if not settings:
         return None
@@ -184,13 +180,27 @@ def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None
     if method == "bitsandbytes":
         kind = str(settings.get("bnb_4bit_quant_type", "fp4"))
         method = kind if settings.get("load_in_4bit") else "int8" if settings.get("load_in_8bit") else method
-    asked, wanted = compute.quantization, method if method in ("int8", "nf4") else "none"
-    if asked != wanted:
-        raise BadInput(
-            f"{path / 'config.json'}: its weights are stored quantised ({method}), and compute.quantization is "
-            f"'{asked}'; set compute.quantization: {wanted}, or name the folder of the unquantised model"
-        )
     return method
+
+
+def quantization_for(stored_as: str) -> str:
+    """What ``compute.quantization`` has to say where weights are stored quantised: other methods have no word there."""
+    return stored_as if stored_as in ("int8", "nf4") else "none"
+
+
+def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None:
+    """:func:`kind_of_storage`, which has to be what the config asks for: transformers would pass over anything else.
+
+    Raises:
+        BadInput: ``compute.quantization`` says another.
+    """
+    stored_as = kind_of_storage(config)
+    if stored_as and compute.quantization != (wanted := quantization_for(stored_as)):
+        raise BadInput(
+            f"{path / 'config.json'}: its weights are stored quantised ({stored_as}), and compute.quantization is "
+            f"'{compute.quantization}'; set compute.quantization: {wanted}, or name the folder of the unquantised model"
+        )
+    return stored_as
 
 
 def width(model: Any) -> int:

@@ -392,6 +392,7 @@ def _new_record(config: StageConfig) -> RunRecord:
     inputs: dict[str, dict[str, str]] = {}
     parents: dict[str, dict[str, str]] = {}
     lineage: dict[str, str] = {}
+    rewards: set[str] = set()  # of several parents' rewards none may be forgotten
     for name, path in input_paths(config).items():
         inputs[name] = {"path": str(path), "sha256": input_hash(path)}
         if is_run(path):
@@ -402,7 +403,9 @@ def _new_record(config: StageConfig) -> RunRecord:
                 "stage": parent.stage,
                 "artefact": parent.artefact or "",
             }
+            rewards |= set(parent.lineage.get("rewards", "").split())
             lineage |= parent.lineage
+    lineage |= {"rewards": " ".join(sorted(rewards))} if rewards else {}
     for name, head in config.heads().items():
         inputs[name] = {"path": str(getattr(config, name)), "sha256": head}
     values = resolved(config)

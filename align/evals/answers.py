@@ -8,8 +8,9 @@ reason and is never scored as 0. Not here: what an answer is worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -59,6 +60,11 @@ class Subject(NamedTuple):
     gold: RewardFunction | None = None
     gold_name: str = "gold"
     measurements: Sequence[Measurement] = ()
+    own_judges: Mapping[str, str] = MappingProxyType({})  # judges that the answers were made to please, and how
+
+    def judge(self, name: str) -> str:
+        """A judge as results name it."""
+        return f"{name} ({self.own_judges[name]})" if name in self.own_judges else name
 
 
 class Manner(NamedTuple):

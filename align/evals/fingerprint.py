@@ -100,6 +100,7 @@ def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
     """sha256 over the files that functions or modules are written in; one without a file counts by its name."""
     digest = hashlib.sha256()
     for source in sources:
+        source = source if inspect.ismodule(source) else inspect.unwrap(source)
         written = source if inspect.isroutine(source) or inspect.ismodule(source) else type(source)
         try:
             file = inspect.getsourcefile(written)

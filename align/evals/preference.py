@@ -20,6 +20,7 @@ from align.evals.fluency import is_empty, is_garbage
 from align.evals.items import Item
 from align.evals.measurements import measure
 from align.evals.results import item_result
+from align.evals.training_reward import REWARD_MODEL
 from annotation.types import ItemResult
 
 Scores = list[list[float | None]]
@@ -32,12 +33,14 @@ def preference(items: Sequence[Item], subject: Subject, manner: Manner) -> list[
     rewards = reward_scores(subject.reward, asked, subject.policy) if subject.reward else None
     results: list[ItemResult] = []
     if utility is not None:
-        results += _per_answer(asked, "gold_utility", subject.gold_name, utility, "the utility has no opinion")
+        results += _per_answer(
+            asked, "gold_utility", subject.judge(subject.gold_name), utility, "the utility has no opinion"
+        )
     if rewards is not None:
         results += _per_answer(
             asked,
             "reward_score",
-            "reward model",
+            subject.judge(REWARD_MODEL),
             rewards,
             "the reward model cannot read it (too long, or cut inside its reasoning)",
         )
@@ -116,14 +119,15 @@ def _win_rate(
 ) -> list[ItemResult]:
     """Per prompt, the share of (own, SFT) answer pairs that the policy wins; a tie is half a win.
 
-    Judged by gold utility where it has an opinion on all of them, else by reward.
+    Judged by gold utility where it has an opinion on all of them, else by reward; never by what the policy was trained
+    on, or what chose its answers.
     """
     assert subject.sft is not None
     sides: list[tuple[str, Scores, Scores]] = []
-    if utility is not None:
+    if utility is not None and subject.gold_name not in subject.own_judges:
         sides.append((subject.gold_name, utility, _gold(subject, rivals) or []))
-    if rewards is not None and subject.reward is not None:
-        sides.append(("reward model", rewards, reward_scores(subject.reward, rivals, subject.sft)))
+    if rewards is not None and subject.reward is not None and REWARD_MODEL not in subject.own_judges:
+        sides.append((REWARD_MODEL, rewards, reward_scores(subject.reward, rivals, subject.sft)))
     if not sides:
         return []
     results = []

@@ -26,6 +26,7 @@ from align.evals.measurements import load_measurement
 from align.evals.preference import preference
 from align.evals.results import summarise
 from align.evals.safety import safety
+from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
 from annotation.types import ItemResult
 from rewards.functions import load_function
 
@@ -116,6 +117,8 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         write_jsonl(run.path / "items.jsonl", [result.model_dump(mode="json") for result in results])
     judged_by = sorted({result.judge for result in results})
     run.note(f"judged by: {', '.join(judged_by)}")
+    if by_training := sorted({result.metric for result in results if LABEL in result.judge}):
+        run.note(f"{', '.join(by_training)}: by what the policy was trained on ({LABEL}): no test of it")
     return {
         "metrics": summarise(results, chance(items)),
         "items_sha256": items_hash(items),
@@ -123,6 +126,7 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         "suites": suites,
         "policy": config.policy,
         "judges": judged_by,
+        "training_reward": by_training,
         "own_template": _asks_through_own_template(config, subject),
     }
 
@@ -163,7 +167,23 @@ def _subject(config: EvalConfig, run: Run) -> Subject:
     reward = load_reward(policy, config.reward, template.day, run.note) if config.reward else None
     measurements = [load_measurement(path, "higher") for path in config.measured_higher]
     measurements += [load_measurement(path, "lower") for path in config.measured_lower]
-    return Subject(policy, sft, reward, gold, config.gold or "gold", measurements)
+    own = _own_judges(config, run)
+    return Subject(policy, sft, reward, gold, config.gold or "gold", measurements, own)
+
+
+def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
+    """Judges that the policy was trained on or that choose among its answers; a judge of the same pairs is told."""
+    trained = read_run(config.subject) if is_run(config.subject) else None
+    rewards = trained_on(trained)
+    own = {REWARD_MODEL: LABEL} if config.reward and run.record.inputs["reward"]["sha256"] in rewards else {}
+    own |= {config.gold: LABEL} if config.gold and config.gold in rewards else {}
+    if config.policy == "best-of-n":
+        own.setdefault(REWARD_MODEL, "which chose among the answers")
+    if config.reward and REWARD_MODEL not in own and trained is not None:
+        pairs = read_run(config.reward).lineage.get("pairs") if is_run(config.reward) else None
+        if pairs is not None and pairs == trained.lineage.get("pairs"):
+            run.note("the reward model learned from the pairs that the policy learned from: it is no independent judge")
+    return own
 
 
 def _answer(suite: Suite, items: list[Item], subject: Subject, config: EvalConfig) -> list[ItemResult]:
