@@ -239,7 +239,7 @@ class Endpoint:
                 for block in reply.iter_bytes():
                     said += block
                     if len(said) > MOST_ANSWER or time.monotonic() > ends:
-                        limit = f"{shown_size(MOST_ANSWER)} and {LONGEST_ANSWER / 60:.0f} minutes"
+                        limit = f"{shown_size(MOST_ANSWER)} or {LONGEST_ANSWER / 60:.0f} minutes"
                         raise BadInput(f"{self.url}: an answer went on beyond {limit}; is this an API for chat?")
         except httpx.RequestError as error:
             raise _Unanswered(f"{type(error).__name__}: {error}") from None
@@ -256,7 +256,7 @@ class Endpoint:
         said = self._shown(words(data))
         if status == 429 and "insufficient_quota" in json.dumps(data):
             return BadInput(f"{self.url}: the account's quota is used up ({said}); what was answered is kept")
-        if status in BUSY or status >= 500 or (status < 300 and self._has_answered):
+        if status in BUSY or 500 <= status < 600 or (status < 300 and self._has_answered):
             seconds = retry_after(reply.headers.get("Retry-After"))
             return _Unanswered(f"status {status}: {said}", seconds, is_busy=status != 500)
         if status == 401 or (status == 403 and not self._has_answered):

@@ -74,7 +74,7 @@ def page(*tasks: Any, total: Any = 1) -> Any:
         (b'{"tasks": [', "a page and not with data"),
         (b"\xff\xfe\xfd", "a page and not with data"),
         (b"[" * 9000 + b"]" * 9000, "a page and not with data"),
-        (None, "went on beyond 64 KiB and 30 minutes"),
+        (None, "went on beyond 64 KiB or 30 minutes"),
         ([], "a form that is not known (the whole"),
         ({"tasks": {}, "total": 1}, "a form that is not known (tasks"),
         (page(total="many"), "a form that is not known (total"),

@@ -136,6 +136,17 @@ def test_no_cell_is_a_formula(tmp_path: Path) -> None:
     assert cells == ["'" + name for name in names[:5]] + names[5:] == [harmless(name) for name in names]
 
 
+def test_hours_are_written_over_hours_alone(tmp_path: Path) -> None:
+    (tmp_path / "campaign.yaml").write_text("stage: campaign")
+    for there in (tmp_path / "campaign.yaml", tmp_path):
+        with pytest.raises(BadInput, match="is there and holds no hours"):
+            write_hours(there, [])
+    assert (tmp_path / "campaign.yaml").read_text() == "stage: campaign"
+    for day in ("2026-03-10", "2026-03-11"):
+        write_hours(tmp_path / "hours.csv", [Day("ann", day, 1, 0.5, 0)])
+    assert "2026-03-11" in (tmp_path / "hours.csv").read_text()
+
+
 def test_it_reads_as_lines_and_a_table_that_no_text_can_break(spring: Campaign) -> None:
     text = str(status(spring, price=36.0))
     assert "project 7 of http://host/, as of the last pull" in text and "\x1b" not in text

@@ -195,3 +195,11 @@ def test_a_store_that_everybody_may_read_is_taken_from_them(store_path: Path, gi
     assert store_path.stat().st_mode & 0o777 == given, "who only reads changes nothing"
     Store.open(store_path, write=True).close()
     assert store_path.stat().st_mode & 0o777 == kept
+
+
+def test_a_file_that_is_no_store_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "notes.db").write_text("my own notes")
+    (tmp_path / "notes.db").chmod(0o644)
+    with pytest.raises(BadInput, match="not a database"):
+        Store.open(tmp_path / "notes.db", write=True)
+    assert (tmp_path / "notes.db").stat().st_mode & 0o777 == 0o644

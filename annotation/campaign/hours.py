@@ -16,10 +16,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from align.core.config import BadInput
 from align.core.files import write_text
 from annotation.feedback.tables import Pulled
 
 CAP = 600.0  # seconds
+COLUMNS = ("annotator", "day", "tasks", "hours")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # a spreadsheet would compute what begins so
 
 
@@ -53,13 +55,27 @@ def seconds_of(answer: Pulled) -> float | None:
 
 
 def write_hours(path: Path, listed: Sequence[Day]) -> None:
-    """Write ``annotator, day, tasks, hours`` as CSV."""
+    """Write ``annotator, day, tasks, hours`` as CSV.
+
+    Raises:
+        BadInput: a file is there that holds no hours, or it cannot be written.
+    """
+    if path.exists() and not _holds_hours(path):
+        raise BadInput(f"{path}: is there and holds no hours; name another file with hours=")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("annotator", "day", "tasks", "hours"))
+    writer.writerow(COLUMNS)
     for row in listed:
         writer.writerow((harmless(row.annotator), harmless(row.day), row.tasks, f"{row.hours:.4f}"))
     write_text(path, text.getvalue())
+
+
+def _holds_hours(path: Path) -> bool:
+    head = ",".join(COLUMNS).encode()
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(head)) == head
 
 
 def harmless(cell: str) -> str:

@@ -95,14 +95,14 @@ class Database:
         """
         self.path = path
         self.guard = claim(path) if write else None
-        if write:
-            keep_private(path)
         try:
             self.connection = connect(path, write)
         except BaseException:
             if self.guard:
                 self.guard.close()
             raise
+        if write:
+            keep_private(path)
 
     def close(self) -> None:
         self.connection.close()
@@ -205,13 +205,10 @@ def claim(path: Path) -> IO[str]:
 
 
 def keep_private(path: Path) -> None:
-    """Make the file readable by its owner alone; one that everybody may read is taken away from them and the group.
+    """Take a store, and what belongs to it, away from everybody but its owner, where everybody may read it.
 
-    Who lets only a group in keeps it so. What SQLite puts beside the file takes over its mode. An existing file is not
-    opened for this: closing it would drop the locks that SQLite holds on it.
+    Who lets only a group in keeps it so. What SQLite puts beside the file takes over its mode.
     """
-    with suppress(OSError):  # it is there; or SQLite says what is wrong
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
     for end in COMPANIONS:
         file = path.with_name(path.name + end)
         with suppress(OSError):
@@ -226,6 +223,9 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
         BadInput: not a feedback store, or written by a newer version.
     """
     address = path.resolve().as_uri()
+    if write:
+        with suppress(OSError):  # it is there; or SQLite says what is wrong
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
     mode = "mode=rwc" if write else "mode=ro&immutable=1" if _is_still(path) else "mode=ro"
     try:
         connection = sqlite3.connect(f"{address}?{mode}", uri=True, isolation_level=None, timeout=PATIENCE)

@@ -77,7 +77,7 @@ class _Measured(httpx.SyncByteStream):
         for block in self._body:
             total += len(block)
             if total > MOST_WHOLE or time.monotonic() > ends:
-                limit = f"{shown_size(MOST_WHOLE)} and {LONGEST_ANSWER / 60:.0f} minutes"
+                limit = f"{shown_size(MOST_WHOLE)} or {LONGEST_ANSWER / 60:.0f} minutes"
                 raise BadInput(f"{self._url.copy_with(query=None)}: an answer went on beyond {limit}; run 'doctor'")
             yield block
 
