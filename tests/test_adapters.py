@@ -14,7 +14,17 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from small_trees import PROMPTS, TREES, MakeStack, ModelFolder, rectangle_of
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, MambaConfig, MixtralConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GptOssConfig,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    SiglipVisionConfig,
+)
 
 from align.core.config import BadInput, Compute, Lora, Optim
 from align.core.layout import settle
@@ -176,6 +186,30 @@ def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokeniz
     dense = make_stack("gpt2")
     dense.add("value", adapter=None, lora=Lora(r=4), trainable=True)
     assert dense.facts() == ["value adapts c_attn (2), c_fc (2), c_proj (4)"]
+
+
+def test_towers_for_images_stay_out_of_all_linear(tmp_path: Path, tokenizer: Any) -> None:
+    text = Gemma3TextConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=8, vocab_size=328,
+    )  # fmt: skip
+    tower = SiglipVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    config = Gemma3Config(text_config=text.to_dict(), vision_config=tower.to_dict(), image_token_index=320)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "gemma3")
+    tokenizer.save_pretrained(tmp_path / "gemma3")
+    stack = Stack(tmp_path / "gemma3", CPU)
+    stack.add("policy", adapter=None, lora=Lora(r=4), trainable=True)
+    with stack.use("policy"):
+        stack.logprobs(rectangle_of(TREES)).sum().backward()
+    assert gradients(stack, "policy").keys() == stack.parameters("policy").keys()
+    assert stack.facts() == [
+        "policy adapts down_proj (1), gate_proj (1), k_proj (1), o_proj (1), q_proj (1), up_proj (1), v_proj (1); "
+        "stays frozen: all but the language model (no text goes through towers for images or sound)"
+    ]
+    stack.save_role("policy", tmp_path / "adapter")
+    stack.add("reference", adapter=tmp_path / "adapter", trainable=False)
+    stack.add("value", adapter=None, lora=Lora(r=4, target_modules="q_proj"), trainable=True)
+    assert stack.facts()[1] == "value adapts q_proj (2), also where no text goes through and nothing is learnt"
 
 
 # --- what a folder may hold -------------------------------------------------------------------------------------

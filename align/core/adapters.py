@@ -102,6 +102,8 @@ def attach(model: Any, role: str, config: LoraConfig, where: str) -> PeftModel:
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     _refuse_tied_head(base, config.target_modules, f"{where}: target_modules")
+    if config.target_modules == "all-linear" and (text := _text_part(base)) is not None:
+        config.exclude_modules = rf"(?!{re.escape(text)}\.).*"  # no text goes through the rest, so it gets no gradient
     with reading(f"{where}: target_modules: no adapter can be put on this model", f"it has {_layers(base)}"):
         if isinstance(model, PeftModel):
             model.add_adapter(role, config)
@@ -140,6 +142,14 @@ def _refuse_tied_head(base: Any, targets: Any, where: str) -> None:
             f"{where}: {matched[0]} shares its weight with the embedding (tie_word_embeddings), so it cannot be "
             "adapted alone; leave it out"
         )
+
+
+def _text_part(base: Any) -> str | None:
+    """The name of the language model in one that has towers for images or sound too; None where it is all there is."""
+    if all(getattr(base.config, f"{tower}_config", None) is None for tower in ("vision", "audio")):
+        return None
+    decoder = base.get_decoder()
+    return next((name for name, module in base.named_modules() if module is decoder), None)
 
 
 def _own_name(name: str) -> str:
@@ -231,18 +241,23 @@ def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
 def coverage(peft: PeftModel, role: str) -> str:
     """What a role's adapter changes, and what of the model it cannot: in one sentence."""
     base = peft.get_base_model()
+    text = _text_part(base)
     kinds: Counter[str] = Counter()
+    is_beyond_text = False
     for name, module in base.named_modules():
         if isinstance(module, BaseTunerLayer) and _has(module, role):
             tensor = getattr(module, "parameter_name", "weight")  # of a layer around one tensor, as fused experts have
             kinds[_own_name(name).rpartition(".")[2] + (f".{tensor}" if tensor != "weight" else "")] += 1
+            is_beyond_text |= text is not None and not name.startswith(f"{text}.")
     told = f"{role} adapts {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}"
     left = []
     experts = [name for name, tensor in base.named_parameters() if tensor.ndim == 3 and ".experts." in name]
     if fused := {f"experts.{name.rpartition('.')[2]}" for name in experts} - kinds.keys():
         left.append(f"fused experts ({', '.join(sorted(fused))})")
-    if any(getattr(base.config, f"{tower}_config", None) is not None for tower in ("vision", "audio")):
-        left.append("towers for images or sound (no text goes through them)")
+    if text is not None and not is_beyond_text:
+        left.append("all but the language model (no text goes through towers for images or sound)")
+    if is_beyond_text:
+        told += ", also where no text goes through and nothing is learnt"
     return told + (f"; stays frozen: {'; '.join(left)}" if left else "")
 
 
