@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, field_validator
 from torch import Tensor
 
 from align.core.config import BadInput
-from align.core.files import read_jsonl, read_rows, write_jsonl
+from align.core.files import read_rows, write_jsonl
 from align.core.packing import Rectangle, Tree
 from align.core.runs import Run
 from align.core.text import Chat, Unusable
-from annotation.types import Message, Pair, Tokens, content_hash, is_empty
+from annotation.types import Message, Pair, Response, Tokens, content_hash, is_empty
 from rewards.tokens import Prompt, ResponseTokens, Source, note_sources, response_tokens
 
 
@@ -43,6 +43,24 @@ class PairIndex(NamedTuple):
     rejected_P: Tensor
     weight_P: Tensor
     n_tokens_S: Tensor
+
+
+class CandidateRow(BaseModel):
+    """What is read of a row of ``candidates.jsonl``."""
+
+    prompt_id: str
+    prompt: list[Message]
+    responses: list[Response]
+    tools: list[dict[str, Any]] | None = None
+    template_arguments: dict[str, Any] | None = None
+
+    @field_validator("responses", mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        """Of each response what is known here; whatever else stands there is somebody else's."""
+        if not isinstance(given, list) or not all(isinstance(response, dict) for response in given):
+            raise ValueError("responses are a list of objects with messages")
+        return [{name: response[name] for name in Response.model_fields if name in response} for response in given]
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -111,41 +129,37 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
     A response that was cut keeps no stop token: it is scored where it was cut.
 
     Raises:
-        BadInput: a row is not a candidates row, or a response of it has no messages (named by number).
+        BadInput: a row is not a candidates row (named by number).
     """
     file = path / "candidates.jsonl" if path.is_dir() else path
     rows: list[dict[str, Any]] = []
     trees: list[Tree] = []
     used: Counter[tuple[Source, bool]] = Counter()
-    for number, row in enumerate(read_jsonl(file), 1):
-        if not {"prompt_id", "prompt", "responses"} <= set(row):
-            raise BadInput(f"{file}: row {number}: a candidate row holds prompt_id, prompt and responses")
-        extra = (row.get("tools"), row.get("template_arguments"))
+    for row in read_rows(file, CandidateRow, "a row of candidates"):
+        extra = (row.tools, row.template_arguments)
         try:
-            prompt = Prompt(row["prompt"], chat.prompt_ids(row["prompt"], *extra), *extra)
+            prompt = Prompt(row.prompt, chat.prompt_ids(row.prompt, *extra), *extra)
         except Unusable as error:
-            run.drop(f"response: {error}", len(row["responses"]))
+            run.drop(f"response: {error}", len(row.responses))
             continue
         responses: list[ResponseTokens] = []
-        for index, response in enumerate(row["responses"]):
+        for index, response in enumerate(row.responses):
             try:
-                found = _candidate(chat, prompt, response, context)
-            except (KeyError, TypeError, ValidationError) as error:
-                raise BadInput(
-                    f"{file}: row {number}: response {index} is none ({str(error).splitlines()[0]})"
-                ) from None
+                found = response_tokens(chat, prompt, response.messages, response.ended, response.tokens)
+                if context is not None and len(prompt.ids) + len(found.ids) > context:
+                    raise Unusable(f"longer than the model's {context} tokens")
             except Unusable as error:
                 run.drop(f"response: {error}")
                 continue
             responses.append(found)
-            used[found.source, response.get("ended") is False] += 1
+            used[found.source, response.ended is False] += 1
             rows.append(
                 {
-                    "prompt_id": row["prompt_id"],
+                    "prompt_id": row.prompt_id,
                     "response": index,
-                    "origin": response.get("origin"),
+                    "origin": response.origin,
                     "n_tokens": len(found.ids),
-                    "ended": response.get("ended"),
+                    "ended": response.ended,
                     "as_sampled": found.source == "as sampled",
                 }
             )
@@ -159,15 +173,6 @@ def tree_of(prompt: Prompt, responses: Sequence[ResponseTokens]) -> Tree:
     """A prompt and its responses as a tree, in which only what the policy writes itself is predicted."""
     own = [response.own for response in responses]
     return Tree(prompt.ids, [response.ids for response in responses], None if all(map(all, own)) else own)
-
-
-def _candidate(chat: Chat, prompt: Prompt, row: Mapping[str, Any], context: int | None) -> ResponseTokens:
-    recorded = row.get("tokens")
-    tokens = None if recorded is None else Tokens.model_validate(recorded)
-    found = response_tokens(chat, prompt, row["messages"], row.get("ended"), tokens)
-    if context is not None and len(prompt.ids) + len(found.ids) > context:
-        raise Unusable(f"longer than the model's {context} tokens")
-    return found
 
 
 def _tree(

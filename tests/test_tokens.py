@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from chat_families import family_tokenizer, token_ids, writer
 from conftest import make_tokenizer
 from judging import said
 
-from align.core.config import Compute
+from align.core.config import BadInput, Compute
 from align.core.files import read_jsonl, write_jsonl
 from align.core.packing import Tree
 from align.core.runs import Run, RunRecord
@@ -179,6 +180,21 @@ def test_candidates_without_ids_stay_readable(tmp_path: Path, qwen3: Chat) -> No
     rows, (tree,) = candidate_trees(run, tmp_path / "candidates.jsonl", qwen3, None)
     assert tree.responses == [token_ids(qwen3.tokenizer, "<think>\n\n</think>\n\nyes")] and not rows[0]["as_sampled"]
     assert run.record.dropped == {"response: cut inside its reasoning, which the chat template would close": 1}
+
+
+@pytest.mark.parametrize(
+    ("response", "problem"),
+    [
+        ("yes", "not a row of candidates (responses: Value error, responses are a list of objects"),
+        ({"origin": "p"}, "responses.0.messages: Field required"),
+        ({"messages": [{"role": "assistant", "content": "a"}], "tokens": {"ids": ["x"]}}, "responses.0.tokens.ids.0: "),
+        ({"messages": [{"role": "assistant", "content": "a"}], "ended": "perhaps"}, "responses.0.ended: "),
+    ],
+)
+def test_what_is_no_candidate_is_named(tmp_path: Path, qwen3: Chat, response: Any, problem: str) -> None:
+    write_jsonl(tmp_path / "candidates.jsonl", [{"prompt_id": "p", "prompt": USER, "responses": [response]}])
+    with pytest.raises(BadInput, match=re.escape(problem)):
+        candidate_trees(run_of(tmp_path), tmp_path, qwen3, None)
 
 
 def test_a_reward_model_with_another_template_reads_cut_answers_without_a_stop(

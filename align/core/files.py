@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from align.core.config import BadInput
 from align.core.reading import TooLong, bounded_lines, parse_json
@@ -91,8 +91,10 @@ def read_rows(path: Path, schema: type[SchemaT], what: str) -> list[SchemaT]:
     for number, row in enumerate(read_jsonl(path), 1):
         try:
             found.append(schema.model_validate(row))
-        except ValueError as error:
-            raise BadInput(f"{path}:{number}: not {what} ({str(error).splitlines()[0]})") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise BadInput(f"{path}:{number}: not {what} ({place}{': ' if place else ''}{first['msg']})") from None
     return found
 
 
