@@ -204,7 +204,10 @@ def test_numbers_without_a_range_take_150_items() -> None:
     few = judge(gate(**bits), one_each(rising[:149]), one_each([0.0] * 149))
     assert (few.verdict, few.status) == ("insufficient", "too few") and "or 150 items" in few.reason
     assert few.p is None  # so it is in no family of tests either
-    assert judge(gate(**bits), one_each(rising), one_each([0.0] * 200)).verdict == "pass"
+    many = judge(gate(**bits), one_each(rising), one_each([0.0] * 200))
+    assert many.verdict == "pass" and "unless fewer than 2% of items are far worse than any seen" in many.reason
+    alike = judge(gate(metric="kl", type="at_most", limit=20.0, margin=None, against=None), one_each([0.0] * 200), None)
+    assert alike.verdict == "insufficient" and "every item's value is 0, and nothing bounds those not" in alike.reason
     stated = judge(gate(**bits, range=(-1, 1)), one_each(rising[:40]), one_each([0.0] * 40))
     assert stated.verdict == "pass" and "if an item's difference lies from -1 to 1" in stated.reason
     wide = judge(gate(**bits, range=(-8, 8)), one_each(rising[:40]), one_each([0.0] * 40))

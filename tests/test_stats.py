@@ -47,6 +47,22 @@ def test_unbounded_scores_without_variance_have_no_interval() -> None:
     assert share.low is not None and share.low < -0.05 < 0.05 < (share.high or 0)
 
 
+def test_items_of_one_document_count_once() -> None:
+    """20 documents of 10 items each that agree: the interval is that of 20 items, whatever the kind."""
+    generator = np.random.default_rng(3)
+    documents = generator.choice([-0.5, 0.0, 0.5], 20)
+    new: dict[str, float | None] = {f"{d}-{i}": float(documents[d]) for d in range(20) for i in range(10)}
+    old: dict[str, float | None] = dict.fromkeys(new, 0.0)
+    clusters = {item: item.partition("-")[0] for item in new}
+    alone: dict[str, float | None] = {str(d): float(value) for d, value in enumerate(documents)}
+    kinds: tuple[stats.Kind, ...] = ("share", "unbounded")
+    for kind in kinds:
+        found = stats.paired_difference(new, old, kind, clusters=clusters)
+        expected = stats.paired_difference(alone, dict.fromkeys(alone, 0.0), kind)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+        assert found.n_scored == 200
+
+
 def test_swapping_sides_mirrors_the_interval() -> None:
     new, old = _paired(lost=4, won=9, both=20, n=60)
     kinds: tuple[stats.Kind, ...] = get_args(stats.Kind)

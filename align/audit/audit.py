@@ -146,7 +146,9 @@ def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[
             if metric in training_metrics(pair[0].record, rewards):
                 continue  # what one of the two was trained on compares nothing
             new, old = (one.scores(metric) for one in pair)
-            found = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
+            found = paired_difference(
+                new.by_item, old.by_item, history.kind_of(metric, new, old), clusters=new.clusters
+            )
             facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
             rows.append(facts | found._asdict())
     return rows

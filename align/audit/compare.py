@@ -248,7 +248,9 @@ def _differences(a: Contender, b: Contender, chosen: Evaluated, rewards: Collect
             continue
         for name, metric in _metrics(found[a.name], rewards).items():
             new, old = (found[n].scores(metric) for n in (a.name, b.name))
-            difference = paired_difference(new.by_item, old.by_item, history.kind_of(metric, new, old))
+            difference = paired_difference(
+                new.by_item, old.by_item, history.kind_of(metric, new, old), clusters=new.clusters
+            )
             facts = {"suite": suite, "metric": name, "higher_is_better": higher_is_better(metric)}
             rows.append({"of": a.name, "minus": b.name} | facts | difference._asdict())
     return rows

@@ -15,7 +15,7 @@ import numpy as np
 from align.audit.history import Scores, kind_of
 from align.core.config import Frozen
 from align.core.intervals import Kind
-from align.evals.stats import ANY, UNIT, Bounds, Range, difference_bounds, mean_bounds, metric_of
+from align.evals.stats import ANY, UNIT, Bounds, Range, difference_bounds, mean_bounds, metric_of, units
 
 Items = Mapping[str, float]
 
@@ -117,7 +117,7 @@ def _measure(
     """The estimate of scored items, and bounds with the missing ones at the low and at the high end (``filled``)."""
 
     def bounds(items: Items) -> Bounds:
-        values, reach = _units(items, clusters, span)
+        values, reach = units(items, clusters, span)
         low, high, method = bounds_of(values, kind, alpha, reach)
         low, high = (None if low is None else max(low, span[0])), (None if high is None else min(high, span[1]))
         return Bounds(low, high, method)
@@ -131,7 +131,7 @@ def _measure(
         both = Bounds(low.low, high.high, low.method)
         worst = filled[0] if metric_of(metric).higher_is_better else filled[1]
         at_worst = None if worst == scored else float(np.mean(list(worst.values())))
-    values, reach = _units(scored, clusters, span)
+    values, reach = units(scored, clusters, span)
     outside = next((f"'{i}' ({v:.3g})" for i, v in scored.items() if not span[0] <= v <= span[1]), None)
     return Measured(
         estimate=float(np.mean(list(scored.values()))) if scored else None,
@@ -147,21 +147,3 @@ def _measure(
         is_complete=filled is not None and filled[0] == scored,
         outside=outside,
     )
-
-
-def _units(items: Items, clusters: Mapping[str, str], span: Range) -> tuple[list[float], Range]:
-    """Values of independent units that average to the items' mean, and the range of one of them.
-
-    A cluster's value is the mean over items plus its summed deviation from it, times clusters / items: its variance is
-    that of the clustered standard error (Miller 2024). The range is that of the largest cluster.
-    """
-    if not clusters or not items:
-        return list(items.values()), span
-    mean = float(np.mean(list(items.values())))
-    names = [clusters.get(item, item) for item in items]
-    index = np.unique(np.asarray(names), return_inverse=True)[1]
-    sums_C, sizes_C = np.bincount(index, [v - mean for v in items.values()]), np.bincount(index)
-    scale = len(sizes_C) / len(items)
-    most = float(sizes_C.max()) * scale
-    low, high = (mean + (end - mean) * most for end in span)
-    return [float(v) for v in mean + sums_C * scale], (low, high)

@@ -13,7 +13,7 @@ from align.audit.gates import Finding, Gate, Status, finding_of, insufficient, t
 from align.audit.history import Scores, kind_of
 from align.audit.measured import Measured, mean_of, measure_difference, measure_mean, samples_of
 from align.core.intervals import mean_interval
-from align.evals.bounds import UNBOUNDED_N
+from align.evals.bounds import UNBOUNDED_N, UNSEEN_SHARE
 from align.evals.power import MOST, detectable, needed_n
 from align.evals.stats import Bounds, difference_p, higher_is_better, metric_of
 
@@ -84,9 +84,10 @@ def _decide(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) 
     """Compare the bounds with what the gate allows."""
     assert found.estimate is not None
     if gate.type == "at_most":
-        return _decide_limit(gate, found.estimate, bounds, facts)
+        return _decide_limit(gate, found, bounds, facts)
     if bounds.low is None or bounds.high is None:
-        return insufficient(gate, _without_bound(gate, found), "too few" if found.is_complete else "missing", **facts)
+        reason = f"{_seen(turned(gate.metric, found.estimate))} than {gate.against}; {_ask_for_range(gate, found)}"
+        return insufficient(gate, reason, "too few" if found.is_complete else "missing", **facts)
     # turned so that up is better
     worst, best = (bounds.low, bounds.high) if higher_is_better(gate.metric) else (-bounds.high, -bounds.low)
     seen = turned(gate.metric, found.estimate)
@@ -114,7 +115,8 @@ def _decide(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) 
     return insufficient(gate, at_worst + more, "probably worse" if seen < -margin else "too few", **facts)
 
 
-def _decide_limit(gate: Gate, mean: float, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+def _decide_limit(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+    mean = found.estimate or 0.0
     limit = gate.limit or 0.0
     allowed = f"limit {limit:g}{_stated(gate)}"
     if bounds.low is not None and bounds.low > limit:
@@ -122,7 +124,7 @@ def _decide_limit(gate: Gate, mean: float, bounds: Bounds, facts: dict[str, Any]
         return finding_of(gate, "fail", "proved above", reason, facts)
     status: Status = "probably above" if mean > limit else "too few"
     if bounds.high is None:
-        return insufficient(gate, f"{mean:.3g} seen (limit {limit:g}); {_ask_for_range(gate)}", status, **facts)
+        return insufficient(gate, f"{mean:.3g} seen (limit {limit:g}); {_ask_for_range(gate, found)}", status, **facts)
     if bounds.high <= limit:
         return finding_of(
             gate, "pass", "proved within", f"{mean:.3g} seen, at most {bounds.high:.3g} ({allowed})", facts
@@ -144,9 +146,10 @@ def _decide_gain(gate: Gate, worst: float, seen: float, best: float, facts: dict
 
 
 def _stated(gate: Gate) -> str:
-    """The range that the gate states and nobody measured: a verdict is worth no more than it."""
+    """What a bound takes for granted and nobody measured: a verdict is worth no more than it."""
     if gate.range is None:
-        return ""
+        bounded = metric_of(gate.metric).kind != "unbounded"
+        return "" if bounded else f", unless fewer than {UNSEEN_SHARE:.0%} of items are far worse than any seen"
     what = "value" if gate.type == "at_most" else "difference"
     return f", if an item's {what} lies from {gate.range[0]:g} to {gate.range[1]:g}"
 
@@ -188,20 +191,13 @@ def _too_few(gate: Gate, found: Measured) -> str | None:
     return None
 
 
-def _without_bound(gate: Gate, found: Measured) -> str:
-    if len(set(found.values)) == 1 and found.is_complete:
-        return (
-            f"every item differs by {found.values[0]:.3g}, and nothing bounds what was not seen: {_ask_for_range(gate)}"
-        )
-    return f"{_seen(turned(gate.metric, found.estimate or 0.0))} than {gate.against}; {_ask_for_range(gate)}"
-
-
-def _ask_for_range(gate: Gate) -> str:
+def _ask_for_range(gate: Gate, found: Measured) -> str:
+    """Why there is no bound, and what would give one."""
     what = "value" if gate.type == "at_most" else "difference"
-    return (
-        f"{gate.metric} has no range: give the gate 'range: [low, high]' of an item's {what}, or {UNBOUNDED_N} items "
-        "that are all scored"
-    )
+    stated = f"give the gate 'range: [low, high]' of an item's {what}"
+    if found.is_complete and len(set(found.values)) == 1:
+        return f"every item's {what} is {found.values[0]:.3g}, and nothing bounds those not seen: {stated}"
+    return f"{gate.metric} has no range: {stated}, or {UNBOUNDED_N} items that are all scored"
 
 
 def _at_chance(gate: Gate, old: Scores | None, measured: float | None) -> str | None:

@@ -141,26 +141,47 @@ def _guarded(values: np.ndarray, worst: float, alpha: float) -> float | None:
     return float(guarded_bound(values, values.min(), alpha))
 
 
+def units(items: Mapping[str, float], clusters: Mapping[str, str], span: Range) -> tuple[list[float], Range]:
+    """Values of independent units that average to the items' mean, and the range of one of them.
+
+    A cluster's value is the mean over items plus its summed deviation from it, times clusters / items: its variance is
+    that of the clustered standard error (Miller 2024). The range is that of the largest cluster.
+    """
+    if not clusters or not items:
+        return list(items.values()), span
+    mean = float(np.mean(list(items.values())))
+    names = [clusters.get(item, item) for item in items]
+    index = np.unique(np.asarray(names), return_inverse=True)[1]
+    sums_C, sizes_C = np.bincount(index, [v - mean for v in items.values()]), np.bincount(index)
+    scale = len(sizes_C) / len(items)
+    most = float(sizes_C.max()) * scale
+    low, high = (mean + (end - mean) * most for end in span)
+    return [float(v) for v in mean + sums_C * scale], (low, high)
+
+
 def paired_difference(
     new: Mapping[str, float | None],
     old: Mapping[str, float | None],
     kind: Kind = "unbounded",
     level: float = 0.95,
+    clusters: Mapping[str, str] | None = None,
 ) -> Difference:
     """Difference new - old over items scored on both sides, with an interval of two one-sided bounds.
 
     ``kind``: ``binary`` (one zero or one an item: exact), ``share`` (item means in [0, 1]: guarded) or ``unbounded``
     (t, for tables and never for a gate; no interval when nothing varies: nothing then bounds what was not seen).
+    Items with ``clusters`` count by their clusters, and are never ``binary``.
     """
     ids = sorted({*new, *old})
-    deltas = [a - b for i in ids if (a := new.get(i)) is not None and (b := old.get(i)) is not None]
-    counts = (len(ids), len(deltas), len(ids) - len(deltas))
-    if not deltas:
+    items = {i: a - b for i in ids if (a := new.get(i)) is not None and (b := old.get(i)) is not None}
+    counts = (len(ids), len(items), len(ids) - len(items))
+    if not items:
         return Difference(None, None, None, *counts, level, None, "nothing was scored on both sides")
+    deltas, span = units(items, clusters or {}, (-1.0, 1.0))
     mean = float(np.mean(deltas))
     sd = float(np.std(deltas, ddof=1)) if len(deltas) > 1 else None
     if kind != "unbounded":
-        found = difference_bounds(deltas, kind, (1 - level) / 2, (-1.0, 1.0))
+        found = difference_bounds(deltas, kind, (1 - level) / 2, span)
         return Difference(mean, found.low, found.high, *counts, level, sd, found.method)
     if not sd:
         return Difference(mean, None, None, *counts, level, sd, "no variance between items: no interval")
