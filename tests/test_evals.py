@@ -226,7 +226,7 @@ def test_run_writes_results_and_headline(tmp_path: Path, model_folder: ModelFold
 
 def test_an_evaluation_records_how_it_asked(tmp_path: Path, model_folder: ModelFolder) -> None:
     """The weights apart, everything that moves an answer is in the fingerprint; the seed, another draw, is not."""
-    rows = [generate_item(f"h{i}", "hello", "safety", family="harm").model_dump() for i in range(2)]
+    rows = [generate_item(text, text, "safety", family="harm").model_dump() for text in ("hello", "hi")]
     write_jsonl(tmp_path / "safety.jsonl", [*rows, option_item("o", ["blue", "red"]).model_dump()])
 
     def asked(name: str, suite: str = "safety", **changes: Any) -> tuple[dict[str, Any], bool]:
@@ -260,6 +260,7 @@ def test_an_evaluation_records_how_it_asked(tmp_path: Path, model_folder: ModelF
         ({"kind": "perplexity"}, "needs a 'text'"),
         ({"kind": "options", "choices": ["a"]}, "choices: Extra inputs"),
         ({"kind": "perplexity", "text": "a", "id": "first"}, "id 'first' stands twice"),
+        ({"kind": "perplexity", "text": " A\u00a0"}, "'second' asks the same as 'first', and one question counts once"),
     ],
 )
 def test_bad_items_are_named_by_file_and_line(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -270,6 +271,12 @@ def test_bad_items_are_named_by_file_and_line(tmp_path: Path, row: dict[str, Any
     with pytest.raises(BadInput, match="suite safety: no items in"):
         write_jsonl(tmp_path / "i.jsonl", [good])
         load_items(tmp_path / "i.jsonl", ["safety"])
+
+
+def test_items_of_one_cluster_may_ask_the_same(tmp_path: Path) -> None:
+    same = {"suite": "forgetting", "kind": "perplexity", "text": "a", "cluster": "document 1"}
+    write_jsonl(tmp_path / "i.jsonl", [same | {"id": "1"}, same | {"id": "2"}])
+    assert [item.id for item in load_items(tmp_path / "i.jsonl", ["forgetting"])] == ["1", "2"]
 
 
 def test_pairs_run_asks_its_test_prompts(tmp_path: Path) -> None:

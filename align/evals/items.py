@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from align.core.config import BadInput, Frozen
 from align.core.files import read_jsonl
 from align.core.messages import read_messages
+from align.evals.fluency import normalise
 from annotation.types import Message, check_messages
 
 Suite = Literal["forgetting", "safety", "preference"]
@@ -93,6 +94,14 @@ class Item(Frozen):
         return contents[-1] if contents else ""
 
     @property
+    def question(self) -> tuple[str, ...]:
+        """What is asked, apart from typography, names and who judges: items alike in it are not independent."""
+        tools = json.dumps(self.tools, sort_keys=True) if self.tools else ""
+        wanted = "" if self.answer is None else str(self.answer)
+        texts = (self.text or "",) if self.kind == "perplexity" else (self.prompt_text, *(self.options or []))
+        return (self.kind, tools, wanted, *map(normalise, texts))
+
+    @property
     def prompt_text(self) -> str:
         """The prompt as a person would read it: the lone user message, or every message with its role."""
         messages = self.prompt or []
@@ -105,12 +114,14 @@ def load_items(paths: Path | Sequence[Path], suites: Sequence[str]) -> list[Item
     """Read the items of ``suites``, in the order of suites and files; items of other suites are passed over.
 
     Raises:
-        BadInput: a row is not an item or repeats an id (named by file and line), or a suite has no items.
+        BadInput: a row is not an item, repeats an id or asks what another one asks (named by file and line), or a
+            suite has no items.
     """
     folders = [paths] if isinstance(paths, Path) else list(paths)
     items: list[Item] = []
     for suite in suites:
         found: dict[str, Item] = {}
+        asked: dict[tuple[str, ...], Item] = {}
         for path in folders:
             for where, row in _rows(path, suite):
                 item = _item(row, where)
@@ -118,6 +129,12 @@ def load_items(paths: Path | Sequence[Path], suites: Sequence[str]) -> list[Item
                     continue
                 if item.id in found:
                     raise BadInput(f"{where}: id '{item.id}' stands twice in suite {suite}; ids must differ")
+                other = asked.setdefault(item.question, item)
+                if other is not item and (item.cluster is None or item.cluster != other.cluster):
+                    raise BadInput(
+                        f"{where}: '{item.id}' asks the same as '{other.id}', and one question counts once; "
+                        "remove one, or give both the same 'cluster'"
+                    )
                 found[item.id] = item
         if not found:
             looked = ", ".join(map(str, folders))
@@ -149,7 +166,8 @@ def _rows(path: Path, suite: str) -> list[tuple[str, dict[str, Any]]]:
         return []
     made = _asked if suite == "preference" else _read
     prompts = {row["prompt_id"]: row for row in read_jsonl(pairs)}
-    return [(f"{pairs}: prompt {name}", made(name, row)) for name, row in prompts.items()]
+    rows = {json.dumps(made("", row), sort_keys=True): (name, row) for name, row in reversed(prompts.items())}
+    return [(f"{pairs}: prompt {name}", made(name, row)) for name, row in reversed(rows.values())]
 
 
 def _read(name: str, pair: Mapping[str, Any]) -> dict[str, Any]:
