@@ -82,8 +82,10 @@ def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
     for place in sorted(places):
         own = [stage for stage in users if _policy(stage, model) == place]
         source = find_source(place)
-        loras = [getattr(stage, "lora", None) or Lora() for stage in own if "lora" in type(stage).model_fields]
-        rows = check_source(source, loras, own[0].compute if hasattr(own[0], "compute") else Compute())
+        trained = [
+            (stage.stage, getattr(stage, "lora", None) or Lora()) for stage in own if "lora" in type(stage).model_fields
+        ]
+        rows = check_source(source, trained, own[0].compute if hasattr(own[0], "compute") else Compute())
         asked = {}
         for stage in own:
             template = stage.template("")

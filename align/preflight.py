@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 
-from align.core.adapters import attach, coverage, fitting_tensors, fresh_config, saved_config
+from align.core.adapters import (
+    attach,
+    coverage,
+    fitting_tensors,
+    fresh_config,
+    refuse_adapted_head,
+    saved_config,
+)
 from align.core.config import BadInput, Compute, Lora, Template
 from align.core.layout import layout_of, small_copy
 from align.core.load import Source, context_length, load_tokenizer, refuse_tokens_beyond, stored_quantization
@@ -26,8 +33,11 @@ REPLY = {"role": "assistant", "content": "Good day."}
 SYSTEM = {"role": "system", "content": "Be kind."}
 
 
-def check_source(source: Source, loras: Iterable[Lora], compute: Compute) -> int | None:
+def check_source(source: Source, trained: Iterable[tuple[str, Lora]], compute: Compute) -> int:
     """Match weights, adapters and quantisation of a policy with its architecture; tell what trains and the layout.
+
+    Args:
+        trained: the stages that train an adapter on it, and which one.
 
     Returns:
         How many rows the model's embedding has.
@@ -38,21 +48,24 @@ def check_source(source: Source, loras: Iterable[Lora], compute: Compute) -> int
     config = config_of(source.base)
     stored_quantization(source.base, config, compute)
     model = check_weights(source.base, config).model
+    told: set[str] = set()
     if source.adapter:
         where = str(source.adapter / "adapter_config.json")
         peft = attach(skeleton(config), "policy", saved_config(source.adapter), where)
         fitting_tensors(peft, "policy", source.adapter, source.base)
-    for lora in {lora.model_dump_json(): lora for lora in loras}.values():
-        told = "starts from its parent's" if source.adapter else _adapted(config, lora)
-        print(f"adapter: {told}")
+        told.add(coverage(peft, "policy") + ", as its parent does")
+    for stage, lora in trained:
+        if not source.adapter:
+            peft = attach(skeleton(config), "policy", fresh_config(lora), "lora")
+            told.add(coverage(peft, "policy"))
+        if stage == "sft":
+            refuse_adapted_head(peft, "policy")
+    for line in sorted(told):
+        print(f"adapter: {line}")
     with reading(f"{source.base}: no model can be made of its configuration", "copy it again"):
         verdict = layout_of(small_copy(model, torch.device("cpu")), compute)
     print(f"layout: {verdict.layout} ({verdict.reason})")
     return int(model.get_input_embeddings().weight.shape[0])
-
-
-def _adapted(config: Any, lora: Lora) -> str:
-    return coverage(attach(skeleton(config), "policy", fresh_config(lora), "lora"), "policy")
 
 
 def check_text(base: Path, template: Template, rows: int | None, data: Sequence[FirstRows]) -> None:

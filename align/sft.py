@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from align.core.adapters import refuse_adapted_head
 from align.core.checkpoints import METRICS, load_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
@@ -67,6 +68,7 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
     run.renders_with(stack.chat)
     stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
+    refuse_adapted_head(stack.peft, "policy")
     settle(stack, run.note)
     if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):
         run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")

@@ -141,6 +141,10 @@ def test_rows_that_do_not_fit_and_too_few_rows_are_refused(
     [
         ({"lora": {"target_modules": "nope,q_proj"}}, "lora: target_modules: nope matches no module"),
         ({"lora": {"target_modules": ["nope"]}}, "lora: target_modules: no adapter can be put on this model"),
+        (
+            {"lora": {"target_modules": ["lm_head", "q_proj"]}},
+            "SFT cannot train an adapter on the output head",
+        ),
         ({"chat_template": "nowhere.jinja"}, "chat_template: 'nowhere.jinja' is neither"),
         ({"template_arguments": {"enable_thinking": True}}, "template_arguments.enable_thinking"),
     ],
@@ -198,7 +202,7 @@ def test_an_adapter_folder_is_matched_with_its_base(
     stir(stack, {"policy": True})
     stack.save_role("policy", tmp_path / "adapter")
     path = sft_yaml(tmp_path, tmp_path / "adapter", demonstrations(tmp_path / "rows.jsonl"))
-    assert "adapter: starts from its parent's" in told(capsys, ["check", "--config", str(path)], 0)
+    assert "adapter: policy adapts down_proj (2), gate_proj (2)" in told(capsys, ["check", "--config", str(path)], 0)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({**tensors, sorted(tensors)[0]: torch.zeros(2, 2)}, file)

@@ -261,5 +261,16 @@ def coverage(peft: PeftModel, role: str) -> str:
     return told + (f"; stays frozen: {'; '.join(left)}" if left else "")
 
 
+def refuse_adapted_head(peft: PeftModel, role: str) -> None:
+    """TRL's trainer reads the head's own weight, so in SFT an adapter on the head would learn nothing.
+
+    Raises:
+        BadInput: the role has one.
+    """
+    head = peft.get_base_model().get_output_embeddings()
+    if isinstance(head, BaseTunerLayer) and _has(head, role):
+        raise BadInput("lora.target_modules: SFT cannot train an adapter on the output head; leave the head out")
+
+
 def _has(module: BaseTunerLayer, role: str) -> bool:
     return any(role in getattr(module, attribute) for attribute in module.adapter_layer_names)
