@@ -190,7 +190,7 @@ def labeling_config(interface: Interface) -> str:
     if interface.kind == "ranking":
         _add_ranking(verdict, interface, say)
     else:
-        _add(verdict, "Header", value=say.keys, size="5")  # of its own, for the layout
+        _add(verdict, "Header", value=say.keys, size="5")
         _add_choices(verdict, interface, "verdict", say)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode")
