@@ -28,7 +28,9 @@ STAGES: Mapping[str, Verb] = {
     "simulate": Verb("annotation.simulate", "SimulateConfig", "simulate", "let simulated people judge", "utility"),
     "agreement": Verb("annotation.agreement", "AgreementConfig", "agreement", "how far people agree"),
     "pairs": Verb("annotation.pairs", "PairsConfig", "pairs", "judgments to train, validation and test pairs"),
-    "import": Verb("annotation.importers", "ImportConfig", "import_preferences", "existing judgments to the store"),
+    "import": Verb(
+        "annotation.importers", "ImportConfig", "import_preferences", "judgments to the store: FILE [--dry-run]"
+    ),
     "reward": Verb("rewards.train", "RewardConfig", "reward", "pairs to a reward model", "gold"),
     "dpo": Verb("align.dpo", "DPOConfig", "dpo", "pairs to a policy", "gold"),
     "ppo": Verb("align.ppo", "PPOConfig", "ppo", "a reward to a policy", "gold"),

@@ -11,7 +11,7 @@ import pytest
 from align.core.config import BadInput, build
 from align.core.files import read_jsonl
 from annotation.feedback.store import Store
-from annotation.importers import ImportConfig, import_preferences, read_preferences
+from annotation.importers import ImportConfig, import_preferences, read, read_preferences
 from annotation.pairs import PairsConfig, pairs
 from annotation.readers.intake import Given
 from annotation.types import Comparison
@@ -178,6 +178,32 @@ def test_languages_come_by_name_or_by_tag(tmp_path: Path, named: str, tag: str) 
     assert bool(found.notes) == (tag == "fr")
 
 
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        ("annotator", "column 'annotator' holds no name"),
+        ("id", "column 'id' holds no name"),
+        ("split", "column 'split' holds no name"),
+        ("language", "column 'language' holds no name"),
+        ("system", "the system prompt is no text"),
+        ("tools", "tools are not a list"),
+    ],
+)
+@pytest.mark.parametrize("sides", [{"chosen": "x", "rejected": "y"}, {"left": "x", "right": "y", "label": "a"}])
+def test_a_cell_that_holds_something_else_is_no_name(
+    tmp_path: Path, sides: dict[str, str], column: str, reason: str
+) -> None:
+    data = write(tmp_path / "a.jsonl", [{"prompt": "p", **sides, column: {"a": 1}}])
+    found = read(ImportConfig(run=tmp_path, data=data))
+    assert [entry["reason"].partition(" (")[0] for entry in found.dropped] == [reason]
+
+
+def test_a_number_that_is_beyond_all_numbers_is_none(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "x", "rejected": "y", "margin": 10**400}
+    (judgment,) = read_preferences(write(tmp_path / "a.jsonl", [row])).judgments
+    assert (judgment.strength, judgment.margin) == (None, None)
+
+
 def test_the_language_of_a_file_is_a_tag_too(tmp_path: Path) -> None:
     words = {"stage": "import", "run": tmp_path, "data": tmp_path / "a.jsonl"}
     assert build(ImportConfig, {**words, "language": "English"}, "here").language == "en"
@@ -191,8 +217,11 @@ LONG_PROMPT = "What is the capital of France, please?"
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "<|im_start|>user\nq<|im_end|>", "chosen": "x", "rejected": "y"}, "template in their text"),
-        ({"prompt": "Read:\nHuman: hi", "chosen": "x", "rejected": "y"}, "(such as 'Human:'): kept"),
+        (
+            {"prompt": "<|im_start|>user\nq<|im_end|>", "chosen": "x", "rejected": "y"},
+            "template in their text: '<|im_start|>' (1)",
+        ),
+        ({"prompt": "Read:\nHuman: hi", "chosen": "x", "rejected": "y"}, "'Human:' (1); kept as they stand"),
         (
             {"prompt": LONG_PROMPT, "chosen": f"{LONG_PROMPT} Paris.", "rejected": f"{LONG_PROMPT} Rome."},
             "whole prompt",

@@ -212,6 +212,21 @@ def test_what_holds_no_comparisons_is_refused_with_what_it_is(tmp_path: Path, ro
         brought(tmp_path, [row])
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"response_a": "x", "response_b": "y", "prompt": "q", "winner_model_a": 0, "winner_model_b": 0,
+          "winner_tie": "?"}, "not one winner"),
+        ({"info": "none", "summaries": [], "choice": 0}, "no post with two summaries"),
+        ({"question": {"full_text": "q"}, "answer_0": "x", "answer_1": "y", "score_0": "?", "score_1": 1}, "no score"),
+        ({"instruction": "q", "output_1": "x", "output_2": "y", "preference": 7}, "no label"),
+    ],
+)  # fmt: skip
+def test_a_row_that_does_not_keep_to_its_schema_says_why(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    found = brought(tmp_path, [row])
+    assert [entry["reason"].partition(" (")[0] for entry in found.dropped] == [reason]
+
+
 def test_several_turns_are_told_apart(tmp_path: Path) -> None:
     """Of dialogues that part at their first answer, a vote can only be read as one on that answer."""
     votes = {"model_a": "m", "winner": "model_a", "judge": "u", "conversation_b": asked("q", "y", "r", "z")}

@@ -100,7 +100,7 @@ def number_of(value: Any) -> float | None:
     """A cell as a finite number, None where it is none."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) and not isinstance(value, bool) else None
 

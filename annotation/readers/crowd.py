@@ -22,10 +22,10 @@ from annotation.interfaces.config import BOTH_BAD
 from annotation.readers.columns import Columns, Field, Labels, Outcome, number_of, text_of, word_of
 from annotation.readers.formats import container_of
 from annotation.readers.gathering import Gathering, Judged
-from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cleaned, is_missing
+from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cleaned, is_missing, name_in
 from annotation.readers.sides import Sides, asked_with, check, check_winner, sides_of, storable, with_system
 from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
-from annotation.readers.turns import decoded
+from annotation.readers.turns import BESIDE, decoded, template_arguments_of, tools_of
 from annotation.votes import UNKNOWN_SIDES
 
 LEFT_RIGHT = ("left", "right")
@@ -202,8 +202,7 @@ class _Reader:
             if isinstance(row, Unusable):
                 raise row
             row = trimmed(row, {self.used.left, self.used.right})
-            cell = row.get(self.used.item or "", row.get(self.used.id or ""))
-            name = None if cell is None else text_of(cell)
+            name = name_in(row, self.used.item) or name_in(row, self.used.id)
             self.gathered.refuse_copies(number, row)
             self.gathered.add(number, self._vote(row, name))
         except Unusable as reason:
@@ -227,12 +226,12 @@ class _Reader:
             )
         schema = self.table.schema
         name = schema.name if schema else "votes"
-        notes += self.table.unread({*self.used})
+        notes += self.table.unread({*self.used, *BESIDE})
         return self.gathered.found(name, len(self.table.rows), self.table.replaced[0], notes)
 
     def _vote(self, row: Row, name: str | None) -> Judged:
         used = self.used
-        annotator = text_of(row.get(used.annotator or "", ""))
+        annotator = name_in(row, used.annotator)
         if used.annotator and not annotator and self.table.given.annotator is None:
             raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
         cells = self.sides.cells(row)
@@ -244,19 +243,21 @@ class _Reader:
         return Judged(
             sides,
             ranking,
-            annotator=annotator or None,
+            annotator=annotator,
             name=name,
-            own_id=text_of(row[used.id]) if used.id in row else None,
-            item=text_of(row[used.item]) if used.item in row else None,
+            own_id=name_in(row, used.id),
+            item=name_in(row, used.item),
             size=None if size is None else abs(size) if outcome in LEFT_RIGHT else 0.0,
-            split=cells.get("split"),
-            language=cells.get("language"),
+            split=name_in(cells, "split"),
+            language=name_in(cells, "language"),
             flags=[
                 *([BOTH_BAD] if outcome == "both_bad" else []),
                 *([] if self.table.knows_sides else [UNKNOWN_SIDES]),
             ],
-            rationale=text_of(row[used.rationale]) if used.rationale in row else None,
+            rationale=name_in(row, used.rationale),
             seconds=self.gathered.number(row, used.seconds, lambda seconds: seconds >= 0),
+            tools=tools_of(row.get("tools")),
+            template_arguments=template_arguments_of(row),
         )
 
     def _outcome(self, label: Any, cells: Row) -> Outcome:

@@ -15,7 +15,7 @@ from align.core.config import BadInput
 from annotation.readers.formats import container_of
 from annotation.readers.intake import Unusable, cleaned, left_out
 from annotation.readers.sides import Sides, check, check_winner, with_system
-from annotation.readers.turns import decoded, messages_of, refuse_media, tools_of
+from annotation.readers.turns import decoded, messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
 READ |= {"comparison_id", "prompt_id"}  # of our own demonstrations
@@ -66,4 +66,4 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
     check(sides)
     check_winner(sides, [[0]])
     read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
-    return read | {"template_arguments": decoded(row.get("template_arguments") or row.get("chat_template_kwargs"))}
+    return read | {"template_arguments": template_arguments_of(row)}

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from align.core.files import file_hash
 from annotation.feedback.store import STRICTNESS, Split
-from annotation.readers.columns import number_of, text_of
+from annotation.readers.columns import number_of
 from annotation.readers.intake import Found, Given, Kept, Unusable, left_out
 from annotation.readers.languages import tag_of
 from annotation.readers.sides import Placed, Sides, placed
@@ -33,6 +33,9 @@ SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {  # by what the name of a publis
     "validation": ("val", "dev", "eval"),
     "test": ("test", "heldout", "held_out", "held-out", "holdout"),
 }
+UNKNOWN_LANGUAGE = "{count} rows name no language that is known: {named}; taken as {language}"
+MARKED = "{count} rows hold marks of turns or of a chat template in their text: {named}; kept as they stand"
+EXAMPLES = 5  # different values that are named
 HELD_OUT: Sequence[Split] = ("validation", "test")
 CUT = "rows compare whole dialogues that part at their first answer: read as a vote on the first answers"
 
@@ -51,8 +54,8 @@ class Judged(NamedTuple):
     own_id: str | None = None
     item: str | None = None
     size: float | None = None
-    split: Any = None
-    language: Any = None
+    split: str | None = None
+    language: str | None = None
     flags: Sequence[str] = ()
     rationale: str | None = None
     seconds: float | None = None
@@ -76,6 +79,7 @@ class Gathering:
         self.sizes: dict[int, float] = {}  # by place in ``kept``
         self.hints: dict[str, set[Split]] = {}  # by prompt, normalised
         self.counted: Counter[str] = Counter()  # things worth saying, by how often
+        self.examples: dict[str, Counter[str]] = {UNKNOWN_LANGUAGE: Counter(), MARKED: Counter()}
         self._rows: dict[bytes, int] = {}  # digest of a row to its number
         self._nameless: dict[str, dict[str | None, int]] = {}  # by comparison: places in ``kept`` by the row's own id
         self._times: Counter[tuple[str, str, str]] = Counter()
@@ -147,6 +151,9 @@ class Gathering:
         ]
         splits, moved = self._splits([entry.comparison for entry in kept])
         counted = [f"{count} {thing}" for thing, count in sorted(self.counted.items()) if count]
+        for thing, seen in self.examples.items():
+            named = ", ".join(f"'{example}' ({count})" for example, count in seen.most_common(EXAMPLES))
+            counted += [thing.format(count=seen.total(), named=named, language=self.given.language)] if seen else []
         moved += self._unsplit(bool(splits))
         dropped = sorted(self.dropped, key=lambda entry: int(entry["row"]))
         return Found(format, n_rows, kept, dropped, scrubbed, [*notes, *counted, *said, *moved], splits)
@@ -155,7 +162,7 @@ class Gathering:
         """Count what was read as it stands and may be meant otherwise."""
         self.counted[CUT] += sides.is_cut
         if mark := marks_in([message for messages in (sides.prompt, *sides.responses) for message in messages]):
-            self.counted[f"rows hold marks of turns or of a chat template in their text (such as '{mark}'): kept"] += 1
+            self.examples[MARKED][mark] += 1
         asked, *more = sides.prompt
         texts = [str(response[0].get("content") or "") for response in sides.responses]
         if not more and len(text := str(asked.get("content") or "")) > LONG and all(t.startswith(text) for t in texts):
@@ -198,16 +205,15 @@ class Gathering:
         self.drop(before.row, before.name, f"contradicts another row (row {number})")
         raise Unusable(f"contradicts another row (row {before.row})")
 
-    def _language(self, value: Any) -> str:
+    def _language(self, value: str | None) -> str:
         if value is None:
             return self.given.language
         if (tag := tag_of(value)) is None:
-            named = text_of(value)[:20]
-            self.counted[f"rows name no language that is known ('{named}'); taken as {self.given.language}"] += 1
+            self.examples[UNKNOWN_LANGUAGE][value[:20]] += 1
         return tag or self.given.language
 
-    def _split(self, value: Any) -> Split | None:
-        name = "" if value is None else text_of(value).casefold()
+    def _split(self, value: str | None) -> Split | None:
+        name = (value or "").casefold()
         if not name:
             return self.given.split
         for split, begins in SPLIT_NAMES.items():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from annotation.feedback.store import Split
-from annotation.readers.columns import Columns, Labels
+from annotation.readers.columns import Columns, Labels, text_of
 from annotation.readers.formats import Container, read_rows, scrubbed
 from annotation.types import Comparison, Judgment
 
@@ -104,6 +104,19 @@ def cleaned(
 def left_out(row: int, name: Any, reason: object) -> dict[str, Any]:
     """A line of ``dropped.jsonl``."""
     return {"row": row, "id": name, "reason": str(reason)}
+
+
+def name_in(row: Mapping[str, Any], column: str | None) -> str | None:
+    """Whom or what a cell names, several names joined; None where it names nothing.
+
+    Raises:
+        Unusable: it holds something that is no name.
+    """
+    value = row.get(column) if column is not None else None
+    names = value if isinstance(value, list) else [value]
+    if any(isinstance(name, list | dict | bytes) for name in names):
+        raise Unusable(f"column '{column}' holds no name ({str(value)[:60]})")
+    return ", ".join(text_of(name) for name in names if name is not None) or None
 
 
 def is_missing(value: Any) -> bool:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotation.readers.columns import text_of
 from annotation.readers.formats import HH_TURN, Format, read_hh
 from annotation.readers.gathering import Gathering, Judged, hashed_name
-from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable
+from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, name_in
 from annotation.readers.sides import (
     Sides,
     asked_with,
@@ -26,7 +25,7 @@ from annotation.readers.sides import (
     with_system,
 )
 from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
-from annotation.readers.turns import decoded, refuse_media, spoken, tools_of
+from annotation.readers.turns import BESIDE, decoded, refuse_media, spoken, template_arguments_of, tools_of
 from annotation.votes import UNKNOWN_SIDES
 
 RANKING = ((0,), (1,))
@@ -50,7 +49,6 @@ class _Used(NamedTuple):
 
 
 MARGIN = "margin"  # read where a row has no strength
-OTHERS = {"tools", "template_arguments", "chat_template_kwargs", MARGIN}  # read under these names alone
 
 
 def read_preferences(path: Path, format: Format = "auto", given: Given = NOTHING_GIVEN) -> Found:
@@ -97,16 +95,16 @@ class _Reader:
                 if isinstance(row, Unusable):
                     raise row
                 row = trimmed(row, {*self.responses})
-                name = text_of(row[self.used.id]) if self.used.id in row else None
+                name = name_in(row, self.used.id)
                 self._take(number, row, name)
             except Unusable as reason:
                 self.gathered.drop(number, name, reason)
-        notes = self.table.unread({*self.used, *OTHERS}) if self.table.rows else []
+        notes = self.table.unread({*self.used, *BESIDE, MARGIN}) if self.table.rows else []
         return self.gathered.found(self._format(), len(self.table.rows), self.table.replaced[0], notes)
 
     def _take(self, number: int, row: Row, name: str | None) -> None:
         used = self.used
-        annotator = text_of(row[used.annotator]) if used.annotator in row else None
+        annotator = name_in(row, used.annotator)
         if used.annotator is not None and annotator is None and self.table.given.annotator is None:
             raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
         if annotator or self.table.given.annotator:
@@ -125,13 +123,13 @@ class _Reader:
                 name=name,
                 own_id=name,
                 size=self._size(row),
-                split=row.get(used.split or ""),
-                language=row.get(used.language or ""),
+                split=name_in(row, used.split),
+                language=name_in(row, used.language),
                 flags=[UNKNOWN_SIDES],  # the order in a file is not an order on a screen
-                rationale=text_of(row[used.rationale]) if used.rationale in row else None,
+                rationale=name_in(row, used.rationale),
                 seconds=self.gathered.number(row, used.seconds, lambda seconds: seconds >= 0),
                 tools=tools_of(row.get("tools")),
-                template_arguments=decoded(row.get("template_arguments") or row.get("chat_template_kwargs")),
+                template_arguments=template_arguments_of(row),
             ),
         )
 

@@ -30,7 +30,8 @@ class Schema(NamedTuple):
     """How a data set is laid out.
 
     ``signs`` are the columns that tell it. ``knows_sides``: left and right are where they stood on a screen.
-    ``refusal`` says what it is instead of comparisons, and what reads it.
+    ``prepare`` gives a row the columns that it ``makes``. ``refusal`` says what it is instead of comparisons, and what
+    reads it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Schema(NamedTuple):
     labels: Labels = Labels()
     knows_sides: bool = False
     prepare: Callable[[Row], Row] | None = None
+    makes: tuple[str, ...] = ()
     is_scored: bool = False
     refusal: str = ""
 
@@ -119,6 +121,7 @@ SCHEMAS: Sequence[Schema] = (
         Columns(left="response_a", right="response_b"),
         knows_sides=True,
         prepare=_one_hot,
+        makes=("label",),
     ),
     Schema(
         "arena table with winner",
@@ -168,6 +171,7 @@ SCHEMAS: Sequence[Schema] = (
         "votes",
         Columns(prompt="instruction", left="output_1", right="output_2"),
         prepare=_weighed,
+        makes=("label",),
     ),
     Schema(
         "LLMBar",
@@ -182,6 +186,7 @@ SCHEMAS: Sequence[Schema] = (
         "votes",
         Columns(prompt="question.full_text", left="answer_0", right="answer_1"),
         prepare=_by_scores,
+        makes=("label", "strength"),
         is_scored=True,
     ),
     Schema(
@@ -191,6 +196,7 @@ SCHEMAS: Sequence[Schema] = (
         Columns(label="choice", annotator="worker"),
         Labels(left=("0",), right=("1",)),
         prepare=_summaries,
+        makes=("prompt", "left", "right"),
     ),
     Schema(
         "Prometheus preferences",
@@ -204,6 +210,7 @@ SCHEMAS: Sequence[Schema] = (
             ("chosen", "rejected", *pair),
             "preferences",
             prepare=_scored,
+            makes=("strength",),
             is_scored=True,
         )
         for pair in SCORES

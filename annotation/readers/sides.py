@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from annotation.readers.columns import text_of
 from annotation.readers.formats import scrubbed
 from annotation.readers.intake import Unusable
 from annotation.readers.turns import ANSWERING, alike, brief, messages_of, paired_turns, spoken
@@ -89,11 +88,15 @@ def with_system(prompt: list[Message], system: Any) -> list[Message]:
     """A prompt under the system prompt that stands in a column of its own.
 
     Raises:
-        Unusable: it begins with another one; shows both.
+        Unusable: it is no text, or the prompt begins with another one; shows both.
     """
-    if system is None or not prompt or not text_of(system):
+    if system in (None, [], {}, "") or not prompt:
         return prompt
-    message = {"role": "system", "content": str(system)}
+    if not isinstance(system, str):
+        raise Unusable(f"the system prompt is no text ({str(system)[:60]})")
+    if not system.strip():
+        return prompt
+    message = {"role": "system", "content": system}
     own, _ = _without_system(prompt)
     if not own:
         return [message, *prompt]

@@ -54,12 +54,10 @@ class Table(NamedTuple):
 
     def unread(self, used: set[str | None]) -> list[str]:
         """What to say of columns that nothing was read from."""
-        signs = set(self.schema.signs) if self.schema else set()
-        names = sorted(self.known - used - signs - MADE)
+        signs = {*self.schema.signs, *self.schema.makes} if self.schema else set()
+        roots = {name.partition(".")[0] for name in used if name}
+        names = sorted(self.known - used - roots - signs)
         return [f"columns not read: {', '.join(names)}"] if names else []
-
-
-MADE = frozenset({"label", "strength", "left", "right", "prompt"})  # what schemas write into rows
 
 
 def open_table(path: Path, format: Format, given: Given) -> Table:
@@ -82,7 +80,7 @@ def open_table(path: Path, format: Format, given: Given) -> Table:
         _resolve_dots(raw, known, schema.columns.model_dump().values())
         if schema.prepare is not None:
             rows = [(number, _prepared(row, schema)) for number, row in raw]
-            known |= {name for _, row in rows if not isinstance(row, Unusable) for name in row}
+            known |= {*schema.makes}
         given = _with_schema(given, schema, known)
     return Table(path, container, rows, frozenset(known), replaced, given, schema)
 

@@ -24,6 +24,7 @@ MARKS = re.compile(
     r"<\|(?:im_start|start_header_id|start|user|assistant|prompter|system)\|>|<start_of_turn>|\[INST\]"
     r"|(?:\A|\n)(?:Human|Assistant|USER|ASSISTANT|### (?:Instruction|Response)): "
 )
+BESIDE = ("tools", "template_arguments", "chat_template_kwargs")  # columns that are read under these names alone
 SHOWN = 80  # characters of a text that stand in a reason
 
 
@@ -66,6 +67,11 @@ def refuse_media(row: Mapping[str, Any]) -> None:
     """
     if found := next((column for column in MEDIA if row.get(column)), None):
         raise Unusable(f"holds '{found}', and only text is read here")
+
+
+def template_arguments_of(row: Mapping[str, Any]) -> Any:
+    """What a row's conversation is rendered with, under either of its names."""
+    return decoded(row.get("template_arguments") or row.get("chat_template_kwargs"))
 
 
 def spoken(text: str) -> list[Message] | None:
