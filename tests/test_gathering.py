@@ -187,6 +187,7 @@ def test_languages_come_by_name_or_by_tag(tmp_path: Path, named: str, tag: str) 
         ("language", "column 'language' holds no name"),
         ("system", "the system prompt is no text"),
         ("tools", "tools are not a list"),
+        ("images", "holds 'images', and only text is read here"),
     ],
 )
 @pytest.mark.parametrize("sides", [{"chosen": "x", "rejected": "y"}, {"left": "x", "right": "y", "label": "a"}])

@@ -25,7 +25,7 @@ from annotation.readers.gathering import Gathering, Judged
 from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cleaned, is_missing, name_in
 from annotation.readers.sides import Sides, asked_with, check, check_winner, sides_of, storable, with_system
 from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
-from annotation.readers.turns import BESIDE, decoded, template_arguments_of, tools_of
+from annotation.readers.turns import BESIDE, decoded, refuse_media, template_arguments_of, tools_of
 from annotation.votes import UNKNOWN_SIDES
 
 LEFT_RIGHT = ("left", "right")
@@ -203,6 +203,7 @@ class _Reader:
                 raise row
             row = trimmed(row, {self.used.left, self.used.right})
             name = name_in(row, self.used.item) or name_in(row, self.used.id)
+            refuse_media(row)
             self.gathered.refuse_copies(number, row)
             self.gathered.add(number, self._vote(row, name))
         except Unusable as reason:
