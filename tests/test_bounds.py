@@ -205,6 +205,14 @@ def test_without_a_range_the_worst_seen_guards_from_150_items_on(name: str, n: i
     assert _drawn_misses(shape, truth, n, 8_000, worst=None) <= 0.05
 
 
+def test_the_worst_seen_guards_either_side() -> None:
+    values = _hits(0.05, 0.1)(np.random.default_rng(2), (1, 200))[0]
+    low, high, method = difference_bounds(values.tolist(), "unbounded", 0.05, ANY)
+    assert low == pytest.approx(float(guarded_bound(values, values.min(), 0.05)))
+    assert high == pytest.approx(-float(guarded_bound(-values, -values.max(), 0.05)))
+    assert method == "t guarded at the worst seen"
+
+
 def test_what_no_bound_covers_is_not_claimed() -> None:
     """Losses on fewer items than 2 %, or of very unequal size: the statement leaves them out because it must."""
     assert _drawn_misses(_hits(0.01), -0.01, UNBOUNDED_N, 4_000, worst=None) > 0.1
