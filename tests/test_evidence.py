@@ -136,6 +136,24 @@ def test_a_gate_that_names_a_policy_or_a_fingerprint_is_judged_by_that(world: Wo
         assert verdicts(again(config, f"audit-{number}"))["harm"] == harm
 
 
+def test_a_selection_of_the_items_is_no_pass(world: World) -> None:
+    """Only what the candidate answers well, on both sides, and its whole evaluation is gone."""
+    config = world(None)
+    runs = config.run.parent
+    for name, path in (("some-dpo", config.candidate), ("some-sft", runs / "sft")):
+        rows = [row for row in GOOD if row["metric"] != "harmful_compliance"]
+        rows += results("safety", "harmful_compliance", [0.0] * 100)
+        write_evaluation(runs, name, path, rows, asked={"items": "some"})
+    assert verdicts(config)["harm"] == "insufficient"
+    assert (
+        "eval-sft asked sft 120 items and the candidate was asked 100 of this kind at most"
+        in content(config)["sentence"]
+    )
+    gates = config.gates.read_text()
+    write_text(config.gates, gates.replace("}", ", fingerprint: {items: some}}"))
+    assert verdicts(again(config, "audit-2"))["harm"] == "pass"  # the gate says so, for everybody to read
+
+
 def test_a_smoke_test_on_a_few_items_decides_nothing_beside_a_whole_evaluation(world: World) -> None:
     config = world(GOOD)
     runs = config.run.parent

@@ -60,6 +60,8 @@ def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject], gates: Sequence[
         return Judged(gate, insufficient(gate, nearest), (), unused)
     deciding, finding = min(judged, key=lambda one: _badness(gate, one[1]))
     used = [_row(pair, one, pair is deciding) for pair, one in judged]
+    if finding.verdict == "pass" and (reason := _left_out(gate, found[-1], [pair for pair, _ in judged])):
+        finding = finding.model_copy(update={"verdict": "insufficient", "status": "missing", "reason": reason})
     return Judged(gate, finding, deciding.sides, [*used, *unused])
 
 
@@ -136,6 +138,24 @@ def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, Subject]) -
 
 def _starts(candidate: Subject) -> set[str]:
     return started_from(candidate.record) if candidate.record else set()
+
+
+def _left_out(gate: Gate, references: Sequence[Evaluation], judged: Sequence[Pair]) -> str | None:
+    """Why the items of a pass may be a selection: the reference was asked more of them, or None."""
+    if gate.against is None:
+        return None
+
+    def n_items(one: Evaluation) -> int:
+        return len(set(one.scores(gate.metric).items))
+
+    asked = max(n_items(pair.sides[-1]) for pair in judged)
+    largest = max(references, key=n_items)
+    if n_items(largest) <= asked:
+        return None
+    return (
+        f"{largest.name} asked {gate.against} {n_items(largest)} items and the candidate was asked {asked} at most: "
+        "evaluate it on all of them, or name the items in the gate's fingerprint"
+    )
 
 
 def _judge(gate: Gate, pair: Pair) -> Finding:
