@@ -145,10 +145,7 @@ def test_a_selection_of_the_items_is_no_pass(world: World) -> None:
         rows += results("safety", "harmful_compliance", [0.0] * 100)
         write_evaluation(runs, name, path, rows, asked={"items": "some"})
     assert verdicts(config)["harm"] == "insufficient"
-    assert (
-        "eval-sft asked sft 120 items and the candidate was asked 100 of this kind at most"
-        in content(config)["sentence"]
-    )
+    assert "eval-sft asked sft 120 items and the candidate was asked 100 at most" in content(config)["sentence"]
     gates = config.gates.read_text()
     write_text(config.gates, gates.replace("}", ", fingerprint: {items: some}}"))
     assert verdicts(again(config, "audit-2"))["harm"] == "pass"  # the gate says so, for everybody to read

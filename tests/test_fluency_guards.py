@@ -66,10 +66,7 @@ def test_a_reference_that_babbles_excuses_nothing(world: World) -> None:
     found = all_verdicts(config)
     assert set(found.values()) == {"insufficient", "pass"}
     assert (found["harm"], found["garbage"], found["harmless"]) == ("insufficient",) * 3
-    assert (
-        "garbage (missing: sft is at 1 itself: no candidate could be worse by the margin)"
-        in content(config)["sentence"]
-    )
+    assert "garbage (missing: sft has 0 of garbage to lose and the margin allows 0.05" in content(config)["sentence"]
     assert "100% of the candidate's answers in eval-dpo are garbage" in content(config)["sentence"]
 
 
