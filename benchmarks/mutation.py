@@ -42,13 +42,14 @@ EXPLAINED = Path(__file__).with_name("survivors.yaml")
 SAMPLE, SEED, JOBS = 40, 0, 2
 OWN_TESTS = {
     "align/core/objectives.py": ["test_objectives", "test_padding"],
-    "align/core/packing.py": ["test_packing", "test_pair_trees"],
-    "align/core/layout.py": ["test_packing", "test_guards"],
-    "align/evals/stats.py": ["test_stats"],
-    "align/audit/gates.py": ["test_gates"],
-    "align/audit/history.py": ["test_audit", "test_gates"],
-    "align/core/text.py": ["test_text"],
-    "rewards/data.py": ["test_pair_trees", "test_pairs"],
+    "align/core/packing.py": ["test_packing", "test_pair_trees", "test_turns"],
+    "align/core/layout.py": ["test_guards", "test_packing"],
+    "align/evals/stats.py": ["test_stats", "test_intervals", "test_compare"],
+    "align/evals/bounds.py": ["test_bounds", "test_stats"],
+    "align/audit/gates.py": ["test_gates", "test_evidence"],
+    "align/audit/history.py": ["test_evidence", "test_audit", "test_audit_lineage"],
+    "align/core/text.py": ["test_text", "test_tokens", "test_turns", "test_template_arguments"],
+    "rewards/data.py": ["test_pair_trees", "test_tokens", "test_turns"],
     "annotation/feedback/chain.py": ["test_chain", "test_store", "test_store_faults"],
     "annotation/campaign/pull.py": ["test_bridge", "test_following"],
 }
