@@ -43,13 +43,13 @@ SAMPLE, SEED, JOBS = 40, 0, 2
 OWN_TESTS = {
     "align/core/objectives.py": ["test_objectives", "test_padding"],
     "align/core/packing.py": ["test_packing", "test_pair_trees", "test_turns"],
-    "align/core/layout.py": ["test_guards", "test_packing"],
+    "align/core/layout.py": ["test_layout", "test_guards", "test_packing"],
     "align/evals/stats.py": ["test_stats", "test_intervals", "test_compare"],
     "align/evals/bounds.py": ["test_bounds", "test_stats"],
     "align/audit/gates.py": ["test_gates", "test_evidence"],
     "align/audit/history.py": ["test_evidence", "test_audit", "test_audit_lineage"],
     "align/core/text.py": ["test_text", "test_tokens", "test_turns", "test_template_arguments"],
-    "rewards/data.py": ["test_pair_trees", "test_tokens", "test_turns"],
+    "rewards/data.py": ["test_reward_data", "test_pair_trees", "test_tokens"],
     "annotation/feedback/chain.py": ["test_chain", "test_store", "test_store_faults"],
     "annotation/campaign/pull.py": ["test_bridge", "test_following"],
 }
@@ -206,7 +206,8 @@ def tell(page: Page, module: str, outcomes: Sequence[Outcome], explained: dict[s
     page.say(f"\n## {module}\n\n{len(outcomes) - len(survivors)} of {len(outcomes)} killed by {tests}.\n")
     for mutant in survivors:
         change = f"line {mutant.line}: `{mutant.before}` became `{mutant.after}`"
-        reason = explained.get(f"{module}: {mutant.before} -> {mutant.after}")
+        line = f"{module}: {mutant.before} -> "
+        reason = explained.get(line + mutant.after) or explained.get(line + "*")
         if reason is None:
             page.demand(False, f"{change} and no test noticed")
         else:

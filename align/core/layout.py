@@ -75,7 +75,7 @@ def leak_of(model: Any) -> float:
     moved = 0.0
     for kept, one, two in ((0, [first, second], [first, other]), (1, [second, first], [other, first])):
         before, after = (_response_logits(model, Tree(prompt, responses), kept) for responses in (one, two))
-        moved = float(torch.maximum((before - after).abs().max(), torch.tensor(moved)))  # keeps a NaN, as max does not
+        moved = _larger(moved, before - after)
     return moved
 
 
@@ -90,7 +90,7 @@ def position_error(model: Any) -> float:
         packed = _response_logits(small, tree, k)
         row = torch.tensor([[*tree.prompt, *response]], device=small.device)
         plain = small(input_ids=row, use_cache=False).logits[0, len(tree.prompt) - 1 : -1].float()
-        worst = max(worst, float((packed.log_softmax(-1) - plain.log_softmax(-1)).abs().max()))
+        worst = _larger(worst, packed.log_softmax(-1) - plain.log_softmax(-1))
     return worst
 
 
@@ -121,6 +121,11 @@ def small_copy(model: Any, device: torch.device | None = None) -> Any:
         torch.manual_seed(0)
         small = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return small.to(device or model.device).eval()
+
+
+def _larger(so_far: float, difference: Tensor) -> float:
+    """The largest absolute difference yet; a NaN stays one, as ``max`` would not keep it."""
+    return float(torch.maximum(difference.abs().max().cpu(), torch.tensor(so_far)))
 
 
 def _response_logits(model: Any, tree: Tree, k: int) -> Tensor:
