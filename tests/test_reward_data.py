@@ -17,6 +17,8 @@ from align.core.text import Chat
 from annotation.types import prompt_id
 from rewards.data import PromptPairs, candidate_trees, index_pairs, load_pairs, prompts_hash, total_weight
 
+CUT = " responses were cut before they ended: read as written, without a stop token"
+
 
 @pytest.fixture
 def chat() -> Chat:
@@ -95,6 +97,7 @@ def test_a_response_that_was_cut_is_not_the_one_that_ended(run: Run, chat: Chat)
     (only,) = loaded(run, chat, [pair("p", "an answer", "no"), cut])
     assert len(only.tree.responses) == 3 and only.chosen == [0, 2] and only.rejected == [1, 1]
     assert only.tree.responses[0] == [*only.tree.responses[2], chat.stop_id]
+    assert run.record.notes == ["train: 1 of 3" + CUT]
 
 
 def test_pairs_of_a_rectangle_are_found_by_response_number(run: Run, chat: Chat) -> None:
@@ -134,6 +137,7 @@ def test_candidates_keep_their_numbers_whatever_is_dropped_between_them(run: Run
     assert [(row["origin"], row["ended"]) for row in known] == [("me", True)] * 2 + [("you", False), ("me", True)]
     assert [response[-1] == chat.stop_id for response in ids] == [True, True, False, True]
     assert not any(row["as_sampled"] for row in known)
+    assert run.record.notes == ["candidates: 1 of 4" + CUT]
 
 
 def test_a_candidate_as_long_as_the_context_is_scored(run: Run, chat: Chat) -> None:
