@@ -190,7 +190,10 @@ def test_missing_answers_of_a_metric_without_a_range_decide_nothing() -> None:
     changes: dict[str, Any] = {"metric": "reward_score", **GAIN}
     found = judge(gate(**changes), new, old)
     assert (found.verdict, found.status) == ("insufficient", "missing") and "range: [low, high]" in found.reason
+    assert judge(gate(**changes), old, new).status == "missing"  # the reference's count as well
     assert judge(gate(**changes, range=(-20, 20)), new, old).verdict == "pass"
+    tight = judge(gate(**changes, range=(-20, 20)), new, one_each([None] * 30 + values[30:]))
+    assert tight.status == "missing" and tight.delta_at_worst is not None and tight.delta_at_worst < 0
     assert judge(gate(**changes), one_each([3.0, *(v or 0.0 for v in new.values[1:])]), old).verdict == "pass"
 
 
