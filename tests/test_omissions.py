@@ -102,6 +102,12 @@ def test_reasoning_in_the_content_of_a_response_is_never_lost() -> None:
     assert spelled == "<think>\n2 and 2\n</think>\n\n4<|im_end|>", "written another way, and whole"
 
 
+def test_reasoning_that_is_never_closed_is_not_taken_for_an_answer() -> None:
+    with pytest.raises(Unusable, match="opens reasoning and never closes it"):
+        Chat(tokenizer_of("qwen3")).response_ids(USER, [{**FOUR, "content": "<think>\n2 and 2"}])
+    assert Chat(tokenizer_of("llama3_2")).response_ids(USER, [{**FOUR, "content": "<think>\n2 and 2"}])
+
+
 @pytest.mark.parametrize(
     ("template", "prompt", "tools", "what"),
     [

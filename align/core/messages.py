@@ -53,7 +53,7 @@ def read_message(given: Mapping[str, Any], where: str) -> Message:
     if role not in ROLES:
         raise NoMessage(f"{where}: unknown role {role[:40]!r}; roles are {', '.join(ROLES)}")
     if unknown := sorted(set(message) - FIELDS):
-        hint = "; is it the content?" if "content" not in message else ""
+        hint = "; is it the content?" if "content" not in message and isinstance(message[unknown[0]], str) else ""
         raise NoMessage(f"{where}: a message of the {role} holds '{unknown[0]}', which is no field of a message{hint}")
     for name in ("name", "tool_call_id"):
         if not isinstance(message.get(name, ""), str):

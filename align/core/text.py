@@ -124,6 +124,8 @@ class Chat:
         asked, whole = render(prompt, ask=True), render([*prompt, *response])
         if not whole.startswith(asked):
             raise Unusable("the chat template writes the prompt differently when an answer follows it")
+        if self._knows_reasoning and any(_never_closes(message) for message in response):
+            raise Unusable("it opens reasoning and never closes it, which the chat template takes for content")
         places = range(len(prompt), len(prompt) + len(response))
         for omission in omissions(render, [*prompt, *response], places, whole):
             raise Unusable(f"the chat template leaves out {omission.what}")
@@ -343,6 +345,11 @@ def _read(messages: Messages) -> list[dict[str, Any]]:
         return [read_message(message, "messages") for message in messages]
     except NoMessage as reason:
         raise Unusable(str(reason)) from None
+
+
+def _never_closes(message: Mapping[str, Any]) -> bool:
+    content = str(message.get("content") or "")
+    return content.lstrip().startswith("<think>") and THOUGHT not in content
 
 
 def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
