@@ -74,6 +74,7 @@ REFUSED: list[tuple[str, list[dict[str, Any]], str]] = [
     ("llama3_2", [{**FOUR, "thinking": "2 and 2"}], "the reasoning of a message of the assistant"),
     ("llama3_2", [{**FOUR, "name": "Ann"}], "the name of a message of the assistant"),
     ("llama3_2", [calling(OBJECT, content="I look.")], "the content of a message of the assistant"),
+    ("llama3_2", [calling(OBJECT, content="Oslo")], "the content of a message of the assistant"),
     ("gptoss", [calling(OBJECT, SECOND)], "the name of a tool call"),
     ("gptoss", [calling(OBJECT, thinking="hm"), output("-3"), FOUR], "the reasoning of a message of the assistant"),
     ("phi3", [calling(OBJECT)], "the name of a tool call"),
@@ -128,6 +129,18 @@ def test_what_a_template_leaves_out_of_a_prompt_makes_the_row_unusable(
 ) -> None:
     with pytest.raises(Unusable, match=what):
         Chat(make_tokenizer(template)).prompt_ids(prompt, tools)
+
+
+def test_an_argument_that_a_template_does_not_name_is_left_out() -> None:
+    reading = CHATML_OWN.replace(
+        "'<|im_end|>", "(message.tool_calls[0].function.name ~ message.tool_calls[0].function.arguments.city "
+        "if message.tool_calls else '') ~ '<|im_end|>",
+    )  # fmt: skip
+    chat = Chat(make_tokenizer(reading))
+    assert "weatherOslo" in chat.tokenizer.decode(chat.response_ids(USER, [calling(OBJECT)]))
+    more = {**OBJECT, "function": {"name": "weather", "arguments": {"city": "Oslo", "unit": "C"}}}
+    with pytest.raises(Unusable, match="leaves out an argument of a tool call"):
+        chat.response_ids(USER, [calling(more)])
 
 
 def test_the_ids_of_calls_may_be_left_out_while_outputs_come_in_their_order() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from conftest import make_tokenizer
 from templates import tokenizer_of
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from align.core.files import write_jsonl
 from align.core.runs import Run, RunRecord
@@ -85,6 +87,30 @@ def test_a_turn_begins_where_the_model_would_be_asked_for_it(name: str) -> None:
     assert chat.prompt_ids(USER) + found.ids[:last] == chat.prompt_ids([*USER, *LOOP[:2]])
 
 
+def test_what_stands_before_a_turn_counts_for_its_first_token() -> None:
+    """A tokenizer of the SentencePiece kind puts a space before a text, and none in its middle."""
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<pad>", "<eos>", "<|im_start|>", "<|im_end|>"])
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    backend.train_from_iterator(
+        ["user assistant tool Is it cold? Cold. TOOL OUTPUT weather Oslo {}:'\n,_<>/|"] * 4, trainer
+    )
+    template = (
+        "{% for m in messages %}{{ m['role'] ~ '\n' ~ m['content'] }}{% for c in m['tool_calls'] or [] %}"
+        "{{ c['function']['name'] ~ c['function']['arguments']['city'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", chat_template=template,
+        additional_special_tokens=["<|im_end|>"],
+    )  # fmt: skip
+    chat = Chat(tokenizer)
+    found = chat.response(USER, LOOP)
+    whole = tokenizer(chat.render([*USER, *LOOP]), add_special_tokens=False).input_ids
+    assert chat.prompt_ids(USER) + found.ids == whole
+
+
 def test_what_one_message_holds_is_all_its_own() -> None:
     for name in ("qwen3", "gptoss"):
         chat = Chat(tokenizer_of(name))
@@ -124,6 +150,20 @@ def test_two_calls_with_their_outputs_are_four_turns() -> None:
     own = parts(chat, chat.response(USER, [CALL, first, second, CALL, first, LOOP[2]]))
     assert [own[0], own[2], own[4]] == [QWEN_CALL, QWEN_CALL, "Cold.<|im_end|>"]
     assert "TOOL OUTPUT" in own[1] and "AGAIN" in own[1]
+
+
+def test_a_turn_ends_at_its_own_end_token_and_not_at_that_of_a_later_one() -> None:
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ '<|im_start|>' ~ m['role'] ~ '\n' ~ m['content'] }}"
+        "{% for c in m['tool_calls'] or [] %}{{ c['function'] }}{% endfor %}"
+        "{{ '<|call|>' if m['tool_calls'] else '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|call|>"]})
+    chat = Chat(tokenizer)
+    own = parts(chat, chat.response(USER, LOOP))
+    assert own[0].endswith("}<|call|>") and own[2] == "Cold.<|im_end|>"
+    assert own[1] == "<|im_start|>tool\nTOOL OUTPUT<|im_end|><|im_start|>assistant\n"
 
 
 def test_where_it_cannot_be_told_the_row_is_unusable() -> None:

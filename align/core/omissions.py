@@ -74,9 +74,7 @@ class _Marked:
 
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         function = {**call["function"], "name": self._mark("the name of a tool call")}
-        if function["arguments"]:
-            mark = self._mark("the arguments of a tool call")
-            function["arguments"] = {mark: mark}
+        function["arguments"] = {key: self._mark("an argument of a tool call") for key in function["arguments"]}
         return {**call, "function": function}
 
 
