@@ -288,6 +288,13 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_where_text_can_reach_i
         stack.chat.prompt_ids([{"role": "user", "content": "a"}])
 
     tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("<end>", special=True)])
+    tokenizer.eos_token = "<end>"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadInput, match="1 tokens beyond the embedding of 320 rows, first '<end>' with the id 320"):
+        Stack(folder, CPU)
+
+    tokenizer = make_tokenizer()
     tokenizer.add_tokens(["hello"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(BadInput, match="1 tokens beyond the embedding of 320 rows, first 'hello' with the id 320"):
