@@ -14,14 +14,19 @@ from judging import said
 
 from align.core.config import BadInput, Compute
 from align.core.files import read_jsonl, write_jsonl
+from align.core.models import Stack
 from align.core.packing import Tree
 from align.core.runs import Run, RunRecord
 from align.core.text import Chat, Unusable
 from align.evals.answers import Answer, Answered, Speaker, _reward_tree
 from align.evals.items import Item
+from align.rollout import Sample
 from align.sample import SampleConfig, sample
 from align.sft import SFTConfig, _demonstrations, _rows
+from align.watch import Asked, Watched
 from annotation.campaign.candidates import compare, read_candidates
+from annotation.campaign.privacy import count
+from annotation.feedback.erasure import _texts
 from annotation.feedback.store import Store
 from annotation.pairs import PairsConfig, pairs
 from annotation.types import Comparison, Message, Tokens
@@ -167,6 +172,48 @@ def test_under_another_template_the_text_is_rendered_and_a_cut_thought_is_not(qw
     thought = [{"role": "assistant", "content": "", "reasoning_content": "2 and 2"}]
     with pytest.raises(Unusable, match="cut inside its reasoning"):
         resolve(qwen3, thought, False, recorded)
+
+
+def test_of_equal_answers_the_one_that_ended_keeps_its_ids(tmp_path: Path) -> None:
+    messages = [{"role": "assistant", "content": "yes"}]
+    tokens = [{"ids": ids, "chat": "c", "exchange": "e"} for ids in ([1], [1, 2])]
+    responses = [
+        {"messages": messages, "origin": "p", "ended": ended, "tokens": written}
+        for ended, written in zip((False, True), tokens, strict=True)
+    ]
+    write_jsonl(tmp_path / "candidates.jsonl", [{"prompt_id": "p", "prompt": USER, "responses": responses}])
+    (found,) = read_candidates([tmp_path], lambda *_: None, keep_unended=True, at_least=1)
+    assert [(r["ended"], r["tokens"]["ids"]) for r in found.responses] == [(True, [1, 2])]
+
+
+def test_reasoning_apart_from_content_is_still_looked_through() -> None:
+    """What annotators can unfold is searched for personal data, and for words that an erasure leaves standing."""
+    thought = "write to ann@example.org about the weather of tomorrow"
+    answer = {"role": "assistant", "content": "yes", "reasoning_content": thought}
+    item = Comparison.model_validate({"prompt": USER, "responses": [{"messages": [answer]}]})
+    assert count([item])["any"] == 1
+    assert thought in _texts(item)
+
+
+def test_judges_read_the_answer_after_its_reasoning() -> None:
+    assert Answer([1], {"role": "assistant", "content": "<think>sorry</think>\n\nyes"}, True).text == "yes"
+
+
+def test_what_a_policy_writes_while_it_trains_is_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = family_tokenizer("gpt-oss")
+    folder = writer(tmp_path, tokenizer, Chat(tokenizer).prompt_ids(USER), CHANNELS)
+    written = Sample(token_ids(tokenizer, CHANNELS), True, [])
+    monkeypatch.setattr("align.watch.respond", lambda *_, **__: [[written]])
+    seen: list[Any] = []
+
+    def gold(prompts: Any, completions: Any, ended: Any) -> list[float | None]:
+        seen.extend(completions)
+        return [1.0]
+
+    watched = Watched(Stack(folder, Compute(device="cpu")), [Asked(USER)], max_new_tokens=4, seed=0, gold=gold)
+    (row,) = watched.look(None)
+    assert (row["response"], row["reasoning_content"]) == ("Hello!", "User says hi.")
+    assert seen == [[{"role": "assistant", "content": "Hello!", "reasoning_content": "User says hi."}]]
 
 
 def test_candidates_without_ids_stay_readable(tmp_path: Path, qwen3: Chat) -> None:
