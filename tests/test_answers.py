@@ -252,7 +252,9 @@ def test_best_of_n_reports_the_formula(make_stack: MakeStack) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_tokens_drawn_evenly_are_improbable_and_the_likeliest_are_not(make_stack: MakeStack, family: str) -> None:
+def test_tokens_drawn_evenly_are_improbable_and_the_likeliest_are_not(
+    make_stack: MakeStack, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The cost of an answer is the bare base's, whatever role writes it: ln V nats per token is what chance costs."""
     stack = make_stack(family)
     policy = speaker(stack)
@@ -266,5 +268,9 @@ def test_tokens_drawn_evenly_are_improbable_and_the_likeliest_are_not(make_stack
     answers = [Answer(ids[len(prompt) :], {"role": "assistant", "content": "x"}, True) for ids in (worst, best)]
     asked = [Answered(item, prompt, answers), Answered(item, prompt, [], "too long")]
     assert improbable(policy, asked) == [[True, False], []]
+    roles: list[str | None] = []
+    monkeypatch.setattr("align.evals.answers.tree_logprobs", lambda one, trees: roles.append(one.role) or [[0.0, 0.0]])
+    improbable(policy, asked)
+    assert roles == [None], "the bare base is asked, not the policy about itself"
     costs = [-plain_sum(stack, None, prompt, answer.ids) / 4 for answer in answers]
     assert costs[0] > math.log(size) > costs[1]
