@@ -85,6 +85,55 @@ def test_repeated_samples_add_no_false_certainty() -> None:
     assert nothing.high == pytest.approx(wilson(0.0, 100)[1])
 
 
+def test_the_ends_are_exact_for_every_number_of_items() -> None:
+    for n in range(1, 200):
+        assert wilson(0.0, n)[0] == 0.0 and wilson(1.0, n)[1] == 1.0
+
+
+def test_effective_size_is_korn_and_graubards() -> None:
+    """Share .5 from 6 clusters of 4: p (1 - p) / error^2, times (z / t)^2 with 5 degrees of freedom."""
+    values = [
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+        1.0,
+        0.0,
+        1.0,
+        0.0,
+    ]
+    clusters = [str(i // 4) for i in range(24)]
+    sums = np.array([sum(values[i : i + 4]) - 2 for i in range(0, 24, 4)])
+    error = math.sqrt((sums**2).sum() * 6 / 5) / 24
+    effective = 0.25 / error**2 * (scipy_stats.norm.ppf(0.975) / scipy_stats.t.ppf(0.975, 5)) ** 2
+    assert 6 < effective < 24
+    found = mean_interval(values, "binary", clusters)
+    assert (found.low, found.high) == pytest.approx(wilson(0.5, effective))
+
+
+def test_zeros_and_ones_are_never_worth_more_than_their_number() -> None:
+    """One right and one wrong in each of 20 clusters but one: clusters that hardly differ make 40 items no 10,000."""
+    values = [1.0, 0.0] * 19 + [1.0, 1.0]
+    found = mean_interval(values, "binary", [str(i // 2) for i in range(40)])
+    assert (found.low, found.high) == pytest.approx(wilson(21 / 40, 40))
+
+
 def test_one_large_cluster_is_not_many() -> None:
     """Kish's number: 80 pairs of one prompt and one of each of 20 others are worth about one and a half prompts."""
     found = mean_interval([1.0] * 100, "binary", ["big"] * 80 + [str(i) for i in range(20)])
