@@ -11,7 +11,7 @@ from audit_world import World, content, edit_run, measured, verdicts, write_eval
 from align.audit.audit import AuditConfig, audit
 from align.audit.compare import CompareConfig, compare
 from align.core.config import BadInput
-from align.core.files import write_json, write_text
+from align.core.files import artefact_hash, write_json, write_text
 from align.core.runs import input_hash, read_run
 
 GOOD = measured(112, 10, 1.5)
@@ -36,6 +36,19 @@ def test_a_base_that_changed_since_is_refused(world: World) -> None:
     write_json(config.base / "config.json", {"name": "base", "changed": True})
     with pytest.raises(BadInput, match="is not the base of .*another model, or changed since"):
         audit(config)
+
+
+def test_a_base_is_compared_by_the_rule_that_the_candidate_was_recorded_by(world: World) -> None:
+    """An older run knows its base by an older hash: that of a folder in it."""
+    config = world(GOOD)
+    write_json(config.base / "adapter" / "left.json", {"over": True})
+    older = artefact_hash(config.base, 1)
+    assert older != artefact_hash(config.base)
+    for run in ("dpo", "ppo", "sft"):
+        record = read_run(config.run.parent / run)
+        edit_run(config.run.parent / run, hash_version=1, lineage=record.lineage | {"base": older})
+    audit(config)  # not refused; what was evaluated on another rule's hash is no evidence
+    assert content(config)["verdict"] == "insufficient"
 
 
 def test_an_evaluation_that_ran_on_another_base_is_no_evidence(world: World) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from align.audit.history import Evaluation, Subject
 from align.core.config import BadInput
-from align.core.runs import RunRecord
+from align.core.runs import RunRecord, input_hash
 
 UNKNOWN = "lineage"  # what a gate allows when it takes the user's word for where a candidate comes from
 
@@ -43,10 +43,10 @@ def check_references(subjects: Mapping[str, Subject]) -> None:
         _check_rival(candidate, subjects["rival"])
     if candidate.record is None:
         return
-    base = candidate.record.lineage.get("base")
-    if base is not None and base != subjects["base"].artefact:
+    base, now = candidate.record.lineage.get("base"), input_hash(subjects["base"].path, candidate.record.hash_version)
+    if base is not None and base != now:
         raise BadInput(
-            f"audit: {subjects['base'].path} ({_short(subjects['base'].artefact)}) is not the base of {candidate.path} "
+            f"audit: {subjects['base'].path} ({_short(now)}) is not the base of {candidate.path} "
             f"({_short(base)}): another model, or changed since; name the base that the candidate was trained on"
         )
     starts = started_from(candidate.record)
