@@ -84,6 +84,8 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
             f"{config.data}: {len(rows)} of {len(used) + len(found.dropped)} demonstrations can be used, "
             f"min_rows asks for {config.min_rows}; dropped: {run.record.dropped or 'none'}"
         )
+    if longer := sum(len(row["input_ids"]) > config.compute.max_tokens for row in rows):
+        run.note(f"{longer} of {len(rows)} rows are longer than compute.max_tokens: each is computed alone")
     watched = Watched(
         stack,
         [asked(row) for row in kept_back[: config.watch.prompts]],
@@ -211,6 +213,7 @@ def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
         save_strategy="no",
         report_to="none",
         logging_steps=1,
+        logging_nan_inf_filter=False,
         disable_tqdm=True,
         dataloader_pin_memory=False,
         seed=stage_seed(config.seed, "sft-order"),

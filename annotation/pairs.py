@@ -311,7 +311,7 @@ def _require_rows(
         held_out = len(outputs["validation.jsonl"]) + len(outputs["test.jsonl"])
         raise BadInput(
             f"{config.feedback}: {n_train} training pairs, min_rows asks for {config.min_rows} "
-            f"({held_out} held out; {why}); collect more votes, or lower validation, test or min_rows"
+            f"({held_out} held out; {why}); collect more votes, or lower validation, test, judge_share or min_rows"
         )
 
 

@@ -40,7 +40,7 @@ def load_function(name: str) -> RewardFunction:
     except AttributeError:
         raise BadInput(f"'{name}': {module.__file__ or module_name} has no '{attribute}'; mend the name") from None
     if not callable(function):
-        raise BadInput(f"'{name}': is a {type(function).__name__}, not a function")
+        raise BadInput(f"'{name}': is of type {type(function).__name__}, not a function")
 
     @functools.wraps(function)
     def checked(*, prompts: Sequence[list[Message]], completions: Sequence[list[Message]], **columns: Any) -> Any:
@@ -97,10 +97,11 @@ def _import(name: str, module_name: str) -> ModuleType:
 
 
 def _raised(error: BaseException) -> str:
-    """What was raised and where, in one line."""
+    """What was raised and where in the user's code, in one line."""
     text = " ".join(str(error).split())[:200]
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    is_theirs = frame.filename != __file__ and not frame.filename.startswith("<frozen")
+    where = f" at {Path(frame.filename).name}:{frame.lineno}" if is_theirs else ""
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 

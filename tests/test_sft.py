@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from align.core.config import BadInput, Compute, Lora, Optim, Watch
+from align.core.config import BadInput, Compute, Lora, NotFinite, Optim, Watch
 from align.core.files import read_jsonl, write_jsonl
 from align.core.loop import Journal, stage_seed
 from align.core.models import Stack
@@ -104,6 +104,9 @@ def test_a_budget_bounds_every_forward_pass_and_changes_no_step(
     cut = train(model_folder("llama"), run="cut", compute=Compute(device="cpu", max_tokens=budget))
     assert all(rows * length <= budget for rows, length in shapes)
     assert sum(rows for rows, _ in shapes) == 2 * ROWS and {rows for rows, _ in shapes} >= {1, 2}
+    short = train(model_folder("llama"), run="short", compute=Compute(device="cpu", max_tokens=16), epochs=1)
+    assert any("rows are longer than compute.max_tokens: each is computed alone" in note for note in short.notes)
+    assert not any("longer than compute.max_tokens" in note for note in cut.notes)
     for name in ("loss", "grad_norm", "lr"):
         assert column(cut, name) == pytest.approx(column(whole, name), rel=1e-4)
     start, end, other = column(whole, "loss")[0], adapter(whole), adapter(cut)
@@ -173,6 +176,13 @@ def test_an_interrupted_run_ends_in_the_bits_of_the_uninterrupted_one(
         assert resumed.notes == whole.notes and resumed.headline["loss"] == whole.headline["loss"]
     other = train(dropping, run="other", **settings | {"seed": 1})
     assert column(other, "loss") != column(whole, "loss")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(train: Callable[..., RunRecord], model_folder: ModelFolder) -> None:
+    """The trainer's own log would put the average of the losses before it in its place."""
+    with pytest.raises(NotFinite, match="step [0-9]+: loss is (nan|inf)"):
+        optim = Optim(lr=1e30, warmup=0, max_grad_norm=1e30)
+        train(model_folder("llama"), optim=optim, watch=Watch(prompts=0))
 
 
 # --- mixtures of experts ------------------------------------------------------------------------------------------

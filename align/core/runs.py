@@ -201,7 +201,10 @@ def read_run(path: Path) -> RunRecord:
     except FileNotFoundError:
         raise BadInput(f"{path}: not a run folder (no run.json); name the folder a stage wrote") from None
     except ValueError as error:
-        raise BadInput(f"{file}: not a readable run record ({str(error).splitlines()[0]})") from error
+        raise BadInput(
+            f"{file}: not a readable run record ({str(error).splitlines()[0]}); put a copy back, or remove the folder "
+            "and run its stage again"
+        ) from error
     if record.checksum is not None and record.checksum != _checksum(json.loads(text)):
         raise BadInput(f"{file}: edited after the run wrote it (its checksum does not fit); run `{record.stage}` again")
     record.path = str(path)
