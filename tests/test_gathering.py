@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from align.core.config import BadInput, build
 from align.core.files import read_jsonl
+from annotation.campaign.candidates import compare, read_candidates
+from annotation.campaign.settings import Campaign, work_of
 from annotation.feedback.store import Store
 from annotation.importers import ImportConfig, import_preferences, read, read_preferences
 from annotation.pairs import PairsConfig, pairs
@@ -157,6 +160,33 @@ def test_an_empty_answer_that_lost_is_a_response_of_no_text(tmp_path: Path, form
     (kept,) = found.kept
     assert [kept.comparison.responses[i].text for (i,) in kept.judgment.ranking] == ["Apple.", ""]
     assert [(entry["row"], entry["reason"]) for entry in found.dropped] == [(2, "a response is empty")]
+
+
+@pytest.mark.parametrize(("side", "kept"), [("left", 1), ("right", 0)])
+def test_an_empty_answer_that_won_on_a_labelling_server_is_none(tmp_path: Path, side: str, kept: int) -> None:
+    result = [{"from_name": "c", "to_name": "a,b", "type": "pairwise", "value": {"selected": side}}]
+    task = {"id": 1, "data": {"prompt": "q", "answer1": "x", "answer2": ""}, "annotations": [
+        {"id": 1, "completed_by": 1, "result": result}
+    ]}  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps([task]))
+    found = read(ImportConfig(run=tmp_path, data=tmp_path / "a.json"))
+    assert (len(found.kept), [entry["reason"] for entry in found.dropped]) == (kept, ["a response is empty"][kept:])
+
+
+def test_nobody_is_asked_to_judge_an_empty_answer(tmp_path: Path) -> None:
+    found = read_preferences(write(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "x", "rejected": r} for r in "y "]))
+    both, empty = found.comparisons
+    left_out: Counter[str] = Counter()
+
+    def drop(reason: str, count: int) -> None:
+        left_out[reason] += count
+
+    work = work_of(Campaign(name="made up", feedback=tmp_path / "f.db"), [both, empty], drop, {})
+    assert [comparison.id for comparison in work.comparisons] == [both.id] and left_out["empty response"] == 1
+    row = {"prompt": both.prompt, "responses": [response.model_dump() for response in empty.responses]}
+    (tmp_path / "candidates.jsonl").write_text(json.dumps(row) + "\n")
+    (prompt,) = read_candidates([tmp_path / "candidates.jsonl"], drop, keep_unended=True, at_least=2)
+    assert compare(prompt, prompt.responses, drop) is None and left_out["empty response"] == 2
 
 
 @pytest.mark.parametrize(

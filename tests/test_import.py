@@ -172,6 +172,13 @@ def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, name: str, text: 
         ({"prompt": [FIRST], "chosen": LONG + [GOOD], "rejected": LONG + [BAD]}, LONG, [GOOD]),
         ({"prompt": "Hi", "chosen": LONG[1:] + [GOOD], "rejected": LONG[1:] + [BAD]}, LONG[1:], [GOOD]),
         ({"prompt": USER["content"], "chosen": LONG + [GOOD], "rejected": LONG + [BAD]}, LONG, [GOOD]),
+        ({"prompt": LONG[1:3], "chosen": LONG + [GOOD], "rejected": LONG + [BAD]}, LONG, [GOOD]),
+        ({"prompt": LONG[2:], "chosen": LONG + [GOOD], "rejected": LONG + [BAD]}, LONG, [GOOD]),
+        (
+            {"prompt": USER["content"], "chosen": [*LONG, CALL, OUTPUT, GOOD], "rejected": [*LONG, CALL, OUTPUT, BAD]},
+            [*LONG, CALL, OUTPUT],
+            [GOOD],
+        ),
         ({"prompt": LONG, "chosen": LONG[1:] + [GOOD], "rejected": LONG[1:] + [BAD]}, LONG, [GOOD]),
         (
             {"prompt": [USER], "chosen": [USER, CALL, OUTPUT, GOOD], "rejected": [USER, CALL, OUTPUT, BAD]},

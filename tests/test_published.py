@@ -169,7 +169,7 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
     ),
     "Prometheus": (
         [{"orig_instruction": "q", "orig_response_A": "x", "orig_response_B": "y", "orig_preference": "B",
-          "instruction": "###", "input": "", "output": "B"}],
+          "instruction": "###", "input": "### all of it", "output": "B"}],
         [(["q"], Y_WINS)],
         {},
     ),
@@ -283,6 +283,13 @@ def test_columns_are_mapped_in_every_form(tmp_path: Path, form: str) -> None:
         assert found.splits == {kept.comparison.id: "test"}
     named = brought(tmp_path, [{"prompt": "q", "chosen": "x", "rejected": "y"}], form, annotator="bob")
     assert [judgment.annotator for judgment in named.judgments] == ["bob"]
+
+
+def test_a_map_of_the_sides_sets_a_schema_aside(tmp_path: Path) -> None:
+    """Turned round by the user, response 0 stands right: the schema's own meaning of a 0 would be the other one."""
+    row = {"prompt": "q", "response_0": "x", "response_1": "y", "better_response_id": 0}
+    columns = Columns(left="response_1", right="response_0", label="better_response_id")
+    assert said(brought(tmp_path, [row], columns=columns)) == [(["q"], X_WINS)]
 
 
 def test_columns_lead_into_objects_and_lists(tmp_path: Path) -> None:
