@@ -31,7 +31,7 @@ from align.core.text import Chat, Unusable, untrained_tokens
 from align.rollout import respond
 from align.watch import Asked, Watched, asked
 from annotation.readers.demonstrations import Demonstrations, read_demonstrations
-from annotation.types import Tokens, prompt_id
+from annotation.types import Tokens, is_empty, prompt_id
 from rewards.functions import RewardFunction
 from rewards.tokens import Prompt, Source, note_sources, response_tokens
 
@@ -163,6 +163,8 @@ def _rows(
     for row in demonstrations:
         extra = (row.get("tools"), row.get("template_arguments"))
         try:
+            if is_empty(row["completion"]):
+                raise Unusable("an empty response")
             prompt = chat.prompt_ids(row["prompt"], *extra)
             recorded = row.get("completion_tokens")
             response, own, source = response_tokens(

@@ -162,15 +162,18 @@ def test_an_empty_answer_that_lost_is_a_response_of_no_text(tmp_path: Path, form
     assert [(entry["row"], entry["reason"]) for entry in found.dropped] == [(2, "a response is empty")]
 
 
-@pytest.mark.parametrize(("side", "kept"), [("left", 1), ("right", 0)])
-def test_an_empty_answer_that_won_on_a_labelling_server_is_none(tmp_path: Path, side: str, kept: int) -> None:
+@pytest.mark.parametrize(("side", "best"), [("left", "x"), ("right", "")])
+def test_a_vote_for_an_empty_answer_is_a_vote(tmp_path: Path, side: str, best: str) -> None:
+    """To leave it out would leave out votes by what they say: agreement would be that of the others."""
     result = [{"from_name": "c", "to_name": "a,b", "type": "pairwise", "value": {"selected": side}}]
     task = {"id": 1, "data": {"prompt": "q", "answer1": "x", "answer2": ""}, "annotations": [
         {"id": 1, "completed_by": 1, "result": result}
     ]}  # fmt: skip
     (tmp_path / "a.json").write_text(json.dumps([task]))
-    found = read(ImportConfig(run=tmp_path, data=tmp_path / "a.json"))
-    assert (len(found.kept), [entry["reason"] for entry in found.dropped]) == (kept, ["a response is empty"][kept:])
+    row = {"prompt": "q", "left": "x", "right": "", "label": side}
+    for path in (tmp_path / "a.json", write(tmp_path / "a.jsonl", [row])):
+        (kept,) = read(ImportConfig(run=tmp_path, data=path)).kept
+        assert kept.comparison.responses[kept.judgment.ranking[0][0]].text == best
 
 
 def test_nobody_is_asked_to_judge_an_empty_answer(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from conftest import make_tokenizer
 from align.core.files import read_jsonl, write_jsonl
 from align.core.runs import Run, RunRecord
 from align.core.text import Chat
+from align.sft import _rows
 from annotation.types import prompt_id
 from rewards.data import load_pairs
 
@@ -51,3 +52,8 @@ def test_an_empty_response_trains_nothing_and_is_counted(tmp_path: Path) -> None
     assert len(only.rows) == 1
     reasons = [line["reason"] for line in read_jsonl(tmp_path / "dropped-train.jsonl")]
     assert reasons == ["rejected is an empty response", "chosen is an empty response"]
+    record = RunRecord(id="x", stage="x", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
+    chosen = [{"row": n, "prompt": USER, "completion": row(text, "no")["chosen"]} for n, text in enumerate(("yes", ""))]
+    dropped: list[dict[str, Any]] = []
+    assert len(_rows(Run(record), Chat(make_tokenizer(TEMPLATE)), chosen, None, dropped)) == 1
+    assert dropped == [{"row": 1, "reason": "an empty response"}], "nor does it as a demonstration"

@@ -23,7 +23,7 @@ from annotation.readers.columns import Columns, Field, Labels, Outcome, number_o
 from annotation.readers.formats import container_of
 from annotation.readers.gathering import Gathering, Judged
 from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cleaned, is_missing, name_in
-from annotation.readers.sides import Sides, asked_with, check, check_winner, sides_of, storable, with_system
+from annotation.readers.sides import Sides, asked_with, check, sides_of, storable, with_system
 from annotation.readers.table import Row, Table, find_columns, open_table, trimmed
 from annotation.readers.turns import BESIDE, decoded, refuse_media, template_arguments_of, tools_of
 from annotation.votes import UNKNOWN_SIDES
@@ -239,7 +239,6 @@ class _Reader:
         outcome = self._outcome(row.get(used.label), cells)
         sides = self.sides.compare(cells, number_of(row.get("turn")))
         ranking = RANKINGS.get(outcome, TIED)
-        check_winner(sides, ranking)
         size = self.gathered.number(row, used.strength)
         return Judged(
             sides,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from annotation.readers.formats import container_of
 from annotation.readers.intake import Unusable, cleaned, left_out
-from annotation.readers.sides import Sides, check, check_winner, with_system
+from annotation.readers.sides import Sides, check, refuse_empty, with_system
 from annotation.readers.turns import decoded, messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
@@ -64,6 +64,6 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
         raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")
     sides = Sides(prompt, [completion])
     check(sides)
-    check_winner(sides, [[0]])
+    refuse_empty(completion)
     read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
     return read | {"template_arguments": template_arguments_of(row)}

@@ -24,7 +24,7 @@ from annotation.readers.columns import Columns, Labels, number_of
 from annotation.readers.formats import container_of
 from annotation.readers.intake import Found, Kept, Unusable, cleaned, left_out
 from annotation.readers.sent import Sent, SentTasks
-from annotation.readers.sides import Sides, check, check_winner, placed, sides_of
+from annotation.readers.sides import Sides, check, placed, sides_of
 from annotation.readers.stock import cards_of, decided, pairwise, ranked, regions_of, regions_of_values, text_in
 from annotation.readers.turns import messages_of
 from annotation.types import Comparison, Judgment
@@ -189,7 +189,6 @@ class _Reader:
             said = pairwise(region, self.labels)
             sides = self._two(answer, where)
         check(sides, ("left", "right"))
-        check_winner(sides, said.ranking)
         comparison, shown = placed(sides, self.language)
         judgment = Judgment(
             comparison_id=comparison.id,

@@ -17,8 +17,8 @@ from annotation.readers.sides import (
     Sides,
     asked_with,
     check,
-    check_winner,
     different_prompts,
+    refuse_empty,
     require_both,
     sides_of,
     storable,
@@ -113,7 +113,7 @@ class _Reader:
         sides = storable(self._sides(row), self.table.replaced)
         sides = sides._replace(prompt=with_system(sides.prompt, row.get(used.system or "")))
         check(sides, self.responses)
-        check_winner(sides, RANKING)
+        refuse_empty(sides.responses[0])
         self.gathered.add(
             number,
             Judged(

@@ -141,9 +141,9 @@ def check(sides: Sides, columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
         raise Unusable(f"{columns[0]} equals {columns[1]}" if len(sides.responses) == 2 else "two responses are equal")
 
 
-def check_winner(sides: Sides, ranking: Sequence[Sequence[int]]) -> None:
-    """Raises Unusable where a response of no text is the best by a ranking of places; one that lost is a response."""
-    if len(ranking[0]) == 1 and is_empty(sides.responses[ranking[0][0]]):
+def refuse_empty(response: list[Message]) -> None:
+    """Raises Unusable where a response that is to be learnt has no text; a vote on one is a vote all the same."""
+    if is_empty(response):
         raise Unusable("a response is empty")
 
 
