@@ -64,11 +64,11 @@ def test_the_small_copy_has_two_layers_one_of_each_kind_in_fp32_and_runs_no_fore
     assert config.num_hidden_layers == 4, "the model's own configuration is left alone"
 
 
-def test_what_was_settled_is_told(make_stack: Callable[..., Stack]) -> None:
+def test_what_was_settled_is_told(make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch) -> None:
     stack, told = make_stack("llama"), []
     verdict = layout.settle(stack, told.append)
     assert told[0] == f"layout: tree ({verdict.reason})" and told[1:] == list(stack.facts())
-    stack.facts = lambda: ["what trains", "what does not"]  # type: ignore[method-assign]
+    monkeypatch.setattr(stack, "facts", lambda: ["what trains", "what does not"])
     told.clear()
     layout.settle(stack, told.append)
     assert told[1:] == ["what trains", "what does not"]
