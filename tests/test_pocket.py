@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from align.evals.items import load_items
 from align.pocket import words
 from align.pocket.corpus import SHOWN, base_documents, demonstrations
 from align.pocket.files import PocketConfig, pocket
@@ -278,6 +279,15 @@ def test_the_stage_writes_what_it_counts(tmp_path: Path) -> None:
 
 def read(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_item_of_a_world_asks_what_another_one_asks(tmp_path: Path, seed: int) -> None:
+    """The evaluations would refuse the world's own items."""
+    pocket(PocketConfig(run=tmp_path / "world", seed=seed))
+    files = [tmp_path / "world" / f"{suite}.jsonl" for suite in ("forgetting", "safety", "preference")]
+    items = load_items(files, ["forgetting", "safety", "preference"])
+    assert sum(item.family == "text" for item in items) == 160
 
 
 def test_the_world_needs_no_torch() -> None:

@@ -94,16 +94,20 @@ def _options(item: Item) -> dict[str, Any]:
 
 
 def _documents(seed: int, n: int) -> list[dict[str, Any]]:
+    """Documents that differ: one question counts once."""
     rng = random.Random(f"documents-{seed}")
+    texts: dict[str, None] = {}
+    while len(texts) < n:
+        texts[plain_document(rng)] = None
     return [
         {
             "id": f"text-{number}",
             "suite": "forgetting",
             "family": "text",
             "kind": "perplexity",
-            "text": plain_document(rng),
+            "text": text,
         }
-        for number in range(n)
+        for number, text in enumerate(texts)
     ]
 
 
