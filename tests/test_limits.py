@@ -81,8 +81,8 @@ def test_a_file_that_cannot_be_read_is_one_line(
     path = made(tmp_path) if callable(made) else tmp_path / made
     if not callable(made):
         path.write_bytes(content)
-    endings = {"jsonl": "jsonl", "json": "json", "csv": "csv", "parquet": "parquet"}
-    container: Container = next(found for ending, found in endings.items() if f".{ending}" in path.suffixes)  # type: ignore[assignment]
+    containers: tuple[Container, ...] = ("jsonl", "json", "csv", "parquet")
+    container = next(one for one in containers if f".{one}" in path.suffixes)
     with pytest.raises(BadInput, match=told) as error:
         list(read_rows(path, container))
     assert "\n" not in str(error.value) and str(path) in str(error.value)

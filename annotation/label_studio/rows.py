@@ -87,7 +87,7 @@ class Keyed(NamedTuple):
 class _Row(TypedDict):
     """What the server lists: by an id, with whatever else was asked for."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic reads it, TypedDict knows no values
 
     id: int
 
