@@ -72,6 +72,14 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         lambda t: {**t, DOWN: torch.zeros(3, 3)},
         rf"another shape than config.json says, first {DOWN}: \[3, 3\] instead of \[32, 48\]",
     ),
+    "not a number": (
+        lambda t: {**t, DOWN: t[DOWN].index_fill(0, torch.tensor([3]), float("nan"))},
+        f"{DOWN} holds a number that is not finite; copy or convert it again",
+    ),
+    "infinite": (
+        lambda t: {**t, DOWN: t[DOWN].index_fill(1, torch.tensor([3]), float("-inf"))},
+        f"{DOWN} holds a number that is not finite",
+    ),
     "a third layer": (
         lambda t: {**t, DOWN.replace("0", "2"): t[DOWN].clone()},
         "hold model.layers.2.mlp.down_proj.weight, which .* has no place for",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -217,14 +217,16 @@ def fitting_tensors(peft: PeftModel, role: str, folder: Path, base: Path) -> dic
         if tensor.shape != wanted[name].shape:
             shapes = f"{list(tensor.shape)} instead of {list(wanted[name].shape)}"
             raise BadInput(f"{misfit}: {name} has the shape {shapes}; name the adapter's own base, or train it again")
-    refuse_not_finite(file, held)
+    refuse_not_finite(file, held.items())
     return read
 
 
-def refuse_not_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.numel() and not all(math.isfinite(float(end)) for end in tensor.float().aminmax()):
-            raise BadInput(f"{file}: {name} holds a number that is not finite; train it again")
+def refuse_not_finite(file: Path, tensors: Iterable[tuple[str, Tensor]], remedy: str = "train it again") -> None:
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            wide = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # bytes have no order
+            if not all(math.isfinite(float(end)) for end in wide.aminmax()):
+                raise BadInput(f"{file}: {name} holds a number that is not finite; {remedy}")
 
 
 def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from align.core.adapters import adapter_settings
+from align.core.adapters import adapter_settings, refuse_not_finite
 from align.core.config import BadInput, Compute, Template
 from align.core.runs import finished_run, is_run
 from align.core.text import Chat
@@ -137,7 +137,7 @@ def load_base(path: Path, compute: Compute) -> Base:
     (repetition penalty, top-k, ...) from there, and samples would not come from the policy that is scored.
 
     Raises:
-        BadInput: a tensor is missing, misnamed, misshaped or unknown, or the folder cannot be read.
+        BadInput: a tensor is missing, misnamed, misshaped, unknown or not finite, or the folder cannot be read.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     config = config_of(path)
@@ -160,6 +160,7 @@ def load_base(path: Path, compute: Compute) -> Base:
             output_loading_info=True, **LOCAL, **arguments,
         )  # fmt: skip
     refuse_missing(path, info)
+    refuse_not_finite(path, model.named_parameters(), "copy or convert it again")
     model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     text = model.config.get_text_config()
     if hasattr(text, "output_router_logits"):

@@ -111,7 +111,7 @@ class Stack:
                     f"{file}: holds {shapes or 'nothing'}, but a head on {self.base_path} is a weight of "
                     f"{list(wanted['weight'].shape)} and a bias of [1]; name its own base, or train it again"
                 )
-            refuse_not_finite(file, tensors)
+            refuse_not_finite(file, tensors.items())
             head.linear.load_state_dict(tensors)
         head.requires_grad_(self.trainable[role])
         self.heads[role] = head.to(self.device)
