@@ -38,6 +38,7 @@ class DPOConfig(TextConfig):
     """Hyper-parameters of DPO; ``batch`` counts prompts."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy")
+    SHARES_WORK: ClassVar[bool] = True
 
     stage: Literal["dpo"] = "dpo"
     pairs: Path

@@ -23,7 +23,7 @@ from align import guards
 from align.core import objectives
 from align.core.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, Template, TextConfig, Tracker, Watch
-from align.core.files import artefact_hash
+from align.core.files import artefact_hash, code_hash
 from align.core.layout import settle
 from align.core.load import find_source, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
@@ -42,6 +42,7 @@ class PPOConfig(TextConfig):
     """Hyper-parameters of PPO; ``batch`` counts prompts of an iteration, each with ``samples`` responses."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("policy", "reward", "pairs")
+    SHARES_WORK: ClassVar[bool] = True
 
     stage: Literal["ppo"] = "ppo"
     policy: Path
@@ -70,6 +71,10 @@ class PPOConfig(TextConfig):
     checkpoint_every: int = Field(default=5, ge=1, description="iterations")
     watch: Watch = Watch()
     tracker: Tracker = "none"
+
+    def heads(self) -> dict[str, str]:
+        """What the reward functions are written in: another reward is another run."""
+        return {"functions": code_hash(*map(load_function, self.functions))} if self.functions else {}
 
 
 class PPO:

@@ -41,6 +41,7 @@ class RewardConfig(TextConfig):
     """Hyper-parameters of the reward model; ``batch`` counts prompts."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy", "candidates")
+    SHARES_WORK: ClassVar[bool] = True
 
     stage: Literal["reward"] = "reward"
     pairs: Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +12,17 @@ import numpy
 import pytest
 import torch
 from conftest import CONFIGS, GRADIENT, add_stirred, gradients, relative_l2
-from safetensors.torch import save_file
 from torch import Tensor
 
 from align import guards
 from align.core.config import BadInput, Compute, Lora, NotFinite
+from align.core.files import code_hash
 from align.core.layout import choose_layout
 from align.core.load import load_base
 from align.core.models import Stack
 from align.core.packing import Rectangle, Tree, pack
 from align.core.weights import load_tensors
 from align.evals.answers import Speaker, tree_logprobs
-from align.evals.fingerprint import code_hash
 from align.rollout import respond
 from annotation.types import ItemResult
 from rewards.functions import load_function, rewards_of
@@ -239,20 +237,11 @@ def test_code_in_a_model_folder_is_never_run(tmp_path: Path) -> None:
         load_base(tmp_path, Compute(device="cpu"))
 
 
-def poisoned(folder: Path, model: Path) -> Path:
-    """A copy of a model folder in which one weight is not a number."""
-    shutil.copytree(model, folder)
-    tensors = load_tensors(folder / "model.safetensors")
-    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = math.nan
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def test_weights_that_are_not_finite_are_found_before_anything_is_measured(
-    tmp_path: Path, model_folder: Callable[[str], Path]
-) -> None:
-    folder = poisoned(tmp_path / "nan", model_folder("llama"))
-    stack = Stack(folder, Compute(device="cpu"))
+def test_a_model_that_is_not_finite_is_found_before_anything_is_measured(model_folder: Callable[[str], Path]) -> None:
+    """Whatever made it so: the files were finite."""
+    stack = Stack(model_folder("llama"), Compute(device="cpu"))
+    with torch.no_grad():
+        stack.base.model.layers[0].mlp.down_proj.weight[0, 0] = math.nan
     with pytest.raises(NotFinite, match="logits are not finite"):
         choose_layout(stack)
     with pytest.raises(NotFinite, match="sampling: log-probabilities are not finite"):

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_families import token_ids
 from pairs_run import write_pairs_run
 from small_trees import ModelFolder
 
 from align import cli
-from align.core.config import Optim
+from align.core.config import BadInput, Optim, Watch
 from align.core.files import write_jsonl
 from align.core.runs import Run, RunRecord, read_run
-from align.ppo import PPO, PPOConfig
+from align.ppo import PPO, PPOConfig, ppo
 from align.rollout import Sample
 from align.score import ScoreConfig, score
 from annotation.types import prompt_id
@@ -89,6 +90,53 @@ def test_a_cut_response_loses_the_penalty(
     ended, cut = Sample([30, state.stack.chat.stop_id], True, [-1.0, -1.0]), Sample([30, 31, 32, 33], False, [-1.0] * 4)
     judged = state.judge(state.prompts[:2], [[ended, cut], [cut, ended]])
     assert judged.extra == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
+
+
+heard: list[Any] = []
+
+
+def listening(prompts: Any, completions: Any, **_: Any) -> list[float]:
+    heard.extend(completions)
+    return [float("yes" in completion[-1]["content"]) for completion in completions]
+
+
+def test_reward_functions_and_gold_read_what_the_reader_sees(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    """A wish in the reasoning is no answer: content and reasoning come apart, without the stop token."""
+    config = PPOConfig(
+        run=tmp_path / "ppo", policy=model_folder("llama"), pairs=pairs, functions=[f"{__name__}:listening"], batch=1,
+        samples=2, max_new_tokens=4,
+    )  # fmt: skip
+    record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
+    state = PPO(config, Run(record), listening)
+    tokenizer, stop = state.stack.chat.tokenizer, state.stack.chat.stop_id
+    written = [[*token_ids(tokenizer, text), stop] for text in ("<think>yes</think>no", "<think>no</think>yes")]
+    heard.clear()
+    judged = state.judge(state.prompts[:1], [[Sample(ids, True, [-1.0] * len(ids)) for ids in written]])
+    assert judged.extra == judged.gold == [[0.0, 1.0]]
+    said = [("no", "yes"), ("yes", "no")]
+    expected = [[{"role": "assistant", "content": c, "reasoning_content": r}] for c, r in said]
+    assert heard == [*expected, *expected]  # once each by the function and by gold
+
+
+def test_another_reward_function_is_another_run(
+    pairs: Path, tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code is an input: a finished run is not taken for one that another reward would have trained."""
+    file = tmp_path / "my_changing_reward.py"
+    file.write_text("def score(completions, **_):\n    return [1.0] * len(completions)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = PPOConfig(
+        run=tmp_path / "runs" / "ppo", policy=model_folder("llama"), pairs=pairs, batch=1,
+        functions=["my_changing_reward:score"], samples=1, max_new_tokens=2, iterations=1, kl_prompts=1,
+        watch=Watch(prompts=0),
+    )  # fmt: skip
+    first = ppo(config)
+    assert ppo(config) == first
+    file.write_text("def score(completions, **_):\n    return [2.0] * len(completions)\n")
+    with pytest.raises(BadInput, match="input 'functions' has other content"):
+        ppo(config)
 
 
 def leaving(**_: Any) -> None:

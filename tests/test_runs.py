@@ -107,6 +107,41 @@ def test_a_record_edited_by_hand_is_refused(change: dict[str, Any], config: Coun
             read()
 
 
+def test_a_stage_that_does_not_divide_its_work_is_not_started_in_several_processes(
+    config: CountConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadInput, match="stage 'count' works in one process, and 2 were started .WORLD_SIZE.; start it"):
+        count(config)
+    assert not config.run.exists()
+
+
+class CodedConfig(CountConfig):
+    """One whose rule is code that may change."""
+
+    code: str = "a"
+
+    def heads(self) -> dict[str, str]:
+        return {"code": CODE["sha256"]}
+
+
+CODE = {"sha256": "1" * 64}
+
+
+def test_a_record_without_the_hash_of_its_code_is_compared_without_it(
+    config: CountConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded = CodedConfig(run=config.run, data=config.data)
+    record = count(coded)
+    assert record.inputs["code"]["sha256"] == "1" * 64
+    monkeypatch.setitem(CODE, "sha256", "2" * 64)
+    with pytest.raises(BadInput, match="input 'code' has other content"):
+        count(coded)
+    record.inputs.pop("code")
+    write_text(config.run / "run.json", record.sealed())
+    assert count(coded).id == record.id
+
+
 def test_finished_run_checks_the_stage(config: CountConfig, tmp_path: Path) -> None:
     count(config)
     with pytest.raises(BadInput, match="expected a run of dpo or ppo, found 'count'"):

@@ -57,6 +57,7 @@ class StageConfig(Frozen):
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ()
+    SHARES_WORK: ClassVar[bool] = False  # several processes (torchrun, accelerate launch) divide the work among them
     STARTS_ANEW: ClassVar[bool] = False  # a run that did not finish leaves nothing to go on from: settings may change
 
     stage: str
@@ -64,7 +65,7 @@ class StageConfig(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     def heads(self) -> dict[str, str]:
-        """Hashes of inputs that are not files, by field name (the chain head of a feedback store)."""
+        """Hashes of inputs that are not files of data, by field name (a store's chain head, a function's code)."""
         return {}
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -164,6 +166,20 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 _HELD: set[Path] = set()
+
+
+def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
+    """sha256 over the files that functions or modules are written in; one without a file counts by its name."""
+    digest = hashlib.sha256()
+    for source in sources:
+        source = source if inspect.ismodule(source) else inspect.unwrap(source)
+        written = source if inspect.isroutine(source) or inspect.ismodule(source) else type(source)
+        try:
+            file = inspect.getsourcefile(written)
+        except TypeError:  # built in
+            file = None
+        digest.update((file_hash(Path(file)) if file else str(written.__name__)).encode())
+    return digest.hexdigest()
 
 
 def file_hash(path: Path) -> str:

@@ -155,11 +155,16 @@ def stage(
 
     Raises:
         BadInput: the folder holds a run of another config or other inputs, or something else than a run; or an input
-            is missing.
+            is missing; or several processes were started for a stage that does not divide its work.
     """
 
     @functools.wraps(body)
     def run_stage(config: ConfigT, *args: Parameters.args, **kwargs: Parameters.kwargs) -> RunRecord:
+        if (processes := os.environ.get("WORLD_SIZE", "1")) != "1" and not config.SHARES_WORK:
+            raise BadInput(
+                f"stage '{config.stage}' works in one process, and {processes} were started (WORLD_SIZE); start it "
+                "without torchrun or accelerate launch (reward, dpo and ppo divide their work)"
+            )
         check_folder(config)
         with lock(config.run.parent):
             record, finished = _open(config)
@@ -345,7 +350,8 @@ def difference(record: RunRecord, config: StageConfig) -> str | None:
         return f"key '{key}' differs from the run that stands there"
     hashes = input_hashes(config, record.hash_version)
     own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
-    for name in sorted(own | set(hashes)):
+    recorded = {*config.INPUTS, *record.inputs}  # earlier versions kept no hash of a function's code
+    for name in sorted(own | {name for name in hashes if name.partition("[")[0] in recorded}):
         if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
             return f"input '{name}' has other content than what the run that stands there read"
     return None

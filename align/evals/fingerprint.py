@@ -7,14 +7,9 @@ move a result by rounding alone. No torch: audits compare fingerprints.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from align.core.files import file_hash
 from align.evals.items import Item, items_hash
 
 if TYPE_CHECKING:
@@ -94,20 +89,6 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], allowed: Colle
         if here != there and key not in allowed:
             found.append(f"'{key}' differs ({_shown(here, there)} and {_shown(there, here)})")
     return found
-
-
-def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
-    """sha256 over the files that functions or modules are written in; one without a file counts by its name."""
-    digest = hashlib.sha256()
-    for source in sources:
-        source = source if inspect.ismodule(source) else inspect.unwrap(source)
-        written = source if inspect.isroutine(source) or inspect.ismodule(source) else type(source)
-        try:
-            file = inspect.getsourcefile(written)
-        except TypeError:  # built in
-            file = None
-        digest.update((file_hash(Path(file)) if file else str(written.__name__)).encode())
-    return digest.hexdigest()
 
 
 def _quantization(config: Any) -> str:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from align.core.config import BadInput
+from align.core.files import code_hash
 from align.evals import fluency
-from align.evals.fingerprint import code_hash
 from align.evals.fluency import is_empty, is_garbage, normalise
 from align.evals.items import Item, Side
 from align.pocket import utility, words, world

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from align.core.config import BadInput, Compute, Template, TextConfig
-from align.core.files import artefact_hash, file_hash, write_jsonl
+from align.core.files import artefact_hash, code_hash, file_hash, write_jsonl
 from align.core.load import on_the_day_of, template_of
 from align.core.runs import Run, is_run, read_run, stage
 from align.core.text import Chat
 from align.evals.answers import Manner, Policy, Subject, load_reference, load_reward, load_subject
-from align.evals.fingerprint import code_hash, fingerprint
+from align.evals.fingerprint import fingerprint
 from align.evals.forgetting import chance, forgetting
 from align.evals.items import Item, Suite, items_hash, load_items
 from align.evals.judges import DEFAULT, find_judge, version_of
@@ -82,6 +82,11 @@ class EvalConfig(TextConfig):
         if (self.measured_higher or self.measured_lower) and "preference" not in self.suite:
             raise ValueError("measurements read answers to the preference items; add preference to suite")
         return self
+
+    def heads(self) -> dict[str, str]:
+        """What the known utility and the rules are written in: other code judges anew."""
+        gold = {"gold": code_hash(load_function(self.gold))} if self.gold else {}
+        return gold | ({"judge": version_of(self.judge)} if "safety" in self.suite else {})
 
     @property
     def manner(self) -> Manner:
