@@ -17,7 +17,7 @@ from scipy.special import gammaln
 
 from align.evals import bounds
 from align.evals.bounds import UNBOUNDED_N, guarded_bound
-from align.evals.power import detectable, needed_n, unseen_n
+from align.evals.power import _proving, detectable, needed_n, unseen_n
 from align.evals.stats import ANY, difference_bounds, difference_p, mean_bounds
 
 Shape = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -297,6 +297,15 @@ def test_the_items_promised_decide_for_shares_and_for_numbers(span: float) -> No
     drawn = np.random.default_rng(6).choice(seen - seen.mean(), (3000, items))
     low = guarded_bound(drawn, span if span == -1.0 else drawn.min(-1), 0.05)
     assert 0.77 <= (low > -margin).mean() < 0.87
+
+
+@pytest.mark.parametrize(("n", "delta"), [(60, -0.08), (50, 0.02)])
+def test_power_counts_as_proof_what_the_bound_proves(n: int, delta: float) -> None:
+    least = _proving(n, delta, 0.05)
+    for lost in range(10):
+        near = range(max(0, least[lost] - 2), least[lost] + 3)
+        proved = [won for won in near if bounds.noninferiority_bound(lost, won, n) > delta]
+        assert proved == list(range(least[lost], least[lost] + 3))
 
 
 def test_more_than_can_be_counted_is_said_so() -> None:

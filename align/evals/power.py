@@ -18,7 +18,6 @@ from align.core.intervals import Kind
 from align.evals.bounds import (
     EXACT_LIMIT,
     NUISANCE,
-    STEP,
     UNBOUNDED_N,
     first_won,
     guarded_bound,
@@ -116,11 +115,11 @@ def _proving(n: int, delta: float, alpha: float) -> np.ndarray:
     unproved, proved = 0.0, 6.0
     while proved - unproved > 1e-3:
         middle = (unproved + proved) / 2
-        if largest_tail(n, delta + STEP, middle) <= alpha * NUISANCE:
+        if largest_tail(n, delta, middle) <= alpha * NUISANCE:
             proved = middle
         else:
             unproved = middle
-    return first_won(n, delta + STEP, proved)
+    return first_won(n, delta, proved)
 
 
 def _smallest(power: Callable[[int], float], least: int) -> int | None:
