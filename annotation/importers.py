@@ -51,7 +51,6 @@ class ImportConfig(StageConfig):
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ("data", "items", "texts", "campaign")
-    STARTS_ANEW: ClassVar[bool] = True  # what is stored is stored in one transaction, or not at all
 
     stage: Literal["import"] = "import"
     data: Path

@@ -92,6 +92,28 @@ def test_a_crash_shows_and_the_same_command_goes_on(
     assert (after.status, after.error, after.id) == ("finished", None, record.id)
 
 
+def test_a_run_that_failed_before_it_wrote_anything_may_be_asked_again_otherwise(
+    config: CountConfig, data: Path
+) -> None:
+    def fail(run: Run) -> None:
+        raise BadInput("mend the data")
+
+    def fail_late(run: Run) -> None:
+        write_text(run.path / "adapter.txt", "half")
+        fail(run)
+
+    with pytest.raises(BadInput):
+        count(config, fail)
+    data.write_text('{"a": 1}\n')
+    other = CountConfig(run=config.run, data=data, optim=Optim(lr=2.0))
+    with pytest.raises(BadInput, match="mend the data"):
+        count(other, fail_late)
+    assert read_run(config.run).resolved["optim"]["lr"] == 2.0
+    with pytest.raises(BadInput, match="key 'optim.lr' differs"):
+        count(config)
+    assert count(other).headline == {"n": 1}
+
+
 @pytest.mark.parametrize(
     "change", [{"headline": {"n": 3}}, {"artefact": "0" * 64}, {"status": "failed"}, {"lineage": {}}]
 )

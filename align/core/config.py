@@ -58,7 +58,6 @@ class StageConfig(Frozen):
 
     INPUTS: ClassVar[tuple[str, ...]] = ()
     SHARES_WORK: ClassVar[bool] = False  # several processes (torchrun, accelerate launch) divide the work among them
-    STARTS_ANEW: ClassVar[bool] = False  # a run that did not finish leaves nothing to go on from: settings may change
 
     stage: str
     run: Path = Field(description="folder this run is written to")

@@ -364,7 +364,8 @@ def _open(config: StageConfig) -> tuple[RunRecord, bool]:
         if record.status == "running" and record.stage == config.stage:
             record.status = "interrupted"
         reason = difference(record, config)
-        if reason and config.STARTS_ANEW and record.stage == config.stage and record.status != "finished":
+        is_bare = {path.name for path in config.run.iterdir()} <= {"run.json", "config.yaml", *LEFT_BEHIND}
+        if reason and is_bare and record.stage == config.stage and record.status != "finished":
             return _started(config), False
         if reason:
             raise BadInput(f"{config.run}: {reason}; choose another run= folder or remove this one")
