@@ -109,6 +109,24 @@ def test_interval_of_weighted_kappa_is_that_of_a_bootstrap() -> None:
     assert [low, high] == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=0.02)
 
 
+def test_where_nobody_disagreed_no_interval_has_a_width_of_zero() -> None:
+    cast = [
+        Vote(f"c{unit:03d}", 0, 1, f"p{person}", FIRST if unit % 3 else SECOND, 2, 0, 10.0)
+        for unit in range(20)
+        for person in range(3)
+    ]
+    report = measure(cast, {})
+    for name in COEFFICIENTS:
+        assert (report[name]["value"], report[name]["interval"]) in ((1.0, None), (None, None)), name
+    assert report["alpha"]["value"] == 1.0
+    kappa = report["annotators"]["p0"]["weighted_kappa"]
+    assert (kappa["value"], kappa["interval"]) == (1.0, None)
+    assert "no interval" in page(report)
+    one_differs = [*cast[:-1], cast[-1]._replace(outcome=SECOND)]
+    low, high = measure(one_differs, {})["alpha"]["interval"]
+    assert low < high
+
+
 def test_order_of_votes_moves_nothing() -> None:
     cast, _ = random_votes(4)
     assert measure(random.Random(0).sample(cast, len(cast)), {}) == measure(cast, {})

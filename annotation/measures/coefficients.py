@@ -105,7 +105,7 @@ def weighted_kappa(own_VK: Array, rest_VK: Array, person_V: Numbers, cluster_V: 
 
     Returns:
         kappa ``(people,)`` and half the width of its 95 % interval; NaN where nothing varies or, for the width, with
-        answers on fewer than two comparisons.
+        answers on fewer than two comparisons or without one that differs: what was not seen has no width of zero.
     """
     people, levels = int(person_V.max(initial=-1)) + 1, np.arange(own_VK.shape[1])
     cost_KK = (levels[:, None] - levels[None, :]).astype(float) ** 2
@@ -124,7 +124,8 @@ def weighted_kappa(own_VK: Array, rest_VK: Array, person_V: Numbers, cluster_V: 
         groups, group_V = np.unique(both_V, return_inverse=True)
         owner_G = groups // (int(cluster_V.max(initial=0)) + 1)
         spread_P = np.bincount(owner_G, np.bincount(group_V, pull_V, len(groups)) ** 2, people)
-        width_P = np.where(np.bincount(owner_G, minlength=people) > 1, NORMAL * np.sqrt(spread_P) / n_P, np.nan)
+        varies_P = (np.bincount(owner_G, minlength=people) > 1) & (spread_P > 0)
+        width_P = np.where(varies_P, NORMAL * np.sqrt(spread_P) / n_P, np.nan)
     return 1 - ratio_P, width_P
 
 
@@ -162,7 +163,10 @@ def bootstrap(statistic: Statistic, units_US: Array, owner_U: Numbers, seed: int
 def bootstraps(
     statistics: Mapping[str, Statistic], units_US: Array, owner_U: Numbers, seed: int
 ) -> dict[str, list[float] | None]:
-    """95 % percentile intervals of statistics over the same resampled comparisons; None with fewer than two of them.
+    """95 % percentile intervals of statistics over the same resampled comparisons.
+
+    None with fewer than two of them, or where all resamples give the same, as they do where nobody disagreed: an
+    interval of width zero would say that nobody ever will.
 
     Args:
         units_US: what the statistics read of each unit.
@@ -196,7 +200,7 @@ def share(hits: int, n_scored: int, n: int, *, is_exact: bool = False) -> dict[s
 
 def _percentiles(values_B: Array) -> list[float] | None:
     known = values_B[np.isfinite(values_B)]
-    if not len(known):
+    if not len(known) or np.ptp(known) < 1e-12:
         return None
     low, high = np.quantile(known, [0.025, 0.975])
     return [float(low), float(high)]
