@@ -4,7 +4,8 @@ In: a file of preferences (``chosen`` and ``rejected``), of votes cast elsewhere
 with a map of its columns), or a labelling server's own export. Out: comparisons and judgments in ``feedback.db``,
 ``rows.jsonl`` (which row became which comparison) and ``dropped.jsonl`` (row and reason). ``preview`` shows what would
 become of a file and writes nothing. Reading stands in ``preferences.py``, ``crowd.py`` and ``exported.py``. The same
-file again adds nothing. Not here: an export's pull from a server that runs (``pull.py``).
+file again adds nothing, and a row that names nobody and stands in another imported file too counts once: two copies of
+it are not two people who agree. Not here: an export's pull from a server that runs (``pull.py``).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from annotation.readers.columns import Columns, Labels
 from annotation.readers.crowd import votes_of
 from annotation.readers.exported import looks_exported, read_export
 from annotation.readers.formats import Format, container_of, read_rows
-from annotation.readers.intake import Found, Given, Kept
+from annotation.readers.gathering import NOBODY
+from annotation.readers.intake import Found, Given, Kept, left_out
 from annotation.readers.languages import tag_of
 from annotation.readers.preferences import preferences_of, read_preferences
 from annotation.readers.preview import lines_on, nothing_usable, said, split_counts
 from annotation.readers.table import kind_of, open_table
+from annotation.types import Judgment
 
 __all__ = ("ImportConfig", "import_preferences", "read_preferences")
 
@@ -99,18 +102,19 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
         BadInput: unreadable file, a row that is not JSON or CSV, a column that is not there, a setting that files of
             this format have no use for, or no usable row at all.
     """
-    found = read(config)
+    whole = read(config)
+    found = _new_to(whole, config.feedback)
     for entry in found.dropped:
         run.drop(entry["reason"].partition(" (")[0])
     write_jsonl(run.path / "dropped.jsonl", found.dropped)
     write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in found.kept])
     for note in said(found):
         run.note(note)
-    if not found.kept:
-        raise BadInput(f"{nothing_usable(config.data, found)}; see {run.path / 'dropped.jsonl'}")
+    if not whole.kept:
+        raise BadInput(f"{nothing_usable(config.data, whole)}; see {run.path / 'dropped.jsonl'}")
     comparisons, judgments = found.comparisons, found.judgments
     with Store.open(config.feedback, write=True) as store, store.transaction():
-        store.add_comparisons(comparisons, found.splits)
+        store.add_comparisons(whole.comparisons, whole.splits)  # a split holds for rows told before, too
         added = store.add_judgments(judgments)
         run.drop("erased from the store", store.passed_over)
         run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
@@ -133,8 +137,9 @@ def preview(config: ImportConfig) -> tuple[list[str], str | None]:
     Raises:
         BadInput: as ``read``.
     """
-    found = read(config)
-    return list(lines_on(config.data, found)), None if found.kept else nothing_usable(config.data, found)
+    whole = read(config)
+    lines = lines_on(config.data, _new_to(whole, config.feedback))
+    return list(lines), None if whole.kept else nothing_usable(config.data, whole)
 
 
 def read(config: ImportConfig) -> Found:
@@ -158,11 +163,47 @@ def read(config: ImportConfig) -> Found:
         )
     given = Given(config.columns, config.labels, config.annotator, config.split, config.language, config.limit)
     table = open_table(config.data, config.format, given)
-    kind = "votes" if config.format == "votes" else "preferences" if config.format == "hh" else kind_of(table)
+    has_texts_elsewhere = table.schema is None and (config.items or config.texts) is not None
+    kind = (
+        "votes"
+        if config.format == "votes" or has_texts_elsewhere
+        else "preferences"
+        if config.format == "hh"
+        else kind_of(table)
+    )
     _refuse_useless(config, kind)
     if kind == "votes":
         return votes_of(table, items=config.items, texts=config.texts)
     return preferences_of(table, config.format)
+
+
+def _new_to(found: Found, feedback: Path) -> Found:
+    """A file without the rows that another file, which names nobody either, told the store before."""
+    if not feedback.is_file():
+        return found
+    told: dict[str, set[str]] = {}
+    judged: dict[str, set[str]] = {}
+    with Store.open(feedback) as store:
+        for judgment in store.judgments():
+            if judgment.annotator.startswith(NOBODY):
+                told.setdefault(_verdict(judgment), set()).add(judgment.annotator)
+                judged.setdefault(judgment.comparison_id, set()).add(judgment.annotator)
+    kept, dropped, contradicting = [], list(found.dropped), 0
+    for entry in found.kept:
+        own = entry.judgment.annotator
+        before = told.get(_verdict(entry.judgment), set())
+        if own.startswith(NOBODY) and before and own not in before:
+            dropped.append(left_out(entry.row, entry.name, f"stands in the store already (from {min(before)})"))
+            continue
+        kept.append(entry)
+        contradicting += own.startswith(NOBODY) and not before and bool(judged.get(entry.judgment.comparison_id))
+    said = f"{contradicting} rows contradict a row of another imported file in {feedback}: both stand, as two votes"
+    dropped.sort(key=lambda entry: int(entry["row"]))
+    return found._replace(kept=kept, dropped=dropped, notes=[*found.notes, *([said] if contradicting else [])])
+
+
+def _verdict(judgment: Judgment) -> str:
+    return f"{judgment.comparison_id} {judgment.ranking}"
 
 
 def _refuse_useless(config: ImportConfig, kind: str) -> None:

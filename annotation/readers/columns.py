@@ -90,9 +90,14 @@ class Columns(Frozen):
 
 
 def text_of(value: Any) -> str:
-    """A cell as text: numbers and truth values as JSON writes them, text without the spaces around it."""
+    """A cell as text: truth values as JSON writes them, text without the spaces around it.
+
+    A whole number is written as one (7.0 as 7): a table holds a column of numbers with a gap in it as fractions.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"
     return str(value).strip()
 
 

@@ -319,4 +319,4 @@ def _by_id(path: Path, rows: Iterable[tuple[int, Row]], column: str) -> dict[str
 
 def _as_text(value: Any) -> Any:
     """A number is a text too (an id, an answer to a sum)."""
-    return text_of(value) if isinstance(value, int | float) else value
+    return str(value) if isinstance(value, float) else text_of(value) if isinstance(value, int) else value

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from annotation.readers.formats import container_of
-from annotation.readers.intake import Unusable, cleaned, left_out
-from annotation.readers.sides import Sides, check, refuse_empty, with_system
+from annotation.readers.gathering import HELD_OUT, split_of
+from annotation.readers.intake import Unusable, cleaned, left_out, name_in
+from annotation.readers.sides import Sides, asked, check, refuse_empty, with_system
 from annotation.readers.turns import decoded, messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
 READ |= {"comparison_id", "prompt_id"}  # of our own demonstrations
+READ |= {"label", "split"}  # a row of a bad completion, or held out, is left out
 TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
 
 
@@ -58,7 +60,8 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
     refuse_media(row)
-    prompt = with_system(messages_of(row["prompt"], "user", "prompt"), row.get("system"))
+    _refuse_bad_and_held_out(row)
+    prompt = with_system(asked(row["prompt"]), row.get("system"))
     completion = messages_of(row["completion"], "assistant", "completion")
     if any(message["role"] not in ("assistant", "tool") for message in completion):
         raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")
@@ -67,3 +70,11 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
     refuse_empty(completion)
     read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
     return read | {"template_arguments": template_arguments_of(row)}
+
+
+def _refuse_bad_and_held_out(row: dict[str, Any]) -> None:
+    """Raises Unusable where a row of thumbs says that its completion is bad, or a split that it is held out."""
+    if row.get("label") is False or row.get("label") in ("false", "False"):
+        raise Unusable("its label says that the completion is bad")
+    if split_of(name_in(row, "split") or "") in HELD_OUT:
+        raise Unusable(f"held out by its split ('{row['split']}')")

@@ -28,6 +28,8 @@ Container = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 HH_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 PARQUET_BATCH = 1024  # rows that are unpacked at once: a few bytes can spell many long ones
+SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # a line that Excel reads before the header
+GZIP = b"\x1f\x8b"  # how it begins
 UNSTORABLE = re.compile("[\ud800-\udfff\0]")
 
 
@@ -70,7 +72,7 @@ def read_rows(path: Path, container: Container) -> Iterator[tuple[int, dict[str,
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"{path}: cannot be read ({_line(error)})") from error
+        raise BadInput(f"{path}: cannot be read ({_line(error)}); copy or pack it anew") from error
 
 
 def read_hh(text: str) -> list[Message] | None:
@@ -116,7 +118,10 @@ def _line(error: Exception) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else open(path, "rb")
+    """A file's bytes, unpacked where it begins as gzip does, whatever it is called."""
+    with open(path, "rb") as file:
+        is_packed = file.read(len(GZIP)) == GZIP
+    return cast(IO[bytes], gzip.open(path, "rb")) if is_packed else open(path, "rb")
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -174,7 +179,9 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
         lines = bounded_lines(file)
         first = next(lines, "")
-        delimiter = "\t" if ".tsv" in path.suffixes else _delimiter(first)
+        told = SEPARATOR.fullmatch(first)
+        first = next(lines, "") if told else first
+        delimiter = "\t" if ".tsv" in path.suffixes else told[1] if told else _delimiter(first)
         reader = csv.DictReader(chain([first], lines), delimiter=delimiter, strict=True)
         number = 0
         try:

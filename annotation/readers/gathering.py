@@ -26,6 +26,7 @@ from annotation.readers.turns import marks_in
 from annotation.splits import normalised
 from annotation.types import Comparison, Judgment
 
+NOBODY = "imported:"  # how a file is called that names nobody
 LONG = 20  # characters of a prompt with which a response would not begin by chance
 STRONGEST = 3  # strengths of people's own judgments go from 0 to this
 SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {  # by what the name of a published split begins with
@@ -73,7 +74,7 @@ class Gathering:
 
     def __init__(self, path: Path, given: Given, base: str, *, is_scored: bool = False) -> None:
         self.path, self.given, self.base, self.is_scored = path, given, base, is_scored
-        self.nobody = f"imported:{hashed_name(path)}"
+        self.nobody = f"{NOBODY}{hashed_name(path)}"
         self.kept: list[Kept | None] = []  # None: contradicted by a later row
         self.dropped: list[dict[str, Any]] = []
         self.sizes: dict[int, float] = {}  # by place in ``kept``
@@ -213,14 +214,15 @@ class Gathering:
         return tag or self.given.language
 
     def _split(self, value: str | None) -> Split | None:
-        name = (value or "").casefold()
+        name = value or ""
         if not name:
             return self.given.split
-        for split, begins in SPLIT_NAMES.items():
-            if name.startswith(begins):
-                return split
+        if (split := split_of(name)) is not None:
+            return split
         if self.given.split is None:
-            raise Unusable(f"unknown split ('{name[:40]}'; split=train, validation or test says where such rows go)")
+            raise Unusable(
+                f"unknown split ('{name[:40].casefold()}'; split=train, validation or test says where such rows go)"
+            )
         return self.given.split
 
     def _strengths(self) -> tuple[dict[int, dict[str, Any]], list[str]]:
@@ -252,6 +254,12 @@ class Gathering:
         return [
             f"its name says {held_out}, no row does: prompts will be split anew; split={held_out} holds all of them out"
         ]
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a published name of one means, None where it is not known."""
+    named = name.casefold()
+    return next((split for split, begins in SPLIT_NAMES.items() if named.startswith(begins)), None)
 
 
 def hashed_name(path: Path) -> str:

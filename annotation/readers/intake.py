@@ -106,13 +106,18 @@ def left_out(row: int, name: Any, reason: object) -> dict[str, Any]:
     return {"row": row, "id": name, "reason": str(reason)}
 
 
+def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
+    """What stands in a column; None where the column is not known (one without a name is a column like others)."""
+    return None if column is None else row.get(column)
+
+
 def name_in(row: Mapping[str, Any], column: str | None) -> str | None:
     """Whom or what a cell names, several names joined; None where it names nothing.
 
     Raises:
         Unusable: it holds something that is no name.
     """
-    value = row.get(column) if column is not None else None
+    value = cell_of(row, column)
     names = value if isinstance(value, list) else [value]
     if any(isinstance(name, list | dict | bytes) for name in names):
         raise Unusable(f"column '{column}' holds no name ({str(value)[:60]})")

@@ -1,7 +1,8 @@
 """What to tell somebody whose file fits no schema: its columns, what it is nearest to, and a command to start from.
 
 In: a path and rows. Out: one line. The command runs as it stands: columns are guessed by their names and by what they
-hold, and ``--dry-run`` shows what would become of the file before anything is written.
+hold, and ``--dry-run`` shows what would become of the file before anything is written. Where nothing tells which column
+is meant, ``COLUMN`` stands in its place.
 """
 
 from __future__ import annotations
@@ -13,15 +14,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from annotation.readers.columns import Labels, word_of
+from annotation.readers.columns import Labels, number_of, word_of
 from annotation.readers.published import SCHEMAS
 
 Row = Mapping[str, Any]
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "post", "text")
 LABELS = ("label", "winner", "won", "preference", "preferred", "choice", "better", "best", "vote", "verdict")
-SIDE = re.compile(r"(?:^|[^a-z0-9]|(?<=[a-z]))(a|b|0|1|2|x|y|left|right|one|two|first|second)$", re.IGNORECASE)
-PAIRS = (("a", "b"), ("0", "1"), ("1", "2"), ("x", "y"), ("left", "right"), ("one", "two"), ("first", "second"))
+BETTER = ("chosen", "preferred", "better", "winner", "accepted")
+WORSE = ("reject", "non_preferred", "nonpreferred", "dispreferred", "worse", "loser")
+SIDE = re.compile(r"(?:^|[^a-z0-9]|(?<=[a-z]))(a|b|0|1|2|x|y|j|k|left|right|one|two|first|second)$", re.IGNORECASE)
+PAIRS = (
+    ("a", "b"),
+    ("0", "1"),
+    ("1", "2"),
+    ("x", "y"),
+    ("j", "k"),
+    ("left", "right"),
+    ("one", "two"),
+    ("first", "second"),
+)
 MOST_LABELS = 6  # more different values than that are no labels
+MOST_STEPS = 11  # of a scale of numbers
+UNKNOWN = "COLUMN"  # what the user has to say
 LISTED = 30  # columns that are named
 
 
@@ -47,11 +61,15 @@ def _nearness(signs: Sequence[str], known: Sequence[str]) -> float:
 
 def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """Settings that map the columns, as well as their names and contents tell."""
+    if told := _by_worth(known):
+        left, right = told
+        prompt = _first(PROMPTS, [name for name in known if name not in told and _is_text(name, rows)])
+        asked = [f"columns.prompt={prompt}"] if prompt else []
+        return [*asked, f"columns.chosen={left}", f"columns.rejected={right}"]
     texts = [name for name in known if _is_text(name, rows)]
     others = [name for name in texts if name.lower() not in PROMPTS]
-    free = others if len(others) > 1 else texts or list(known)
     sides = _sides(texts, rows) or _sides(known, rows)
-    left, right = sides or _longest(free, rows)
+    left, right = sides or (_longest(others, rows) if len(others) > 1 else (UNKNOWN, UNKNOWN))
     rest = [name for name in known if name not in (left, right)]
     label = _first(LABELS, [name for name in rest if _is_label(name, rows)])
     if label is None and sides is not None:  # then something has to say which is better
@@ -59,10 +77,25 @@ def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
         label = min(few, key=_sizes(few, rows).__getitem__, default=None)
     prompt = _first(PROMPTS, [name for name in rest if name in texts and name != label])
     found = [f"columns.prompt={prompt}"] if prompt else []
+    if label is None and sides is not None:
+        return [*found, f"columns.left={left}", f"columns.right={right}", f"columns.label={UNKNOWN}"]
     if label is None:
         return [*found, f"columns.chosen={left}", f"columns.rejected={right}"]
     found += [f"columns.left={left}", f"columns.right={right}", f"columns.label={label}"]
     return [*found, *_meanings(label, rows)]
+
+
+def _by_worth(names: Sequence[str]) -> tuple[str, str] | None:
+    """The two columns that are called better and worse, where each word stands in exactly one name or more."""
+    worse = [name for name in names if any(word in name.lower() for word in WORSE)]
+    better = [name for name in names if name not in worse and any(word in name.lower() for word in BETTER)]
+    return _alikest(better, worse) if better and worse else None
+
+
+def _alikest(better: Sequence[str], worse: Sequence[str]) -> tuple[str, str]:
+    """Of two groups of names the two that are most alike: ``chosen_response`` goes with ``rejected_response``."""
+    pairs = [(one, other) for one in better for other in worse]
+    return max(pairs, key=lambda pair: difflib.SequenceMatcher(None, pair[0].lower(), pair[1].lower()).ratio())
 
 
 def _sides(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str] | None:
@@ -81,7 +114,7 @@ def _sizes(names: Sequence[str], rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _longest(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
-    """The two columns that hold most, in their order; one column alone is named twice."""
+    """The two columns that hold most, in their order."""
     size = _sizes(names, rows)
     longest = sorted(sorted(names, key=lambda name: -size[name])[:2], key=list(names).index)
     return longest[0], longest[-1]
@@ -112,13 +145,27 @@ def _values(name: str, rows: Sequence[Row]) -> list[str]:
 def _is_label(name: str, rows: Sequence[Row]) -> bool:
     values = _values(name, rows)
     is_named = any(word in name.lower() for word in LABELS)
-    return 0 < len(values) <= MOST_LABELS and (is_named or any(Labels().meaning(value) for value in values))
+    is_scale = is_named and all(number_of(value) is not None for value in values)
+    return 0 < len(values) <= (MOST_STEPS if is_scale else MOST_LABELS) and (
+        is_named or any(Labels().meaning(value) for value in values)
+    )
 
 
 def _meanings(label: str, rows: Sequence[Row]) -> list[str]:
-    """Meanings for labels of which no usual one is: the lower is left, the higher right."""
+    """Meanings for labels of which no usual one is: the lower is left, the higher right; of a scale below and above 0,
+    all that is below it left, and how far it goes is the strength."""
     values = _values(label, rows)
     if any(Labels().meaning(value) for value in values):
         return []
+    scale = {value: number for value in values if (number := number_of(value)) is not None}
+    if len(scale) == len(values) and min(scale.values(), default=0) < 0 < max(scale.values(), default=0):
+        below, above = ([value for value in sorted(scale) if sign * scale[value] > 0] for sign in (-1, 1))
+        tie = ["labels.tie=0"] if "0" in scale else []
+        return [
+            f"labels.left=[{','.join(below)}]",
+            f"labels.right=[{','.join(above)}]",
+            *tie,
+            f"columns.strength={label}",
+        ]
     first, *others = sorted(values)[:2]
     return [f"labels.left={first}", *(f"labels.right={other}" for other in others)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from annotation.readers.formats import HH_TURN, Format, read_hh
 from annotation.readers.gathering import Gathering, Judged, hashed_name
-from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, name_in
+from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cell_of, name_in
 from annotation.readers.sides import (
     Sides,
     asked_with,
@@ -111,7 +111,7 @@ class _Reader:
             self.gathered.refuse_copies(number, row)
         refuse_media(row)
         sides = storable(self._sides(row), self.table.replaced)
-        sides = sides._replace(prompt=with_system(sides.prompt, row.get(used.system or "")))
+        sides = sides._replace(prompt=with_system(sides.prompt, cell_of(row, used.system)))
         check(sides, self.responses)
         refuse_empty(sides.responses[0])
         self.gathered.add(
@@ -140,13 +140,13 @@ class _Reader:
             Unusable: with the reason.
         """
         cells = {name: decoded(row[name], "role", "from") for name in self.responses if name in row}
-        prompt = row.get(self.used.prompt or "")
+        prompt = cell_of(row, self.used.prompt)
         if self.has_guessed_prompt and any(map(_holds_prompt, cells.values())):
             prompt = None
         cells["prompt"] = decoded(prompt, "role", "from")
         if self.is_hh and not cells["prompt"]:
             return hh_sides(cells, self.responses)
-        return sides_of(asked_with(cells, row.get(self.used.input or "")), self.responses)
+        return sides_of(asked_with(cells, cell_of(row, self.used.input)), self.responses)
 
     def _size(self, row: Row) -> float | None:
         """How much better the chosen response is; a number below 0 contradicts that it is."""

@@ -94,6 +94,14 @@ def _summaries(row: Row) -> Row:
     return {"prompt": asked, "left": texts[0], "right": texts[1]}
 
 
+def _asked_of_openai(row: Row) -> Row:
+    """OpenAI's preferences: the request whose two answers are compared, with its tools."""
+    request = decoded(row.get("input"))
+    if not isinstance(request, dict) or "messages" not in request:
+        raise Unusable("no request with messages (input)")
+    return {"prompt": request["messages"], "tools": request.get("tools") or []}
+
+
 def _scored(row: Row) -> Row:
     """The gap between the scores of chosen and rejected, where nothing else says how much better one is."""
     if "strength" in row or "margin" in row:
@@ -204,6 +212,14 @@ SCHEMAS: Sequence[Schema] = (
         "votes",
         Columns(prompt="orig_instruction", left="orig_response_A", right="orig_response_B", label="orig_preference"),
     ),
+    Schema(
+        "OpenAI preferences",
+        ("input", "preferred_output", "non_preferred_output"),
+        "preferences",
+        Columns(prompt="prompt", chosen="preferred_output", rejected="non_preferred_output"),
+        prepare=_asked_of_openai,
+        makes=("prompt", "tools"),
+    ),
     *(
         Schema(
             "chosen and rejected with scores",
@@ -252,7 +268,8 @@ SCHEMAS: Sequence[Schema] = (
         "thumbs",
         ("prompt", "completion", "label"),
         "other",
-        refusal="each row is one completion with a thumb, and import reads comparisons of two",
+        refusal="each row is one completion with a thumb; join a good and a bad one of each prompt and write them as "
+        "chosen and rejected",
     ),
     Schema(
         "demonstrations",
@@ -264,7 +281,8 @@ SCHEMAS: Sequence[Schema] = (
         "demonstrations",
         ("messages",),
         "other",
-        refusal="each row is one dialogue and no comparison; 'align sft' reads demonstrations",
+        refusal="each row is one dialogue and no comparison; 'align sft' reads demonstrations: write its last answer "
+        "as completion and what comes before it as prompt",
     ),
 )
 

@@ -53,10 +53,9 @@ def sides_of(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED, *,
     require_both(row, columns)
     cells = [row.get("prompt"), *(row[column] for column in columns)]
     prompt_cell, *sides = paired_turns(cells, ("prompt", *columns))
-    prompt = messages_of(prompt_cell, "user", "prompt")
+    prompt = asked(prompt_cell)
     is_spoken = isinstance(prompt_cell, str) and spoken(prompt_cell) is not None
     if is_spoken:
-        prompt = prompt[:-1] if is_empty(prompt[-1:]) else prompt
         sides = [_continued(side) for side in sides]
     one, other = (
         messages_of(side, "assistant", name) or [{"role": "assistant", "content": ""}]
@@ -69,6 +68,17 @@ def sides_of(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED, *,
     if prompt and _answers_only(one[:1]):
         return Sides(prompt, [one, other])
     return _whole(prompt, one, other, columns, first_answers)
+
+
+def asked(cell: Any) -> list[Message]:
+    """A prompt as messages; the mark of the answer's turn at the end of a text of turns is no turn.
+
+    Raises:
+        Unusable: it is none.
+    """
+    prompt = messages_of(cell, "user", "prompt")
+    is_spoken = isinstance(cell, str) and spoken(cell) is not None
+    return prompt[:-1] if is_spoken and is_empty(prompt[-1:]) else prompt
 
 
 def asked_with(row: dict[str, Any], more: Any) -> dict[str, Any]:
@@ -100,7 +110,7 @@ def with_system(prompt: list[Message], system: Any) -> list[Message]:
     own, _ = _without_system(prompt)
     if not own:
         return [message, *prompt]
-    if own[0].get("role") == "system" and not alike(own, [message]):
+    if not alike([{**own[0], "role": "system"}], [message]):  # a developer's turn is one by another name
         raise Unusable(f"two system prompts (column: {brief([message])}; messages: {brief(own)})")
     return prompt
 

@@ -25,6 +25,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {
     "annotator": ("annotator_id", "worker", "worker_id", "labeler", "labeller", "rater"),
     "prompt": ("instruction", "question", "query", "input", "conversations"),
     "strength": ("margin",),
+    "system": ("system_prompt",),
 }
 
 
@@ -56,7 +57,7 @@ class Table(NamedTuple):
         """What to say of columns that nothing was read from."""
         signs = {*self.schema.signs, *self.schema.makes} if self.schema else set()
         roots = {name.partition(".")[0] for name in used if name}
-        names = sorted(self.known - used - roots - signs)
+        names = [name or "(without a name)" for name in sorted(self.known - used - roots - signs)]
         return [f"columns not read: {', '.join(names)}"] if names else []
 
 
@@ -109,6 +110,7 @@ def find_columns(
     """The column of each field, None where there is none.
 
     A prompt is looked for under other names only where the user mapped nothing; ``input`` belongs to an instruction.
+    A column that is mapped to one thing is no other thing by its name; it may be what the row is called, too.
 
     Args:
         known, where: the columns there are and what holds them, if more than the table does.
@@ -117,12 +119,15 @@ def find_columns(
         BadInput: a column that the user named is not there.
     """
     columns, known, where = table.given.columns, known or table.known, where or str(table.path)
+    mapped = {*columns.model_dump(exclude_none=True).values()}
     found: dict[str, Any] = {}
     for field in fields:
         usual = () if field == "prompt" and table.schema is None else USUAL.get(field, ())
-        found[field] = columns.find(cast(Field, field), known, where, usual)
+        is_free = field == "id" or getattr(columns, field) is not None
+        free = [name for name in known if is_free or name not in mapped]
+        found[field] = columns.find(cast(Field, field), free, where, usual)
     if columns.input is None:
-        free = [name for name in ("input", "context") if name in known and name not in columns.model_dump().values()]
+        free = [name for name in ("input", "context") if name in known and name not in mapped]
         found["input"] = free[0] if free and found["prompt"] == "instruction" else None
     return found
 

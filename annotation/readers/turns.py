@@ -1,7 +1,8 @@
 """One cell as messages: text, text with the turns of a dialogue in it, messages by several names, lists of turns.
 
 In: a cell. Out: messages with a role and content. A text is taken for a dialogue only where it begins like one
-(``\\n\\nHuman: ...``), and a list of texts only where all columns of its row hold lists.
+(``\\n\\nHuman: ...``) or holds HelpSteer's marks of turns, and a list of texts only where all columns of its row hold
+lists.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ MEDIA = ("images", "image", "videos", "video", "audios", "audio")  # TRL's colum
 SHARE_GPT = ("from", "value")  # what some data sets call role and content
 SHARE_GPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 MARKS = re.compile(
-    r"<\|(?:im_start|start_header_id|start|user|assistant|prompter|system)\|>|<start_of_turn>|\[INST\]"
-    r"|(?:\A|\n)(?:Human|Assistant|USER|ASSISTANT|### (?:Instruction|Response)): "
+    r"<\|(?:im_start|im_end|start_header_id|eot_id|start|end|user|assistant|prompter|system|endoftext)\|>"
+    r"|</?(?:start|end)_of_turn>|\[/?INST\]|<extra_id_[01]>|</s>"
+    r"|(?:\A|\n)(?:Human|Assistant|User|USER|ASSISTANT|### (?:Instruction|Input|Response)):(?=\s|\Z)"
 )
+HELPSTEER_TURN = re.compile(r"(?:\A|\n)<extra_id_1>(User|Assistant)(?:\n|\Z)")
+PYTHON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*'(?:role|content|from|value)':")  # as print, and pandas' CSV, write them
+PYTHON_TEXTS = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*\Z", re.DOTALL)
 BESIDE = ("tools", "template_arguments", "chat_template_kwargs")  # columns that are read under these names alone
 SHOWN = 80  # characters of a text that stand in a reason
 
@@ -36,6 +41,8 @@ def messages_of(value: Any, role: str, column: str) -> list[Message]:
     """
     if isinstance(value, str) and (turns := spoken(value)) is not None:
         return turns
+    if isinstance(value, str) and PYTHON_MESSAGES.match(value):
+        raise Unusable(f"{column} holds messages as Python prints them ({value[:40]!r}); write them as JSON")
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
         value = [_renamed(message) for message in value]
@@ -82,7 +89,7 @@ def spoken(text: str) -> list[Message] | None:
     """
     turns = read_hh(text)
     if turns is None:
-        return None
+        return _helpsteer(text)
     has_both = {turn["role"] for turn in turns} == {"user", "assistant"}
     return turns if has_both or text.startswith("\n\n") else None
 
@@ -93,6 +100,8 @@ def paired_turns(cells: Sequence[Any], columns: Sequence[str]) -> list[Any]:
     Raises:
         Unusable: some are lists of texts and cannot be paired.
     """
+    if all(isinstance(cell, str) and PYTHON_TEXTS.match(cell) and turns_of(cell) is None for cell in cells):
+        raise Unusable(f"its turns are lists as Python prints them ({cells[0][:40]!r}); write them as JSON")
     lists = [turns_of(cell) for cell in cells]
     prompt, *sides = lists
     if prompt is None:
@@ -155,6 +164,16 @@ def brief(messages: Sequence[Message]) -> str:
     """The last message in a few words."""
     text = " ".join(str(messages[-1].get("content") or "").split()) if messages else ""
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
+
+
+def _helpsteer(text: str) -> list[Message] | None:
+    """The turns of a text as HelpSteer 1 and 2 write several: the user begins without a mark; None without marks."""
+    first, *rest = HELPSTEER_TURN.split(text)
+    if not rest:
+        return None
+    begins = [{"role": "user", "content": first.strip()}] if first.strip() else []
+    turns = zip(rest[::2], rest[1::2], strict=True)
+    return [*begins, *({"role": speaker.lower(), "content": said.strip()} for speaker, said in turns)]
 
 
 def _plain(message: Message) -> list[Any]:
