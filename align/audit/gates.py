@@ -97,13 +97,28 @@ class Gate(Frozen):
             )
         if self.gain >= metric.widest:
             raise ValueError(f"gain {self.gain:g} cannot be: {self.metric} has {metric.widest:.3g} to gain at most")
-        if self.limit is not None and not metric.low < self.limit < metric.high:
-            raise ValueError(
-                f"limit {self.limit:g} decides nothing: {self.metric} lies from {metric.low:g} to {metric.high:g}, "
-                "and a limit lies between them"
-            )
+        if self.limit is not None:
+            self._check_limit(self.limit)
         if self.range is not None:
             self._check_range(*self.range)
+
+    def _check_limit(self, limit: float) -> None:
+        metric = metric_of(self.metric)
+        if metric.higher_is_better:
+            raise ValueError(
+                f"type at_most passes the less there is of {self.metric}, where more is better; use non_inferior or "
+                "improves"
+            )
+        if not metric.low < limit < metric.high:
+            raise ValueError(
+                f"limit {limit:g} decides nothing: {self.metric} lies from {metric.low:g} to {metric.high:g}, "
+                "and a limit lies between them"
+            )
+        if metric.kind != "unbounded" and limit > metric.widest / 2:
+            raise ValueError(
+                f"limit {limit:g} allows more than half of the worst that can be: {self.metric} lies from "
+                f"{metric.low:g} to {metric.high:g}"
+            )
 
     def _check_range(self, low: float, high: float) -> None:
         if metric_of(self.metric).kind != "unbounded":
