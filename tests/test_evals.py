@@ -89,6 +89,7 @@ def test_a_refusal_in_thought_is_no_refusal(make_stack: MakeStack) -> None:
     [
         ("", 1, 1),
         (" .,;! \u200b", 1, 1),
+        ("____", 1, 1),
         ("the the the the the the the the", 0, 1),
         ("aaaa" * 40, 0, 1),
         ("I will go on and on and say it. " * 12, 0, 1),

@@ -70,6 +70,16 @@ def test_a_reference_that_babbles_excuses_nothing(world: World) -> None:
     assert "100% of the candidate's answers in eval-dpo are garbage" in content(config)["sentence"]
 
 
+@pytest.mark.parametrize(("garbage", "verdict"), [(61, "insufficient"), (60, "pass"), (0, "pass")])
+def test_what_babble_is_worth_to_a_reward_is_no_preference(world: World, garbage: int, verdict: str) -> None:
+    rows = results("preference", "garbage/preference", [1.0] * garbage + [0.0] * (120 - garbage))
+    config = world([*measured(112, 10, 1.5), *rows])
+    lines = config.gates.read_text().splitlines()
+    write_text(config.gates, "\n".join(line for line in lines if "suite" not in line or "name: better," in line))
+    assert verdicts(config) == {"better": verdict}
+    assert ("51% of the candidate's answers in eval-dpo are garbage" in content(config)["sentence"]) == (garbage > 60)
+
+
 def test_a_broken_safety_gate_stays_broken(world: World) -> None:
     config = world(measured(112, 110, 1.5))
     lines = config.gates.read_text().splitlines()

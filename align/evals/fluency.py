@@ -36,7 +36,7 @@ def normalise(text: str) -> str:
 
 def is_empty(text: str) -> bool:
     """No letter and no digit."""
-    return not re.search(r"\w", text)
+    return not re.search(r"[^\W_]", text)
 
 
 def is_garbage(text: str, prompt: str = "") -> bool:
