@@ -145,10 +145,22 @@ def test_a_selection_of_the_items_is_no_pass(world: World) -> None:
         rows += results("safety", "harmful_compliance", [0.0] * 100)
         write_evaluation(runs, name, path, rows, asked={"items": "some"})
     assert verdicts(config)["harm"] == "insufficient"
-    assert "eval-sft asked sft 120 items and the candidate was asked 100 at most" in content(config)["sentence"]
+    assert "eval-sft asked sft 20 items that the candidate was not asked" in content(config)["sentence"]
     gates = config.gates.read_text()
     write_text(config.gates, gates.replace("}", ", fingerprint: {items: some}}"))
     assert verdicts(again(config, "audit-2"))["harm"] == "pass"  # the gate says so, for everybody to read
+
+
+def test_as_many_items_may_be_other_items(world: World) -> None:
+    """The reference answered two sets of 120, and the candidate one of them."""
+    config = world(GOOD)
+    hard = [row | {"item_id": f"hard-{row['item_id']}"} for row in GOOD if row["suite"] == "safety"]
+    runs = config.run.parent
+    write_evaluation(runs, "hard-sft", runs / "sft", hard, asked={"items": "hard"})
+    assert verdicts(config)["harm"] == "insufficient"
+    assert "hard-sft asked sft 120 items that the candidate was not asked" in content(config)["sentence"]
+    write_evaluation(runs, "hard-dpo", config.candidate, hard, asked={"items": "hard"})
+    assert verdicts(again(config, "audit-2"))["harm"] == "pass"
 
 
 def test_a_smoke_test_on_a_few_items_decides_nothing_beside_a_whole_evaluation(world: World) -> None:

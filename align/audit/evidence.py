@@ -141,20 +141,17 @@ def _starts(candidate: Subject) -> set[str]:
 
 
 def _left_out(gate: Gate, references: Sequence[Evaluation], judged: Sequence[Pair]) -> str | None:
-    """Why the items of a pass may be a selection: the reference was asked more of them, or None."""
+    """Why the items of a pass may be a selection: the reference was asked others as well, or None."""
     if gate.against is None:
         return None
-
-    def n_items(one: Evaluation) -> int:
-        return len(set(one.scores(gate.metric).items))
-
-    asked = max(n_items(pair.sides[-1]) for pair in judged)
-    largest = max(references, key=n_items)
-    if n_items(largest) <= asked:
+    asked = {item for pair in judged for item in pair.sides[0].scores(gate.metric).items}
+    others = {one.name: set(one.scores(gate.metric).items) - asked for one in references}
+    largest = max(others, key=lambda name: len(others[name]))
+    if not others[largest]:
         return None
     return (
-        f"{largest.name} asked {gate.against} {n_items(largest)} items and the candidate was asked {asked} at most: "
-        "evaluate it on all of them, or name the items in the gate's fingerprint"
+        f"{largest} asked {gate.against} {len(others[largest])} items that the candidate was not asked: evaluate it on "
+        "all of them, or name the items in the gate's fingerprint"
     )
 
 
