@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,49 @@ def test_evaluations_that_were_asked_in_another_way_are_refused(world: World) ->
     write_evaluation(runs, "eval-ppo", runs / "ppo", with_wins(measured(100, 5, 1.2), 70), asked={"dtype": "bfloat16"})
     with pytest.raises(BadInput, match="eval-ppo are not alike: 'dtype' differs .float32 and bfloat16.; evaluate"):
         compare(config)
+
+
+def test_arms_asked_through_another_template_are_refused(world: World) -> None:
+    config, runs = compared(world)
+    record = read_run(runs / "eval-ppo")
+    edit_run(runs / "eval-ppo", headline=record.headline | {"own_template": False})
+    with pytest.raises(BadInput, match="eval-ppo asked ppo through another chat template than its own; evaluate again"):
+        compare(config)
+
+
+def test_what_the_table_passes_over_is_named(world: World) -> None:
+    config, runs = compared(world)
+    newer = {"created": "2026-01-03T10:00:00+00:00"}
+    write_evaluation(runs, "again", runs / "dpo", with_wins(measured(120, 0, 2.5), 110), **newer)
+    compare(CompareConfig(**config.model_dump() | {"policy": "greedy"}))
+    lines = json.loads((config.run / "comparison.json").read_text())["not_measured"]
+    assert "dpo: eval-dpo (safety) is not shown, since again is newer" in lines
+    assert "safety: shown by sample, since fewer arms have an evaluation by greedy" in lines
+    assert "- safety: shown by sample" in (config.run / "comparison.md").read_text()
+    assert not any("eval-ppo" in line for line in lines)
+
+
+def test_the_win_rate_at_equal_length_counts_clusters(world: World) -> None:
+    """The 120 prompts of each row come from 12 documents, whose prompts are alike."""
+    config, runs = compared(world)
+    compare(config)
+    by_item = _at_equal_length(config)
+    for name in ("base", "sft", "dpo", "ppo", "prompted"):
+        rows = [json.loads(line) for line in (runs / f"eval-{name}" / "items.jsonl").read_text().splitlines()]
+        rows = [r | {"cluster": f"document {int(r['item_id'][1:]) // 10}"} for r in rows if r["item_id"][0] == "p"]
+        resolved = read_run(runs / f"eval-{name}").resolved
+        write_evaluation(runs, f"eval-{name}", Path(resolved["subject"]), rows, policy=resolved["policy"])
+    again = CompareConfig(**config.model_dump() | {"run": runs / "compare-clusters"})
+    compare(again)
+    by_cluster = _at_equal_length(again)
+    assert (by_item["n_clusters"], by_cluster["n_clusters"]) == (120, 12)
+    assert by_cluster["mean"] == pytest.approx(by_item["mean"])
+    assert by_cluster["high"] - by_cluster["low"] > 1.5 * (by_item["high"] - by_item["low"])
+
+
+def _at_equal_length(config: CompareConfig) -> dict[str, Any]:
+    rows = json.loads((config.run / "comparison.json").read_text())["rows"]
+    return next(r["metrics"]["win_rate_vs_sft, equal length"] for r in rows if r["name"] == "dpo")
 
 
 def test_an_sft_run_is_no_arm(world: World) -> None:

@@ -101,7 +101,11 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen, rewards)],
         "evaluations": {suite: {n: one.name for n, one in found.items()} for suite, found in chosen.items()},
         "lineage": {key: origin(config.arm_records[0], key) for key in SHARED},
-        "not_measured": [*_not_measured(contenders, chosen), *_not_judged(chosen, rewards)],
+        "not_measured": [
+            *_not_measured(contenders, chosen),
+            *_not_judged(chosen, rewards),
+            *_not_shown(contenders, chosen, config.policy),
+        ],
         "caveat": CAVEAT,
     }
     write_json(run.path / "comparison.json", result)
@@ -171,6 +175,11 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
         for one in contenders:
             if one.name in found and (problem := other_base(one.subject, found[one.name])):
                 raise BadInput(f"compare: {problem}")
+            if one.name in found and one.record and not found[one.name].record.headline.get("own_template"):
+                raise BadInput(
+                    f"compare: {found[one.name].name} asked {one.name} through another chat template than its own; "
+                    "evaluate again"
+                )
         _check_alike(suite, found, {one.name for one in contenders if one.manner})
         chosen[suite] = found
     return chosen
@@ -236,7 +245,9 @@ def _at_equal_length(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -
     own, other = (history.scores(side, "preference", "n_tokens").by_item for side in (results, sft))
     known = [i for i in sorted(wins) if own.get(i) is not None and other.get(i) is not None]
     lengths = [(own[i] or 0.0) - (other[i] or 0.0) for i in known]
-    estimate = win_rate_at_equal_length([wins[i] or 0.0 for i in known], lengths, known)
+    clusters = {r.item_id: r.cluster for r in results if r.cluster is not None}
+    units = [clusters.get(i, i) for i in known]
+    estimate = win_rate_at_equal_length([wins[i] or 0.0 for i in known], lengths, units)
     return estimate._asdict() | {"suite": "preference"}
 
 
@@ -292,6 +303,24 @@ def _not_measured(contenders: Sequence[Contender], chosen: Evaluated) -> list[st
         if lacking or not chosen:
             missing.append(f"{one.name}: no evaluation of {', '.join(lacking) or 'any suite'}")
     return missing
+
+
+def _not_shown(contenders: Sequence[Contender], chosen: Evaluated, preferred: str) -> list[str]:
+    """Evaluations that the table passes over: those by the policy that was asked for, and older ones of the same."""
+    lines = []
+    for suite, found in chosen.items():
+        acted = {found[one.name].policy for one in contenders if one.name in found and one.manner is None}
+        lines += [
+            f"{suite}: shown by {policy}, since fewer arms have an evaluation by {preferred}"
+            for policy in sorted(acted - {preferred})
+        ]
+        for one in contenders:
+            if (shown := found.get(one.name)) is None:
+                continue
+            for other in one.subject.evaluations:
+                if (other.suite, other.policy) == (suite, shown.policy) and other.record.path != shown.record.path:
+                    lines.append(f"{one.name}: {other.name} ({suite}) is not shown, since {shown.name} is newer")
+    return lines
 
 
 def _has_no_suite(one: Contender, suite: str) -> bool:

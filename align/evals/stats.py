@@ -235,7 +235,8 @@ def win_rate_at_equal_length(
     many models and regularised: where 7.62 is published, this gives 11.21 on the same annotations.
 
     Args:
-        wins: 1, 0.5 (tie) or 0 a comparison; its length difference (new - old) and its prompt beside it.
+        wins: 1, 0.5 (tie) or 0 a comparison; its length difference (new - old) and its prompt (or the cluster of
+            its prompt) beside it.
 
     Not estimable (one outcome only, lengths that separate the outcomes, under 10 prompts): mean None.
     """
