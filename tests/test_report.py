@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_world import compared, edit_run, make_world, measured, write_evaluation, write_run
+from audit_world import compared, edit_run, make_world, measured, results, write_evaluation, write_run
 
 from align.audit import story
 from align.audit.audit import AuditConfig, audit
@@ -22,6 +22,7 @@ from align.audit.report import ReportConfig, report, visible
 from align.audit.table import estimate, number
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl, write_text
+from align.core.intervals import mean_interval
 from align.core.runs import read_run
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png> \u202egnp.exe \x1b[31m \ud800 & \"quoted\""
@@ -202,6 +203,36 @@ def test_reward_and_gold_stand_over_the_same_axis(whole: ReportConfig) -> None:
     assert found is not None
     score, gold = ([p.split(",")[0] for p in re.findall(r'points="([^"]+)"', c)[0].split()] for c in found.charts)
     assert len(score) == 30 and gold == score[:19]
+
+
+def test_an_audit_that_newer_evaluations_overtook_is_told(whole: ReportConfig) -> None:
+    assert "audit again" not in written(whole)
+    newer = {"created": "2026-01-09T10:00:00+00:00"}
+    write_evaluation(whole.runs_folder, "eval-bad", whole.runs_folder / "dpo", measured(10, 110, -1.0), **newer)
+    config = ReportConfig(**whole.model_dump() | {"run": whole.runs_folder / "report-2"})
+    text = Page(written(config)).text
+    assert text.count("Made without eval-bad, which is newer: audit again.") == 1  # of the two audits, that of dpo
+
+
+def test_intervals_take_what_items_come_from_as_clusters(tmp_path: Path) -> None:
+    runs, base = tmp_path / "runs", tmp_path / "base"
+    write_text(base / "config.json", "{}")
+    rows = [
+        row
+        for c in range(6)
+        for i in range(50)
+        for row in results("safety", "over_refusal", [float(c < 3)], cluster=f"document {c}", item_id=f"{c}-{i}")
+    ]
+    write_evaluation(runs, "eval-base", base, rows)
+    html = written(ReportConfig(run=runs / "report", runs_folder=runs))
+    expected = mean_interval([row["score"] for row in rows], "binary", [row["cluster"] for row in rows])
+    assert expected.low is not None and expected.low < 0.19
+    assert f"{number(expected.low)} to {number(expected.high)}" in html
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="runs_folder: .*nope: no such folder; name the folder that holds the runs"):
+        report(ReportConfig(run=tmp_path / "report", runs_folder=tmp_path / "nope"))
 
 
 def test_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:

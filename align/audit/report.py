@@ -46,6 +46,8 @@ class ReportConfig(StageConfig):
     @cached_property
     def records(self) -> list[RunRecord]:
         """Runs of the folder, this kind left out."""
+        if not self.runs_folder.is_dir():
+            raise BadInput(f"runs_folder: {self.runs_folder}: no such folder; name the folder that holds the runs")
         return [record for record in history.all_runs([self.runs_folder]) if record.stage != "report"]
 
     @property
@@ -57,6 +59,7 @@ class ReportConfig(StageConfig):
 def report(config: ReportConfig, run: Run) -> dict[str, Any]:
     """Write report.html and say where it is."""
     audits = [_content(path, "audit") for path in config.audits]
+    audits = [audit | {"unseen": _unseen(audit, config.records)} for audit in audits]
     comparison = _content(config.comparison, "compare") if config.comparison else None
     finished = [record for record in config.records if record.status == "finished"]
     runs = [story.training(r, visible(Path(r.path).name)) for r in finished if r.stage in TRAINED]
@@ -140,6 +143,16 @@ def _content(path: Path, stage_name: str) -> dict[str, Any]:
         raise BadInput(f"{file}: cannot be read ({error}); run `align {stage_name}` again") from error
 
 
+def _unseen(audit: Mapping[str, Any], records: Sequence[RunRecord]) -> list[str]:
+    """Finished evaluations of an audit's policies that it did not look at: they are newer than it."""
+    found: list[str] = []
+    for subject in audit["subjects"].values():
+        looked_at = {row["run"] for row in subject["evaluations"]}
+        names = [one.name for one in history.evaluations(records, subject["artefact"])]
+        found += [name for name in names if name not in looked_at]
+    return list(dict.fromkeys(found))
+
+
 def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Rows for tables and bars from evaluation runs alone, where no comparison was made: one row a run.
 
@@ -154,7 +167,7 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         own = record.headline.get("training_reward", [])
         for suite, metric in dict.fromkeys((result.suite, result.metric) for result in results):
             found = history.scores(results, suite, metric)
-            estimate = mean_interval(found.values, metric_of(metric).kind, found.items)
+            estimate = mean_interval(found.values, metric_of(metric).kind, found.units)
             metrics[f"{metric}, {LABEL}" if metric in own else metric] = estimate._asdict() | {"suite": suite}
         name = f"{subject}, {record.resolved.get('policy')}"
         rows.append({"name": name, "run": Path(record.path).name, "stage": stage_name, "metrics": metrics})
