@@ -52,7 +52,7 @@ def run_stage(config: StageConfig, gold: str | None = None) -> RunRecord:
     """Run the stage a config is for; ``gold`` (module:function) is handed to stages that take it."""
     verb = STAGES[config.stage]
     function: Callable[..., RunRecord] = getattr(importlib.import_module(verb.module), verb.function)
-    if gold and verb.gold:
+    if gold is not None and verb.gold:
         from rewards.functions import load_function
 
         return function(config, **{verb.gold: load_function(gold)})

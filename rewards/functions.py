@@ -7,6 +7,7 @@ looked for where Python finds its own, and then in the current folder.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import importlib.util
@@ -31,6 +32,8 @@ def load_function(name: str) -> RewardFunction:
     Raises:
         BadInput: the name has another form, the module cannot be imported, or nothing callable stands there.
     """
+    if not isinstance(name, str):  # a setting without a schema: YAML reads `a: b` as a mapping and 7 as a number
+        raise BadInput(f"gold: {_shown(name)} is no text; write module:function, without a space")
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise BadInput(f"'{name}': a function is named module:function, for example align.pocket.utility:utility")
@@ -56,13 +59,13 @@ def rewards_of(
     completions: Sequence[list[Message]],
     **columns: Any,
 ) -> list[float | None]:
-    """Call a reward function; what it gives must be one finite number or None per completion.
+    """Call a reward function on copies; what it gives must be one finite number or None per completion.
 
     Raises:
         BadInput: it raises or exits, or gives something else.
     """
     try:
-        values = function(prompts=prompts, completions=completions, **columns)
+        values = function(**copy.deepcopy({"prompts": prompts, "completions": completions, **columns}))
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
         raise BadInput(f"reward function {name}: {_raised(error)}; mend it and run the same command again") from error
     if isinstance(values, str | bytes | dict) or not (isinstance(values, Sized) and isinstance(values, Iterable)):

@@ -94,6 +94,22 @@ def test_rewards_come_back_as_numbers() -> None:
     assert rewards_of("m:f", lambda ended, **_: [1, float(ended[1])], REPLY, REPLY, ended=[True, False]) == [1.0, 0.0]
 
 
+def test_a_reward_function_cannot_change_what_it_judges() -> None:
+    """Many strip or lower a text in place; what is scored, shown and trained on stays what was said."""
+    prompts = [[{"role": "user", "content": "Hello"}]]
+    said = [[{"role": "assistant", "content": " Fine. "}]]
+
+    def rude(prompts: list[Any], completions: list[Any], ended: list[bool]) -> list[float]:
+        prompts[0].clear()
+        completions[0][0]["content"] = "fine"
+        ended.clear()
+        return [1.0]
+
+    ended = [True]
+    assert rewards_of("m:f", rude, prompts, said, ended=ended) == [1.0]
+    assert (prompts[0][0]["content"], said[0][0]["content"], ended) == ("Hello", " Fine. ", [True])
+
+
 def test_reward_functions_are_called_as_trl_calls_them() -> None:
     """By keyword: TRL's own examples take completions first, or nothing else by name."""
 
