@@ -21,7 +21,7 @@ from annotation.types import Message
 
 OPTIONAL = ("n", "seed", "max_tokens")  # fields that a server may refuse and still be of use
 ENDED = ("stop", "tool_calls", "function_call")
-WITHHELD = "content_filter"
+WITHHELD = ("content_filter", "error")  # reasons to end of a response that its server kept back or gave up on
 
 
 class Asked(NamedTuple):

@@ -162,7 +162,7 @@ class Endpoint:
                 break
             choices += reply.data["choices"][:wanted]
             replies.append(reply)
-        kept = [choice for choice in choices if choice.get("finish_reason") != WITHHELD]
+        kept = [choice for choice in choices if choice.get("finish_reason") not in WITHHELD]
         return Answered(
             id=asked.id,
             responses=[response(choice, self.manner.model) for choice in kept],

@@ -115,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
             message["reasoning_content"] = "let me see"
         if "filtered" in asked and index == 0:
             reason = "content_filter"
+        if "broken off" in asked and index == 0:
+            reason = "error"
         if "key" in asked:
             message |= {"content": f"{asked}: {KEY} or {seed}.{index}", "reasoning_content": f"they gave me {KEY}"}
         if "silent" in asked:
@@ -182,30 +184,32 @@ def test_reasoning_between_marks_is_parted_from_the_answer() -> None:
 
 
 def test_responses_come_as_candidates_with_what_they_hold(tmp_path: Path, server: Completions) -> None:
-    file = prompts(tmp_path, "hello", "hello", "a long one", "use a tool", "think first", "filtered", "silent")
+    file = prompts(
+        tmp_path, "hello", "hello", "a long one", "use a tool", "think first", "filtered", "silent", "broken off"
+    )
     record, rows = run(tmp_path / "run", server.url + "/", file, temperature=0.7, max_new_tokens=9)
     assert [row["prompt"][0]["content"] for row in rows] == [
-        "hello", "a long one", "use a tool", "think first", "filtered",
+        "hello", "a long one", "use a tool", "think first", "filtered", "broken off",
     ]  # fmt: skip
-    plain, long, tool, think, filtered = (row["responses"] for row in rows)
+    plain, long, tool, think, filtered, broken = (row["responses"] for row in rows)
     assert len({r["messages"][0]["content"] for r in plain}) == 3 and all(r["ended"] for r in plain)
     assert {r["origin"] for r in plain} == {MODEL}
     assert not any(r["ended"] for r in long)
     assert tool[0]["messages"][0]["tool_calls"][0]["function"] == {"name": "look_up", "arguments": {"word": "sky"}}
     assert think[0]["messages"][0]["reasoning_content"] == "let me see"
-    assert len(filtered) == 2
-    assert len(server.seen) == 6 and {body["n"] for body in server.seen} == {3}
+    assert len(filtered) == len(broken) == 2
+    assert len(server.seen) == 7 and {body["n"] for body in server.seen} == {3}
     assert {(body["temperature"], body["max_tokens"]) for body in server.seen} == {(0.7, 9)}
     assert record.dropped == {
         "repeated prompt": 1,
-        "response withheld by the endpoint": 1,
+        "response withheld by the endpoint": 2,
         "empty response": 3,
         "prompt with empty responses only": 1,
     }
     assert record.headline["served_by"] == [f"{MODEL}-2026"]
-    assert (record.headline["prompt_tokens"], record.headline["completion_tokens"]) == (30, 54)
+    assert (record.headline["prompt_tokens"], record.headline["completion_tokens"]) == (35, 63)
     read = read_candidates([tmp_path / "run"], lambda reason, count: None, keep_unended=False, at_least=2)
-    assert len(read) == 3, "cut responses, and equal ones, are nothing to compare"
+    assert len(read) == 4, "cut responses, and equal ones, are nothing to compare"
 
 
 @pytest.mark.parametrize("several", ["refused", "ignored"])
