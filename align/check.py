@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from align.core.config import BadInput, Compute, Lora, StageConfig, TextConfig, override, read_yaml
-from align.core.runs import input_paths
-from align.recipe import load_recipe, step_config
-from align.verbs import stage_config
+from align.core.runs import check_folder, input_paths
+from align.recipe import check_folders, load_recipe, step_config
+from align.verbs import find, stage_config
 
 
 def check(config: Path, assignments: Sequence[str]) -> int:
@@ -25,6 +25,8 @@ def check(config: Path, assignments: Sequence[str]) -> int:
         stages = [step_config(recipe, step, str(config)) for step in recipe.steps]
         made = {recipe.runs / step.name for step in recipe.steps}
         _check_inputs(stages, made | {recipe.runs})
+        check_folders(recipe, recipe.steps, str(config))
+        _check_functions(stages, recipe.gold)
         print(f"{config}: {len(stages)} steps, runs in {recipe.runs}")
         _check_models(stages, recipe.model)
         return 0
@@ -34,9 +36,11 @@ def check(config: Path, assignments: Sequence[str]) -> int:
     if "stage" not in settings:
         raise BadInput(f"{config}: key 'stage' is missing; say which stage this configures")
     settings.setdefault("run", f"runs/{settings['stage']}")
-    settings.pop("gold", None) if settings["stage"] in ("sft", "reward", "dpo", "ppo") else None
+    gold = settings.pop("gold", None) if find(settings["stage"], str(config)).gold else None
     stage = stage_config(settings["stage"], settings, str(config))
     _check_inputs([stage], set())
+    check_folder(stage)
+    _check_functions([stage], gold)
     print(f"{config}: stage {stage.stage}, run {stage.run}")
     _check_models([stage], None)
     return 0
@@ -65,6 +69,17 @@ def _check_inputs(stages: Iterable[StageConfig], made: set[Path]) -> None:
             will_exist = any(path == run or run in path.parents for run in made)
             if not will_exist and not path.exists():
                 raise BadInput(f"stage {stage.stage}: {name}: {path} does not exist")
+
+
+def _check_functions(stages: Iterable[StageConfig], gold: str | None) -> None:
+    """Import what the stages name as module:function."""
+    named = [name for stage in stages for name in (*getattr(stage, "functions", ()), getattr(stage, "gold", None))]
+    if not (names := [name for name in [gold, *named] if name is not None]):
+        return
+    from rewards.functions import load_function
+
+    for name in names:
+        load_function(name)
 
 
 def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:

@@ -60,6 +60,8 @@ def run(argv: list[str]) -> int:
     except Exception as error:  # the outermost place: everything not foreseen becomes exit code 70
         if "DefaultCPUAllocator" in str(error):  # torch's way to say it where there is no GPU
             return _say("out of memory; lower compute.max_tokens or batch, and run the same command again", 2)
+        if str(error).startswith("Symlink loop from "):  # pathlib's own, and no OSError before Python 3.13
+            return _say(f"{str(error).removeprefix('Symlink loop from ')}: is a link to itself; mend the link", 2)
         if type(error).__name__ == "OutOfMemoryError":
             return _say("the GPU is out of memory; lower compute.max_tokens or use compute.quantization: nf4", 2)
         return _internal()
@@ -102,6 +104,17 @@ def _dispatch(argv: list[str]) -> int:
     return _stage(verb, known.config, assignments)
 
 
+class _Once(argparse.Action):
+    """An option whose second value is refused: which of the two was meant is not known."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise BadInput(f"{option_string}: stands twice; name one file and give the rest as key=value")
+        setattr(namespace, self.dest, values)
+
+
 def _parser() -> argparse.ArgumentParser:
     verbs = [f"  {name:<24}{text}" for name, text in WHOLE.items()]
     verbs += [f"  {name:<24}{verb.summary}" for name, verb in STAGES.items() if name not in ANNOTATE]
@@ -116,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", choices=[*WHOLE, *STAGES, "annotate"], metavar="VERB")
-    parser.add_argument("--config", type=Path, help="a YAML file: one stage, or a recipe")
+    parser.add_argument("--config", type=Path, action=_Once, help="a YAML file: one stage, or a recipe")
     parser.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
     return parser
 

@@ -8,6 +8,7 @@ anew. A step that stands there with another config or other inputs stops the rec
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import shutil
 import sys
@@ -56,6 +57,8 @@ def load_recipe(data: Mapping[str, Any], assignments: Iterable[str], where: str)
     Raises:
         BadInput: an unknown key, step or stage, an input that names nothing earlier, or a config its stage refuses.
     """
+    if (stage := data.get("stage", "recipe")) != "recipe":
+        raise BadInput(f"{where}: this is a config of stage '{stage}' and no recipe; run it with its own verb")
     data = _beside(data, Path(where).parent)
     steps = data.get("steps")
     names = [step.get("name") for step in steps if isinstance(step, Mapping)] if isinstance(steps, list) else []
@@ -65,9 +68,20 @@ def load_recipe(data: Mapping[str, Any], assignments: Iterable[str], where: str)
     steps = [_overridden(step, for_steps) for step in recipe.steps]
     recipe = recipe.model_copy(update={"steps": steps})
     _check_names(recipe, where)
+    _check_defaults(recipe, where)
     for step in recipe.steps:
         step_config(recipe, step, where)
     return recipe
+
+
+def _check_defaults(recipe: RecipeConfig, where: str) -> None:
+    """Refuse a default that no step of the recipe reads."""
+    verbs = [find(step.stage, f"{where}: step '{step.name}'") for step in recipe.steps]
+    known = {key for verb in verbs for key in _fields(verb.module, verb.config)}
+    if strange := sorted(set(recipe.defaults) - known):
+        near = difflib.get_close_matches(strange[0], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else "remove it"
+        raise BadInput(f"{where}: key 'defaults.{strange[0]}' is no setting of any step; {hint}")
 
 
 def step_config(recipe: RecipeConfig, step: Step, where: str) -> StageConfig:
@@ -86,6 +100,17 @@ def step_config(recipe: RecipeConfig, step: Step, where: str) -> StageConfig:
     return stage_config(step.stage, data, f"{where}: step '{step.name}'")
 
 
+def check_folders(recipe: RecipeConfig, steps: Iterable[Step], where: str) -> None:
+    """Refuse folders that are not this recipe's to write to.
+
+    Raises:
+        BadInput: what lies there, and where.
+    """
+    _check_runs(recipe)
+    for step in steps:
+        check_folder(step_config(recipe, step, where))
+
+
 def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
     """Run the steps that are wanted, in order, and return their records.
 
@@ -94,9 +119,7 @@ def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
             step raises.
     """
     steps = wanted(recipe)
-    _check_runs(recipe)
-    for step in steps:
-        check_folder(step_config(recipe, step, where))
+    check_folders(recipe, steps, where)
     with lock(recipe.runs):
         if recipe.redo is not None:
             _clear(recipe)

@@ -195,6 +195,29 @@ def test_a_folder_that_stops_a_run_stops_a_check(
         assert refusal in line and "memory" not in line
 
 
+def test_a_run_folder_or_a_function_that_stops_a_run_stops_a_check(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sft_yaml(tmp_path, model, demonstrations(tmp_path / "rows.jsonl"), gold="math:nothing")
+    for line in check_and_run(capsys, path):
+        assert "has no 'nothing'" in line
+    path = sft_yaml(tmp_path, model, demonstrations(tmp_path / "rows.jsonl"), run=str(tmp_path))
+    for line in check_and_run(capsys, path):
+        assert "holds the input" in line
+    recipe: dict[str, Any] = {
+        "stage": "recipe",
+        "runs": str(tmp_path / "all"),
+        "model": str(model),
+        "gold": "math:nothing",
+    }
+    recipe |= {"steps": [{"name": "world", "stage": "pocket"}]}
+    path.write_text(yaml.safe_dump(recipe))
+    assert "has no 'nothing'" in told(capsys, ["check", "--config", str(path)], 2)
+    (tmp_path / "all" / "world").mkdir(parents=True)
+    path.write_text(yaml.safe_dump({**recipe, "gold": None}))
+    assert "holds world and no runs" in told(capsys, ["check", "--config", str(path)], 2)
+
+
 def test_an_adapter_folder_is_matched_with_its_base(
     make_stack: MakeStack, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,31 @@ def test_a_wrong_key_or_value_is_named(data: dict[str, Any], told: str) -> None:
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("schema", "data", "told"),
+    [
+        (Section, {"beta": True}, "key 'beta': expected a number, not true or false (given: True)"),
+        (Section, {"compute": {"max_tokens": True}}, "key 'compute.max_tokens': expected a number"),
+        (Section, {"optim": {"betas": [0.9, True]}}, "key 'optim.betas': expected a number"),
+        (StageConfig, {"stage": "x", "run": "~/runs/x"}, "key 'run': a path is read as it stands, ~ and $"),
+        (StageConfig, {"stage": "x", "run": "$HOME/x"}, "key 'run': a path is read as it stands"),
+        (StageConfig, {"stage": "x", "run": "runs/${name}"}, "key 'run': a path is read as it stands"),
+        (StageConfig, {"stage": "x", "run": 7}, "key 'run': expected text, and YAML reads what stands there otherwise"),
+        (StageConfig, {"stage": False, "run": "x"}, "key 'stage': expected text, and YAML reads"),
+    ],
+)
+def test_a_value_that_would_be_read_as_another_is_refused(schema: Any, data: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput) as error:
+        build(schema, data, "f.yaml")
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_truth_values_stay_truth_values_and_odd_folders_are_folders() -> None:
+    section = build(Section, {"compute": {"gradient_checkpointing": True}}, "f")
+    assert section.compute.gradient_checkpointing is True
+    assert build(StageConfig, {"stage": "x", "run": "a~1/b$"}, "f").run == Path("a~1/b$")
+
+
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="f.yaml: key 'run' is missing; add it"):
         build(StageConfig, {"stage": "x"}, "f.yaml")
@@ -59,6 +84,23 @@ def test_scientific_notation_is_a_number(text: str) -> None:
     assert isinstance(value, float) and value == pytest.approx(3e-6)
 
 
+@pytest.mark.parametrize("text", ["010", "-007", "1:30", "1:30.5", "+1_0:30"])
+def test_a_number_that_can_be_read_in_two_ways_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"f:2: .* can be read as two numbers; write it in base ten, or quote it"):
+        parse_yaml(f"a: 1\nlimit: {text}", "f")
+    assert parse_yaml(f"limit: '{text}'", "f") == {"limit": text}
+
+
+def test_numbers_of_one_reading_are_numbers() -> None:
+    values = parse_yaml("[0, -0, 10, 0x10, 1_000, 0.5, 00.5, .inf, 2026-01-02]", "f")
+    assert values[:-1] == [0, 0, 10, 16, 1000, 0.5, 0.5, float("inf")]
+
+
+def test_merge_keys_are_refused_with_what_to_do() -> None:
+    with pytest.raises(BadInput, match=r"f:2: merge keys \('<<'\) are not read; write the keys out"):
+        parse_yaml("a: &a {k: 1}\nb: {<<: *a}\n", "f")
+
+
 @pytest.mark.parametrize("text", ["3e-6x", "e5", "'3e-6'", "v3e6"])
 def test_what_only_looks_like_a_number_is_text(text: str) -> None:
     assert isinstance(parse_yaml(f"name: {text}", "f")["name"], str)
@@ -74,11 +116,19 @@ def test_overrides_are_dotted_typed_and_leave_the_original_alone() -> None:
 
 @pytest.mark.parametrize(("assignment", "told"), [
     ("beta", "written key=value"), ("=3", "written key=value"), ("beta.x=1", "'beta' holds a value, not a section"),
-    ("optim.lr=[1", "not valid YAML"),
+    ("optim.lr=[1", "not valid YAML"), ("limit=", "override 'limit': holds no value; .* limit=null"),
+    ("s.yaml", "named with --config s.yaml"),
 ])  # fmt: skip
 def test_a_wrong_override_is_refused(assignment: str, told: str) -> None:
     with pytest.raises(BadInput, match=told):
         override({"beta": 1}, [assignment])
+
+
+@pytest.mark.parametrize("words", [["k=2", "k=3"], ["optim.lr=1", "optim={eps: 1}"], ["a.b=1", "c=1", "a.b=1"]])
+def test_an_override_that_undoes_another_is_refused(words: list[str]) -> None:
+    with pytest.raises(BadInput, match="was given before it; keep one"):
+        override({}, words)
+    assert override({}, ["optim={eps: 1}", "optim.lr=2", "optimum=3"]) == {"optim": {"eps": 1, "lr": 2}, "optimum": 3}
 
 
 @pytest.mark.parametrize(

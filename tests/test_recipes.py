@@ -70,6 +70,11 @@ def test_overrides_reach_the_recipe_or_a_step() -> None:
         (["sft.optim.rl=1"], {}, "unknown key 'optim.rl'.*did you mean 'lr'"),
         (["sead=1"], {}, "unknown key 'sead'.*'seed'"),
         (["until=nothing"], {}, "until=nothing: no such step"),
+        (["defaults.computee=1"], {}, "key 'defaults.computee' is no setting of any step; did you mean 'compute'"),
+        ([], {"defaults": {"zzzzz": 1}}, "key 'defaults.zzzzz' is no setting of any step; remove it"),
+        ([], {"stage": "sft"}, "a config of stage 'sft' and no recipe; run it with its own verb"),
+        (["seed=1", "seed=2"], {}, "override 'seed': 'seed' was given before it"),
+        (["sft.batch=1", "sft.batch=2"], {}, "override 'batch': 'batch' was given before it"),
         (["noequals"], {}, "written key=value"),
         ([], {"model": None}, "needs model; set model=PATH"),
         ([], {"steps": [{"name": "a", "stage": "sfd"}]}, "no stage 'sfd'"),
@@ -159,6 +164,10 @@ def test_help_is_quick_and_names_every_verb() -> None:
         (["annotate", "guess"], "name one of simulate, agreement, pairs, up"),
         (["compare"], "key 'arms' is missing"),
         (["quickstart", "rums=x"], "unknown setting 'rums'"),
+        (["ls", "--config", "a.yaml", "--config", "b.yaml"], "--config: stands twice; name one file"),
+        (["pocket", "run=~/x"], "key 'run': a path is read as it stands"),
+        (["sft", "a.yaml"], "a config is named with --config a.yaml"),
+        (["import", "a.jsonl", "data=b.jsonl"], "override 'data': 'data' was given before it"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -169,6 +178,25 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert code == 2
     assert told in shown and len(shown.splitlines()) == 1
     assert not (tmp_path / "runs" / "x" / "run.json").exists()
+
+
+@pytest.mark.parametrize("key", ["run", "prompts"])
+def test_a_link_to_itself_is_bad_input(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    given = {"policy": BASE, "prompts": BASE / "config.json", "run": tmp_path / "run", key: link}
+    assert cli.run(["sample", *(f"{name}={path}" for name, path in given.items())]) == 2
+    assert "link': is a link to itself; mend the link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gold", ["7", "{mod: f}", '""', "false", "nowhere:f"])
+def test_a_utility_that_is_no_function_is_bad_input(
+    gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.jsonl").write_text("")
+    words = ["annotate", "simulate", f"candidates={tmp_path / 'c.jsonl'}", f"run={tmp_path / 'run'}", f"gold={gold}"]
+    assert cli.run([*words, "annotators=[{name: a}]", "votes_per_comparison=1"]) == 2
+    assert "module" in capsys.readouterr().err
 
 
 def test_init_writes_a_recipe_that_check_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

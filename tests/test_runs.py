@@ -242,6 +242,14 @@ def test_a_run_is_written_only_into_a_folder_of_its_own(name: str, told: str, da
     assert everything(tmp_path) == before, "nothing was touched, not even by a lock"
 
 
+def test_a_link_to_nowhere_is_no_run_folder(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(BadInput, match="is a link to .*gone, which is not there; make that folder or mend the link"):
+        count(CountConfig(run=tmp_path / "link", data=data))
+    (tmp_path / "gone").mkdir()
+    assert count(CountConfig(run=tmp_path / "link", data=data)).status == "finished"
+
+
 def test_what_a_kill_at_the_very_start_leaves_is_no_hindrance(config: CountConfig) -> None:
     write_text(config.run / "run.json.tmp", '{"id": "cou')
     assert count(config).status == "finished"

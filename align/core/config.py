@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from align.core.reading import MIB, MOST_LEVELS, TooLong, bounded_bytes
 
@@ -44,9 +44,21 @@ def http_address(url: str) -> SplitResult | None:
 
 
 class Frozen(BaseModel):
-    """A config section: immutable, with no room for unknown keys."""
+    """A config section: immutable, with no room for unknown keys, and no value that is read as another."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """Truth values are no numbers; a shell's ``~`` and ``$NAME`` are no folders."""
+        types = _types_of(cls.model_fields[str(info.field_name)].annotation)
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, bool) and types & {int, float} and bool not in types:
+                raise ValueError("expected a number, not true or false")
+            if Path in types and isinstance(part, str | Path) and re.match(r"~(/|$)|.*\$(\{|\w)", str(part)):
+                raise ValueError("a path is read as it stands, ~ and $ are not expanded; write it out")
+        return value
 
 
 class StageConfig(Frozen):
@@ -161,12 +173,15 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader that refuses repeated keys and reads 3e-6 as a number."""
+    """YAML's safe loader that refuses repeated and merged keys, octals and base 60, and reads 3e-6 as a number."""
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            where = f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}"
+            raise BadInput(f"{where}: merge keys ('<<') are not read; write the keys out")
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             line = key_node.start_mark.line + 1
@@ -175,6 +190,18 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
     return loader.construct_mapping(node, deep=True)
 
 
+def _plain_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    """A number, unless YAML 1.1 reads it as few people do: 010 as eight, 1:30 as ninety."""
+    text = node.value.lstrip("+-").replace("_", "")
+    if ":" in text or re.fullmatch(r"0\d+", text):
+        where = f"{node.start_mark.name}:{node.start_mark.line + 1}"
+        raise BadInput(f"{where}: {node.value} can be read as two numbers; write it in base ten, or quote it as a text")
+    is_whole = node.tag == "tag:yaml.org,2002:int"
+    return loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)
+
+
+for _tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _plain_number)
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -246,11 +273,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply dotted overrides such as ``optim.lr=1e-6`` to a copy of ``data``; values are read as YAML."""
-    result = _copy(data)
+    result, known = _copy(data), list[str]()
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
+        if not equals and assignment.endswith((".yaml", ".yml")):
+            raise BadInput(f"'{assignment}': a config is named with --config {assignment}")
         if not equals or not key:
             raise BadInput(f"'{assignment}': an override is written key=value, for example optim.lr=1e-6")
+        if not value.strip():
+            raise BadInput(f"override '{key}': holds no value; give one, or write {key}=null for none")
+        if before := next((old for old in known if f"{old}.".startswith(f"{key}.")), None):
+            raise BadInput(f"override '{key}': '{before}' was given before it; keep one")
+        known.append(key)
         target = result
         *parents, last = key.split(".")
         for parent in parents:
@@ -280,6 +314,12 @@ def _day_of(arguments: Mapping[str, Any]) -> dict[str, str]:
         raise ValueError(f"date is no day like 2026-11-28: {arguments['date']!r}") from None
 
 
+def _types_of(annotation: Any) -> set[Any]:
+    """The types that an annotation names, those inside unions and lists too."""
+    inner = get_args(annotation)
+    return set().union(*map(_types_of, inner)) if inner else {annotation}
+
+
 def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}
 
@@ -295,6 +335,8 @@ def _explain(schema: type[BaseModel], problem: Any, where: str) -> str:
     if problem["type"] == "missing":
         return f"{where}: key '{key}' is missing; add it"
     given, said = problem.get("input"), problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("string_type", "path_type") and isinstance(given, bool | int | float):
+        said = "expected text, and YAML reads what stands there otherwise; quote it, on a command line as key='\"…\"'"
     return (
         f"{where}: " + (f"key '{key}': " if path else "") + said + (f" (given: {given!r})" if is_short(given) else "")
     )

@@ -253,6 +253,8 @@ def check_folder(config: StageConfig) -> None:
             input.
     """
     folder = config.run.resolve()
+    if config.run.is_symlink() and not folder.exists():
+        raise BadInput(f"{config.run}: is a link to {folder}, which is not there; make that folder or mend the link")
     given = [name for name in config.INPUTS if name in type(config).model_fields]  # others are yet to be looked for
     for name, path in input_paths(config, given).items():
         place = path.resolve()
