@@ -88,7 +88,7 @@ def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
     places = {place for stage in users if (place := _policy(stage, model)) is not None}
     if not places:
         return
-    from align.core.load import find_source, template_of
+    from align.core.load import find_policy, find_source, template_of
     from align.exchanges import first_rows
     from align.preflight import check_source, check_text
 
@@ -96,7 +96,7 @@ def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
     usual = next((stage.chat_template for stage in users if stage.chat_template), None)
     for place in sorted(places):
         own = [stage for stage in users if _policy(stage, model) == place]
-        source = find_source(place)
+        source = find_source(place) if all(stage.stage == "score" for stage in own) else find_policy(place)
         trained = [
             (stage.stage, getattr(stage, "lora", None) or Lora()) for stage in own if "lora" in type(stage).model_fields
         ]

@@ -21,7 +21,7 @@ from align.core.checkpoints import load_checkpoint, save_checkpoint
 from align.core.config import Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash
 from align.core.layout import settle
-from align.core.load import context_length, find_source, template_of
+from align.core.load import context_length, find_policy, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
 from align.core.objectives import dpo_loss, likelihood_loss
@@ -71,7 +71,7 @@ class Sums(NamedTuple):
 def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Train a policy on pairs; ``gold`` scores what it writes meanwhile, where the truth is known."""
     torch.manual_seed(stage_seed(config.seed, "dpo"))
-    source = find_source(config.policy)
+    source = find_policy(config.policy)
     stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
     run.renders_with(stack.chat)
     stack.seat_policy(source.adapter, config.lora)

@@ -25,7 +25,7 @@ from align.core.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, Template, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash, code_hash
 from align.core.layout import settle
-from align.core.load import find_source, template_of
+from align.core.load import find_policy, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
 from align.core.packing import Tree
@@ -84,7 +84,7 @@ class PPO:
         self.config, self.gold = config, gold
         self.functions = [load_function(name) for name in config.functions]
         torch.manual_seed(stage_seed(config.seed, "ppo"))
-        source = find_source(config.policy)
+        source = find_policy(config.policy)
         self.stack = _seat(
             config, source.base, source.adapter, template_of(config.policy, config.template(run.record.created))
         )

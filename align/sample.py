@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -21,20 +22,24 @@ from tqdm import tqdm
 from align.completions import Asked, Manner
 from align.core.config import BadInput, Compute, TextConfig
 from align.core.files import artefact_hash, cut_jsonl, read_jsonl, write_jsonl
-from align.core.load import context_length, find_source, template_of
-from align.core.messages import read_messages
+from align.core.load import context_length, find_policy, template_of
 from align.core.models import Stack
 from align.core.parsing import parse_response
 from align.core.runs import Run, read_run, stage
 from align.core.text import Unusable
 from align.endpoint import Answered, Endpoint, address, sum_known
 from align.rollout import Sample, respond, sequence_seed
-from annotation.types import Message, check_messages, prompt_id
+from annotation.readers.intake import Unusable as NotReadable
+from annotation.readers.sides import with_system
+from annotation.readers.turns import messages_of, refuse_media, template_arguments_of, tools_of
+from annotation.types import Message, Pair, check_messages, is_empty, prompt_id
 from rewards.metrics import clustered_accuracy
 from rewards.tokens import record_tokens
 
 PIECE = 768  # responses between two moves of the progress bar
 PART = "checkpoints/answers.jsonl"  # what an endpoint answered so far
+READ = {"prompt", "system", "tools", "template_arguments", "chat_template_kwargs", "id", "family", "split", "language"}
+READ |= {*Pair.model_fields}  # a pairs run's files are files of prompts too
 Responses = list[dict[str, Any]]  # as candidates hold them: messages, origin, ended, and tokens of a policy's own
 
 
@@ -97,7 +102,7 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     """Write ``candidates.jsonl``: k sampled responses for every prompt that can be asked."""
     if config.temperature == 0 and config.k > 1:
         raise BadInput(f"temperature: 0 gives the same response {config.k} times; set k: 1 or a temperature above 0")
-    prompts = _distinct(run, read_prompts(config.prompts, config.split), config.limit)
+    prompts = _distinct(run, read_prompts(config.prompts, config.split, run.note), config.limit)
     policy = config.policy
     found = _from_endpoint(config, run, prompts) if policy is None else _from_policy(config, policy, run, prompts)
     rows = [_row(run, prompt, responses) for prompt, responses in found.rows]
@@ -111,32 +116,44 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     return _headline(kept, [responses for _, responses in found.rows]) | found.figures
 
 
-def read_prompts(path: Path, split: str | None = None) -> list[Prompt]:
-    """Read prompts: rows ``{"prompt": messages | text, "id"?, "family"?, "split"?, "tools"?, "language"?}``.
+def read_prompts(path: Path, split: str | None = None, note: Callable[[str], None] = lambda text: None) -> list[Prompt]:
+    """Read prompts: rows ``{"prompt": messages | text, "system"?, "tools"?, "template_arguments"?, "split"?, ...}``.
+
+    Args:
+        note: told which columns are not read.
 
     Raises:
         BadInput: the file is missing or empty of this split, or a row holds no usable prompt (named by line).
     """
     file = path / "prompts.jsonl" if path.is_dir() else path
     prompts = []
+    unread: Counter[str] = Counter()
     for number, row in enumerate(read_jsonl(file), 1):
         try:
-            messages = read_messages(row.get("prompt"), "user", "prompt")
+            if "prompt" not in row:
+                raise ValueError(f"no 'prompt' (it holds {', '.join(map(repr, row)) or 'nothing'})")
+            refuse_media(row)
+            messages = with_system(messages_of(row.get("prompt"), "user", "prompt"), row.get("system"))
+            messages = messages[:-1] if is_empty(messages[-1:]) else messages  # "Assistant:" asks for an answer
             check_messages(messages, "prompt")
-        except ValueError as error:
-            raise BadInput(f"{file}: row {number}: {error}") from None
-        tools = row.get("tools")
+            tools = tools_of(row.get("tools"))
+        except (ValueError, NotReadable) as error:
+            raise BadInput(f"{file}: row {number}: {error}; mend or remove it") from None
+        unread.update(set(row) - READ)
         prompts.append(
             Prompt(
                 prompt_id(messages, tools),
                 messages,
                 tools,
-                row.get("template_arguments") or {},
+                template_arguments_of(row) or {},
                 str(row.get("family") or ""),
                 str(row.get("split") or ""),
                 str(row.get("language") or ""),
             )
         )
+    if unread:
+        columns = ", ".join(f"'{column}' ({count})" for column, count in sorted(unread.items()))
+        note(f"{file}: columns that are not read, with how many rows have them: {columns}")
     found = [prompt for prompt in prompts if split is None or prompt.split == split]
     if not found:
         known = ", ".join(sorted({prompt.split for prompt in prompts})) or "none"
@@ -152,7 +169,7 @@ def _distinct(run: Run, prompts: Sequence[Prompt], limit: int | None) -> list[Pr
 
 def _from_policy(config: SampleConfig, policy: Path, run: Run, prompts: Sequence[Prompt]) -> Sampled:
     """Sample from a policy on this machine."""
-    source = find_source(policy)
+    source = find_policy(policy)
     stack = Stack(source.base, config.compute, template_of(policy, config.template(run.record.created)))
     run.renders_with(stack.chat)
     if source.adapter:

@@ -23,7 +23,7 @@ from align.core.checkpoints import METRICS, load_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
 from align.core.files import artefact_hash, read_jsonl, write_jsonl
 from align.core.layout import settle
-from align.core.load import context_length, find_source, template_of
+from align.core.load import context_length, find_policy, template_of
 from align.core.loop import Journal, stage_seed
 from align.core.models import Stack
 from align.core.runs import Run, is_run, stage
@@ -64,7 +64,7 @@ class SFTConfig(TextConfig):
 def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Fine-tune; ``gold`` scores what the policy writes meanwhile, where the truth is known."""
     torch.manual_seed(stage_seed(config.seed, "sft"))
-    source = find_source(config.model)
+    source = find_policy(config.model)
     stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
     run.renders_with(stack.chat)
     stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
@@ -82,7 +82,8 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     if len(rows) < config.min_rows:
         raise BadInput(
             f"{config.data}: {len(rows)} of {len(used) + len(found.dropped)} demonstrations can be used, "
-            f"min_rows asks for {config.min_rows}; dropped: {run.record.dropped or 'none'}"
+            f"min_rows asks for {config.min_rows}; dropped: {run.record.dropped or 'none'}; {len(kept_back)} more are "
+            "kept back (held_out)"
         )
     if longer := sum(len(row["input_ids"]) > config.compute.max_tokens for row in rows):
         run.note(f"{longer} of {len(rows)} rows are longer than compute.max_tokens: each is computed alone")

@@ -64,7 +64,9 @@ class CandidateRow(BaseModel):
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a pairs file; BadInput names the first row that is not a pair."""
+    """Read a file of a pairs run; BadInput names the first row that is not a pair, or a file in the run's place."""
+    if (file := path.parent).is_file():
+        raise BadInput(f"{file}: is no pairs run; 'align import {file}' and 'align annotate pairs' make one of it")
     return read_rows(path, Pair, "a preference pair")
 
 

@@ -21,7 +21,7 @@ from align.core.checkpoints import load_checkpoint, save_checkpoint
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker
 from align.core.files import artefact_hash
 from align.core.layout import settle
-from align.core.load import context_length, find_source, template_of
+from align.core.load import context_length, find_policy, template_of
 from align.core.loop import Journal, Learner, Processes, epochs, stage_seed
 from align.core.models import Stack
 from align.core.objectives import bradley_terry
@@ -64,7 +64,7 @@ class RewardConfig(TextConfig):
 def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[str, Any]:
     """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
     torch.manual_seed(stage_seed(config.seed, "reward"))
-    source = find_source(config.policy)
+    source = find_policy(config.policy)
     stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
     run.renders_with(stack.chat)
     stack.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)

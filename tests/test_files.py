@@ -228,3 +228,16 @@ def test_a_broken_safetensors_file_has_no_hash_and_is_named(tmp_path: Path, head
     (tmp_path / "model.safetensors").write_bytes(header)
     with pytest.raises(BadInput, match=r"model\.safetensors: not a whole safetensors file .*; copy or make it again"):
         artefact_hash(tmp_path)
+
+
+def test_json_that_python_cannot_take_apart_is_hashed_by_its_bytes(tmp_path: Path) -> None:
+    """Whoever reads such a file says what is wrong with it; its hash is no place to end in a traceback."""
+    deep = tmp_path / "config.json"
+    deep.write_text("[" * 50_000 + "]" * 50_000)
+    before = artefact_hash(tmp_path)
+    deep.write_text("[" * 50_001 + "]" * 50_001)
+    assert artefact_hash(tmp_path) != before
+    deep.write_text('{"target_modules": ["q_proj", 1]}')
+    mixed = artefact_hash(tmp_path)
+    deep.write_text('{"target_modules": [1, "q_proj"]}')
+    assert artefact_hash(tmp_path) == mixed

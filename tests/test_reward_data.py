@@ -156,3 +156,9 @@ def test_a_prompt_that_cannot_be_used_drops_its_responses_and_no_other_row(run: 
 def test_a_row_that_is_none_is_named_by_its_number(run: Run, chat: Chat) -> None:
     with pytest.raises(BadInput, match=r"candidates\.jsonl:2: not a row of candidates"):
         candidates(run, chat, [candidate("p", "one"), {"prompt_id": "q"}])
+
+
+def test_a_file_in_the_place_of_a_pairs_run_is_named(run: Run, chat: Chat, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "prefs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    with pytest.raises(BadInput, match=r"prefs.jsonl: is no pairs run; 'align import .*' and 'align annotate pairs'"):
+        load_pairs(run, tmp_path / "prefs.jsonl", "train", chat, 256, 1)

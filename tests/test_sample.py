@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from align.core.config import BadInput, Compute
 from align.core.files import write_json, write_jsonl
+from align.core.load import find_source
 from align.core.models import Stack
 from align.core.packing import Tree
-from align.sample import SampleConfig, sample
+from align.sample import SampleConfig, read_prompts, sample
 from align.score import ScoreConfig, score
 from annotation.types import Comparison, prompt_id
 from rewards.model import score as plain_score
@@ -159,3 +160,41 @@ def test_scores_are_the_head_on_the_embeddings(tmp_path: Path, model_folder: Mod
             assert (found["prompt_id"], found["response"]) == (row["prompt_id"], index)
             assert (found["n_tokens"], found["ended"], found["as_sampled"]) == (len(ids), response["ended"], True)
             assert abs(found["score"] - value) < 10 * EXACT
+
+
+def test_a_reward_model_is_no_policy(tmp_path: Path, model_folder: ModelFolder) -> None:
+    """Neither its run nor its adapter writes answers; its scores are for `score`."""
+    judge = reward_run(tmp_path / "judge", model_folder("llama"))
+    prompts = prompts_file(tmp_path, some_prompts())
+    for number, policy in enumerate((judge, judge / "adapter")):
+        with pytest.raises(BadInput, match="a reward run is no policy; name an sft, dpo or ppo run"):
+            run_sample(tmp_path / f"run-{number}", policy, prompts, k=1)
+    assert find_source(judge).adapter == judge / "adapter"
+
+
+def test_every_column_of_a_prompt_is_read_or_named(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    row = {"prompt": "hello", "system": "Be brief.", "tools": json.dumps(tools), "documents": ["x"]}
+    told: list[str] = []
+    file = prompts_file(tmp_path, [row | {"chat_template_kwargs": {"enable_thinking": False}}])
+    (prompt,) = read_prompts(file, note=told.append)
+    assert [message["content"] for message in prompt.messages] == ["Be brief.", "hello"]
+    assert (prompt.tools, prompt.arguments) == (tools, {"enable_thinking": False})
+    assert told == [f"{file}: columns that are not read, with how many rows have them: 'documents' (1)"]
+    assert read_prompts(prompts_file(tmp_path, [{"prompt": "\n\nHuman: hello\n\nAssistant:"}]))[0].messages == [
+        {"role": "user", "content": "hello"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ('{"prompt": "a", "images": ["x.png"]}', "row 1: holds 'images', and only text is read here"),
+        ('{"prompt": "a", "prompt": "b"}', "prompts.jsonl:1: .*key 'prompt' stands twice"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', r"row 1: no 'prompt' \(it holds 'messages'\)"),
+    ],
+)
+def test_a_prompt_that_is_not_what_it_says_is_refused(row: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(row + "\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=told):
+        read_prompts(tmp_path)

@@ -199,3 +199,29 @@ def test_an_endpoint_is_asked_with_the_runs_arguments_under_the_rows(tmp_path: P
             run=tmp_path, endpoint="http://127.0.0.1:9/v1", model="m", prompts=tmp_path,
             template_arguments={"date": "2025-02-03"},
         )  # fmt: skip
+
+
+def test_a_template_file_that_changed_is_no_longer_the_runs(
+    tmp_path: Path, model_folder: Callable[[str], Path]
+) -> None:
+    """A run that goes on, one that is finished, and a child that inherits the template all refuse another text."""
+    template, prompts = tmp_path / "own.jinja", tmp_path / "prompts.jsonl"
+    template.write_text(CHATML_OWN, encoding="utf-8")
+    write_jsonl(prompts, [{"prompt": "hello"}])
+    config = SampleConfig(
+        run=tmp_path / "run", policy=model_folder("llama"), prompts=prompts, k=1, max_new_tokens=2,
+        chat_template=str(template), compute=Compute(device="cpu"),
+    )  # fmt: skip
+    assert sample(config).status == "finished" == sample(config).status
+    run = Run(RunRecord.model_validate_json((config.run / "run.json").read_text()))
+    sft = finished(tmp_path / "sft", template=run.record.template, resolved={"chat_template": str(template)})
+    assert template_of(sft, Template()).name == str(template)
+    template.write_text(CHATML_OWN.replace("assistant\n", "assistant:"), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"chat template '.*own.jinja' has other content than what the run"):
+        sample(config)
+    with pytest.raises(BadInput, match="its chat template changed since it began"):
+        run.renders_with(Chat(make_tokenizer(), str(template)))
+    for name in (None, str(template)):
+        with pytest.raises(BadInput, match=r"own.jinja: has other content than when .*sft was trained"):
+            template_of(sft, Template(name))
+    assert template_of(sft, Template("chatml")).name == "chatml"

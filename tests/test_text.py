@@ -163,3 +163,10 @@ def test_a_template_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_bytes(b"\xff\xfe{{ bad }}")
     with pytest.raises(BadInput, match="cannot be read as UTF-8"):
         Chat(make_tokenizer(), str(tmp_path / "t.jinja"))
+
+
+def test_an_answer_never_continues_a_turn_of_the_assistant() -> None:
+    """The template would close that turn and open another one."""
+    begun = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Well, "}]
+    with pytest.raises(Unusable, match="ends with a turn of the assistant"):
+        Chat(make_tokenizer()).prompt_ids(begun)

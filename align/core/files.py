@@ -79,7 +79,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = parse_json(line)
+        row = parse_json(line, keys_once=True)
     except ValueError as error:
         raise BadInput(f"{where}: not JSON that can be read ({str(error)[:200]})") from None
     if not isinstance(row, dict):
@@ -190,6 +190,17 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def has_other_text(path: Path, sha256: str | None) -> bool:
+    """Whether a text file holds another text than one of a known hash; False where there is no file or no hash."""
+    if sha256 is None or not path.is_file():
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return True
+    return hashlib.sha256(text.encode()).hexdigest() != sha256
+
+
 def artefact_hash(folder: Path, version: int = HASH_VERSION) -> str:
     """Hash of what a run (or a model folder) is for: tensors by name, JSON by content, other files by bytes.
 
@@ -273,9 +284,10 @@ def _content_hash(path: Path) -> str:
     if path.suffix == ".json":
         try:
             value = _canonical(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError:
+            text = json.dumps(value, sort_keys=True)
+        except (ValueError, RecursionError):  # no JSON that can be read: whoever reads the file says so
             return file_hash(path)
-        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(text.encode()).hexdigest()
     return file_hash(path)
 
 
@@ -284,7 +296,7 @@ def _canonical(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
         return {name: _canonical(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
-        return sorted(value) if key in UNORDERED and value else [_canonical(inner) for inner in value]
+        return sorted(value, key=str) if key in UNORDERED and value else [_canonical(inner) for inner in value]
     return value
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from align.core.adapters import adapter_settings, refuse_not_finite
 from align.core.config import BadInput, Compute, Template
+from align.core.files import has_other_text
 from align.core.runs import finished_run, is_run
 from align.core.text import Chat
 from align.core.weights import LOCAL, check_weights, config_of, reading, refuse_missing, refuse_second_adapter
@@ -59,6 +60,19 @@ def find_source(path: Path) -> Source:
     raise BadInput(f"{path}: neither a run folder (run.json) nor a local model folder (config.json)")
 
 
+def find_policy(path: Path) -> Source:
+    """:func:`find_source` of what shall write answers.
+
+    Raises:
+        BadInput: it is a reward or a value model (an adapter with a head of its own), or none of what is found there.
+    """
+    is_reward = is_run(path) and finished_run(path).stage == "reward"
+    source = None if is_reward else find_source(path)
+    if source is None or (source.adapter is not None and (source.adapter / "head.safetensors").is_file()):
+        raise BadInput(f"{path}: a reward run is no policy; name an sft, dpo or ppo run, or a model folder")
+    return source
+
+
 def _on_its_base(adapter: Path) -> Source:
     base = Path(adapter_settings(adapter)["base_model_name_or_path"])
     if not (base / "config.json").is_file():
@@ -73,11 +87,20 @@ def template_of(path: Path, asked: Template) -> Template:
     """The chat template to use with a policy: what was asked for, else what its run was trained with.
 
     Arguments are inherited one by one where the template is; the day is inherited whatever the template.
+
+    Raises:
+        BadInput: the template is a file that was changed since the run read it.
     """
     if not is_run(path):
         return asked
     parent = finished_run(path)
     inherited = parent.resolved.get("chat_template")
+    known = parent.template.get("template_sha256")
+    if inherited and asked.name in (None, inherited) and has_other_text(Path(inherited), known):
+        raise BadInput(
+            f"chat_template: {inherited}: has other content than when {path} was trained; put that back, or name "
+            "another file for what is meant now"
+        )
     arguments = parent.template.get("template_arguments", {})
     if asked.name not in (None, inherited):
         arguments = {name: value for name, value in arguments.items() if name == "date"}

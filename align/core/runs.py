@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from align.core import machine
 from align.core.config import BadInput, StageConfig
-from align.core.files import HASH_VERSION, artefact_hash, base_of_adapter, file_hash, lock, write_text
+from align.core.files import HASH_VERSION, artefact_hash, base_of_adapter, file_hash, has_other_text, lock, write_text
 
 LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
@@ -121,8 +121,13 @@ class Run:
                 print(f"[{self.record.stage}] {what}: {'; '.join(lines)}", file=sys.stderr)
 
     def renders_with(self, chat: Renderer) -> None:
-        """Record what conversations are rendered with, and count what is left out of them on purpose."""
-        self.record.template = chat.fingerprint()
+        """Record what renders conversations (BadInput: it changed since the run began); count what it leaves out."""
+        fingerprint = chat.fingerprint()
+        if self.record.template.get("template_sha256") not in (None, fingerprint["template_sha256"]):
+            raise BadInput(
+                f"{self.path}: its chat template changed since it began; put that back, or choose another run="
+            )
+        self.record.template = fingerprint
         chat.remark = self.remark
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -351,6 +356,9 @@ def difference(record: RunRecord, config: StageConfig) -> str | None:
     if key := differing_key(settings(config, record.resolved), settings(config, resolved(config))):
         return f"key '{key}' differs from the run that stands there"
     hashes = input_hashes(config, record.hash_version)
+    template = getattr(config, "chat_template", None)
+    if template and has_other_text(Path(template), record.template.get("template_sha256")):
+        return f"chat template '{template}' has other content than what the run that stands there read"
     own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
     recorded = {*config.INPUTS, *record.inputs}  # earlier versions kept no hash of a function's code
     for name in sorted(own | {name for name in hashes if name.partition("[")[0] in recorded}):

@@ -85,10 +85,12 @@ class Chat:
         """Token ids of the prompt with its generation prompt.
 
         Raises:
-            Unusable: the template refuses the messages or leaves something out of them, or a text outside their
-                content spells a special token.
+            Unusable: they end with the assistant's turn, the template refuses them or leaves something out of them, or
+                a text outside their content spells a special token.
         """
         messages = _read(messages)
+        if messages and messages[-1]["role"] == "assistant":
+            raise Unusable("the prompt ends with a turn of the assistant, and an answer never continues one")
         render = partial(self.render, tools=tools, arguments=arguments, ask=True)
         text = render(messages)
         self._refuse_hidden_specials([*messages, tools, arguments])

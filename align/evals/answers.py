@@ -16,14 +16,13 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from align.core.config import BadInput, Compute, NotFinite, Template
+from align.core.config import Compute, NotFinite, Template
 from align.core.layout import choose_layout
-from align.core.load import context_length, find_source, template_of
+from align.core.load import context_length, find_policy, find_source, template_of
 from align.core.models import Stack
 from align.core.packing import Tree, pack
 from align.core.parsing import parse_response
 from align.core.reasoning import visible_text
-from align.core.runs import is_run, read_run
 from align.core.text import Chat, Unusable
 from align.evals.items import Item
 from align.evals.measurements import Measurement
@@ -132,8 +131,7 @@ def load_subject(path: Path, compute: Compute, template: Template, note: Note) -
     Raises:
         BadInput: the folder holds no policy.
     """
-    _refuse_reward(path)
-    source = find_source(path)
+    source = find_policy(path)
     stack = Stack(source.base, compute, template_of(path, template))
     if source.adapter:
         stack.add("policy", adapter=source.adapter, trainable=False)
@@ -143,8 +141,7 @@ def load_subject(path: Path, compute: Compute, template: Template, note: Note) -
 
 def load_reference(subject: Speaker, path: Path, template: Template, note: Note) -> Speaker:
     """The SFT model as a role beside the subject, or on a base of its own where the subject's differs."""
-    _refuse_reward(path)
-    source = find_source(path)
+    source = find_policy(path)
     if not _same_base(subject, source.base):
         return load_subject(path, subject.stack.compute, template, note)
     if source.adapter is None:
@@ -174,11 +171,6 @@ def _settle(stack: Stack, note: Note) -> None:
 
 def _same_base(subject: Speaker, base: Path) -> bool:
     return base.resolve() == subject.stack.base_path.resolve()
-
-
-def _refuse_reward(path: Path) -> None:
-    if is_run(path) and read_run(path).stage == "reward":
-        raise BadInput(f"{path}: a reward run is no policy; name an sft, dpo or ppo run, or a model folder")
 
 
 # --- log-likelihood ------------------------------------------------------------------------------------------
