@@ -112,7 +112,7 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
         run.note(note)
     if not whole.kept:
         raise BadInput(f"{nothing_usable(config.data, whole)}; see {run.path / 'dropped.jsonl'}")
-    comparisons, judgments = found.comparisons, found.judgments
+    judgments = found.judgments
     with Store.open(config.feedback, write=True) as store, store.transaction():
         store.add_comparisons(whole.comparisons, whole.splits)  # a split holds for rows told before, too
         added = store.add_judgments(judgments)
@@ -121,11 +121,11 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
     return {
         "format": found.format,
         "rows": found.n_rows,
-        "comparisons": len(comparisons),
+        "comparisons": len(whole.comparisons),
         "judgments": len(judgments),
         "ties": found.n_ties,
         "annotators": len({judgment.annotator for judgment in judgments}),
-        **{f"{split}_comparisons": count for split, count in split_counts(found).items()},
+        **{f"{split}_comparisons": count for split, count in split_counts(whole).items()},
         "new_judgments": added,
         "dropped": len(found.dropped),
     }

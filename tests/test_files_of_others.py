@@ -51,6 +51,11 @@ def test_a_column_mapped_to_one_thing_is_no_other_by_its_name(tmp_path: Path) ->
     }
 
 
+def test_who_maps_the_better_response_has_to_map_the_worse_too(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no column 'rejected'; say which holds it with columns.rejected="):
+        rows_of(tmp_path, {"prompt": "p", "c": "Apple.", "r": "Chair."}, columns={"chosen": "c"})
+
+
 def test_a_system_prompt_is_found_by_its_usual_name(tmp_path: Path) -> None:
     found = rows_of(tmp_path, {"system_prompt": "Be brief.", **PAIR})
     assert asked(found) == [[("system", "Be brief."), ("user", "Name a fruit.")]]
@@ -155,7 +160,7 @@ def test_a_row_in_two_files_is_not_two_people_who_agree(tmp_path: Path) -> None:
         write_jsonl(tmp_path / f"{name}.jsonl", content)
         data = tmp_path / f"{name}.jsonl"
         record = import_preferences(ImportConfig(run=tmp_path / name, data=data, feedback=feedback, split=split))
-    assert record.headline["new_judgments"] == 2
+    assert (record.headline["new_judgments"], record.headline["test_comparisons"]) == (2, 4)
     assert record.dropped == {"stands in the store already": 2}
     assert any(note.startswith("1 rows contradict a row of another imported file") for note in record.notes)
     with Store.open(feedback) as store:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from annotation.readers.columns import Field
 from annotation.readers.formats import HH_TURN, Format, read_hh
 from annotation.readers.gathering import Gathering, Judged, hashed_name
 from annotation.readers.intake import NOTHING_GIVEN, Found, Given, Unusable, cell_of, name_in
@@ -72,10 +73,15 @@ def preferences_of(table: Table, format: Format = "auto") -> Found:
 class _Reader:
     """One file of preferences: its columns, and what was found so far."""
 
+    FIELDS: tuple[Field, Field] = ("chosen", "rejected")
+
     def __init__(self, table: Table, format: Format) -> None:
         self.table = table
         self.used = _Used(**find_columns(table, _Used._fields))
         asked = table.given.columns
+        if asked.chosen or asked.rejected:  # who maps one of them has to map both
+            for field in self.FIELDS:
+                asked.need(field, table.known, str(table.path))
         self.responses = (self.used.chosen or "chosen", self.used.rejected or "rejected")
         self.has_guessed_prompt = self.used.prompt not in (None, "prompt", asked.prompt)
         self.gathered = Gathering(
