@@ -225,3 +225,19 @@ def test_a_template_file_that_changed_is_no_longer_the_runs(
         with pytest.raises(BadInput, match=r"own.jinja: has other content than when .*sft was trained"):
             template_of(sft, Template(name))
     assert template_of(sft, Template("chatml")).name == "chatml"
+
+
+def test_an_adapter_folder_that_brings_another_template_is_refused(
+    tmp_path: Path, model_folder: Callable[[str], Path]
+) -> None:
+    """As TRL saves them: tokenizer and template lie beside the adapter, and the base's would be used instead."""
+    stack = Stack(model_folder("llama"), Compute(device="cpu"))
+    add_stirred(stack, "policy")
+    stack.save_role("policy", tmp_path)
+    assert template_of(tmp_path, Template()).name is None
+    stack.tokenizer.save_pretrained(tmp_path)
+    assert template_of(tmp_path, Template()).name is None, "the base's own template, once more"
+    (tmp_path / "chat_template.jinja").write_text(CHATML_OWN.replace("assistant\n", "assistant:"), encoding="utf-8")
+    with pytest.raises(BadInput, match="brings a chat template that is not its base's; set chat_template"):
+        template_of(tmp_path, Template())
+    assert template_of(tmp_path, Template("chatml")).name == "chatml"

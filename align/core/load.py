@@ -19,7 +19,15 @@ from align.core.config import BadInput, Compute, Template
 from align.core.files import has_other_text
 from align.core.runs import finished_run, is_run
 from align.core.text import Chat
-from align.core.weights import LOCAL, check_weights, config_of, reading, refuse_missing, refuse_second_adapter
+from align.core.weights import (
+    LOCAL,
+    check_weights,
+    config_of,
+    read_object,
+    reading,
+    refuse_missing,
+    refuse_second_adapter,
+)
 
 
 class Source(NamedTuple):
@@ -89,9 +97,16 @@ def template_of(path: Path, asked: Template) -> Template:
     Arguments are inherited one by one where the template is; the day is inherited whatever the template.
 
     Raises:
-        BadInput: the template is a file that was changed since the run read it.
+        BadInput: the template is a file that was changed since the run read it, or an adapter folder brings one that
+            is not its base's.
     """
     if not is_run(path):
+        own = _own_template(path) if asked.name is None and (path / "adapter_config.json").is_file() else None
+        if own is not None and own != _own_template(find_source(path).base):
+            raise BadInput(
+                f"{path}: brings a chat template that is not its base's; set chat_template to the one it was trained "
+                f"with ({path / 'chat_template.jinja'}, where it lies there as a file)"
+            )
         return asked
     parent = finished_run(path)
     inherited = parent.resolved.get("chat_template")
@@ -105,6 +120,15 @@ def template_of(path: Path, asked: Template) -> Template:
     if asked.name not in (None, inherited):
         arguments = {name: value for name, value in arguments.items() if name == "date"}
     return asked._replace(name=asked.name or inherited, arguments={**arguments, **asked.arguments})
+
+
+def _own_template(folder: Path) -> str | None:
+    """The chat template that a folder's files hold, in a file of its own or with the tokenizer's settings."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    text = read_object(settings).get("chat_template") if settings.is_file() else None
+    return text.strip() if isinstance(text, str) else None
 
 
 def on_the_day_of(asked: Template, paths: Iterable[Path | None]) -> Template:
