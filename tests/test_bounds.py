@@ -44,6 +44,13 @@ def test_the_bound_covers_at_every_true_probability(n: int, alpha: float) -> Non
     assert _coverage(n, alpha) >= 1 - alpha - 1e-6
 
 
+def test_the_score_at_the_ends_of_its_range() -> None:
+    """Where nothing can vary, a difference seen is infinitely far from the one asked about, on its own side."""
+    assert bounds.tango_z(np.array(0), np.array(3), 10, 1.0) == -math.inf
+    assert bounds.tango_z(np.array(3), np.array(0), 10, -1.0) == math.inf
+    assert bounds.first_won(20, -0.5, -3.0).min() == 0  # nobody wins a negative number of times
+
+
 def test_a_slightly_tighter_bound_would_not_cover() -> None:
     """Without this the test above could not fail: the bound is exact, not merely wide."""
     assert _coverage(12, 0.05, move=0.03) < 0.95
@@ -330,3 +337,14 @@ def test_what_is_detectable_in_numbers_has_its_power() -> None:
     drawn = np.random.default_rng(9).choice(seen - seen.mean(), (3000, 160)) - worse
     highest = -guarded_bound(-drawn, -drawn.max(-1), 0.05)
     assert (highest < -0.2).mean() == pytest.approx(0.8, abs=0.04)
+
+
+def test_the_guard_is_what_agresti_and_coull_add() -> None:
+    """At an error of 5 %: 1.645^2/2 + 1/4 = 1.603 more items at the worst value, then Student's t."""
+    seen = np.array([0.0] * 10 + [1.0] * 30)
+    total, weight = 40 + 1.6028, 1.6028
+    mean = 30 / total
+    spread = 10 * mean**2 + 30 * (1 - mean) ** 2 + weight * mean**2
+    assert float(guarded_bound(seen, 0.0)) == pytest.approx(
+        mean - 1.684875 * math.sqrt(spread / (total - 1) / total), abs=1e-4
+    )

@@ -367,6 +367,20 @@ def test_the_shipped_gates_are_valid() -> None:
     assert {g.suite for g in gates} == {"forgetting", "safety", "preference"}
 
 
+def test_gates_at_the_edge_of_what_is_refused_are_valid() -> None:
+    assert gate(allow=["lineage", "items"], level=0.0001).level == 0.0001
+    within = gate(type="at_most", metric="kl", limit=3.0, margin=None, against=None, range=(0.0, 10.0))
+    assert within.range == (0.0, 10.0)
+    assert gate(metric="gold_utility", margin=1.0, range=(-2.0, 3.0)).margin == 1.0
+
+
+def test_a_finding_repeats_what_was_demanded() -> None:
+    values = one_each([1.0] * 100)
+    assert judge(gate(margin=0.08), values, values).margin == 0.08
+    garbage = judge(gate(type="at_most", limit=0.2, margin=None, against=None, metric="garbage"), values, None)
+    assert garbage.margin == 0.2
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -387,6 +401,13 @@ def test_the_shipped_gates_are_valid() -> None:
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: .nan}", "margin"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: 0.4}", "level"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: .nan}", "level"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: 0}", "level"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, allow: [items, tide]}", "'tide'"),
+        (
+            "gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: 1, chance: 0.5}",
+            "utility has none",
+        ),
+        ("gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: 2, range: [-1, 5]}", "beyond the"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, chance: .nan}", "chance"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, gain: 0.1}", "gain"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, type: improves, gain: 1}", "gain 1 cannot be"),

@@ -71,6 +71,58 @@ def test_swapping_sides_mirrors_the_interval() -> None:
         assert (one.low, one.high) == pytest.approx((-(other.high or 0), -(other.low or 0)))
 
 
+def test_three_differences_by_hand() -> None:
+    """1, 2 and 4: mean 7/3, sd 1.5275, and Student's t of two degrees of freedom, 4.3027, at 95 %."""
+    found = stats.paired_difference({"a": 1.0, "b": 2.0, "c": 4.0}, dict.fromkeys("abc", 0.0))
+    assert (found.mean, found.sd) == pytest.approx((7 / 3, 1.527525), abs=1e-6)
+    half = 4.302653 * 1.527525 / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((7 / 3 - half, 7 / 3 + half), abs=1e-5)
+    two = stats.paired_difference({"a": 1.0, "b": 2.0}, dict.fromkeys("ab", 0.0))
+    assert two.sd == pytest.approx(math.sqrt(0.5))
+    assert stats.paired_difference({"a": 1.0}, {"a": 0.0}).sd is None
+
+
+def test_beyond_what_is_enumerated_the_method_says_so() -> None:
+    def bounds(n: int) -> stats.Bounds:
+        return stats.difference_bounds([-1.0] * 3 + [1.0] * 9 + [0.0] * (n - 12), "binary", 0.05, (-1.0, 1.0))
+
+    assert bounds(100).method == "exact unconditional score"
+    assert bounds(1501).method == "Clopper-Pearson, Bonferroni"
+
+
+def test_numbers_without_a_range_that_never_vary_have_no_bound() -> None:
+    assert stats.mean_bounds([1.0] * 200, "unbounded", 0.05, stats.ANY)[:2] == (None, None)
+    varied = stats.mean_bounds([1.0, 2.0] * 100, "unbounded", 0.05, stats.ANY)
+    assert varied.low is not None and varied.high is not None and varied.low < 1.5 < varied.high
+
+
+@pytest.mark.parametrize("shift", [-0.2, 0.15])
+def test_a_p_value_is_the_level_at_which_a_bound_reaches_zero(shift: float) -> None:
+    deltas = (np.random.default_rng(4).uniform(-0.5, 0.5, 80) + shift).tolist()
+    p = stats.difference_p(deltas, "share", (-1.0, 1.0))
+    assert p is not None and 1e-4 < p < 0.1
+    low, high, _ = stats.difference_bounds(deltas, "share", p / 2, (-1.0, 1.0))
+    assert (low if shift > 0 else high) == pytest.approx(0, abs=1e-4)
+    assert stats.difference_p([0.1, -0.1] * 20, "share", (-1.0, 1.0)) == 1.0
+
+
+def test_every_metric_is_declared_by_its_definition() -> None:
+    """Direction, and the lowest and highest result and the widest difference where there is one."""
+    up = {"accuracy", "harmless_compliance", "gold_utility", "reward_score", "win_rate_vs_sft", "ended"}
+    assert {name for name in stats.METRICS if stats.higher_is_better(name)} == up | {"measured_higher"}
+    shares = {name for name in stats.METRICS if stats.is_share(name)}
+    assert {stats.METRICS[name][2:] for name in shares} == {(0.0, 1.0, 1.0)}
+    assert shares == {
+        "accuracy", "harmful_compliance", "over_refusal", "harmless_compliance", "garbage", "empty", "sycophancy",
+        "win_rate_vs_sft", "ended",
+    }  # fmt: skip
+    never_negative = {"nll_per_byte", "bits_per_byte", "kl", "n_tokens"}
+    assert {name for name in stats.METRICS if stats.METRICS[name].low == 0.0} == shares | never_negative
+    assert stats.METRICS["bits_per_byte"].widest == 8.0  # of 256 bytes, each as likely as the others
+    assert stats.METRICS["nll_per_byte"].widest == pytest.approx(math.log(256))
+    assert all(stats.METRICS[name].widest == math.inf for name in ("kl", "n_tokens", "gold_utility", "reward_score"))
+
+
 def test_directions() -> None:
     assert stats.higher_is_better("accuracy/fact") and not stats.higher_is_better("harmful_compliance")
     with pytest.raises(KeyError):
@@ -88,6 +140,32 @@ def test_length_control_recovers_the_rate_at_equal_length() -> None:
     found = stats.win_rate_at_equal_length(wins, longer, [str(i) for i in range(3000)])
     assert found.mean == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.03) and found.mean < wins.mean() - 0.05
     assert found.low is not None and found.high is not None and found.low < found.mean < found.high
+
+
+def test_length_control_has_the_interval_of_clustered_errors() -> None:
+    """Against the sandwich by hand: inverse information, scores summed by prompt, C/(C-1) and (n-1)/(n-k)."""
+    rng = np.random.default_rng(6)
+    prompts, longer = np.repeat(np.arange(60), 4), rng.normal(1.0, 5.0, 240)
+    design = np.column_stack([np.ones(240), np.tanh(longer / longer.std())])
+    wins = (rng.random(240) < 1 / (1 + np.exp(-design @ [0.5, 0.8] - np.repeat(rng.normal(0, 1, 60), 4)))).astype(float)
+    found = stats.win_rate_at_equal_length(wins.tolist(), longer.tolist(), [str(p) for p in prompts])
+    beta = np.zeros(2)
+    for _ in range(30):
+        rate = 1 / (1 + np.exp(-design @ beta))
+        bread = np.linalg.inv((design * (rate * (1 - rate))[:, None]).T @ design)
+        beta += bread @ design.T @ (wins - rate)
+    scores = np.stack([(design * (wins - rate)[:, None])[prompts == p].sum(0) for p in range(60)])
+    covariance = bread @ scores.T @ scores @ bread * 60 / 59 * 239 / 238
+    half = 1.959964 * math.sqrt(covariance[0, 0])
+    expected = [1 / (1 + math.exp(-x)) for x in (beta[0], beta[0] - half, beta[0] + half)]
+    assert [found.mean, found.low, found.high] == pytest.approx(expected, abs=1e-4)
+
+
+def test_ten_prompts_are_enough_for_length_control_and_nine_are_not() -> None:
+    wins, lengths = [1.0, 0.0, 1.0, 1.0, 0.0] * 4, [3.0, 1.0, -2.0, 4.0, 2.0, 1.0, 0.0, -1.0, 5.0, -3.0] * 2
+    ten = stats.win_rate_at_equal_length(wins, lengths, [str(i // 2) for i in range(20)])
+    assert ten.mean is not None and ten.n_clusters == 10
+    assert stats.win_rate_at_equal_length(wins, lengths, [str(min(8, i // 2)) for i in range(20)]).mean is None
 
 
 @pytest.mark.parametrize(
