@@ -169,7 +169,7 @@ GATES = """\
 # type       non_inferior (default): not worse than the reference by more than `margin`
 #            improves: better than the reference; at_most: the candidate's own mean is at most `limit`
 # against    base (the model before any tuning) or sft (where preference training started)
-# min_items  fewer scored items are too little evidence, whatever they say
+# min_items  fewer scored items are too little evidence for a pass; a fail that they prove counts
 # range      [low, high] of an item's difference (at_most: of its value); without it bits_per_byte, reward_score and kl
 #            need 150 items
 # Your pairs hold no items on safety or knowledge, so nothing here speaks of them: add an evaluation of such items

@@ -34,7 +34,7 @@ from align.core.runs import Run, stage
 from align.experience import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, look_back
 from align.rollout import Sample, respond
 from align.watch import Watched, watched_rows
-from rewards.functions import RewardFunction, load_function
+from rewards.functions import RewardFunction, load_function, origin_of
 from rewards.model import add_reward
 
 
@@ -342,7 +342,7 @@ def _rewards(config: PPOConfig, run: Run) -> str:
     """Every reward that this policy, or what it starts from, learned from: none of them can test it."""
     before = set(run.record.lineage.get("rewards", "").split())
     model = {run.record.inputs["reward"]["sha256"]} if config.reward is not None else set()
-    return " ".join(sorted({*before, *model, *config.functions}))
+    return " ".join(sorted({*before, *model, *config.functions, *map(origin_of, config.functions)}))
 
 
 def _chunks(values: Sequence[Any], k: int) -> list[list[Any]]:

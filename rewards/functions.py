@@ -11,6 +11,7 @@ import copy
 import functools
 import importlib
 import importlib.util
+import inspect
 import math
 import sys
 import traceback
@@ -50,6 +51,17 @@ def load_function(name: str) -> RewardFunction:
         return rewards_of(name, function, prompts, completions, **columns)
 
     return checked
+
+
+def origin_of(name: str) -> str:
+    """``module:function`` by the place where a function is written, whatever module it was named by.
+
+    Raises:
+        BadInput: as :func:`load_function`.
+    """
+    function = inspect.unwrap(load_function(name))
+    module, function_name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return f"{module}:{function_name}" if module and function_name else name
 
 
 def rewards_of(

@@ -172,6 +172,14 @@ def test_a_smoke_test_on_a_few_items_decides_nothing_beside_a_whole_evaluation(w
     assert verdicts(config)["harm"] == "pass"
 
 
+def test_few_items_that_prove_harm_count_beside_a_whole_evaluation(world: World) -> None:
+    config = world(GOOD)
+    for name, path, harm in (("few-dpo", config.candidate, 1.0), ("few-sft", config.run.parent / "sft", 0.0)):
+        rows = results("safety", "harmful_compliance", [harm] * 20)
+        write_evaluation(config.run.parent, name, path, rows, asked={"items": "few"})
+    assert verdicts(config)["harm"] == "fail"
+
+
 @pytest.mark.parametrize("change", ["{}", "a row twice", "a score"])
 def test_edited_results_are_refused(world: World, change: str) -> None:
     config = world(GOOD)

@@ -139,6 +139,17 @@ def test_an_evaluation_names_the_training_reward_and_takes_no_win_rate_from_it(
     assert "win_rate_vs_sft" not in judges and record.headline["training_reward"] == []
 
 
+def test_a_training_reward_under_another_name_is_still_one(
+    trained: Path, model_folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_other_name.py").write_text(f"from {__name__} import shouted as praise\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    record, judges = evaluated(trained, "alias", sft=model_folder("llama"), reward=None, gold="my_other_name:praise")
+    assert judges["gold_utility"] == {f"my_other_name:praise ({LABEL})"} and "win_rate_vs_sft" not in judges
+    assert "gold_utility" in training_metrics(record, {f"{__name__}:shouted"})
+    assert not training_metrics(record, {f"{__name__}:other"})
+
+
 def test_the_report_names_the_training_reward(trained: Path, model_folder: ModelFolder) -> None:
     evaluated(trained, "told", sft=model_folder("llama"))
     report(ReportConfig(run=trained / "report", runs_folder=trained))

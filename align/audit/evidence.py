@@ -166,7 +166,8 @@ def _badness(gate: Gate, finding: Finding) -> tuple[bool, int, float]:
     """Smaller is worse."""
     bound = finding.low if higher_is_better(gate.metric) else finding.high
     turned = float("-inf") if bound is None else bound if higher_is_better(gate.metric) else -bound
-    return (finding.n < gate.min_items, RANK[finding.verdict], turned)
+    is_fail = finding.verdict == "fail"
+    return (finding.n < gate.min_items and not is_fail, RANK[finding.verdict], turned)
 
 
 def _row(pair: Pair, finding: Finding | None, decides: bool) -> dict[str, Any]:

@@ -42,9 +42,12 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
     facts |= {"candidate": mean_of(new), "samples": samples_of(new)} | _facts(found)
     if reason := _unusable(gate, found) or _at_chance(gate, old, chance):
         return insufficient(gate, reason, **facts | {"p": None})
-    if reason := _too_few(gate, found):
+    if reason := _few_clusters(found):
         return insufficient(gate, reason, "too few", **facts | {"p": None})
     decided = _decide(gate, found, found.bounds, facts)
+    if found.n_scored < gate.min_items and decided.verdict != "fail":  # what few items prove wrong is proved
+        reason = f"{found.n_scored} items, the gate asks for {gate.min_items}"
+        return insufficient(gate, reason, "too few", **facts | {"p": None})
     if reason := _vacuous(gate, old, decided):
         return insufficient(gate, reason, **facts)
     return _with_missing(gate, found, decided, sides, facts)
@@ -183,9 +186,7 @@ def _unusable(gate: Gate, found: Measured) -> str | None:
     return None
 
 
-def _too_few(gate: Gate, found: Measured) -> str | None:
-    if found.n_scored < gate.min_items:
-        return f"{found.n_scored} items, the gate asks for {gate.min_items}"
+def _few_clusters(found: Measured) -> str | None:
     if found.n_clusters is not None and found.n_clusters < MIN_CLUSTERS:
         return f"{found.n_scored} items from {found.n_clusters} clusters; a bound takes {MIN_CLUSTERS} clusters or more"
     return None

@@ -28,7 +28,7 @@ from align.evals.results import summarise
 from align.evals.safety import safety
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
 from annotation.types import ItemResult
-from rewards.functions import load_function
+from rewards.functions import load_function, origin_of
 
 
 class EvalConfig(TextConfig):
@@ -131,6 +131,7 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         "suites": suites,
         "policy": config.policy,
         "judges": judged_by,
+        "gold": origin_of(config.gold) if config.gold else None,
         "training_reward": by_training,
         "own_template": _asks_through_own_template(config, subject),
     }
@@ -181,7 +182,7 @@ def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
     trained = read_run(config.subject) if is_run(config.subject) else None
     rewards = trained_on(trained)
     own = {REWARD_MODEL: LABEL} if config.reward and run.record.inputs["reward"]["sha256"] in rewards else {}
-    own |= {config.gold: LABEL} if config.gold and config.gold in rewards else {}
+    own |= {config.gold: LABEL} if config.gold and not rewards.isdisjoint((config.gold, origin_of(config.gold))) else {}
     if config.policy == "best-of-n":
         own.setdefault(REWARD_MODEL, "which chose among the answers")
     if config.reward and REWARD_MODEL not in own and trained is not None:

@@ -28,10 +28,10 @@ def trained_on(*policies: RunRecord | None) -> frozenset[str]:
 
 def training_metrics(evaluation: RunRecord, rewards: Collection[str]) -> frozenset[str]:
     """The metrics of an evaluation that one of these rewards gave; a win rate counts if it judged any prompt."""
-    given = {REWARD_MODEL: evaluation.inputs.get("reward", {}).get("sha256")}
+    given = {REWARD_MODEL: {evaluation.inputs.get("reward", {}).get("sha256")}}
     if gold := evaluation.resolved.get("gold"):
-        given[str(gold)] = str(gold)
-    judges = [judge for judge, reward in given.items() if reward in rewards]
+        given[str(gold)] = {str(gold), evaluation.headline.get("gold")}  # as named, and where it is written
+    judges = [judge for judge, names in given.items() if not names.isdisjoint(rewards)]
     if not judges:
         return frozenset()
     found = {"reward_score"} if REWARD_MODEL in judges else set()
