@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_world import ROOT, write_run
+from audit_world import ROOT
 
 from align.audit import history
 from align.audit.gates import EXIT, Gate, load_gates, overall, regressed
@@ -18,8 +18,6 @@ from align.audit.measured import measure_difference
 from align.audit.verdict import judge
 from align.core.config import BadInput
 from align.core.files import write_text
-from align.core.runs import read_run
-from annotation.types import ItemResult
 
 
 def gate(**changes: Any) -> Gate:
@@ -300,21 +298,6 @@ def test_missing_answers_of_the_reference_do_not_lift_it_above_chance() -> None:
     some = one_each([1.0] * 60 + [0.0] * 40 + [None] * 60)
     found = judge(gate(margin=0.3), some, some, 0.4)
     assert found.verdict == "insufficient" and "above chance" in found.reason
-
-
-def test_the_chance_of_a_mixture_is_that_of_its_families_by_items(tmp_path: Path) -> None:
-    families = {"accuracy/fact": {"chance": 0.25, "n": 300}, "accuracy/sum": {"chance": 0.5, "n": 100}}
-    run = write_run(tmp_path, "eval", "eval", headline={"metrics": families})
-    record = read_run(run)
-    assert history.chance(record, "accuracy") == pytest.approx(0.3125)
-    assert history.chance(record, "accuracy/sum") == 0.5
-    assert history.chance(record, "ended") is None
-
-
-def test_a_score_outside_its_range_is_refused() -> None:
-    rows = [ItemResult(suite="s", metric="garbage", item_id="a", score=-5.0, judge="j")]
-    with pytest.raises(BadInput, match="item 'a' has -5 as its garbage, which lies from 0 to 1"):
-        history.scores(rows, "s", "garbage")
 
 
 def test_an_undecided_gate_says_how_many_items_it_needs() -> None:

@@ -131,6 +131,23 @@ def test_what_a_template_leaves_out_of_a_prompt_makes_the_row_unusable(
         Chat(make_tokenizer(template)).prompt_ids(prompt, tools)
 
 
+@pytest.mark.parametrize(
+    ("written", "content"),
+    [
+        ("message['content']|lower", "How Much"),
+        ("message['content']|e", "<b> & c"),
+        ("message['content'][:40]", "a" * 41),
+    ],
+)
+def test_a_content_that_is_written_otherwise_makes_the_row_unusable(written: str, content: str) -> None:
+    chat = Chat(make_tokenizer(CHATML_OWN.replace("message['content']", written)))
+    assert chat.prompt_ids([{"role": "user", "content": " how much "}]), "nothing to change in these letters"
+    with pytest.raises(Unusable, match="changes the letters of the content of a message of the user"):
+        chat.prompt_ids([{"role": "user", "content": content}])
+    with pytest.raises(Unusable, match="changes the letters|writes the prompt differently"):
+        chat.response_ids([{"role": "user", "content": "a"}], [{"role": "assistant", "content": content}])
+
+
 def test_an_argument_that_a_template_does_not_name_is_left_out() -> None:
     reading = CHATML_OWN.replace(
         "'<|im_end|>", "(message.tool_calls[0].function.name ~ message.tool_calls[0].function.arguments.city "

@@ -241,3 +241,13 @@ def test_an_adapter_folder_that_brings_another_template_is_refused(
     with pytest.raises(BadInput, match="brings a chat template that is not its base's; set chat_template"):
         template_of(tmp_path, Template())
     assert template_of(tmp_path, Template("chatml")).name == "chatml"
+
+
+def test_an_argument_of_a_row_that_nothing_reads_is_remarked_on_and_the_day_is_not() -> None:
+    told: list[str] = []
+    chat = Chat(make_tokenizer(THINKING))
+    chat.remark = told.append
+    chat.prompt_ids(USER, None, {"date": "2025-02-03", "enable_thinking": False})
+    assert told == []
+    chat.prompt_ids(USER, None, {"effort": "low", "enable_thinking": False})
+    assert told == ["template argument 'effort', which the chat template does not read, has no effect"]

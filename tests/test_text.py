@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import CHATML_OWN, make_tokenizer
 from datasets import Dataset
 
 from align.core.config import BadInput
-from align.core.text import Chat, Unusable
+from align.core.text import Chat, Unusable, untrained_tokens
 
 USER = [{"role": "user", "content": "hello world"}]
 ANSWER = [{"role": "assistant", "content": "the answer is yes"}]
@@ -32,6 +34,48 @@ def test_prompt_and_response_join_to_the_rendered_conversation(template: str | N
     joined = chat.tokenizer.decode(chat.prompt_ids(USER) + chat.response_ids(USER, ANSWER))
     whole = chat.render([*USER, *ANSWER])
     assert whole.startswith(joined) and whole[len(joined) :].strip() == ""
+
+
+def test_a_template_that_heads_an_answer_only_when_it_is_there_is_refused() -> None:
+    """A policy would have to write the header itself, and each of its answers would begin with it."""
+    without = CHATML_OWN[: CHATML_OWN.index("{% if add_generation_prompt %}")]
+    with pytest.raises(
+        BadInput, match=r"it writes '<\|im_start\|>assistant' before an answer and nothing where it asks"
+    ):
+        Chat(make_tokenizer(without))
+    turn = "'[INST] ' + m.content + ' [/INST] ' if m.role == 'user' else m.content"
+    bare = Chat(make_tokenizer("{% for m in messages %}{{ " + turn + " }}{% endfor %}"))
+    assert bare.prompt_ids(USER), "the question's own end asks for an answer"
+
+
+def test_the_space_before_an_answer_is_the_plain_templates_own() -> None:
+    shouting = Chat(make_tokenizer("{# a template that stands before plain in the alphabet #}" + CHATML_OWN))
+    assert shouting.text(shouting.tokenizer(" yes").input_ids) == " yes"
+    plain = Chat(make_tokenizer(), "plain")
+    assert plain.text(plain.tokenizer(" yes").input_ids) == "yes"
+
+
+def test_a_token_without_a_row_is_named_where_it_has_a_name() -> None:
+    chat = Chat(make_tokenizer())
+    chat.rows, n = 5, len(chat.tokenizer)
+    named = chat.tokenizer.convert_ids_to_tokens(n - 1)
+    with pytest.raises(BadInput, match=rf"{re.escape(repr(named))} has the id {n - 1}, beyond .* of 5 rows"):
+        chat.refuse_beyond([4, n - 1])
+    for strange in (n, n + 7, -1):
+        with pytest.raises(BadInput, match=f"a row holds the id {strange}, beyond"):
+            chat.refuse_beyond([strange])
+    chat.refuse_beyond([0, 4])
+
+
+def test_tokens_of_the_template_that_were_never_trained_are_named() -> None:
+    """A fifth of the usual norm is the bar, whatever the norms are."""
+    chat = Chat(make_tokenizer())
+    start, end = (chat.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+    for usual in (0.01, 1.0, 30.0):
+        embedding = torch.full((len(chat.tokenizer), 4), usual / 2)
+        assert untrained_tokens(chat, embedding) == []
+        embedding[start], embedding[end] = 0.19 * usual / 2, 0.21 * usual / 2
+        assert untrained_tokens(chat, embedding) == ["<|im_start|>"]
 
 
 def test_stop_tokens_are_the_templates() -> None:

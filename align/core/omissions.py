@@ -1,4 +1,4 @@
-"""What a chat template leaves out of a conversation, found by rendering it with other text in its place.
+"""What a chat template leaves out of a conversation or rewrites, found by rendering it with other text in its place.
 
 In: a conversation in the one form (``messages.py``), how it is rendered, and its rendering. Out: every content,
 reasoning, name or tool call that the rendering does not depend on. Not here: what is done about it (``text.py``).
@@ -15,10 +15,14 @@ THOUGHT = "</think>"  # what ends reasoning that stands in a message's content
 
 
 class Omission(NamedTuple):
-    """Something of a message that its rendering does not hold; ``what`` fits after "leaves out"."""
+    """Something of a message that its rendering does not hold, or holds in other letters."""
 
     what: str
     is_reasoning: bool = False
+    verb: str = "leaves out"
+
+    def __str__(self) -> str:
+        return f"the chat template {self.verb} {self.what}"
 
 
 def omissions(render: Render, conversation: Messages, places: Sequence[int], rendered: str) -> Iterator[Omission]:
@@ -31,7 +35,12 @@ def omissions(render: Render, conversation: Messages, places: Sequence[int], ren
         marked = _Marked(conversation, place, rendered)
         if marked.marks:
             shown = render([*conversation[:place], marked.message, *conversation[place + 1 :]])
-            yield from (omission for mark, omission in marked.marks.items() if mark not in shown)
+            missing = [omission for mark, omission in marked.marks.items() if mark not in shown]
+            yield from missing
+            if marked.is_rewritten and all(omission.is_reasoning for omission in missing):
+                yield Omission(
+                    f"the letters of the content of a message of the {conversation[place]['role']}", verb="changes"
+                )
 
 
 class _Marked:
@@ -41,10 +50,13 @@ class _Marked:
         given = conversation[place]
         self.message = dict(given)
         self.marks: dict[str, Omission] = {}
+        self.is_rewritten = False
         role = given["role"]
         content = str(given.get("content") or "").strip()
         if content and not ({*given} <= {"role", "content"} and content in rendered):
             self.message["content"] = self._content(content, role)
+            said = content.rpartition(THOUGHT)[2].strip()
+            self.is_rewritten = role != "tool" and said not in rendered  # a tool's output may be written as JSON
         if str(given.get("reasoning_content") or "").strip():
             self.message["reasoning_content"] = self._mark(f"the reasoning of a message of the {role}", True)
         if given.get("tool_calls"):

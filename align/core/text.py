@@ -100,7 +100,7 @@ class Chat:
             self._remark(f"template argument '{name}', which the chat template does not read, has no effect", text)
         for omission in omissions(render, messages, range(len(messages)), text):
             if not omission.is_reasoning or not self._knows_reasoning:
-                raise Unusable(f"the chat template leaves out {omission.what}")
+                raise Unusable(str(omission))
             self._remark("reasoning of earlier turns is left out by the chat template, as it is in use", text)
         marked, contents = self._mark(messages)
         return self._encode_marked(render(marked), contents, text) if contents else self._encode(text)
@@ -130,7 +130,7 @@ class Chat:
             raise Unusable("it opens reasoning and never closes it, which the chat template takes for content")
         places = range(len(prompt), len(prompt) + len(response))
         for omission in omissions(render, [*prompt, *response], places, whole):
-            raise Unusable(f"the chat template leaves out {omission.what}")
+            raise Unusable(str(omission))
         stop = self._calls.stop_id if response[-1].get("tool_calls") and self._calls else self.stop_id
         marked, contents = self._mark(response)
         shown = self._without_stop(render([*prompt, *marked]) if contents else whole, stop)
@@ -187,6 +187,7 @@ class Chat:
         exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
         try:
             _, shown, tail = self.render(exchange).rpartition(marker)
+            self._refuse_unasked_header(exchange[:1], self.render(exchange), marker)
         except Unusable as error:
             raise BadInput(f"chat_template {self.name}: {error}") from None
         if not shown:
@@ -198,6 +199,22 @@ class Chat:
         if self.tokenizer.eos_token_id is None:
             raise BadInput(f"chat_template {self.name}: it ends an answer with no token and the tokenizer has no EOS")
         return int(self.tokenizer.eos_token_id)
+
+    def _refuse_unasked_header(self, prompt: Messages, exchange: str, answer: str) -> None:
+        """Refuse a template that heads an answer, and writes nothing of that where it asks for one.
+
+        A policy would have to write the header itself, and its answers would begin with it.
+
+        Raises:
+            BadInput: names the header.
+        """
+        asked = self.render(prompt, ask=True)
+        header = exchange[len(asked) : exchange.find(answer)].strip()
+        if header and exchange.startswith(asked) and asked == self.render(prompt):
+            raise BadInput(
+                f"chat_template {self.name}: it writes {header!r} before an answer and nothing where it asks for one; "
+                "make it write that where add_generation_prompt is true, or name another template"
+            )
 
     @cached_property
     def _calls(self) -> _Calls | None:
