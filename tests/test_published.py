@@ -263,6 +263,20 @@ def test_turns_as_text_that_cannot_be_paired_are_no_prompt(tmp_path: Path) -> No
     assert found.scrubbed == 1
 
 
+def test_a_mapped_label_beside_which_another_column_tells_ties_is_refused(tmp_path: Path) -> None:
+    texts = {"prompt": "p", "response_a": "x", "response_b": "y", "who": "ann"}
+    rows = [{**texts, "winner_model_a": a, "winner_model_b": b, "winner_tie": t}
+            for a, b, t in ((1, 0, 0), (0, 0, 1), (0, 1, 0))]  # fmt: skip
+    given: dict[str, Any] = {
+        "columns": Columns(left="response_a", right="response_b", label="winner_model_a", annotator="who"),
+        "labels": Labels(left=("1",), right=("0",)),
+    }
+    told = "column 'winner_tie' calls 1 rows ties, and columns.label=winner_model_a would make wins of them; make one"
+    with pytest.raises(BadInput, match=told):
+        brought(tmp_path, rows, **given)
+    assert len(brought(tmp_path, [rows[0], rows[2]], **given).judgments) == 2, "where nothing is a tie, nothing is lost"
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_columns_are_mapped_in_every_form(tmp_path: Path, form: str) -> None:
     """One map for all, with a split, an id, a language and somebody's name."""

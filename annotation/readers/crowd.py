@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from os.path import commonprefix
@@ -30,6 +31,7 @@ from annotation.votes import UNKNOWN_SIDES
 
 LEFT_RIGHT = ("left", "right")
 NEEDED: tuple[Field, ...] = ("label", "left", "right")
+TIE_COLUMN = re.compile(r"(?:^|[^a-z])tied?(?:[^a-z]|$)", re.IGNORECASE)
 RANKINGS = {"left": ((0,), (1,)), "right": ((1,), (0,))}
 TIED = ((0, 1),)
 EXAMPLES = 5  # labels without a meaning that are named
@@ -181,6 +183,23 @@ class _Sides:
         raise Unusable(f"its {field} is not in {self.texts.name if self.texts else 'the texts'} (id {text_of(cell)!r})")
 
 
+def _refuse_ties_beside(table: Table, used: _Used) -> None:
+    """Refuse ties that another column than the mapped one tells: their rows would count as wins.
+
+    Raises:
+        BadInput: names the column, and how many rows it calls ties.
+    """
+    if table.given.columns.label is None:
+        return
+    names = [name for name in table.known if TIE_COLUMN.search(name) and name not in used]
+    for name in names:
+        if ties := sum(word_of(row.get(name, "")) in ("1", "true", "yes") for row in _readable(table)):
+            raise BadInput(
+                f"{table.path}: column '{name}' calls {ties} rows ties, and columns.label={used.label} would make wins "
+                "of them; make one column that says left, right or tie, or leave columns.* out where the form is known"
+            )
+
+
 class _Reader:
     """One file of votes: what was found so far."""
 
@@ -194,6 +213,7 @@ class _Reader:
             is_scored=table.is_scored,
         )
         self.strange: Counter[str] = Counter()  # labels without a meaning
+        _refuse_ties_beside(table, used)
         self.by_name = _sides_by_name(used, [row.get(used.label) for row in _readable(table)], self.labels)
 
     def take(self, number: int, row: Row | Unusable) -> None:
