@@ -13,9 +13,9 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
-from align.core.config import BadInput, is_short, override
+from align.core.config import NO_TEXT, BadInput, check_meant, is_short, override
 
 FOLDER = "runs/label-studio"
 FLAGS = (
@@ -104,20 +104,16 @@ def run(verb: str, config: Path | None, assignments: Sequence[str]) -> int:
     """Run one of ``VERBS``; returns the exit code."""
     given, module, name, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
-    folder, rest = FOLDER, []
-    for word in assignments:
-        key, _, value = word.partition("=")
-        if key == "server" and given in ("folder", "address", "studio"):
-            if not value.strip() or "\0" in value:
-                raise BadInput(f"align annotate {verb}: server={value!r} is no folder; name one, or leave it out")
-            folder = value
-        else:
-            rest.append(word)
-    settings, rest = _settings(function, rest)
+    takes_server = given in ("folder", "address", "studio")
+    servers = [word for word in assignments if takes_server and word.partition("=")[0] == "server"]
+    folder = _folder(verb, servers)
+    if servers and given != "folder" and os.environ.get("LABEL_STUDIO_URL"):
+        raise BadInput(f"align annotate {verb}: LABEL_STUDIO_URL and server= both name a server; unset one of them")
+    settings, rest = _settings(function, [word for word in assignments if word not in servers])
     if rest and given not in ("studio", "campaign"):
         known = ", ".join(_keywords(function)) or "server"
         raise BadInput(f"align annotate {verb}: unknown setting '{rest[0].partition('=')[0]}'; it takes {known}")
-    _print(_call(verb, function, _given(verb, config, rest, Path(folder)), settings))
+    _print(_call(verb, function, _given(verb, config, rest, folder), settings))
     return 0
 
 
@@ -137,6 +133,24 @@ def down(folder: Path) -> str:
     from annotation.label_studio.server import stop
 
     return "stopped" if stop(folder) else f"{folder}: no server runs there"
+
+
+def _folder(verb: str, words: Sequence[str]) -> Path:
+    """The folder of the embedded server: a word as it stands, not read as YAML."""
+    if len(words) > 1:
+        raise BadInput(f"align annotate {verb}: server= stands {len(words)} times; keep one")
+    folder = words[0].partition("=")[2] if words else FOLDER
+    if not folder.strip() or "\0" in folder:
+        raise BadInput(f"align annotate {verb}: server={folder!r} is no folder; name one, or leave it out")
+    _check_meant(verb, "server", Path, folder)
+    return Path(folder)
+
+
+def _check_meant(verb: str, name: str, annotation: Any, value: Any) -> None:
+    try:
+        check_meant(annotation, value)
+    except ValueError as error:
+        raise BadInput(f"align annotate {verb}: {name}: {error} (given: {value!r})") from None
 
 
 def _given(verb: str, config: Path | None, assignments: Sequence[str], folder: Path) -> tuple[Any, ...]:
@@ -194,6 +208,9 @@ def _call(verb: str, function: Callable[..., Any], given: Sequence[Any], setting
     """Call with settings checked by the function's annotations."""
     from pydantic import ConfigDict, ValidationError, validate_call
 
+    annotations = get_type_hints(function)
+    for name, value in settings.items():
+        _check_meant(verb, name, annotations[name], value)
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
     try:
         return checked(*given, **settings)
@@ -202,8 +219,12 @@ def _call(verb: str, function: Callable[..., Any], given: Sequence[Any], setting
         where = f"align annotate {verb}: {problem['loc'][0] if problem['loc'] else 'settings'}"
         if problem["type"].startswith("missing"):
             raise BadInput(f"{where}= is missing; 'align annotate {verb} --help' says what it takes") from None
-        given = problem.get("input")
-        raise BadInput(f"{where}: {problem['msg']}" + (f" (given: {given!r})" if is_short(given) else "")) from None
+        given, said = problem.get("input"), problem["msg"]
+        if problem["type"] in ("string_type", "path_type") and isinstance(given, bool | int | float):
+            said = NO_TEXT
+        elif problem["type"] in ("list_type", "tuple_type") and isinstance(given, str | int | float):
+            said = f"expected a list, write {problem['loc'][0]}=[{given}]"
+        raise BadInput(f"{where}: {said}" + (f" (given: {given!r})" if is_short(given) else "")) from None
 
 
 def _print(found: Any) -> None:

@@ -13,13 +13,13 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from align.annotate import FLAGS
 from align.annotate import VERBS as BRIDGE
-from align.core.config import BadInput, build, override, read_yaml
+from align.core.config import BadInput, build, check_meant, override, read_yaml
 from align.verbs import STAGES
 
 WHOLE = {
@@ -158,7 +158,10 @@ def _assignments(rest: Sequence[str]) -> list[str]:
 def _arms(words: Sequence[str]) -> list[str]:
     """``align compare RUN RUN key=value``: words without '=' are the arms."""
     runs = [word for word in words if "=" not in word]
-    return [*(word for word in words if "=" in word), *([f"arms=[{', '.join(runs)}]"] if runs else [])]
+    return [
+        *(word for word in words if "=" in word),
+        *([f"arms={json.dumps(runs, ensure_ascii=False)}"] if runs else []),
+    ]
 
 
 def _file(words: Sequence[str]) -> list[str]:
@@ -181,15 +184,17 @@ def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
         recipe = load_recipe(read_yaml(known.config), assignments, str(known.config))
         return exit_code(run_recipe(recipe, str(known.config)))
     values = override({}, assignments)
+    words = (word.partition("=") for word in assignments)
+    texts = {key: value for key, _, value in words if key in ("model", "data", "out", "runs")}  # paths: 5 is a name
     if verb == "quickstart":
         from align.quickstart import quickstart
 
-        return quickstart(**_checked(values, {"runs", "label_studio"}, verb))
+        return quickstart(**_checked(values | texts, {"runs": Path, "label_studio": bool}, verb))
     if verb == "init":
         from align.init import init
 
-        texts = {key: value for key, _, value in (word.partition("=") for word in assignments) if key != "vram"}
-        return init(**_checked(values | texts, {"model", "data", "vram", "out"}, verb))
+        types = {"model": Path, "data": Path, "vram": float, "out": Path}
+        return init(**_checked(values | texts, types, verb))
     if verb == "check":
         from align.check import check
 
@@ -198,7 +203,7 @@ def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
         return check(known.config, assignments)
     from align.ls import ls
 
-    return ls(**_checked(values, {"runs"}, verb))
+    return ls(**_checked(values | texts, {"runs": Path}, verb))
 
 
 def _preview(config: Path | None, assignments: list[str]) -> int:
@@ -236,10 +241,18 @@ def _stage(verb: str, config: Path | None, assignments: list[str]) -> int:
     return exit_code([record])
 
 
-def _checked(values: dict[str, Any], allowed: set[str], verb: str) -> dict[str, Any]:
-    for key in values:
-        if key not in allowed:
-            raise BadInput(f"align {verb}: unknown setting '{key}'; it takes {', '.join(sorted(allowed))}")
+def _checked(values: dict[str, Any], types: Mapping[str, type], verb: str) -> dict[str, Any]:
+    for key, value in values.items():
+        if key not in types:
+            raise BadInput(f"align {verb}: unknown setting '{key}'; it takes {', '.join(sorted(types))}")
+        try:
+            check_meant(types[key], value)
+        except ValueError as error:
+            raise BadInput(f"align {verb}: {key}: {error} (given: {value!r})") from None
+        if types[key] is float and not isinstance(value, int | float):
+            raise BadInput(f"align {verb}: {key}: expected a number (given: {value!r})")
+        if types[key] is bool and not isinstance(value, bool):
+            raise BadInput(f"align {verb}: {key}: expected true or false (given: {value!r})")
     return values
 
 

@@ -45,6 +45,8 @@ class Completions(ThreadingHTTPServer):
         self.times: list[float] = []
         self.guard = threading.Lock()
         self.awaited = threading.Event()  # some request is being waited with
+        self.refused = threading.Event()  # a request came that is to be refused
+        self.ended = threading.Event()  # the client asks nothing more
 
     @property
     def url(self) -> str:
@@ -75,9 +77,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "wait":
             return self._error(429, "slow down", {"Retry-After": "0.7"})
         if fault == "401 then":
+            self.server.refused.set()
             self.server.awaited.wait(60)
             return self._error(401, "no such key")
+        if fault == "held":  # and answered then
+            self.server.ended.wait(60)
         if fault == "later":
+            self.server.refused.wait(60)
             return self._error(503, "come back", {"Retry-After": "60"})
         if fault == "quota":
             return self._error(429, "pay first", code="insufficient_quota")
@@ -240,7 +246,15 @@ def test_a_server_that_does_not_sample_is_told_of(tmp_path: Path, server: Comple
     assert ["wrote the same 3 times to every prompt" in note for note in record.notes] == [True]
 
 
-def test_every_prompt_is_answered_once_through_faults(tmp_path: Path, server: Completions) -> None:
+def test_every_prompt_is_answered_once_through_faults(
+    tmp_path: Path, server: Completions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endpoint(url: str, manner: Manner) -> Endpoint:
+        made = Endpoint(url, manner)
+        made._has_answered = True  # whichever of several requests at once is answered first
+        return made
+
+    monkeypatch.setattr("align.sample.Endpoint", endpoint)
     texts = [f"question {i}" for i in range(12)]
     server.faults = ["503", "", "hang up", "hidden", "wait", "", "page", "500", "hang up", "", "408"]
     _, rows = run(tmp_path / "run", server.url, prompts(tmp_path, *texts))
@@ -326,13 +340,27 @@ def test_who_waits_is_woken_when_the_run_ends(
     assert waits and all(waits), "no pause lasted to its end"
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, server: Completions) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(
+    tmp_path: Path, server: Completions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(threading.Event):
+        def set(self) -> None:
+            super().set()
+            server.ended.set()
+
+    def endpoint(url: str, manner: Manner) -> Endpoint:
+        made = Endpoint(url, manner)
+        made._stop = Stop()
+        return made
+
+    monkeypatch.setattr("align.sample.Endpoint", endpoint)
     texts = [f"question {i}" for i in range(20)]
     file = prompts(tmp_path, *texts, "forbidden")
-    server.faults = [""] * 9 + ["401"]
+    server.faults = [""] * 9 + ["401"] + ["held"] * 20
     with pytest.raises(BadInput, match="refuses the key"):
         run(tmp_path / "run", server.url, file)
     answered = [body["messages"][0]["content"] for body in server.seen]
+    server.faults = []
     assert 9 <= len(answered) < 20, "answers under way are kept, the rest is not asked"
     part = tmp_path / "run" / "checkpoints" / "answers.jsonl"
     assert len(part.read_text().splitlines()) == len(answered)

@@ -23,6 +23,7 @@ from align.core.reading import MIB, MOST_LEVELS, TooLong, bounded_bytes
 
 MOST_YAML = 1 * MIB  # bytes of a config
 MOST_VALUES = 100_000  # that a config holds, aliases counted each time
+NO_TEXT = "expected text, and YAML reads what stands there otherwise; quote it, on a command line as key='\"…\"'"
 
 
 class BadInput(Exception):
@@ -43,6 +44,20 @@ def http_address(url: str) -> SplitResult | None:
     return parts if is_address else None
 
 
+def check_meant(annotation: Any, value: Any) -> None:
+    """Refuse a value of a setting that would be read as another than the one that was meant.
+
+    Raises:
+        ValueError: a truth value for a number, or a shell's ``~`` or ``$NAME`` in a path.
+    """
+    types = _types_of(annotation)
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(part, bool) and types & {int, float} and bool not in types:
+            raise ValueError("expected a number, not true or false")
+        if Path in types and isinstance(part, str | Path) and re.match(r"~(/|$)|.*\$(\{|\w)", str(part)):
+            raise ValueError("a path is read as it stands, ~ and $ are not expanded; write it out")
+
+
 class Frozen(BaseModel):
     """A config section: immutable, with no room for unknown keys, and no value that is read as another."""
 
@@ -52,12 +67,7 @@ class Frozen(BaseModel):
     @classmethod
     def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:
         """Truth values are no numbers; a shell's ``~`` and ``$NAME`` are no folders."""
-        types = _types_of(cls.model_fields[str(info.field_name)].annotation)
-        for part in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(part, bool) and types & {int, float} and bool not in types:
-                raise ValueError("expected a number, not true or false")
-            if Path in types and isinstance(part, str | Path) and re.match(r"~(/|$)|.*\$(\{|\w)", str(part)):
-                raise ValueError("a path is read as it stands, ~ and $ are not expanded; write it out")
+        check_meant(cls.model_fields[str(info.field_name)].annotation, value)
         return value
 
 
@@ -336,7 +346,7 @@ def _explain(schema: type[BaseModel], problem: Any, where: str) -> str:
         return f"{where}: key '{key}' is missing; add it"
     given, said = problem.get("input"), problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("string_type", "path_type") and isinstance(given, bool | int | float):
-        said = "expected text, and YAML reads what stands there otherwise; quote it, on a command line as key='\"…\"'"
+        said = NO_TEXT
     return (
         f"{where}: " + (f"key '{key}': " if path else "") + said + (f" (given: {given!r})" if is_short(given) else "")
     )

@@ -43,16 +43,19 @@ class Poll(NamedTuple):
 
 
 def pull(
-    campaign: Campaign, studio: Studio, *, full: bool = False, watch: bool = False, every: float = 30.0
+    campaign: Campaign, studio: Studio, *, full: bool = False, watch: bool = False, every: float | None = None
 ) -> PulledNow:
-    """Read what changed (``full``: everything), once or, with ``watch``, every so many seconds until Ctrl-C.
+    """Read what changed (``full``: everything), once or, with ``watch``, every so many seconds (30) until Ctrl-C.
 
     Raises:
         BadInput: as a single pull does; while watching, a silent server does not end it once it has answered.
         KeyboardInterrupt: the watch was ended; says what was read.
     """
     if not watch:
+        if every is not None:
+            raise BadInput("pull: every= goes with --watch; add it, or leave every= out")
         return once.pull(campaign, studio, full=full)
+    every = 30.0 if every is None else every
     if not 1 <= every <= 86400:
         raise BadInput(f"pull: every={every:g} is in seconds, 1 to 86400 (a day)")
     show(polls(campaign, studio, full=full), every, sys.stdout)

@@ -126,6 +126,8 @@ def export(
     with suppress(OSError):  # told when the first table is written
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
     for table, rows in tables.items():
+        for other in {"jsonl", "parquet"} - {format}:
+            (out / f"{table}.{other}").unlink(missing_ok=True)  # an older export's, perhaps with names
         if format == "jsonl":
             write_jsonl(out / f"{table}.jsonl", rows)
         else:
