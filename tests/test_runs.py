@@ -66,7 +66,7 @@ def test_other_inputs_are_refused_by_their_name(config: CountConfig, data: Path)
 
 def test_a_missing_input_starts_nothing(tmp_path: Path) -> None:
     config = CountConfig(run=tmp_path / "runs" / "a", data=tmp_path / "nowhere.jsonl")
-    with pytest.raises(BadInput, match="nowhere.jsonl: no such file or folder"):
+    with pytest.raises(BadInput, match="nowhere.jsonl: no such file or folder; name one on this machine"):
         count(config)
     assert not config.run.exists()
 

@@ -123,7 +123,8 @@ class ChatTemplate:
         try:
             return {value for _, kind, value in Environment().lex(self.text) if kind == "name"}
         except TemplateError as error:
-            raise BadInput(f"chat_template {self.name}: is no Jinja template ({error})") from error
+            remedy = "mend it, or name another in chat_template"
+            raise BadInput(f"chat_template {self.name}: is no Jinja template ({error}); {remedy}") from error
 
     @cached_property
     def _reserved(self) -> set[str]:

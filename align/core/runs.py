@@ -295,7 +295,7 @@ def input_hash(path: Path, version: int = HASH_VERSION) -> str:
         return artefact_hash(path, version)
     if path.is_file():
         return file_hash(path)
-    raise BadInput(f"{path}: no such file or folder")
+    raise BadInput(f"{path}: no such file or folder; name one on this machine (nothing is fetched from a hub)")
 
 
 def _refuse_changed_base(path: Path, record: RunRecord) -> None:

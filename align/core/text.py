@@ -189,7 +189,7 @@ class Chat:
             _, shown, tail = self.render(exchange).rpartition(marker)
             self._refuse_unasked_header(exchange[:1], self.render(exchange), marker)
         except Unusable as error:
-            raise BadInput(f"chat_template {self.name}: {error}") from None
+            raise BadInput(f"chat_template {self.name}: {error}; mend it, or name another in chat_template") from None
         if not shown:
             raise BadInput(f"chat_template {self.name}: it does not show what the assistant says; name another one")
         ids = self._encode(tail.strip()) if tail.strip() else []
