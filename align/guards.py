@@ -61,7 +61,8 @@ def three_kls(stack: Stack, trees: Sequence[Tree], temperature: float, bound: fl
     """k1, k3 and exact KL(policy || reference), nats a response, on the same rollouts of the policy.
 
     ``*_standard_errors_off`` says by how many standard errors of the paired difference an estimate's mean misses
-    the exact one's; ``agree`` is false beyond 3: then sampler, masks or positions disagree somewhere.
+    the exact one's; ``agree`` is false beyond 3: then sampler, masks or positions disagree somewhere. It is None
+    where there is no standard error to count in: one response, or several that are all alike.
     """
     found: dict[str, list[float]] = {"k1": [], "k3": [], "exact": []}
     for packed in pack(trees, stack.compute.max_tokens, stack.layout):
@@ -80,7 +81,7 @@ def three_kls(stack: Stack, trees: Sequence[Tree], temperature: float, bound: fl
         "n": len(found["exact"]),
         **means,
         **off,
-        "agree": all(abs(value or 0.0) <= 3 for value in off.values()),
+        "agree": None if None in off.values() else all(abs(value or 0.0) <= 3 for value in off.values()),
         "kl_max": bound,
         "within_kl_max": None if bound is None else means["exact"] <= bound,
     }
@@ -95,6 +96,9 @@ def _finite(stage: str, values: Tensor) -> None:
 
 
 def _standard_errors(estimate: Sequence[float], exact: Sequence[float]) -> float | None:
+    """None where there is no error to count in: differences that are all alike, and not zero."""
     difference = torch.tensor(estimate, dtype=torch.float64) - torch.tensor(exact, dtype=torch.float64)
-    error = float(difference.std()) / math.sqrt(len(difference))
+    if not difference.any():
+        return 0.0
+    error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
     return float(difference.mean()) / error if error > 0 else None

@@ -268,7 +268,9 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     kl = state.measure_kl()
     if kl["within_kl_max"] is False:
         run.note(f"exact KL {kl['exact']:.2f} nats a response is above kl_max {config.kl_max}; raise kl or lower lr")
-    if not kl["agree"]:
+    if kl["agree"] is None:
+        run.note("the responses are too few or too alike to compare estimates of the KL; raise kl_prompts or samples")
+    elif not kl["agree"]:
         run.note(
             f"alarm: KL by k1 {kl['k1']:.3f} and k3 {kl['k3']:.3f} miss the exact {kl['exact']:.3f} by more than 3 "
             "standard errors; sampler and scorer disagree, so do not trust this run"

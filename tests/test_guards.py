@@ -178,6 +178,13 @@ def test_three_estimates_agree_on_the_policys_own_responses(make_stack: Callable
     assert found["agree"] and found["exact"] > 0.1
 
 
+def test_of_one_response_nobody_can_tell_whether_estimates_agree(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("llama")
+    add_stirred(stack, "policy")
+    for responses in ([[40, 41, 42]], [[40, 41, 42], [40, 41, 42]]):
+        assert guards.three_kls(stack, [Tree([5, 9], responses)], 1.0, bound=None)["agree"] is None
+
+
 def test_estimates_that_miss_the_exact_kl_are_told(
     make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
