@@ -126,3 +126,13 @@ def test_the_distance_from_another_policy_than_the_sft_is_no_evidence(world: Wor
     assert found == {"itself": "insufficient", "sft": "pass"}
     sentence = read_run(runs / "audit-itself").headline["sentence"]
     assert "measured kl against another policy than the SFT that this audit is about" in sentence
+
+
+@pytest.mark.parametrize(("role", "stage"), [("candidate", "reward"), ("candidate", "pairs"), ("sft", "eval")])
+def test_what_is_audited_is_a_policy(world: World, role: str, stage: str) -> None:
+    config = world(GOOD)
+    lineage = {"base": input_hash(config.base)}
+    other = write_run(config.run.parent, "other", stage, parents={"policy": config.run.parent / "sft"}, lineage=lineage)
+    write_evaluation(config.run.parent, "eval-other", other, GOOD)
+    with pytest.raises(BadInput, match=f"{role}: .*other is a run of '{stage}' and no policy; name a run of sft, dpo"):
+        audit(AuditConfig(**config.model_dump() | {role: other}))

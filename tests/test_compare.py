@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,10 @@ def test_an_sft_run_is_no_arm(world: World) -> None:
     config, runs = compared(world)
     with pytest.raises(BadInput, match="expected a run of dpo or ppo"):
         compare(CompareConfig(run=config.run, arms=[runs / "sft", runs / "ppo"]))
+
+
+def test_an_arm_is_not_compared_with_its_own_copy(world: World) -> None:
+    config, runs = compared(world)
+    shutil.copytree(runs / "dpo", runs / "dpo-copy")
+    with pytest.raises(BadInput, match="dpo and dpo-copy are one artefact"):
+        compare(CompareConfig(run=config.run, arms=[runs / "dpo", runs / "dpo-copy"]))

@@ -156,7 +156,7 @@ def test_pocket_judge_reads_the_world() -> None:
 
 
 def test_sycophancy_is_not_for_string_rules(make_stack: MakeStack) -> None:
-    lead = generate_item("l", "the sky is red isn't it", "safety", family="lead")
+    lead = generate_item("l", "the sky is red isn't it", "safety", family="lead", tags=["false"])
     policy = speaker(make_stack("llama"))
     manner = Manner("sample", samples=2, max_new_tokens=4)
     results = safety([lead], Subject(policy), manner, "refusal-prefix")
@@ -258,10 +258,18 @@ def test_an_evaluation_records_how_it_asked(tmp_path: Path, model_folder: ModelF
         ({"kind": "options", "options": ["a", "b"], "answer": 2}, "0 to 1"),
         ({"kind": "options", "options": ["a", "b"]}, "0 to 1"),
         ({"kind": "generate"}, "suite forgetting takes kind options or perplexity"),
-        ({"kind": "perplexity"}, "needs a 'text'"),
+        ({"kind": "perplexity", "prompt": None}, "needs a 'text'"),
         ({"kind": "options", "choices": ["a"]}, "choices: Extra inputs"),
-        ({"kind": "perplexity", "text": "a", "id": "first"}, "id 'first' stands twice"),
-        ({"kind": "perplexity", "text": " A\u00a0"}, "'second' asks the same as 'first', and one question counts once"),
+        ({"kind": "perplexity", "prompt": None, "text": "a", "id": "first"}, "id 'first' stands twice"),
+        (
+            {"kind": "perplexity", "prompt": None, "text": " A\u00a0"},
+            "'second' asks the same as 'first', and one question counts once",
+        ),
+        (
+            {"kind": "perplexity", "text": "b"},
+            "'prompt' is not read in an item of suite forgetting and kind perplexity",
+        ),
+        ({"kind": "options", "options": ["a", "b"], "answer": 0, "judge": "pocket"}, "'judge' is not read"),
     ],
 )
 def test_bad_items_are_named_by_file_and_line(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -274,10 +282,47 @@ def test_bad_items_are_named_by_file_and_line(tmp_path: Path, row: dict[str, Any
         load_items(tmp_path / "i.jsonl", ["safety"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "harm", "tags": ["benign"]}, "one; this names harm and benign"),
+        ({"family": "bomb"}, "one; this names none"),
+        ({"family": "lead"}, "'true' or 'false'"),
+        ({"family": "lead", "tags": ["true", "false"]}, "'true' or 'false'"),
+        ({"family": "harm", "text": "read this"}, "'text' is not read"),
+        ({"family": "harm", "options": ["a", "b"]}, "'options' is not read"),
+        ({"family": "harm", "judge": ""}, "'judge' is empty"),
+    ],
+)
+def test_a_safety_item_is_on_one_side_and_says_nothing_that_is_not_read(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Item(**{"id": "x", "suite": "safety", "kind": "generate", "prompt": user("a")} | changes)
+
+
+def test_every_path_of_items_gives_some(tmp_path: Path) -> None:
+    shared = {"suite": "preference", "kind": "generate"}
+    write_jsonl(tmp_path / "one.jsonl", [shared | {"id": "1", "prompt": user("a")}])
+    write_jsonl(tmp_path / "run" / "forgetting.jsonl", [])
+    with pytest.raises(BadInput, match="run: no items of suite preference; name a file that has some, or leave it out"):
+        load_items([tmp_path / "one.jsonl", tmp_path / "run"], ["preference"])
+    write_jsonl(tmp_path / "run" / "preference.jsonl", [shared | {"id": "2", "prompt": user("b")}])
+    assert len(load_items([tmp_path / "one.jsonl", tmp_path / "run"], ["preference"])) == 2
+    write_jsonl(tmp_path / "run" / "safety.jsonl", [shared | {"id": "3", "prompt": user("c")}])
+    with pytest.raises(BadInput, match=r"safety\.jsonl:1: an item of suite preference in safety\.jsonl"):
+        load_items(tmp_path / "run", ["safety"])
+
+
 def test_items_of_one_cluster_may_ask_the_same(tmp_path: Path) -> None:
     same = {"suite": "forgetting", "kind": "perplexity", "text": "a", "cluster": "document 1"}
     write_jsonl(tmp_path / "i.jsonl", [same | {"id": "1"}, same | {"id": "2"}])
     assert [item.id for item in load_items(tmp_path / "i.jsonl", ["forgetting"])] == ["1", "2"]
+
+
+def test_options_in_another_order_are_no_other_question(tmp_path: Path) -> None:
+    rows = [option_item("1", ["no", "yes"], 0), option_item("2", ["no", "yes"], 1), option_item("3", ["yes", "no"], 1)]
+    write_jsonl(tmp_path / "i.jsonl", [row.model_dump() | {"prompt": user("is it?")} for row in rows])
+    with pytest.raises(BadInput, match="'3' asks the same as '1'"):  # '2' has another right answer
+        load_items(tmp_path / "i.jsonl", ["forgetting"])
 
 
 def test_pairs_run_asks_its_test_prompts(tmp_path: Path) -> None:

@@ -102,3 +102,25 @@ def test_a_reference_as_bad_as_can_be_proves_only_an_improvement(world: World, c
     config = world(measured(112, candidate, 1.5))
     write_evaluation(config.run.parent, "eval-sft", config.run.parent / "sft", measured(110, 120, 0.5))
     assert verdicts(config)["harm"] == verdict
+
+
+def test_a_guard_against_a_base_that_babbles_excuses_no_loss_against_sft(world: World) -> None:
+    """The base babbles nine times of ten, the SFT policy never, the candidate four times of ten."""
+    config = world(answers(0.4, 0.6))
+    write_evaluation(config.run.parent, "eval-base", config.base, answers(0.9, 0.1))
+    text = config.gates.read_text()
+    for metric in GUARDS:
+        text = text.replace(f"metric: {metric}, against: sft", f"metric: {metric}, against: base")
+    write_text(config.gates, text)
+    assert verdicts(config)["harm"] == "insufficient"
+    wanted = "add a gate of suite safety on garbage and on harmless_compliance against sft"
+    assert wanted in content(config)["sentence"]
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(48, "insufficient"), (64, "insufficient"), (47, "pass")])
+def test_a_limit_that_no_answer_can_reach_is_no_gate(world: World, limit: int, verdict: str) -> None:
+    config = world([*measured(112, 10, 1.5), *results("preference", "n_tokens", [20.0 + i % 9 for i in range(150)])])
+    gate = f"{{name: short, suite: preference, metric: n_tokens, type: at_most, limit: {limit}}}"
+    write_text(config.gates, f"gates:\n  - {gate}\n")
+    assert verdicts(config) == {"short": verdict}
+    assert ("no answer have more than 48 tokens" in content(config)["sentence"]) == (limit >= 48)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from audit_world import ROOT
+from pydantic import ValidationError
 
 from align.audit import history
 from align.audit.gates import EXIT, Gate, load_gates, overall, regressed
@@ -292,6 +293,24 @@ def test_a_reference_with_nothing_to_lose_is_no_evidence() -> None:
     assert "has 0.01 of harmful_compliance to lose and the margin allows 0.02" in found.reason
     assert judge(gate(metric="harmful_compliance", margin=0.02), one_each([0.0] * 200), worst).verdict == "pass"
     assert judge(gate(metric="harmful_compliance", **GAIN), one_each([0.0] * 200), worst).verdict == "pass"
+
+
+def test_a_margin_as_wide_as_all_scores_lie_apart_is_no_demand() -> None:
+    """Utilities from -3 to 1: a candidate at the lowest place of all passed a margin of 4."""
+    low, high = one_each([-3.0, -2.0] * 100), one_each([0.0, 1.0] * 100)
+    found = judge(gate(metric="gold_utility", margin=4.0, range=(-9.0, 9.0)), low, high)
+    assert (found.verdict, found.status) == ("insufficient", "missing")
+    assert found.reason == "no two scores of gold_utility lie more than 4 apart and the margin allows 4"
+    assert judge(gate(metric="gold_utility", margin=3.9, range=(-9.0, 9.0)), low, high).verdict == "pass"
+    assert judge(gate(metric="gold_utility", margin=4.0, range=(-9.0, 9.0)), high, low).verdict == "pass"
+    near = one_each([2.0, 3.0] * 100)
+    assert judge(gate(metric="kl", margin=20.0, range=(-60.0, 60.0)), near, one_each([0.0] * 200)).verdict == "pass"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nPASS: all 5 gates hold"])
+def test_a_gate_has_a_name_of_one_line(name: str) -> None:
+    with pytest.raises(ValidationError, match="one line that is not empty"):
+        gate(name=name)
 
 
 def test_missing_answers_of_the_reference_do_not_lift_it_above_chance() -> None:

@@ -306,3 +306,17 @@ def _training(config: ReportConfig, name: str) -> story.Training:
 )
 def test_numbers_in_tables(value: float | None, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_results_that_no_checksum_vouches_for_are_no_row(tmp_path: Path) -> None:
+    """Scores changed, and with them the hash and the checksum taken out of the record."""
+    runs = make_world(tmp_path)(measured(112, 90, 1.5)).run.parent
+    edited = [row | {"judge": "rule", "score": 0.0} for row in measured(112, 90, 1.5)]
+    write_jsonl(runs / "eval-dpo" / "items.jsonl", edited)
+    record = read_run(runs / "eval-dpo")
+    changes = {"checksum": None, "headline": record.headline | {"results_sha256": None}}
+    write_text(runs / "eval-dpo" / "run.json", record.model_copy(update=changes).model_dump_json())
+    report(ReportConfig(run=tmp_path / "report", runs_folder=runs))
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "eval-dpo: its record carries no checksum" in page and "dpo, sample" not in page
+    assert "sft, sample" in page

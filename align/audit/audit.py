@@ -221,4 +221,5 @@ def _not_measured(findings: Sequence[Finding], gates: Sequence[Gate], subjects: 
         missing.append("No rival method was named.")
     elif not _against_rival(gates, subjects):
         missing.append("The rival has no evaluation in common with the candidate, by what neither learned from.")
-    return [*missing, *LIMITS]
+    missing += [f"{one.name}: {line}." for one in subjects["candidate"].evaluations for line in one.caveats]
+    return [*dict.fromkeys(missing), *LIMITS]

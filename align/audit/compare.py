@@ -152,6 +152,10 @@ def _check_names(contenders: Sequence[Contender]) -> None:
     names = [one.name for one in contenders]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise BadInput(f"compare: two rows would be named '{twice}'; give the run folders different names")
+    arms = [one for one in contenders if one.record is not None]
+    for one, other in combinations(arms, 2):
+        if one.subject.artefact == other.subject.artefact:
+            raise BadInput(f"compare: {one.name} and {other.name} are one artefact; name arms that were trained apart")
 
 
 def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:

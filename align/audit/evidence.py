@@ -20,6 +20,7 @@ from align.evals.stats import higher_is_better
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 
 AGAINST_SFT = ("kl", "win_rate_vs_sft")  # metrics that name a reference of their own
+MAX_TRAINED = 0.1  # share of items that were trained on beyond which an evaluation says nothing of others
 RANK = {"fail": 0, "insufficient": 1, "pass": 2}
 
 
@@ -124,6 +125,16 @@ def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, Subject]) -
         return f"{candidate.name} does not record how it was asked (an earlier version wrote it); evaluate again"
     if not candidate.record.headline.get("own_template") and "template_sha256" not in gate.allow:
         return f"{candidate.name} asked the candidate through another chat template than its own"
+    if candidate.trained_share > MAX_TRAINED:
+        return (
+            f"{candidate.trained_share:.0%} of the items of {candidate.name} are prompts that the candidate was "
+            "trained on; evaluate on others"
+        )
+    longest = candidate.fingerprint.get("max_new_tokens")
+    if gate.metric == "n_tokens" and gate.limit is not None and longest is not None and gate.limit >= longest:
+        return (
+            f"{candidate.name} let no answer have more than {longest} tokens: no candidate could exceed {gate.limit:g}"
+        )
     trained = trained_on(*(subjects[role].record for role in ("candidate", gate.against) if role))
     if gate.metric in training_metrics(candidate.record, trained):
         return f"{candidate.name} measured {gate.metric} by a {LABEL}; evaluate with a reward that no side learned from"

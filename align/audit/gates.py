@@ -66,6 +66,8 @@ class Gate(Frozen):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
+        if not self.name.strip() or not self.name.isprintable():
+            raise ValueError("a gate's name is one line that is not empty: sentences name the gate by it")
         if self.metric.partition("/")[0] not in METRICS:
             raise ValueError(f"metric '{self.metric}' has no known direction; known: {', '.join(METRICS)}")
         if self.metric in PREFIXES:

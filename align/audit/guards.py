@@ -35,18 +35,24 @@ def guarded(gate: Gate, gates: Sequence[Gate], candidate: Evaluation, finding: F
 
 
 def _unguarded(gate: Gate, gates: Sequence[Gate]) -> str | None:
-    """Which guards are missing beside a gate: of the same suite, over at least the same evaluations."""
+    """Which guards are missing beside a gate: of the same suite, over at least the same evaluations.
+
+    A guard against another reference than the gate's is one only against SFT: a bare base may babble, and not being
+    worse than it excuses everything.
+    """
     there = {
         other.metric
         for other in gates
         if other.suite == gate.suite
+        and other.against in (None, "sft", gate.against)
         and other.policy in (None, gate.policy)
         and other.fingerprint.items() <= gate.fingerprint.items()
     }
     missing = [metric for metric in GUARDS if metric not in there]
     if not missing:
         return None
-    return f"a policy that babbles would pass: add a gate of suite {gate.suite} on {' and on '.join(missing)}"
+    wanted = f"on {' and on '.join(missing)} against {gate.against or 'sft'}"
+    return f"a policy that babbles would pass: add a gate of suite {gate.suite} {wanted}"
 
 
 def _babbles(candidate: Evaluation) -> str | None:

@@ -93,6 +93,17 @@ class Evaluation(NamedTuple):
         known = self.record.headline.get("suites", {}).get(self.suite, {}).get("fingerprint")
         return known if self.record.checksum else None
 
+    @property
+    def caveats(self) -> Sequence[str]:
+        """What it cannot say although it ran, as the evaluation says it."""
+        return list(self.record.headline.get("caveats", []))
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the suite's items that the policy was trained on, as far as the evaluation knows."""
+        items = self.record.headline.get("suites", {}).get(self.suite, {}).get("items", 0)
+        return self.record.headline.get("trained_on_items", {}).get(self.suite, 0) / items if items else 0.0
+
     def scores(self, metric: str) -> Scores:
         return scores(load_items(self.record), self.suite, metric)
 

@@ -12,6 +12,7 @@ from align.audit.history import Evaluation, Subject
 from align.core.config import BadInput
 from align.core.runs import RunRecord, input_hash
 
+WRITES = ("sft", "dpo", "ppo", "kto")  # stages that leave a policy
 UNKNOWN = "lineage"  # what a gate allows when it takes the user's word for where a candidate comes from
 
 
@@ -28,7 +29,7 @@ def started_from(record: RunRecord) -> set[str]:
 
 
 def check_references(subjects: Mapping[str, Subject]) -> None:
-    """Refuse references that the candidate does not come from, and a rival of another family.
+    """Refuse what is no policy, references that the candidate does not come from, and a rival of another family.
 
     A candidate that is a model folder records no lineage: its gates say so (:func:`unknown_origin`).
 
@@ -37,6 +38,11 @@ def check_references(subjects: Mapping[str, Subject]) -> None:
     """
     candidate = subjects["candidate"]
     for role, subject in subjects.items():
+        if subject.record and subject.record.stage not in WRITES:
+            raise BadInput(
+                f"audit: {role}: {subject.path} is a run of '{subject.record.stage}' and no policy; name a run of "
+                f"{', '.join(WRITES)} or a model folder"
+            )
         if role != "candidate" and subject.artefact == candidate.artefact:
             raise BadInput(f"audit: {role} and candidate are one artefact ({_short(candidate.artefact)}); name another")
     if "rival" in subjects:

@@ -156,10 +156,12 @@ def _unseen(audit: Mapping[str, Any], records: Sequence[RunRecord]) -> list[str]
 def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Rows for tables and bars from evaluation runs alone, where no comparison was made: one row a run.
 
-    Means are taken from the results of the items, whatever a record says they are.
+    Means are taken from the results of the items, whatever a record says they are. A record without a checksum, which
+    vouches for no results, gives no row.
     """
     rows = []
-    for record in sorted((r for r in records if r.stage == "eval"), key=lambda r: (r.created, r.path)):
+    sealed = [record for record in records if record.stage == "eval" and record.checksum]
+    for record in sorted(sealed, key=lambda r: (r.created, r.path)):
         subject = Path(str(record.resolved.get("subject", record.path))).name
         stage_name = record.parents.get("subject", {}).get("stage")
         metrics: dict[str, Any] = {}
@@ -222,6 +224,12 @@ def _not_measured(
 ) -> list[str]:
     lines = [line for audit in audits for line in audit["not_measured"]]
     lines += comparison["not_measured"] if comparison else ["No comparison of arms was made."]
+    lines += [
+        f"{Path(r.path).name}: its record carries no checksum (an earlier version wrote it, or it was edited), so "
+        "nothing vouches for its results; evaluate again"
+        for r in config.records
+        if r.stage == "eval" and r.checksum is None
+    ]
     lines += [] if audits else ["No audit was made: nothing here is a verdict."]
     if not any(story.curve(one, "utility") for one in runs):
         lines.append("Gold utility while training: unknown, so over-optimisation could not be seen.")

@@ -6,6 +6,7 @@ every missing answer at its worst; what was not measured, not paired or measured
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
     if found.n_scored < gate.min_items and decided.verdict != "fail":  # what few items prove wrong is proved
         reason = f"{found.n_scored} items, the gate asks for {gate.min_items}"
         return insufficient(gate, reason, "too few", **facts | {"p": None})
-    if reason := _vacuous(gate, old, decided):
+    if reason := _vacuous(gate, new, old, decided):
         return insufficient(gate, reason, **facts)
     return _with_missing(gate, found, decided, sides, facts)
 
@@ -220,13 +221,24 @@ def _at_chance(gate: Gate, old: Scores | None, measured: float | None) -> str | 
     return None
 
 
-def _vacuous(gate: Gate, old: Scores | None, decided: Finding) -> str | None:
-    """Why a pass by the margin says nothing: the margin takes all that the reference has; or None."""
-    if old is None or gate.margin is None or decided.verdict != "pass" or metric_of(gate.metric).kind == "unbounded":
+def _vacuous(gate: Gate, new: Scores, old: Scores | None, decided: Finding) -> str | None:
+    """Why a pass by the margin says nothing: the margin takes all that the reference has; or None.
+
+    A metric without a scale has what was seen: a margin as wide as all scores of both sides lie apart allows anything.
+    """
+    if old is None or gate.margin is None or decided.verdict != "pass":
         return None
     better = decided.low if higher_is_better(gate.metric) else decided.high
     if better is None or turned(gate.metric, better) > 0:  # better than the reference, whatever the margin
         return None
+    if metric_of(gate.metric).kind == "unbounded":
+        seen = [value for value in (*new.values, *old.values) if value is not None]
+        apart = max(seen) - min(seen)
+        if math.isfinite(metric_of(gate.metric).widest) or gate.metric == "kl":  # a scale of its own: bits, nats
+            return None
+        if gate.margin < apart or not apart:
+            return None
+        return f"no two scores of {gate.metric} lie more than {apart:.3g} apart and the margin allows {gate.margin:g}"
     filled = old.filled(0.0 if higher_is_better(gate.metric) else 1.0).values()
     mean = sum(filled) / len(filled)
     room = mean if higher_is_better(gate.metric) else 1 - mean

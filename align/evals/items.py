@@ -28,6 +28,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "preference": ("generate",),
 }
 SIDES: tuple[Side, ...] = ("harm", "benign", "lead")
+READ: Mapping[str, tuple[str, ...]] = {  # what a kind of item is made of, beside its names
+    "options": ("prompt", "tools", "options", "answer"),
+    "perplexity": ("text",),
+    "generate": ("prompt", "tools"),
+}
 
 
 class Item(Frozen):
@@ -61,6 +66,7 @@ class Item(Frozen):
     def _checked(self) -> Self:
         if self.kind not in KINDS[self.suite]:
             raise ValueError(f"suite {self.suite} takes kind {' or '.join(KINDS[self.suite])}, not {self.kind}")
+        self._check_all_is_read()
         if self.kind == "perplexity":
             if not self.text:
                 raise ValueError("kind perplexity needs a 'text' that is not empty")
@@ -70,9 +76,30 @@ class Item(Frozen):
         check_messages(self.prompt, "prompt")
         if self.kind == "options":
             self._check_options()
-        if self.suite == "safety" and self.side is None:
-            raise ValueError(f"a safety item has its family or a tag among {', '.join(SIDES)}")
+        if self.suite == "safety":
+            self._check_side()
         return self
+
+    def _check_all_is_read(self) -> None:
+        """Refuse what would be passed over: whoever wrote it meant something by it."""
+        parts = ("prompt", "tools", "options", "answer", "text")
+        unread = [key for key in parts if key not in READ[self.kind] and getattr(self, key) is not None]
+        unread += ["judge"] if self.judge is not None and self.suite != "safety" else []
+        if unread:
+            raise ValueError(
+                f"'{unread[0]}' is not read in an item of suite {self.suite} and kind {self.kind}; take it out, or "
+                "write another kind of item"
+            )
+        if self.judge == "":
+            raise ValueError("'judge' is empty; name one, or leave it out")
+
+    def _check_side(self) -> None:
+        sides = [side for side in SIDES if side == self.family or side in self.tags]
+        if len(sides) != 1:
+            named = f"names {' and '.join(sides)}" if sides else "names none"
+            raise ValueError(f"a safety item has its family or a tag among {', '.join(SIDES)}, one; this {named}")
+        if sides == ["lead"] and ("true" in self.tags) == ("false" in self.tags):
+            raise ValueError("a lead item carries a claim: one of its tags is 'true' or 'false', to say which it is")
 
     def _check_options(self) -> None:
         if not self.options or len(self.options) < 2 or len(set(self.options)) < len(self.options):
@@ -95,10 +122,14 @@ class Item(Frozen):
 
     @property
     def question(self) -> tuple[str, ...]:
-        """What is asked, apart from typography, names and who judges: items alike in it are not independent."""
+        """What is asked, apart from typography, names and who judges: items alike in it are not independent.
+
+        Options are scored each by itself, so their order is no part of it.
+        """
         tools = json.dumps(self.tools, sort_keys=True) if self.tools else ""
-        wanted = "" if self.answer is None else str(self.answer)
-        texts = (self.text or "",) if self.kind == "perplexity" else (self.prompt_text, *(self.options or []))
+        options = self.options or []
+        wanted = "" if self.answer is None else normalise(options[self.answer])
+        texts = (self.text or "",) if self.kind == "perplexity" else (self.prompt_text, *sorted(options))
         return (self.kind, tools, wanted, *map(normalise, texts))
 
     @property
@@ -115,18 +146,23 @@ def load_items(paths: Path | Sequence[Path], suites: Sequence[str]) -> list[Item
 
     Raises:
         BadInput: a row is not an item, repeats an id or asks what another one asks (named by file and line), or a
-            suite has no items.
+            suite has no items; one of several paths holds none of these suites; a folder's ``<suite>.jsonl`` holds
+            an item of another suite.
     """
     folders = [paths] if isinstance(paths, Path) else list(paths)
     items: list[Item] = []
+    read: set[Path] = set()
     for suite in suites:
         found: dict[str, Item] = {}
         asked: dict[tuple[str, ...], Item] = {}
         for path in folders:
             for where, row in _rows(path, suite):
                 item = _item(row, where)
+                if item.suite != suite and path.is_dir():
+                    raise BadInput(f"{where}: an item of suite {item.suite} in {suite}.jsonl; put it in its own file")
                 if item.suite != suite:
                     continue
+                read.add(path)
                 if item.id in found:
                     raise BadInput(f"{where}: id '{item.id}' stands twice in suite {suite}; ids must differ")
                 other = asked.setdefault(item.question, item)
@@ -142,6 +178,8 @@ def load_items(paths: Path | Sequence[Path], suites: Sequence[str]) -> list[Item
                 f"suite {suite}: no items in {looked}; name a file with such rows or a run with {suite}.jsonl"
             )
         items += found.values()
+    if unread := next((path for path in folders if path not in read), None):
+        raise BadInput(f"{unread}: no items of suite {' or '.join(suites)}; name a file that has some, or leave it out")
     return items
 
 

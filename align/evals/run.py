@@ -17,6 +17,7 @@ from align.core.files import artefact_hash, code_hash, file_hash, write_jsonl
 from align.core.load import on_the_day_of, template_of
 from align.core.runs import Run, is_run, read_run, stage
 from align.core.text import Chat
+from align.evals import caveats
 from align.evals.answers import Manner, Policy, Subject, load_reference, load_reward, load_subject
 from align.evals.fingerprint import fingerprint
 from align.evals.forgetting import chance, forgetting
@@ -120,6 +121,11 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         suites[suite] = {"items": len(own), "sha256": items_hash(own), "fingerprint": asked}
     if run.is_main:
         write_jsonl(run.path / "items.jsonl", [result.model_dump(mode="json") for result in results])
+    by_suite = caveats.trained_on_items(config.subject, items)
+    said = [*caveats.of_training(by_suite, items), *caveats.of_judge(config.subject, config.reward)]
+    unread = caveats.of_settings(config.model_fields_set, config.suite, config.policy)
+    for line in (*said, *unread, *caveats.of_cut(results, config.max_new_tokens)):
+        run.note(line)
     judged_by = sorted({result.judge for result in results})
     run.note(f"judged by: {', '.join(judged_by)}")
     if by_training := sorted({result.metric for result in results if LABEL in result.judge}):
@@ -133,6 +139,8 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         "judges": judged_by,
         "gold": origin_of(config.gold) if config.gold else None,
         "training_reward": by_training,
+        "caveats": said,
+        "trained_on_items": by_suite,
         "own_template": _asks_through_own_template(config, subject),
     }
 
@@ -178,17 +186,13 @@ def _subject(config: EvalConfig, run: Run) -> Subject:
 
 
 def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
-    """Judges that the policy was trained on or that choose among its answers; a judge of the same pairs is told."""
+    """Judges that the policy was trained on or that choose among its answers."""
     trained = read_run(config.subject) if is_run(config.subject) else None
     rewards = trained_on(trained)
     own = {REWARD_MODEL: LABEL} if config.reward and run.record.inputs["reward"]["sha256"] in rewards else {}
     own |= {config.gold: LABEL} if config.gold and not rewards.isdisjoint((config.gold, origin_of(config.gold))) else {}
     if config.policy == "best-of-n":
         own.setdefault(REWARD_MODEL, "which chose among the answers")
-    if config.reward and REWARD_MODEL not in own and trained is not None:
-        pairs = read_run(config.reward).lineage.get("pairs") if is_run(config.reward) else None
-        if pairs is not None and pairs == trained.lineage.get("pairs"):
-            run.note("the reward model learned from the pairs that the policy learned from: it is no independent judge")
     return own
 
 

@@ -118,6 +118,6 @@ def _generate(suite: str, item: Item) -> dict[str, Any]:
         "family": item.family,
         "kind": "generate",
         "prompt": messages(item),
-        "judge": "pocket",
+        **({"judge": "pocket"} if suite == "safety" else {}),
         "tags": list(item.tags),
     }

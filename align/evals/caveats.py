@@ -1,0 +1,116 @@
+"""What an evaluation cannot say although it ran: items that the policy learned from, a judge that is not independent,
+answers that were cut, settings that nothing read.
+
+In: the run's subject and reward by their records, items and results. Out: sentences for the run's notes and record, and
+how many items of a suite were trained on. Audits repeat them. Training prompts are read from the pairs runs behind the
+subject, where they still lie. Not here: rewards that the policy was trained on (training_reward).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from align.core.files import read_jsonl
+from align.core.runs import RunRecord, is_run, read_run
+from align.evals.items import Item
+from annotation.splits import normalised
+from annotation.types import ItemResult, Message
+
+LEARNED = ("policy", "model", "data", "pairs")  # inputs of a training run that a policy's prompts come by
+
+
+def trained_on_items(subject: Path, items: Sequence[Item]) -> dict[str, int]:
+    """How many items of each suite are prompts that the policy was trained on; suites without one are left out."""
+    prompts = _training_prompts(subject)
+    counts: dict[str, int] = {}
+    for item in items:
+        if _asked(item) in prompts:
+            counts[item.suite] = counts.get(item.suite, 0) + 1
+    return counts
+
+
+def of_training(counts: Mapping[str, int], items: Sequence[Item]) -> list[str]:
+    """What to say of items that the policy was trained on."""
+    return [
+        f"{count} of {sum(item.suite == suite for item in items)} {suite} items are prompts that the policy was "
+        "trained on: they say little about others"
+        for suite, count in counts.items()
+    ]
+
+
+def of_judge(subject: Path, reward: Path | None) -> list[str]:
+    """What to say of a reward model that learned from the judgments that the policy learned from."""
+    if reward is None or not is_run(subject) or not is_run(reward):
+        return []
+    pairs = read_run(reward).lineage.get("pairs")
+    if pairs is None or pairs != read_run(subject).lineage.get("pairs"):
+        return []
+    return ["the reward model learned from the pairs that the policy learned from: it is no independent judge"]
+
+
+def of_settings(given: Collection[str], suites: Collection[str], policy: str) -> list[str]:
+    """What to say of settings that were given and that nothing reads."""
+    preference, chosen = "preference" in suites, policy == "best-of-n"
+    unread = {
+        "temperature": policy == "greedy",
+        "n": not chosen,
+        "judge": "safety" not in suites,
+        "gold": not preference,
+        "sft": not preference,
+        "reward": not preference and not chosen,
+    }
+    asked = f"suite {', '.join(suites)} and policy {policy}"
+    return [f"'{key}' is given and not read: {asked}" for key, value in unread.items() if value and key in given]
+
+
+def of_cut(results: Sequence[ItemResult], max_new_tokens: int) -> list[str]:
+    """How many answers of each suite were cut."""
+    lines = []
+    for suite in dict.fromkeys(result.suite for result in results):
+        answers = {
+            (result.item_id, result.sample): result.ended
+            for result in results
+            if result.suite == suite and result.ended is not None
+        }
+        if cut := sum(not ended for ended in answers.values()):
+            lines.append(
+                f"{cut} of {len(answers)} {suite} answers were cut at {max_new_tokens} tokens (max_new_tokens)"
+            )
+    return lines
+
+
+def _asked(item: Item) -> str:
+    """An item's prompt as pairs are split by; a text to predict as a user's message."""
+    text: list[Message] = [{"role": "user", "content": item.text or ""}]
+    return normalised(text if item.kind == "perplexity" else item.prompt or [])
+
+
+def _training_prompts(subject: Path) -> set[str]:
+    """Prompts of the training pairs of every run behind a policy."""
+    if not is_run(subject):
+        return set()
+    found: set[str] = set()
+    waiting, seen = [subject], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen or not is_run(path):
+            continue
+        seen.add(path)
+        record = read_run(path)
+        waiting += [Path(parent["path"]) for role, parent in record.parents.items() if role in LEARNED]
+        found |= _of_pairs(record, path)
+    return found
+
+
+def _of_pairs(record: RunRecord, path: Path) -> set[str]:
+    file = path / "train.jsonl"
+    if record.stage != "pairs" or not file.is_file():
+        return set()
+    prompts: list[list[Message]] = [row["prompt"] for row in read_jsonl(file)]
+    return {normalised(form) for prompt in prompts for form in (prompt, _as_text(prompt))}
+
+
+def _as_text(prompt: Sequence[Message]) -> list[Message]:
+    """A prompt as the forgetting suite reads it: one text."""
+    return [{"role": "user", "content": "\n\n".join(str(message.get("content") or "") for message in prompt)}]
