@@ -87,9 +87,15 @@ class ImportConfig(StageConfig):
 
 # settings beside the file, the store and the language that a kind of file makes use of
 USES: dict[str, tuple[str, ...]] = {
-    "preferences": ("columns", "labels", "annotator", "split"),
+    "preferences": ("columns", "annotator", "split"),
     "votes": ("columns", "labels", "annotator", "split", "items", "texts"),
     "label-studio": ("columns", "labels", "buckets", "server", "campaign"),
+}
+ANY_ROW = ("annotator", "id", "input", "language", "prompt", "rationale", "seconds", "split", "strength", "system")
+COLUMNS: dict[str, tuple[str, ...]] = {  # what a kind of file reads of a map of columns
+    "preferences": ("chosen", "rejected", *ANY_ROW),
+    "votes": ("left", "right", "label", "item", *ANY_ROW),
+    "label-studio": ("prompt", "left", "right", "responses", "label", "rationale"),
 }
 SPECIAL = sorted({name for names in USES.values() for name in names})
 
@@ -213,6 +219,13 @@ def _refuse_useless(config: ImportConfig, kind: str) -> None:
         if name not in USES[kind] and getattr(config, name) != fields[name].default:
             uses = " or ".join(format for format, names in USES.items() if name in names)
             raise BadInput(f"{config.data}: read as {kind}, which have no use for '{name}'; it belongs to {uses}")
+    for name in config.columns.model_dump(exclude_none=True):
+        if name not in COLUMNS[kind]:
+            uses = " or ".join(format for format, names in COLUMNS.items() if name in names)
+            raise BadInput(
+                f"{config.data}: read as {kind}, which have no use for 'columns.{name}'; "
+                f"leave it out (it belongs to {uses})"
+            )
 
 
 def _holds(feedback: Path, head: str) -> bool:

@@ -81,6 +81,8 @@ class PairsConfig(StageConfig):
             raise ValueError("for_judge: say which share of the training prompts is meant, e.g. judge_share: 0.25")
         if self.card and not self.licence:
             raise ValueError("card: say under which licence its data may be used, e.g. licence=cc-by-4.0")
+        if self.licence and not self.card:
+            raise ValueError("licence: it is written into a card; ask for one with card=true, or leave it out")
         return self
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from align.core.config import BadInput
 from align.core.files import write_jsonl
 from annotation.agreement import AgreementConfig, agreement
+from annotation.feedback.erasure import erase
 from annotation.feedback.store import Store
 from annotation.importers import ImportConfig, import_preferences, read
+from annotation.pairs import PairsConfig
 from annotation.readers.demonstrations import read_demonstrations
 from annotation.readers.intake import Found
 
@@ -136,6 +139,13 @@ def test_preferences_as_openai_takes_them(tmp_path: Path) -> None:
         ({"q": "p", "preferred": "x", "dispreferred": "y"}, "columns.chosen=preferred columns.rejected=dispreferred"),
         ({"prompt": "p", "response_j": "x", "response_k": "y"}, "response_k columns.label=COLUMN"),
         ({"prompt": "p", "steps": ["x"]}, "columns.chosen=COLUMN columns.rejected=COLUMN"),
+        ({"frage": "p", "gut": "x" * 30, "schlecht": "y" * 30}, "columns.chosen=COLUMN columns.rejected=COLUMN"),
+        (
+            {"user_prompt": "p", "model_response": "x", "score": 9},
+            "columns.prompt=user_prompt columns.chosen=COLUMN",
+        ),
+        ({"id": "7", "fields": {"instruction": "p"}}, "--dry-run columns.chosen=COLUMN"),
+        ({"WorkerId": "w", "Status": "ok", "answer_a": "x", "answer_b": "y"}, "answer_b columns.label=COLUMN"),
     ],
 )
 def test_a_command_to_start_from_guesses_only_what_names_tell(tmp_path: Path, row: dict[str, Any], told: str) -> None:
@@ -150,6 +160,128 @@ def test_a_scale_around_zero_is_no_pair_of_labels(tmp_path: Path) -> None:
         rows_of(tmp_path, *rows)
     assert "labels.left=[-1,-2,-3]" in str(refused.value) and "labels.right=[1,2,3]" in str(refused.value)
     assert "labels.tie=0 columns.strength=preference" in str(refused.value)
+
+
+@pytest.mark.parametrize("told", [("A is better", "Both are bad", "About the same"), (1, 4, 7)])
+def test_of_many_labels_no_two_are_taken_for_the_sides(tmp_path: Path, told: tuple[Any, ...]) -> None:
+    rows = [{"prompt": f"p{n}", "answer_a": "x", "answer_b": "y", "which is better?": n} for n in told]
+    with pytest.raises(BadInput, match="'columns.label=which is better\\?' labels.left=LABEL labels.right=LABEL"):
+        rows_of(tmp_path, *rows)
+
+
+def test_workers_are_people_as_their_platform_calls_them(tmp_path: Path) -> None:
+    rows = [{"WorkerId": f"w{n}", "prompt": "p", "answer_a": "x", "answer_b": "y", "label": "aab"[n]} for n in range(3)]
+    found = rows_of(tmp_path, *rows, columns={"left": "answer_a", "right": "answer_b"})
+    assert [judgment.annotator for judgment in found.judgments] == ["w0", "w1", "w2"] and len(found.comparisons) == 1
+
+
+def test_names_of_columns_are_no_responses(tmp_path: Path) -> None:
+    row = {"prompt": "p", "answer_a": "Apple.", "answer_b": "Chair.", "chosen": "answer_b", "rejected": "answer_a"}
+    found = rows_of(tmp_path, row, {**row, "chosen": "Pear."})
+    assert [entry.row for entry in found.kept] == [2]
+    assert "map columns.left=answer_a columns.right=answer_b columns.label=chosen" in found.dropped[0]["reason"]
+    found = rows_of(tmp_path, row, columns={"left": "answer_a", "right": "answer_b", "label": "chosen"})
+    (entry,) = found.kept
+    assert entry.comparison.responses[entry.judgment.ranking[0][0]].text == "Chair."
+
+
+def test_a_column_called_prompt_holds_no_response(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="column 'prompt' cannot hold a response"):
+        rows_of(tmp_path, PAIR, columns={"prompt": "chosen", "chosen": "prompt", "rejected": "rejected"})
+
+
+def test_a_header_among_the_rows_is_no_row(tmp_path: Path) -> None:
+    """Two tables, one after the other in one file."""
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nName a fruit.,Apple.,Chair.\n" * 2)
+    with pytest.raises(BadInput, match="row 2 is the header once more"):
+        brought(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"columns": {"label": "who"}}, "'columns.label'; leave it out"),
+        ({"columns": {"item": "who"}}, "'columns.item'; leave it out"),
+        ({"columns": {"chosen": "chosen", "rejected": "rejected", "left": "who"}}, "'columns.left'; leave it out"),
+        ({"labels": {"left": "x"}}, "'labels'; it belongs to votes"),
+    ],
+)
+def test_a_map_that_is_not_read_is_refused(tmp_path: Path, settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadInput, match=f"read as preferences, which have no use for {named}"):
+        rows_of(tmp_path, {**PAIR, "who": "ann"}, **settings)
+
+
+def test_words_that_hold_for_no_row_are_told(tmp_path: Path) -> None:
+    row = {**PAIR, "annotator": "ann", "split": "test", "language": "fr"}
+    settings = {"annotator": "bob", "split": "train", "language": "de"}
+    told = [f"{name}={value} holds for no row: each says its own" for name, value in settings.items()]
+    assert rows_of(tmp_path, row, **settings).notes == told
+    found = rows_of(tmp_path, row, {**PAIR, "prompt": "Name a bird."}, **settings)
+    assert found.notes == [] and found.judgments[1].annotator == "bob" and found.comparisons[1].language == "de"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("NaN", "write for none"),
+        ("#NAME?", "write for none"),
+        ("x" * 32_767, "32,767 characters"),
+        ("Nan is bread.", ""),
+    ],
+)
+def test_what_tables_leave_of_a_text_is_told(tmp_path: Path, text: str, told: str) -> None:
+    for column in PAIR:
+        notes = rows_of(tmp_path, {**PAIR, column: text}).notes
+        assert len(notes) == bool(told) and all(told in note for note in notes)
+
+
+def test_one_language_has_one_tag(tmp_path: Path) -> None:
+    tags = {"eng": "en", "ger": "de", "deu_AT": "de-AT", "cmn-Hans": "zh-Hans", "grc": "grc", "lua": "en"}
+    rows = [{**PAIR, "prompt": f"Name {n}.", "language": tag} for n, tag in enumerate(tags)]
+    assert [comparison.language for comparison in rows_of(tmp_path, *rows).comparisons] == [*tags.values()]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"prompt": {"0": "p", "1": "q"}, "chosen": {"0": "x", "1": "y"}}, "holds columns, not rows"),
+        ({"prompt": ["p", "q"], "chosen": ["x", "y"], "rejected": ["v", "w"]}, "holds columns, not rows"),
+        ({"columns": ["prompt"], "index": [0], "data": [["p"]]}, "or 'data'"),
+        ({"rows": [PAIR]}, "is it the list in 'rows'"),
+    ],
+)
+def test_a_table_in_one_object_is_no_row(tmp_path: Path, content: dict[str, Any], told: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=told):
+        brought(tmp_path / "a.json")
+
+
+def test_one_row_on_one_line_is_a_row(tmp_path: Path) -> None:
+    turns = {key: [{"role": "user" if key == "prompt" else "assistant", "content": PAIR[key]}] for key in PAIR}
+    (tmp_path / "a.json").write_text(json.dumps(turns))
+    assert len(brought(tmp_path / "a.json").kept) == 1
+
+
+def test_thumbs_as_tables_hold_them_are_read(tmp_path: Path) -> None:
+    labels = [False, 0, "0", 0.0, "FALSE", "bad", True, 1, "1", "good", "topic"]
+    rows = [{"prompt": "p", "completion": f"c{n}", "label": label} for n, label in enumerate(labels)]
+    write_jsonl(tmp_path / "a.jsonl", [*rows, {"prompt": "p", "completion": "c", "split": "spare"}])
+    found = read_demonstrations(tmp_path / "a.jsonl")
+    assert [entry["row"] for entry in found.dropped] == [1, 2, 3, 4, 5, 6]
+    assert found.unread == {"label": 1, "split": 1}
+
+
+def test_a_licence_without_a_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="ask for one with card=true"):
+        PairsConfig(run=tmp_path / "run", licence="cc-by-4.0")
+
+
+def test_a_comparison_to_erase_that_is_not_there_is_looked_for_among_comparisons(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [PAIR])
+    feedback = tmp_path / "f.db"
+    import_preferences(ImportConfig(run=tmp_path / "run", data=tmp_path / "a.jsonl", feedback=feedback))
+    with pytest.raises(BadInput, match="holds the ids of comparisons"):
+        list(erase(comparison="zzz", feedback=feedback, runs=tmp_path))
 
 
 def test_a_row_in_two_files_is_not_two_people_who_agree(tmp_path: Path) -> None:

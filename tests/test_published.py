@@ -364,7 +364,6 @@ def test_votes_that_name_nobody_repeat_contradict_or_have_ids_of_their_own(tmp_p
             ],
             None,
         ),
-        ([{"frage": f"q{n}", "gut": "x" * 30, "schlecht": "y" * 30} for n in range(3)], None),
     ],
 )
 @pytest.mark.parametrize("form", FORMS)

@@ -174,7 +174,12 @@ def _require_known(store: Store, annotator: str | None, comparison: str | None) 
     kind, wanted = ("annotator", str(annotator)) if annotator is not None else ("comparison_id", str(comparison))
     known = [row[0] for row in store.read(f"SELECT DISTINCT {kind} FROM bodies WHERE {kind} IS NOT NULL")]
     near = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "'align annotate people --config F' says who is called what"
+    whence = (
+        "'align annotate people --config F' says who is called what"
+        if annotator is not None
+        else "the rows.jsonl of its import, or 'align annotate export', holds the ids of comparisons"
+    )
+    hint = f"did you mean '{near[0]}'?" if near else whence
     raise BadInput(f"{store.path}: knows no {kind.partition('_')[0]} '{wanted}'; {hint}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
+from annotation.readers.columns import word_of
 from annotation.readers.formats import container_of
 from annotation.readers.gathering import HELD_OUT, split_of
 from annotation.readers.intake import Unusable, cleaned, left_out, name_in
@@ -21,6 +22,8 @@ from annotation.readers.turns import decoded, messages_of, refuse_media, templat
 READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
 READ |= {"comparison_id", "prompt_id"}  # of our own demonstrations
 READ |= {"label", "split"}  # a row of a bad completion, or held out, is left out
+BAD = ("false", "0", "bad", "no", "negative", "down", "thumbs_down", "rejected")  # labels of a bad completion
+GOOD = ("true", "1", "good", "yes", "positive", "up", "thumbs_up", "chosen")
 TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
 
 
@@ -50,7 +53,7 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
             row |= {name: decoded(row[name], "role") for name in ("prompt", "completion") if name in row}
         if missing := [key for key in ("prompt", "completion") if key not in row]:
             raise BadInput(f"{path}:{number}: no '{missing[0]}'; a demonstration is {{prompt, completion}}")
-        unread.update(set(row) - READ)
+        unread.update((set(row) - READ) | _unknown(row))
         try:
             rows.append({"row": number, **_read(row)})
         except Unusable as reason:
@@ -72,9 +75,16 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
     return read | {"template_arguments": template_arguments_of(row)}
 
 
+def _unknown(row: dict[str, Any]) -> set[str]:
+    """Which of label and split say something of a row that is not known."""
+    label, split = word_of(row.get("label", "")), name_in(row, "split") or ""
+    strange = {"label"} if label and label not in (*BAD, *GOOD) else set()
+    return strange | ({"split"} if split and split_of(split) is None else set())
+
+
 def _refuse_bad_and_held_out(row: dict[str, Any]) -> None:
     """Raises Unusable where a row of thumbs says that its completion is bad, or a split that it is held out."""
-    if row.get("label") is False or row.get("label") in ("false", "False"):
+    if word_of(row.get("label", "")) in BAD:
         raise Unusable("its label says that the completion is bad")
     if split_of(name_in(row, "split") or "") in HELD_OUT:
         raise Unusable(f"held out by its split ('{row['split']}')")

@@ -29,6 +29,7 @@ HH_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 PARQUET_BATCH = 1024  # rows that are unpacked at once: a few bytes can spell many long ones
 SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # a line that Excel reads before the header
+AROUND = {"columns", "data", "index", "schema"}  # what pandas writes around a table's rows
 GZIP = b"\x1f\x8b"  # how it begins
 UNSTORABLE = re.compile("[\ud800-\udfff\0]")
 
@@ -157,15 +158,29 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _refuse_one_object(path: Path, text: str) -> None:
-    """An object over several lines is no row: most likely the list of rows stands in it."""
-    if text.startswith("{") and not text.partition("\n")[0].rstrip().endswith("}"):
-        try:
-            found = parse_json(text)
-        except ValueError:
-            return
-        inside = [f"'{key}'" for key, value in found.items() if isinstance(value, list)]
-        hint = f"; is it the list in {' or '.join(inside)}?" if inside else ""
+    """An object over several lines is no row: most likely the list of rows stands in it. Nor is one of columns."""
+    is_one_line = text.partition("\n")[0].rstrip().endswith("}")
+    if not text.startswith("{") or (is_one_line and "\n" in text):
+        return
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return
+    if _holds_columns(found):
+        raise BadInput(f"{path}: holds columns, not rows; write it row by row (pandas: orient='records', lines=True)")
+    inside = [f"'{key}'" for key, value in found.items() if isinstance(value, list)]
+    hint = f"; is it the list in {' or '.join(inside)}?" if inside else ""
+    if not is_one_line or (inside and (len(found) == 1 or found.keys() <= AROUND)):
         raise BadInput(f"{path}: expected a list of rows, found one JSON object{hint}")
+
+
+def _holds_columns(found: dict[str, Any]) -> bool:
+    """Whether an object holds a table by its columns: lists of as many texts, or objects by the rows' numbers."""
+    columns = list(found.values())
+    if all(isinstance(column, dict) for column in columns):
+        return all(column and all(key.isdecimal() for key in column) for column in columns)
+    texts = [isinstance(column, list) and all(isinstance(cell, str) for cell in column) for column in columns]
+    return len(columns) > 1 and all(texts) and len({len(column) for column in columns}) == 1
 
 
 def _as_object(row: Any, path: Path, number: int) -> dict[str, Any]:
@@ -193,6 +208,8 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if None in row or None in row.values():
                     wrong = "more" if None in row else "fewer"
                     raise BadInput(f"{path}: row {number} has {wrong} fields than the header; mend its quotes")
+                if len(names) > 1 and [cell.strip() for cell in row.values()] == names:
+                    raise BadInput(f"{path}: row {number} is the header once more (of a second file?); remove it")
                 yield number, row
         except csv.Error as error:
             raise BadInput(f"{path}: row {number + 1} is not CSV ({error}); mend its quotes") from None

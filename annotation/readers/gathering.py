@@ -40,6 +40,11 @@ EXAMPLES = 5  # different values that are named
 HELD_OUT: Sequence[Split] = ("validation", "test")
 CUT = "rows compare whole dialogues that part at their first answer: read as a vote on the first answers"
 
+STANDS_FOR_NONE = ("nan", "none", "null", "<na>", "n/a", "#n/a", "#name?", "#ref!", "#value!", "#div/0!")
+NO_TEXT = "rows hold a text that other programs write for none or for an error ('nan', 'None', '#NAME?'): kept as text"
+EXCEL = 32_767  # characters of a cell
+CUT_OFF = f"rows hold a text of exactly {EXCEL:,} characters, the most that a cell of Excel holds: cut off, most likely"
+
 
 class Judged(NamedTuple):
     """A row that was understood, before it is known whether another one says the same.
@@ -81,6 +86,7 @@ class Gathering:
         self.hints: dict[str, set[Split]] = {}  # by prompt, normalised
         self.counted: Counter[str] = Counter()  # things worth saying, by how often
         self.examples: dict[str, Counter[str]] = {UNKNOWN_LANGUAGE: Counter(), MARKED: Counter()}
+        self.used_given: set[str] = set()  # what of a user's words held for a row
         self._rows: dict[bytes, int] = {}  # digest of a row to its number
         self._nameless: dict[str, dict[str | None, int]] = {}  # by comparison: places in ``kept`` by the row's own id
         self._times: Counter[tuple[str, str, str]] = Counter()
@@ -121,6 +127,8 @@ class Gathering:
         ranking = [sorted(shown[place] for place in group) for group in judged.ranking]
         person = judged.annotator or self.given.annotator
         source = f"{self.base}#{judged.item}" if judged.item is not None else self.base
+        if judged.annotator is None:
+            self.used_given.add("annotator")
         if person is None:
             comparison = self._apart(comparison, ranking, judged, number)
         else:
@@ -155,7 +163,7 @@ class Gathering:
         for thing, seen in self.examples.items():
             named = ", ".join(f"'{example}' ({count})" for example, count in seen.most_common(EXAMPLES))
             counted += [thing.format(count=seen.total(), named=named, language=self.given.language)] if seen else []
-        moved += self._unsplit(bool(splits))
+        moved += [*self._unsplit(bool(splits)), *self._unused()]
         dropped = sorted(self.dropped, key=lambda entry: int(entry["row"]))
         return Found(format, n_rows, kept, dropped, scrubbed, [*notes, *counted, *said, *moved], splits)
 
@@ -164,6 +172,9 @@ class Gathering:
         self.counted[CUT] += sides.is_cut
         if mark := marks_in([message for messages in (sides.prompt, *sides.responses) for message in messages]):
             self.examples[MARKED][mark] += 1
+        whole = [str(message.get("content") or "") for turns in (sides.prompt, *sides.responses) for message in turns]
+        self.counted[NO_TEXT] += any(text.strip().casefold() in STANDS_FOR_NONE for text in whole)
+        self.counted[CUT_OFF] += any(len(text) == EXCEL for text in whole)
         asked, *more = sides.prompt
         texts = [str(response[0].get("content") or "") for response in sides.responses]
         if not more and len(text := str(asked.get("content") or "")) > LONG and all(t.startswith(text) for t in texts):
@@ -208,17 +219,20 @@ class Gathering:
 
     def _language(self, value: str | None) -> str:
         if value is None:
+            self.used_given.add("language")
             return self.given.language
         if (tag := tag_of(value)) is None:
             self.examples[UNKNOWN_LANGUAGE][value[:20]] += 1
+            self.used_given.add("language")
         return tag or self.given.language
 
     def _split(self, value: str | None) -> Split | None:
         name = value or ""
+        if name and (split := split_of(name)) is not None:
+            return split
+        self.used_given.add("split")
         if not name:
             return self.given.split
-        if (split := split_of(name)) is not None:
-            return split
         if self.given.split is None:
             raise Unusable(
                 f"unknown split ('{name[:40].casefold()}'; split=train, validation or test says where such rows go)"
@@ -244,6 +258,16 @@ class Gathering:
         prompts = {comparison.id: normalised(comparison.prompt) for comparison in comparisons}
         splits = {key: strictest[prompt] for key, prompt in prompts.items() if prompt in strictest}
         return splits, said if several else []
+
+    def _unused(self) -> list[str]:
+        """What to say of a user's words that no row had a use for."""
+        given = {"annotator": self.given.annotator, "split": self.given.split, "language": self.given.language}
+        usual = {None, Given().language}
+        return [
+            f"{name}={value} holds for no row: each says its own"
+            for name, value in given.items()
+            if value not in usual and name not in self.used_given and any(self.kept)
+        ]
 
     def _unsplit(self, has_splits: bool) -> list[str]:
         """What to say of a file that is called by a split and does not tell one."""

@@ -42,6 +42,20 @@ RARER = (
     "li ln lu mh na nd ng nr nv ny oj os pi rm rn sc se sg ss to ts tw ty ve wa za"
 )
 TWO_LETTERS = {*BY_NAME.values(), *RARER.split()}
+THREE_LETTERS = (  # ISO 639-2 and 639-3, of which both forms are in use where they differ
+    "afr af, alb sq, amh am, ara ar, arb ar, arm hy, asm as, aze az, baq eu, bel be, ben bn, bod bo, bos bs, bre br, "
+    "bul bg, bur my, cat ca, ces cs, chi zh, cmn zh, cos co, cym cy, cze cs, dan da, deu de, dut nl, ell el, eng en, "
+    "epo eo, est et, eus eu, fao fo, fas fa, fin fi, fra fr, fre fr, fry fy, geo ka, ger de, gla gd, gle ga, glg gl, "
+    "gre el, grn gn, guj gu, hat ht, hau ha, heb he, hin hi, hrv hr, hun hu, hye hy, ibo ig, ice is, ina ia, ind id, "
+    "isl is, ita it, jav jv, jpn ja, kan kn, kat ka, kaz kk, khm km, kin rw, kir ky, kor ko, kur ku, lao lo, lat la, "
+    "lav lv, lit lt, ltz lb, mac mk, mal ml, mao mi, mar mr, may ms, mkd mk, mlg mg, mlt mt, mon mn, mri mi, msa ms, "
+    "mya my, nep ne, nld nl, nno nn, nob nb, nor no, oci oc, ori or, orm om, pan pa, per fa, pes fa, pol pl, por pt, "
+    "pus ps, que qu, ron ro, rum ro, rus ru, san sa, sin si, slk sk, slo sk, slv sl, smo sm, sna sn, snd sd, som so, "
+    "sot st, spa es, sqi sq, srp sr, sun su, swa sw, swe sv, tam ta, tat tt, tel te, tgk tg, tgl tl, tha th, tib bo, "
+    "tir ti, tsn tn, tuk tk, tur tr, uig ug, ukr uk, urd ur, uzb uz, vie vi, vol vo, wel cy, wol wo, xho xh, yid yi, "
+    "yor yo, zho zh, zsm ms, zul zu"
+)
+SHORTER = dict(entry.split(" ") for entry in THREE_LETTERS.split(", "))
 NO_LANGUAGE = ("unknown", "und", "none", "other", "nan", "n/a", "")
 PROGRAMMING = ("css", "lua", "php", "sql", "vue", "xml", "zig")  # look like tags of three letters
 TAG = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
@@ -50,7 +64,8 @@ TAG = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
 def tag_of(value: object) -> str | None:
     """The tag that a cell gives or names; None where it is no language.
 
-    A tag stays as it is written, but for ``_`` and the capitals of its first part; ``unknown`` is none.
+    A tag stays as it is written, but for ``_``, the capitals of its first part, and three letters where two name the
+    language (``eng`` is ``en``, as BCP 47 has it); ``unknown`` is none.
     """
     text = " ".join(str(value).split())
     name = text.casefold()
@@ -63,4 +78,4 @@ def tag_of(value: object) -> str | None:
     is_known = first.lower() in TWO_LETTERS or (len(first) == 3 and first.lower() not in PROGRAMMING)
     if not is_known or not TAG.fullmatch(tag):
         return None
-    return first.lower() + dash + rest
+    return SHORTER.get(first.lower(), first.lower()) + dash + rest

@@ -2,7 +2,7 @@
 
 In: a path and rows. Out: one line. The command runs as it stands: columns are guessed by their names and by what they
 hold, and ``--dry-run`` shows what would become of the file before anything is written. Where nothing tells which column
-is meant, ``COLUMN`` stands in its place.
+is meant, ``COLUMN`` stands in its place, and ``LABEL`` where nothing tells what labels mean.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ PAIRS = (
 MOST_LABELS = 6  # more different values than that are no labels
 MOST_STEPS = 11  # of a scale of numbers
 UNKNOWN = "COLUMN"  # what the user has to say
+UNKNOWN_LABEL = "LABEL"
+NO_JUDGMENT = re.compile(r"(?:^|[^a-z])(?:id|hash|key|uuid)$|(?<=[a-z])(?:Id|ID)$|(?i:status)$")  # of rows, by names
 LISTED = 30  # columns that are named
 
 
@@ -67,10 +69,9 @@ def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
         asked = [f"columns.prompt={prompt}"] if prompt else []
         return [*asked, f"columns.chosen={left}", f"columns.rejected={right}"]
     texts = [name for name in known if _is_text(name, rows)]
-    others = [name for name in texts if name.lower() not in PROMPTS]
     sides = _sides(texts, rows) or _sides(known, rows)
-    left, right = sides or (_longest(others, rows) if len(others) > 1 else (UNKNOWN, UNKNOWN))
-    rest = [name for name in known if name not in (left, right)]
+    left, right = sides or (UNKNOWN, UNKNOWN)
+    rest = [name for name in known if name not in (left, right) and not NO_JUDGMENT.search(name)]
     label = _first(LABELS, [name for name in rest if _is_label(name, rows)])
     if label is None and sides is not None:  # then something has to say which is better
         few = [name for name in rest if 1 < len(_values(name, rows)) <= MOST_LABELS and name.lower() not in PROMPTS]
@@ -113,20 +114,13 @@ def _sizes(names: Sequence[str], rows: Sequence[Row]) -> dict[str, int]:
     return {name: sum(len(str(row.get(name, ""))) for row in rows) for name in names}
 
 
-def _longest(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
-    """The two columns that hold most, in their order."""
-    size = _sizes(names, rows)
-    longest = sorted(sorted(names, key=lambda name: -size[name])[:2], key=list(names).index)
-    return longest[0], longest[-1]
-
-
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    """The name that is, or holds, the first of the wanted words; else the first name."""
+    """The name that is, or holds, the first of the wanted words; else the first name that names no rows."""
     for word in wanted:
         for name in names:
             if word in name.lower():
                 return name
-    return names[0] if names else None
+    return next((name for name in names if not NO_JUDGMENT.search(name)), None)
 
 
 def _is_text(name: str, rows: Sequence[Row]) -> bool:
@@ -152,8 +146,9 @@ def _is_label(name: str, rows: Sequence[Row]) -> bool:
 
 
 def _meanings(label: str, rows: Sequence[Row]) -> list[str]:
-    """Meanings for labels of which no usual one is: the lower is left, the higher right; of a scale below and above 0,
-    all that is below it left, and how far it goes is the strength."""
+    """Meanings for labels of which no usual one is: of two the lower is left, the higher right; of a scale below and
+    above 0, all that is below it left, and how far it goes is the strength. Of more labels nothing tells the meaning.
+    """
     values = _values(label, rows)
     if any(Labels().meaning(value) for value in values):
         return []
@@ -167,5 +162,5 @@ def _meanings(label: str, rows: Sequence[Row]) -> list[str]:
             *tie,
             f"columns.strength={label}",
         ]
-    first, *others = sorted(values)[:2]
-    return [f"labels.left={first}", *(f"labels.right={other}" for other in others)]
+    left, right = sorted(values) if len(values) == 2 else (UNKNOWN_LABEL, UNKNOWN_LABEL)
+    return [f"labels.left={left}", f"labels.right={right}"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from align.core.config import BadInput
 from annotation.readers.columns import Field
 from annotation.readers.formats import HH_TURN, Format, read_hh
 from annotation.readers.gathering import Gathering, Judged, hashed_name
@@ -83,6 +84,8 @@ class _Reader:
             for field in self.FIELDS:
                 asked.need(field, table.known, str(table.path))
         self.responses = (self.used.chosen or "chosen", self.used.rejected or "rejected")
+        if "prompt" in self.responses:
+            raise BadInput(f"{table.path}: column 'prompt' cannot hold a response; rename it, and map its new name")
         self.has_guessed_prompt = self.used.prompt not in (None, "prompt", asked.prompt)
         self.gathered = Gathering(
             table.path,
@@ -146,6 +149,7 @@ class _Reader:
             Unusable: with the reason.
         """
         cells = {name: decoded(row[name], "role", "from") for name in self.responses if name in row}
+        self._refuse_names(cells)
         prompt = cell_of(row, self.used.prompt)
         if self.has_guessed_prompt and any(map(_holds_prompt, cells.values())):
             prompt = None
@@ -153,6 +157,17 @@ class _Reader:
         if self.is_hh and not cells["prompt"]:
             return hh_sides(cells, self.responses)
         return sides_of(asked_with(cells, cell_of(row, self.used.input)), self.responses)
+
+    def _refuse_names(self, cells: Row) -> None:
+        """Raises Unusable where both responses are no texts, but the names of the columns that hold them."""
+        named = [cell.strip() for cell in cells.values() if isinstance(cell, str)]
+        others = self.table.known - {*self.responses}
+        if len(named) == len(self.responses) and others.issuperset(named):
+            left, right = sorted(named)
+            raise Unusable(
+                f"its responses are names of columns (map columns.left={left} columns.right={right} "
+                f"columns.label={self.responses[0]})"
+            )
 
     def _size(self, row: Row) -> float | None:
         """How much better the chosen response is; a number below 0 contradicts that it is."""

@@ -22,7 +22,10 @@ from annotation.readers.turns import decoded
 Row = dict[str, Any]
 RESPONSES: tuple[Field, ...] = ("chosen", "rejected", "left", "right")
 USUAL: Mapping[str, tuple[str, ...]] = {
-    "annotator": ("annotator_id", "worker", "worker_id", "labeler", "labeller", "rater"),
+    "annotator": (
+        *("annotator_id", "_annotator_id", "worker", "worker_id", "WorkerId", "workerId"),
+        *("labeler", "labeler_id", "labeller", "rater", "rater_id"),
+    ),
     "prompt": ("instruction", "question", "query", "input", "conversations"),
     "strength": ("margin",),
     "system": ("system_prompt",),
