@@ -14,6 +14,7 @@ from conftest import LOGPROB, add_stirred
 from align.core.models import Stack
 from align.core.objectives import best_of_n_kl
 from align.core.packing import Tree
+from align.evals import preference as preference_suite
 from align.evals.answers import (
     Answer,
     Answered,
@@ -198,6 +199,23 @@ def test_exact_kl_is_zero_to_itself_and_a_softmax_sum_to_others(make_stack: Make
             for response, value in zip(tree.responses, values, strict=True):
                 brute = brute_force_kl(policy, other, tree.prompt, their.prompt, response)
                 assert value == pytest.approx(brute, rel=1e-4) and value > 0.001
+
+
+def test_no_kl_is_negative_by_rounding(make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of policies that moved by a hair, half of all positions come out below zero in fp32, and audits refuse that."""
+    policy = speaker(make_stack("llama"))
+    reference = speaker(policy.stack, "reference", seed=2)
+    plain = preference_suite.exact_token_kl
+
+    def by_a_hair(own_NV: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        near_NV = own_NV + 1e-6 * torch.randn(own_NV.shape, generator=torch.Generator().manual_seed(0))
+        found = plain(own_NV, near_NV)
+        assert (found < 0).any()
+        return found
+
+    monkeypatch.setattr(preference_suite, "exact_token_kl", by_a_hair)
+    (values,) = exact_kl(policy, reference, [Tree([5, 6, 7], [[k] for k in range(8, 40)])])
+    assert min(values) == 0 and max(values) > 0
 
 
 def test_preference_of_a_policy_against_itself_and_by_gold(make_stack: MakeStack) -> None:

@@ -222,6 +222,9 @@ def test_run_writes_results_and_headline(tmp_path: Path, model_folder: ModelFold
     assert {row["prompt"] for row in written if row["suite"] == "safety"} == {"hello", "please"}
     assert "NaN" not in (tmp_path / "run" / "run.json").read_text()
     assert any("layout" in note for note in record.notes) and any("refusal-prefix" in note for note in record.notes)
+    cut = sum(not row["ended"] for row in written if row["suite"] == "safety" and row["metric"] == "garbage")
+    assert cut and f"{cut} of 6 safety answers were cut at 4 tokens (max_new_tokens)" in record.notes
+    assert (record.headline["caveats"], record.headline["trained_on_items"]) == ([], {})
     assert evaluate(config).id == record.id
 
 

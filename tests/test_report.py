@@ -239,7 +239,7 @@ def test_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     page = Page(written(ReportConfig(run=tmp_path / "runs" / "report", runs_folder=tmp_path / "runs")))
     assert "NOT AUDITED" in page.text and page.text.count("Not measured") >= 7
-    assert "No audit was made" in page.text
+    assert "No audit was given" in page.text
 
 
 def test_runs_without_samples_or_comparison_still_make_a_report(whole: ReportConfig) -> None:
@@ -320,3 +320,25 @@ def test_results_that_no_checksum_vouches_for_are_no_row(tmp_path: Path) -> None
     page = (tmp_path / "report" / "report.html").read_text()
     assert "eval-dpo: its record carries no checksum" in page and "dpo, sample" not in page
     assert "sft, sample" in page
+
+
+def test_an_audit_that_was_not_given_is_named(whole: ReportConfig) -> None:
+    left_out = whole.model_copy(update={"run": whole.runs_folder / "report-3", "audits": whole.audits[:1]})
+    given, other = (path.name for path in whole.audits)
+    page = Page(written(left_out))
+    verdict = read_run(whole.audits[1]).headline["verdict"]
+    assert f"{other}: this audit ({verdict}) was not given to this report" in page.text
+    assert f"{given}: this audit" not in page.text
+
+
+def test_an_audit_of_other_runs_is_refused(whole: ReportConfig, tmp_path: Path) -> None:
+    (tmp_path / "others").mkdir()
+    others = make_world(tmp_path / "others")(None).run.parent
+    shutil.rmtree(others / "dpo")
+    with pytest.raises(BadInput, match="audit-dpo judged .*dpo, and no run of .* is that policy or measured it"):
+        report(ReportConfig(run=tmp_path / "report", runs_folder=others, audits=whole.audits[:1]))
+
+
+def test_a_run_is_no_folder_of_runs(whole: ReportConfig, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="dpo: is a run itself; name the folder that holds the runs"):
+        report(ReportConfig(run=tmp_path / "report", runs_folder=whole.runs_folder / "dpo"))

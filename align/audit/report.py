@@ -22,7 +22,7 @@ from align.audit.plots import Bar, bar_chart
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_text
 from align.core.intervals import mean_interval
-from align.core.runs import Run, RunRecord, finished_run, stage
+from align.core.runs import Run, RunRecord, finished_run, is_ours, is_run, stage
 from align.evals.stats import higher_is_better, metric_of
 from align.evals.training_reward import LABEL
 
@@ -48,6 +48,8 @@ class ReportConfig(StageConfig):
         """Runs of the folder, this kind left out."""
         if not self.runs_folder.is_dir():
             raise BadInput(f"runs_folder: {self.runs_folder}: no such folder; name the folder that holds the runs")
+        if is_run(self.runs_folder) and is_ours(self.runs_folder):
+            raise BadInput(f"runs_folder: {self.runs_folder}: is a run itself; name the folder that holds the runs")
         return [record for record in history.all_runs([self.runs_folder]) if record.stage != "report"]
 
     @property
@@ -59,6 +61,8 @@ class ReportConfig(StageConfig):
 def report(config: ReportConfig, run: Run) -> dict[str, Any]:
     """Write report.html and say where it is."""
     audits = [_content(path, "audit") for path in config.audits]
+    for path in config.audits:
+        _check_is_told(path, config)
     audits = [audit | {"unseen": _unseen(audit, config.records)} for audit in audits]
     comparison = _content(config.comparison, "compare") if config.comparison else None
     finished = [record for record in config.records if record.status == "finished"]
@@ -143,6 +147,18 @@ def _content(path: Path, stage_name: str) -> dict[str, Any]:
         raise BadInput(f"{file}: cannot be read ({error}); run `align {stage_name}` again") from error
 
 
+def _check_is_told(audit: Path, config: ReportConfig) -> None:
+    """Refuse an audit of a policy that none of the folder's runs is or measured: its verdict is about other numbers."""
+    candidate = finished_run(audit, ("audit",)).inputs["candidate"]
+    known = {record.artefact for record in config.records}
+    known |= {record.inputs.get("subject", {}).get("sha256") for record in config.records}
+    if candidate["sha256"] not in known:
+        raise BadInput(
+            f"audits: {audit} judged {candidate['path']}, and no run of {config.runs_folder} is that policy or "
+            "measured it; name the folder of its runs, or leave the audit out"
+        )
+
+
 def _unseen(audit: Mapping[str, Any], records: Sequence[RunRecord]) -> list[str]:
     """Finished evaluations of an audit's policies that it did not look at: they are newer than it."""
     found: list[str] = []
@@ -223,14 +239,20 @@ def _not_measured(
     config: ReportConfig, audits: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None, runs: Sequence[Any]
 ) -> list[str]:
     lines = [line for audit in audits for line in audit["not_measured"]]
-    lines += comparison["not_measured"] if comparison else ["No comparison of arms was made."]
+    lines += comparison["not_measured"] if comparison else ["No comparison of arms was given to this report."]
     lines += [
         f"{Path(r.path).name}: its record carries no checksum (an earlier version wrote it, or it was edited), so "
         "nothing vouches for its results; evaluate again"
         for r in config.records
         if r.stage == "eval" and r.checksum is None
     ]
-    lines += [] if audits else ["No audit was made: nothing here is a verdict."]
+    lines += [] if audits else ["No audit was given to this report: nothing here is a verdict."]
+    given = {path.resolve() for path in config.audits}
+    lines += [
+        f"{Path(r.path).name}: this audit ({r.headline.get('verdict')}) was not given to this report, and is not shown."
+        for r in config.records
+        if r.stage == "audit" and r.status == "finished" and Path(r.path).resolve() not in given
+    ]
     if not any(story.curve(one, "utility") for one in runs):
         lines.append("Gold utility while training: unknown, so over-optimisation could not be seen.")
     lines += [

@@ -203,7 +203,10 @@ def exact_kl(
 
 @torch.no_grad()
 def _token_kl(policy: Speaker, reference: Speaker, own: Rectangle, theirs: Rectangle) -> Tensor:
-    """Exact KL at each response token ``(N,)``; logits exist for one chunk of positions at a time."""
+    """Exact KL at each response token ``(N,)``; logits exist for one chunk of positions at a time.
+
+    What rounding leaves below zero is zero: no KL is negative.
+    """
     with policy.stack.use(policy.role):
         own_ND = policy.stack.at_targets(own.to(policy.stack.device))
     with reference.stack.use(reference.role):
@@ -211,7 +214,7 @@ def _token_kl(policy: Speaker, reference: Speaker, own: Rectangle, theirs: Recta
     size = policy.stack.chunk
     return torch.cat(
         [
-            exact_token_kl(policy.stack.head_logits(p), reference.stack.head_logits(r))
+            exact_token_kl(policy.stack.head_logits(p), reference.stack.head_logits(r)).clamp_min(0)
             for p, r in zip(own_ND.split(size), theirs_ND.split(size), strict=True)
         ]
     )
