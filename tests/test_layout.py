@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, BertConfig, GPTNeoConfig, Llama4TextConfig, LlamaConfig, Qwen2Config
 
 from align.core import layout
-from align.core.config import Compute
-from align.core.models import Stack
+from align.core.config import BadInput, Compute
+from align.core.models import Stack, forward_hidden, model_head
+from align.core.packing import Tree, pack
 
 TINY = {
     "vocab_size": 600, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
@@ -28,6 +29,7 @@ def test_a_model_that_takes_no_tree_mask_gets_padded_rows_and_a_reason_of_one_li
         raise kind("no such mask" + " at all" * 60 + "\nsecond line")
 
     monkeypatch.setattr(layout, "leak_of", refuse)
+    monkeypatch.setattr(layout, "refuse_looking_ahead", lambda model: None)
     model = SimpleNamespace(config=SimpleNamespace(model_type="odd"))
     verdict = layout.layout_of(model, Compute(device="cpu"))
     assert verdict.layout == "padded" and len(verdict.reason) <= 300 and "second line" not in verdict.reason
@@ -72,3 +74,46 @@ def test_what_was_settled_is_told(make_stack: Callable[..., Stack], monkeypatch:
     told.clear()
     layout.settle(stack, told.append)
     assert told[1:] == ["what trains", "what does not"]
+
+
+def test_a_mask_of_a_kind_that_is_not_known_shows_however_wide_the_models_window_is() -> None:
+    kinds = [[["global", "local"], 2]]
+    config = GPTNeoConfig(
+        vocab_size=600, hidden_size=32, num_layers=4, attention_types=kinds, num_heads=2, window_size=256,
+        initializer_range=0.15, max_position_embeddings=512,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    verdict = layout.layout_of(model, Compute(device="cpu"))
+    assert verdict.layout == "padded" and "differs from separate rows" in verdict.reason
+    assert config.window_size == 256, "the model's own configuration is left alone"
+
+
+def test_a_window_that_no_layer_uses_hides_nothing() -> None:
+    config = Qwen2Config(**TINY, initializer_range=0.15)
+    config.sliding_window = 4  # stated beside layers that are all of full attention, as dots1 does
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    assert layout.layout_of(model, Compute(device="cpu")).layout == "tree"
+
+
+def test_a_model_whose_tokens_see_those_after_them_is_refused_and_names_what_to_do() -> None:
+    config = BertConfig(
+        vocab_size=600, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        initializer_range=0.15,
+    )  # fmt: skip
+    for compute in (Compute(device="cpu"), Compute(device="cpu", layout="padded")):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        with pytest.raises(BadInput, match="^bert: its tokens see those after them .*; name the folder of a causal"):
+            layout.layout_of(model, compute)
+
+
+def test_a_trunk_that_stands_under_another_name_than_its_prefix_is_the_trunk() -> None:
+    config = Llama4TextConfig(
+        **TINY, head_dim=8, intermediate_size_mlp=32, num_local_experts=2, attention_chunk_size=16,
+        initializer_range=0.15,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    assert not hasattr(model, model.base_model_prefix) and layout.head_is_plain(model)
+    rectangle = pack([Tree([3, 4, 5], [[6, 7]])], 64, "padded")[0]
+    with torch.no_grad():
+        plain = model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), use_cache=False).logits[0]
+        torch.testing.assert_close(model_head(model, forward_hidden(model, rectangle)[0]), plain)

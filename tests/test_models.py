@@ -7,15 +7,15 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from conftest import GRADIENT, LOGPROB, add_stirred, gradients, relative_l2
+from conftest import GRADIENT, LOGPROB, SHAPE, add_stirred, gradients, relative_l2, save_model
 from peft import PeftModel
 from small_trees import PROMPTS, TREES, MakeStack, ModelFolder, rectangle_of, stir
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Phi3Config
 
 from align.core import models
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig
-from align.core.load import find_source, load_base
+from align.core.load import context_length, find_source, load_base
 from align.core.loop import Learner, Processes
 from align.core.models import Stack
 from align.core.packing import pack
@@ -261,3 +261,27 @@ def test_logits_come_from_the_models_own_head(family: str, make_stack: MakeStack
         assert (float((embedding_alone - expected).abs().max()) > 0.01) == (family == "gemma2")
         again = stack.base(input_ids=row).logits[0]
     assert torch.equal(again, expected), "the trunk must be back in its place"
+
+
+def test_rows_end_where_a_longer_one_would_change_those_beside_it(tmp_path: Path, tokenizer: Any) -> None:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64, "factor": 4.0,
+        "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+    }  # fmt: skip
+    config = Phi3Config(
+        **SHAPE, num_hidden_layers=1, vocab_size=len(tokenizer), rope_parameters=rope, pad_token_id=0, eos_token_id=1,
+        original_max_position_embeddings=64,
+    )  # fmt: skip
+    stack = Stack(save_model(config, tmp_path / "phi3", tokenizer), Compute(device="cpu"))
+    assert context_length(stack.base) == 64 < config.max_position_embeddings
+    assert any("beyond 64 tokens the rotary embedding (longrope) of a whole batch" in fact for fact in stack.facts())
+    row, mates = torch.arange(3, 43), (torch.arange(3, 67) % 300, torch.arange(3, 68) % 300)
+    logits = []
+    for mate in mates:
+        ids = torch.stack([torch.cat([row, row.new_zeros(len(mate) - len(row))]), mate])
+        positions = torch.arange(len(mate)).expand(2, -1)
+        with torch.no_grad():
+            logits.append(stack.base(input_ids=ids, position_ids=positions, use_cache=False).logits[0, : len(row)])
+        alone = stack.base(input_ids=row[None], use_cache=False).logits[0]
+    torch.testing.assert_close(logits[0], alone, atol=1e-4, rtol=1e-4)
+    assert (logits[1] - alone).abs().max() > 1e-2, "one token more, and the row beside it has other logits"

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from align.core.config import Compute, NotFinite
-from align.core.models import Stack, forward_hidden, model_head
+from align.core.config import BadInput, Compute, NotFinite
+from align.core.models import Stack, forward_hidden, model_head, trunk_of
 from align.core.packing import Layout, Tree, pack
 
 TOLERANCE = 1e-5  # nats; see the leak and position checks
+AHEAD = 0.1  # of the logits' standard deviation: far more than rounding moves, far less than a token that is seen
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "attention_window_size", "local_attention")
+NARROW = 8  # tokens; fewer than the checks' rows have
 
 
 class Verdict(NamedTuple):
@@ -49,7 +52,12 @@ def settle(stack: Stack, note: Callable[[str], None]) -> Verdict:
 
 
 def layout_of(model: Any, compute: Compute) -> Verdict:
-    """What a loaded model earns; a model that does not take a tree mask at all is one that fails."""
+    """What a loaded model earns; a model that does not take a tree mask at all is one that fails.
+
+    Raises:
+        BadInput: each of its tokens sees those after it, so that no log-probability of it means anything.
+    """
+    refuse_looking_ahead(model)
     if compute.layout == "padded":
         return Verdict("padded", "asked for by compute.layout", None, None)
     try:
@@ -65,6 +73,19 @@ def layout_of(model: Any, compute: Compute) -> Verdict:
     if not error <= TOLERANCE:
         return Verdict("padded", f"a tree differs from separate rows by {error:.1e} in fp32", leak, error)
     return Verdict("tree", "no leak, and equal to separate rows in fp32", leak, error)
+
+
+@torch.no_grad()
+def refuse_looking_ahead(model: Any) -> None:
+    """Replace the last token of a row: what is predicted before it must not move."""
+    ids = _random_ids(model, 10)
+    rows = [torch.tensor([[*ids[:8], last]], device=model.device) for last in ids[8:]]
+    one, other = (model(input_ids=row, use_cache=False).logits[0, :-1].float() for row in rows)
+    if (one - other).abs().max() > AHEAD * one.std():
+        raise BadInput(
+            f"{model.config.name_or_path or model.config.model_type}: its tokens see those after them (an encoder, or "
+            "a decoder set to look both ways); name the folder of a causal language model"
+        )
 
 
 @torch.no_grad()
@@ -98,14 +119,16 @@ def position_error(model: Any) -> float:
 def head_is_plain(model: Any) -> bool:
     """Whether the output embedding alone turns hidden states into logits (no scale, no cap)."""
     row = torch.tensor([_random_ids(model, 8)], device=model.device)
-    trunk = getattr(model, model.base_model_prefix)
-    hidden = trunk(input_ids=row, use_cache=False).last_hidden_state
+    hidden = trunk_of(model)(input_ids=row, use_cache=False).last_hidden_state
     plain = model.get_output_embeddings()(hidden).float()
     return bool(torch.equal(plain, model(input_ids=row, use_cache=False).logits.float()))
 
 
 def small_copy(model: Any, device: torch.device | None = None) -> Any:
-    """A two-layer random fp32 model of the same architecture (both kinds of layer where there are two)."""
+    """A two-layer random fp32 model of the same architecture (both kinds of layer where there are two).
+
+    Windows of attention are narrower than the rows of the checks, so that a mask of a wrong kind shows.
+    """
     config = copy.deepcopy(model.config)
     text = config.get_text_config()
     if getattr(text, "layer_types", None):
@@ -113,6 +136,9 @@ def small_copy(model: Any, device: torch.device | None = None) -> Any:
         text.layer_types = kinds * 2 if len(kinds) == 1 else kinds
     text.num_hidden_layers = 2
     text.vocab_size = min(text.vocab_size, 512)
+    for name in WINDOWS:
+        if isinstance(size := getattr(text, name, None), int) and size > NARROW:
+            setattr(text, name, NARROW)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(text, name, None)
     if hasattr(config, "quantization_config"):

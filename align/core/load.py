@@ -257,8 +257,25 @@ def width(model: Any) -> int:
 
 
 def context_length(model: Any) -> int | None:
-    """The longest row the model was made for, in tokens, or None where its config does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """The longest row the model can be given, in tokens, or None where its config does not say."""
+    own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min((limit for limit in (own, batch_limit(model.config)) if limit), default=None)
+
+
+def batch_limit(config: Any) -> int | None:
+    """Tokens up to which a row's log-probabilities are its own whatever stands beside it; None: always.
+
+    LongRoPE (arXiv 2402.13753) as transformers computes it takes other factors for a whole batch as soon as one of
+    its rows is longer than the context that the model was first trained with.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # some have one a type of layer
+    first = getattr(text, "original_max_position_embeddings", None)
+    limits = [
+        kind.get("original_max_position_embeddings") or first for kind in kinds if kind.get("rope_type") == "longrope"
+    ]
+    return min((limit for limit in limits if limit), default=None)
 
 
 def device_of(compute: Compute) -> torch.device:

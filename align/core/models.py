@@ -31,7 +31,7 @@ from align.core.adapters import (
 )
 from align.core.config import BadInput, Compute, Lora, Template
 from align.core.files import write_bytes, write_json
-from align.core.load import device_of, load_base, load_tokenizer, refuse_tokens_beyond, width
+from align.core.load import batch_limit, device_of, load_base, load_tokenizer, refuse_tokens_beyond, width
 from align.core.objectives import exact_token_kl
 from align.core.packing import Layout, Rectangle
 from align.core.text import Chat
@@ -71,6 +71,7 @@ class Stack:
         self.heads: dict[str, ScalarHead] = {}
         self.layout: Layout = "tree"
         self.head_is_plain = True
+        self.takes_left_padding: bool | None = None  # not looked at yet (:mod:`align.rollout`)
         if compute.gradient_checkpointing:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -170,6 +171,11 @@ class Stack:
         """What a reader should know of these weights: tensors without a use, what trains and what cannot."""
         some = ", ".join(self.unused[:3])
         told = [f"{len(self.unused)} tensors of {self.base_path} are not used, first {some}"] if self.unused else []
+        if limit := batch_limit(self.base.config):
+            told.append(
+                f"beyond {limit} tokens the rotary embedding (longrope) of a whole batch changes with its longest row: "
+                "rows that are longer are left out"
+            )
         if self.stored_as:
             told.append(f"the weights of {self.base_path} are stored quantised ({self.stored_as}) and used as they are")
         trained = [role for role, trainable in self.trainable.items() if trainable]
@@ -270,10 +276,14 @@ class Stack:
         return max(1, CHUNK_CELLS // int(self.base.get_output_embeddings().weight.shape[0]))
 
 
+def trunk_of(model: Any) -> Any:
+    """A causal model without its head; some name another prefix for it than the one it stands under (Llama 4)."""
+    return getattr(model, model.base_model_prefix, None) or model.model
+
+
 def forward_hidden(model: Any, rectangle: Rectangle) -> Tensor:
     """Final hidden states ``(R, L, D)`` of a causal model on a rectangle, tree or padded."""
-    trunk = getattr(model, model.base_model_prefix)
-    return trunk(
+    return trunk_of(model)(
         input_ids=rectangle.tokens_RL,
         position_ids=rectangle.positions_RL,
         attention_mask=attention_mask(model, rectangle),
@@ -290,8 +300,10 @@ def attention_mask(model: Any, rectangle: Rectangle) -> Any:
     if getattr(config, "use_sliding_window", True) is False:
         window = None
     layer_types = set(getattr(config, "layer_types", None) or ())
+    if layer_types and not layer_types & {"sliding_attention", "chunked_attention"}:
+        window = None  # stated, and used by no layer
     full = _as_attention(model, rectangle.attention())
-    if window is None or not layer_types & {"sliding_attention", "chunked_attention"}:
+    if window is None or not layer_types:
         return full if window is None else _as_attention(model, rectangle.attention(window))
     return {"full_attention": full, "sliding_attention": _as_attention(model, rectangle.attention(window))}
 
@@ -306,9 +318,7 @@ def _as_attention(model: Any, allowed: Tensor) -> Tensor:
 
 def model_head(model: Any, hidden_ND: Tensor) -> Tensor:
     """Logits of given hidden states by the model's own forward, its trunk standing aside for one call."""
-    prefix = model.base_model_prefix
-    trunk = getattr(model, prefix)
-    handle = trunk.register_forward_hook(lambda module, args, output: _replaced(output, hidden_ND[None]))
+    handle = trunk_of(model).register_forward_hook(lambda module, args, output: _replaced(output, hidden_ND[None]))
     try:
         one = torch.zeros(1, 1, dtype=torch.long, device=hidden_ND.device)
         return model(input_ids=one, use_cache=False).logits[0].float()
