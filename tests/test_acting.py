@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import SAMPLER, add_stirred
+from conftest import SAMPLER, SHAPE, add_stirred, save_model
 from small_trees import KEYS, PROMPTS, MakeStack, rectangle_of
+from transformers import MiniMaxConfig
 
+from align.core.config import Compute
+from align.core.models import Stack
 from align.core.packing import Tree, pack
 from align.rollout import respond
 
@@ -40,6 +44,33 @@ def test_the_samplers_log_probabilities_are_the_scorers(family: str, temperature
     for s, (tree, k) in enumerate(rectangle.members):
         own = torch.tensor(samples[tree][k].logprobs)
         torch.testing.assert_close(logprobs[rectangle.response_N == s], own, atol=SAMPLER, rtol=0)
+
+
+def test_a_model_that_reads_what_is_masked_gets_rows_without_padding(tmp_path: Path, tokenizer: Any) -> None:
+    config = MiniMaxConfig(
+        **SHAPE, num_hidden_layers=2, vocab_size=len(tokenizer), num_local_experts=2,
+        layer_types=["linear_attention", "full_attention"], eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        pad_token_id=0,
+    )  # fmt: skip
+    stack = Stack(save_model(config, tmp_path / "minimax", tokenizer), Compute(device="cpu"))
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0][:2], PROMPTS[3][:2]]
+    together = respond(stack, None, prompts, KEYS[:4], max_new_tokens=6, k=2)
+    assert stack.takes_left_padding is False
+    for prompt, key, found in zip(prompts, KEYS, together, strict=False):
+        (alone,) = respond(stack, None, [prompt], [key], max_new_tokens=6, k=2)
+        assert [sample.ids for sample in found] == [sample.ids for sample in alone]
+        for sample in found:
+            with torch.no_grad():
+                logits = stack.base(input_ids=torch.tensor([[*prompt, *sample.ids]]), use_cache=False).logits[0]
+            scored = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(sample.ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(sample.logprobs), scored, atol=SAMPLER, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_rows_of_other_models_are_padded_together(family: str, make_stack: MakeStack) -> None:
+    stack = make_stack(family)
+    respond(stack, None, PROMPTS, KEYS, max_new_tokens=2)
+    assert stack.takes_left_padding is True
 
 
 def test_responses_end_at_the_stop_token_or_are_cut(make_stack: MakeStack) -> None:
