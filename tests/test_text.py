@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import CHATML_OWN, make_tokenizer
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from align.core.config import BadInput
 from align.core.text import Chat, Unusable, untrained_tokens
@@ -214,3 +216,23 @@ def test_an_answer_never_continues_a_turn_of_the_assistant() -> None:
     begun = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Well, "}]
     with pytest.raises(Unusable, match="ends with a turn of the assistant"):
         Chat(make_tokenizer()).prompt_ids(begun)
+
+
+def test_a_character_without_a_token_makes_the_row_unusable() -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "sky": 2, "blue": 3, "say": 4}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = (
+        "{% for m in messages %}say {{ m.content }} <eos>{% endfor %}{% if add_generation_prompt %}say {% endif %}"
+    )
+    chat = Chat(
+        PreTrainedTokenizerFast(
+            tokenizer_object=words, unk_token="<unk>", eos_token="<eos>", chat_template=template
+        )
+    )  # fmt: skip
+    known, strange = [{"role": "user", "content": "sky"}], [{"role": "user", "content": "sky 天空"}]
+    assert 0 not in chat.prompt_ids(known)
+    assert chat.response_ids(known, [{"role": "assistant", "content": "blue"}]) == [3, 1]
+    with pytest.raises(Unusable, match="no token for a character of it, only <unk>"):
+        chat.prompt_ids(strange)
+    with pytest.raises(Unusable, match="no token for a character of it, only <unk>"):
+        chat.response_ids(known, [{"role": "assistant", "content": "蓝"}])

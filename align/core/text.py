@@ -103,7 +103,9 @@ class Chat:
                 raise Unusable(str(omission))
             self._remark("reasoning of earlier turns is left out by the chat template, as it is in use", text)
         marked, contents = self._mark(messages)
-        return self._encode_marked(render(marked), contents, text) if contents else self._encode(text)
+        ids = self._encode_marked(render(marked), contents, text) if contents else self._encode(text)
+        self._refuse_unknown(messages, ids)
+        return ids
 
     def response_ids(
         self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
@@ -147,6 +149,7 @@ class Chat:
         else:
             found = self._encode_after(asked, segments)
         ids = [i for part, _ in found for i in part]
+        self._refuse_unknown(response, ids)
         return Continuation([*ids, stop], [*(own for part, own in found for _ in part), True])
 
     def text(self, ids: Sequence[int]) -> str:
@@ -298,6 +301,16 @@ class Chat:
         texts = "\0".join(_strings(hidden))
         if found := next((special for special in self.special_strings if special in texts), None):
             raise Unusable(f"it spells the special token {found} in its reasoning, tool calls, tools or arguments")
+
+    def _refuse_unknown(self, messages: Messages, ids: Sequence[int]) -> None:
+        """A tokenizer without bytes reads one unknown token for every character that it has no token for."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown not in ids or unknown in self.stop_ids():
+            return
+        for message in messages:
+            content = str(message.get("content") or "")
+            if unknown in self.tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids:
+                raise Unusable(f"the tokenizer has no token for a character of it, only {self.tokenizer.unk_token}")
 
     def _encode(self, text: str) -> list[int]:
         try:
