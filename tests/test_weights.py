@@ -205,6 +205,8 @@ def test_a_config_that_is_no_json_object_is_named(text: str, copied: Callable[..
         ({"hidden_size": -4}, "key hidden_size: -4 is no size"),
         ({"vocab_size": 2**40}, "key vocab_size: .* is no size of a model"),
         ({"num_local_experts": 10**6}, "key num_local_experts: 1000000 is no size of a model"),
+        ({"model_type": "t5"}, "key model_type: 't5' is no causal language model .*; name the folder of a language"),
+        ({"model_type": "qwen2_vl"}, "key model_type: 'qwen2_vl' is no causal language model"),
         ({"num_attention_heads": 0}, "key num_attention_heads: 0 is no size of a model"),
         ({"hidden_size": "many"}, "no readable model configuration"),
         ({"num_attention_heads": 5}, "no readable model configuration"),
@@ -225,6 +227,11 @@ def test_an_absurd_or_broken_configuration_is_refused(
     with pytest.raises(BadInput, match=told) as refused:
         load_base(with_settings(copied(), **settings), CPU)
     assert "\n" not in str(refused.value)
+
+
+def test_what_a_model_may_have_none_of_is_no_absurd_size(copied: Callable[..., Path]) -> None:
+    none = {"num_kv_shared_layers": 0, "num_nextn_predict_layers": 0, "num_dense_layers": 0}  # Gemma 4, NemotronH, LFM2
+    load_base(with_settings(copied(), **none), CPU)
 
 
 @pytest.mark.parametrize(

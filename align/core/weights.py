@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.quantizers import AutoHfQuantizer
 
 from align.core.config import BadInput
@@ -29,6 +30,10 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 LAYERS = 2048  # most layers a configuration may ask for; the largest open models have fewer than 200
 EXPERTS = 16384
 SIZE = 1 << 26  # any other size: rows of an embedding, width, positions
+COUNTS = re.compile(
+    r"^(num_hidden_layers|num_layers|n_layers?|num_attention_heads|num_key_value_heads|num_heads|n_heads?|n_embd"
+    r"|hidden_size|vocab_size)$"
+)  # a model has at least one of each; of what else is counted (layers that share their keys) it may have none
 FLOATS = ("F64", "F32", "F16", "BF16")
 OTHER_HEADS = re.compile(r"For(SequenceClassification|TokenClassification|QuestionAnswering|MaskedLM|MultipleChoice)$")
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$|attn\.(masked_)?bias$|position_ids$|^v_head\.|^value_head\.|^mtp\.")
@@ -113,6 +118,11 @@ def config_of(path: Path) -> Any:
         raise BadInput(f"{file}: key quantization_config: {str(kind)[:60]!r} is unknown; convert the weights")
     with reading(f"{file}: no readable model configuration", "copy it again from where the model came from"):
         config = AutoConfig.from_pretrained(str(path), **LOCAL)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BadInput(
+            f"{file}: key model_type: '{config.model_type}' is no causal language model to transformers (a model for "
+            "images and text, an encoder, or an encoder and decoder); name the folder of a language model"
+        )
     _refuse_strange_stops(path, config)
     return config
 
@@ -143,8 +153,7 @@ def _refuse_absurd(file: Path, settings: Mapping[str, Any], prefix: str = "") ->
         if isinstance(value, bool) or not isinstance(value, int):
             continue
         limit = LAYERS if re.search(r"layers?$|blocks$|^depth$", key) else EXPERTS if "expert" in key else SIZE
-        is_count = re.search(r"^(num|n)_.*(layers?|heads)$|^n_(layer|head|embd)$|^hidden_size$|^vocab_size$", key)
-        if value > limit or (is_count and value < 1):
+        if value > limit or (value < 1 and COUNTS.search(key)):
             wanted = f"at most {limit:,}" if value > limit else "at least 1"
             raise BadInput(f"{file}: key {prefix}{key}: {value} is no size of a model ({wanted}); copy the file again")
 
