@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align.core.config import BadInput
+from align.core.files import folders_in
 from align.core.runs import RunRecord, read_run
 
 HEADLINES = {"reward": "accuracy", "audit": "verdict", "agreement": "alpha", "sft": "loss", "dpo": "accuracy"}
@@ -16,7 +17,7 @@ def ls(runs: str = "runs") -> int:
     folder = Path(runs)
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; name one with runs=DIR")
-    records = [read_run(path.parent) for path in folder.glob("*/run.json")]
+    records = [read_run(path) for path in folders_in(folder) if (path / "run.json").is_file()]
     if not records:
         raise BadInput(f"{folder}: holds no runs")
     for record in sorted(records, key=lambda r: (r.created, r.path)):

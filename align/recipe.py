@@ -195,16 +195,37 @@ def _check_runs(recipe: RecipeConfig) -> None:
 
 
 def _clear(recipe: RecipeConfig) -> None:
-    """Remove the run of ``redo`` and of every step that follows from it."""
+    """Remove the run of ``redo`` and of every step that follows from it.
+
+    Raises:
+        BadInput: the store that one of them wrote has taken in a campaign, which no step could bring back.
+    """
     stale = {recipe.redo}
     for step in recipe.steps:
         if step.name in stale or parents(recipe, step) & stale:
             stale.add(step.name)
-            if is_run(recipe.runs / step.name) and is_ours(recipe.runs / step.name):
-                shutil.rmtree(recipe.runs / step.name)
-            if step.stage in ("simulate", "import") and "feedback" not in step.config:
-                for file in recipe.runs.glob("feedback.db*"):  # the recipe's own store; one named by the user is kept
-                    file.unlink()
+    again = [step for step in recipe.steps if step.name in stale]
+    if any(step.stage in ("simulate", "import") and "feedback" not in step.config for step in again):
+        _clear_store(recipe.runs / "feedback.db")  # the recipe's own; one named by the user is kept
+    for step in again:
+        if is_run(recipe.runs / step.name) and is_ours(recipe.runs / step.name):
+            shutil.rmtree(recipe.runs / step.name)
+
+
+def _clear_store(path: Path) -> None:
+    from annotation.feedback.database import COMPANIONS
+    from annotation.feedback.store import Store
+
+    if path.is_file():
+        with Store.open(path) as store:
+            campaigns = store.read("SELECT name FROM campaigns ORDER BY name")
+        if campaigns:
+            raise BadInput(
+                f"redo: {path} holds what people said in the campaign '{campaigns[0][0]}'; move the store away, and "
+                "name its new place as the campaign's feedback"
+            )
+    for part in COMPANIONS:
+        path.with_name(path.name + part).unlink(missing_ok=True)
 
 
 def _check_names(recipe: RecipeConfig, where: str) -> None:

@@ -73,6 +73,7 @@ def test_neither_name_nor_words_are_on_disk_afterwards(tmp_path: Path) -> None:
     other.commit()
     other.close()
     assert NAME.encode() in on_disk(path) and SECRET.encode() in on_disk(path)
+    (tmp_path / "runs").mkdir()
     lines = "\n".join(erase(annotator=NAME, feedback=path, runs=tmp_path / "runs"))
     assert "94 bodies, 1 pulled, 1 excluded" in lines and "94 erased" in lines
     for word in (NAME, "zebedee", "quince", SECRET, SECRET[10:40], "digest-of-it"):

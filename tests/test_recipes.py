@@ -19,6 +19,8 @@ from align.init import init, sizing
 from align.recipe import RecipeConfig, exit_code, load_recipe, run_recipe, step_config, wanted
 from align.verbs import STAGES, stage_config
 from annotation.campaign.settings import load_campaign
+from annotation.feedback.ledger import Ledger
+from annotation.feedback.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -124,6 +126,23 @@ def test_redo_removes_no_folder_of_another_program(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="another program's"):
         run_recipe(recipe("redo=world", "until=world", runs=str(tmp_path / "runs")), "recipe.yaml")
     assert (tmp_path / "runs" / "world" / "run.json").exists()
+
+
+def test_redo_keeps_copies_of_the_store_and_what_people_said(tmp_path: Path) -> None:
+    steps = [{"name": "import", "stage": "import", "config": {"data": str(tmp_path / "pairs.jsonl")}}]
+    turns = {key: [{"role": "assistant", "content": key}] for key in ("chosen", "rejected")}
+    row = {"prompt": [{"role": "user", "content": "how?"}], **turns}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    runs = tmp_path / "runs"
+    run_recipe(recipe(runs=str(runs), steps=steps), "recipe.yaml")
+    (runs / "feedback.db-copy").write_bytes((runs / "feedback.db").read_bytes())
+    run_recipe(recipe("redo=import", runs=str(runs), steps=steps), "recipe.yaml")
+    assert (runs / "feedback.db-copy").is_file()
+    with Store.open(runs / "feedback.db", write=True) as store:
+        Ledger(store, "first hundred").begin("http://127.0.0.1:1/", 1, "{}", "hash", recovered=False)
+    with pytest.raises(BadInput, match="holds what people said in the campaign 'first hundred'"):
+        run_recipe(recipe("redo=import", runs=str(runs), steps=steps), "recipe.yaml")
+    assert (runs / "feedback.db").is_file() and (runs / "import" / "run.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
-from align.core.files import file_hash, read_rows
+from align.core.files import file_hash, folders_in, read_rows
 from align.core.intervals import Kind
 from align.core.runs import RunRecord, input_hash, is_ours, is_run, read_run
 from align.evals.stats import is_share, metric_of
@@ -130,9 +130,9 @@ def all_runs(folders: Iterable[Path]) -> list[RunRecord]:
     """
     found: dict[Path, RunRecord] = {}
     for folder in folders:
-        for file in sorted([*folder.glob("*/run.json"), *folder.glob("*/*/run.json")]):
-            if is_ours(file.parent):
-                found.setdefault(file.parent.resolve(), read_run(file.parent))
+        for path in [path for outer in folders_in(folder) for path in (outer, *folders_in(outer))]:
+            if (path / "run.json").is_file() and is_ours(path):
+                found.setdefault(path.resolve(), read_run(path))
     return [found[path] for path in sorted(found)]
 
 

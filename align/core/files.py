@@ -51,6 +51,45 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, by name; none where it is not there.
+
+    Raises:
+        BadInput: it cannot be listed, so that what lies in it would be passed over.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unlisted(error) from None
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Every file under a folder, by path, those behind links to folders once; none where the folder is not there.
+
+    Raises:
+        BadInput: a folder under it cannot be listed, so that what lies in it would be passed over.
+    """
+    found, known = list[Path](), set[str]()
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise _unlisted(error) from None
+
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (place := os.path.realpath(root)) in known:
+            folders.clear()
+            continue
+        known.add(place)
+        found += [path for path in (Path(root, name) for name in names) if path.is_file()]
+    return sorted(found)
+
+
+def _unlisted(error: OSError) -> BadInput:
+    return BadInput(f"{error.filename}: cannot be listed ({error.strerror}); make it readable, or name another folder")
+
+
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
+from align.core.files import files_under
 from annotation.feedback.bodies import COMPARISON
 from annotation.feedback.chain import Verification, mark
 from annotation.feedback.database import Unfinished
@@ -81,6 +82,8 @@ def erase(
         raise BadInput("align annotate erase: name exactly one of annotator=NAME and comparison=ID")
     if not feedback.is_file():
         raise BadInput(f"{feedback}: no such feedback store; name the one to erase from with feedback=")
+    if runs != Path("runs") and not runs.is_dir():
+        raise BadInput(f"{runs}: no such folder of runs; name the one whose runs read this store with runs=")
     records, _ = read_records(runs)
     fault = None
     with Store.open(feedback, write=True) as store:
@@ -251,15 +254,15 @@ def _mentions(store: Store, words: Sequence[str]) -> list[str]:
 def _holding(folder: Path, words: Sequence[str]) -> list[Path]:
     """Text files under a folder that hold one of the words."""
     pattern = _pattern(words)
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix in TEXT_FILES and file.is_file()]
+    files = [file for file in files_under(folder) if file.suffix in TEXT_FILES]
     return [file for file in files if pattern.search(file.read_bytes())]
 
 
 def _pairs_of(folder: Path, comparisons: set[str]) -> list[Path]:
     """Files to train on, under a folder, that name one of these comparisons."""
     found = []
-    for file in sorted(folder.rglob("*.jsonl")) if comparisons else []:
-        rows = file.read_bytes() if file.is_file() else b""
+    for file in files_under(folder) if comparisons else []:
+        rows = file.read_bytes() if file.suffix == ".jsonl" else b""
         is_ours = b'"chosen"' in rows or b'"completion"' in rows
         if is_ours and any(name.decode() in comparisons for name in COMPARISON_ID.findall(rows)):
             found.append(file)

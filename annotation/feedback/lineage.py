@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from align.core.files import file_hash
+from align.core.files import file_hash, files_under
 from align.core.runs import RunRecord, is_ours, read_run
 from annotation.feedback.chain import GENESIS
 from annotation.feedback.ledger import check
@@ -96,7 +96,7 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[str]]:
     """The records of all runs under a folder by path, and what is wrong with those that cannot be read."""
     found: list[RunRecord] = []
     unreadable: list[str] = []
-    for file in sorted(folder.rglob("run.json")):
+    for file in [file for file in files_under(folder) if file.name == "run.json"]:
         if not is_ours(file.parent):
             continue
         try:
@@ -144,7 +144,7 @@ def descendants(records: Sequence[RunRecord], origins: Mapping[str, Use]) -> dic
 def _hashes(record: RunRecord) -> set[str]:
     """What another run's record may say of this one: its artefact, or one of its files."""
     folder = Path(record.path)
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix in DATA and file.is_file()]
+    files = [file for file in files_under(folder) if file.suffix in DATA]
     return {file_hash(file) for file in files} | ({record.artefact} if record.artefact else set())
 
 

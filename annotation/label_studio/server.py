@@ -63,8 +63,8 @@ def start(folder: Path, venv: Path = VENV, port: int = 0, say: Say = print) -> S
     Port 0 takes the port of last time where it is free, so that addresses stay true over a restart.
 
     Raises:
-        BadInput: the folder holds something else, it cannot be installed, the port is taken, the server ends or stays
-            silent, the token is gone.
+        BadInput: the folder holds something else or cannot be written, it cannot be installed, the port is taken, the
+            server ends or stays silent, the token is gone.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "server.lock").exists():
         raise BadInput(f"{folder}: holds files and no server; name a new or an empty folder with server=")
@@ -93,10 +93,16 @@ def start(folder: Path, venv: Path = VENV, port: int = 0, say: Say = print) -> S
 
 
 def stop(folder: Path) -> bool:
-    """Stop a campaign's server and wait until it is gone; returns whether one ran."""
+    """Stop a campaign's server and wait until it is gone; returns whether one ran.
+
+    Raises:
+        BadInput: one runs, and its process is not known.
+    """
     pid = _state(folder).get("pid")
-    if not _is_held(folder) or pid is None:
+    if not _is_held(folder):
         return False
+    if pid is None:
+        raise BadInput(f"{folder}: a server is starting, or server.json was lost; wait, or end its process by hand")
     _end(pid, lambda: not _is_held(folder))
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
@@ -128,7 +134,11 @@ def _prepare(folder: Path, venv: Path, say: Say) -> bool:
     tables = template(venv, say)
     unfinished.touch()  # until the token is kept, nothing of worth can stand in the data
     shutil.rmtree(data, ignore_errors=True)
-    shutil.copytree(tables, data)
+    try:
+        shutil.copytree(tables, data)
+    except shutil.Error as error:  # a list of files, each with why
+        why = str(error.args[0][0][2]).partition(": ")[0]
+        raise BadInput(f"{data}: cannot be written ({why}); make room, or name another folder with server=") from None
     data.chmod(0o700)
     _keep_signing_key(data / ".env")
     return True
@@ -220,7 +230,7 @@ def _token(folder: Path) -> str:
 def _state(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "server.json").read_text()))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
 
