@@ -15,7 +15,7 @@ from small_trees import ModelFolder
 from align.audit.compare import compare
 from align.audit.report import ReportConfig, report
 from align.core.config import BadInput, Lora, Optim, Watch, read_yaml
-from align.core.files import read_jsonl, write_text
+from align.core.files import read_jsonl, write_jsonl, write_text
 from align.core.runs import RunRecord, read_run
 from align.evals.run import EvalConfig, evaluate
 from align.evals.training_reward import LABEL, trained_on, training_metrics
@@ -137,6 +137,18 @@ def test_an_evaluation_names_the_training_reward_and_takes_no_win_rate_from_it(
     record, judges = evaluated(trained, "chosen", sft=sft, reward=trained / "judge", policy="best-of-n", n=2)
     assert judges["reward_score"] == {"reward model (which chose among the answers)"}
     assert "win_rate_vs_sft" not in judges and record.headline["training_reward"] == []
+
+
+def test_an_evaluation_counts_the_prompts_that_the_policy_was_trained_on(trained: Path, tmp_path: Path) -> None:
+    asked = ("Is the sky blue 0?", "is the sky green")
+    shared = {"suite": "preference", "kind": "generate"}
+    rows = [shared | {"id": text, "prompt": [{"role": "user", "content": text}]} for text in asked]
+    write_jsonl(tmp_path / "items.jsonl", rows)
+    record, _ = evaluated(trained, "seen", items=tmp_path / "items.jsonl", sft=None, reward=None)
+    assert record.headline["trained_on_items"] == {"preference": 1}
+    said = "1 of 2 preference items are prompts that the policy was trained on: they say little about others"
+    assert record.headline["caveats"] == [said] and said in record.notes
+    assert evaluated(trained, "unseen", sft=None, reward=None)[0].headline["trained_on_items"] == {}
 
 
 def test_a_training_reward_under_another_name_is_still_one(
