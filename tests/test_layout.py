@@ -90,7 +90,7 @@ def test_a_mask_of_a_kind_that_is_not_known_shows_however_wide_the_models_window
 
 def test_a_window_that_no_layer_uses_hides_nothing() -> None:
     config = Qwen2Config(**TINY, initializer_range=0.15)
-    config.sliding_window = 4  # stated beside layers that are all of full attention, as dots1 does
+    config.use_sliding_window, config.sliding_window = True, 4  # beside layers that are all of full attention (dots1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     assert layout.layout_of(model, Compute(device="cpu")).layout == "tree"
 
