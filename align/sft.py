@@ -35,6 +35,7 @@ from annotation.types import Tokens, is_empty, prompt_id
 from rewards.functions import RewardFunction
 from rewards.tokens import Prompt, Source, note_sources, response_tokens
 
+MARKS_NAMED = 5
 CHOSEN = ("chosen", "chosen_ended", "chosen_tokens")  # the columns of a pair that make a demonstration
 ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
 
@@ -77,6 +78,9 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     if found.unread:
         columns = ", ".join(f"'{column}' ({count})" for column, count in sorted(found.unread.items()))
         run.note(f"{config.data}: columns that are not read, with how many rows have them: {columns}")
+    if found.marked:
+        marks = ", ".join(f"'{mark}' ({count})" for mark, count in found.marked.most_common(MARKS_NAMED))
+        run.note(f"{found.marked.total()} rows hold marks of turns or of a chat template in their text: {marks}; kept")
     kept_back, used = found.rows[: config.held_out], found.rows[config.held_out :]
     rows = _rows(run, stack.chat, used, context_length(stack.base), [*found.dropped])
     if len(rows) < config.min_rows:
@@ -144,7 +148,7 @@ def _demonstrations(config: SFTConfig) -> Demonstrations:
             for number, row in enumerate(read_jsonl(pairs), 1)
         ]
         unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
-        return Demonstrations(list(unique.values())[: config.max_rows], [], Counter())
+        return Demonstrations(list(unique.values())[: config.max_rows], [], Counter(), Counter())
     found = read_demonstrations(config.data / "demonstrations.jsonl" if is_run(config.data) else config.data)
     return found._replace(rows=found.rows[: config.max_rows])
 

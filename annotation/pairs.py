@@ -142,6 +142,8 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     write_json(run.path / "manifest.json", manifest)
     if config.judge_share:
         run.note(f"{len(others)} comparisons of training prompts are {_other_side(config).replace('_', ' ')}")
+    for note in _remarks(config, rows, placement):
+        run.note(note)
     if manifest["dropped"]["leakage"]:
         run.note(f"{manifest['dropped']['leakage']} pairs left out: their prompt is also held out")
     return {
@@ -288,6 +290,23 @@ def _count_drops(run: Run, decided: Decided, made: Products) -> None:
             run.drop(f"{name.replace('_', ' ')}: {reason}", count)
 
 
+def _remarks(config: PairsConfig, rows: Mapping[Split, Sequence[Pair]], placement: Placement) -> list[str]:
+    """What of the split is easily taken for something else."""
+    shares: dict[Split, float] = {"validation": config.validation, "test": config.test}
+    said = [
+        f"{split} holds no pair, though {split}={share:g}: a share is drawn prompt by prompt, and a split that rows "
+        "came with holds; more prompts fill it"
+        for split, share in shares.items()
+        if share and not rows[split] and any(rows.values())
+    ]
+    if placement.across:
+        said.append(
+            f"{placement.across} questions are asked in training and in a held-out split, under different system "
+            "prompts; where that is a leak, import them with a split (columns.split=...)"
+        )
+    return said
+
+
 def _languages(outputs: Mapping[str, Sequence[Row]], comparisons: Mapping[str, Comparison]) -> list[str]:
     return sorted({comparisons[row.comparison_id].language for rows in outputs.values() for row in rows})
 
@@ -306,7 +325,7 @@ def _require_rows(
     if not any(outputs.values()):
         raise BadInput(
             f"{config.feedback}: no pair can be made of {n_comparisons} comparisons with {n_judgments} judgments "
-            f"({why}); collect more votes or lower min_votes"
+            f"({why}); collect more votes{' or lower min_votes' if dropped['too few votes'] else ''}"
         )
     n_train = len(outputs["train.jsonl"])
     if has_votes and n_train < config.min_rows:

@@ -15,15 +15,20 @@ from typing import NamedTuple, get_args
 from annotation.feedback.store import STRICTNESS, Split
 from annotation.types import Comparison, Message
 
+SYSTEM_ROLES = ("system", "developer")
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Placement(NamedTuple):
-    """The split of each comparison id; ``leaking`` are ids whose hint put a held-out prompt into training."""
+    """The split of each comparison id; ``leaking`` are ids whose hint put a held-out prompt into training.
+
+    ``across`` counts what is asked in training and in a held-out split, under different system prompts.
+    """
 
     split: dict[str, Split]
     leaking: set[str]
     near_duplicates: int
+    across: int
 
 
 def place(
@@ -51,7 +56,15 @@ def place(
             if (hint := hints.get(comparison.id)) and hint != chosen:
                 leaking.add(comparison.id)
     near = sum(len({comparison.prompt_id for comparison in group}) - 1 for group in alike.values())
-    return Placement(split, leaking, near)
+    return Placement(split, leaking, near, _across(comparisons, split))
+
+
+def _across(comparisons: Sequence[Comparison], split: Mapping[str, Split]) -> int:
+    places: dict[str, set[Split]] = {}
+    for comparison in comparisons:
+        if asked := [message for message in comparison.prompt if message["role"] not in SYSTEM_ROLES]:
+            places.setdefault(normalised(asked), set()).add(split[comparison.id])
+    return sum("train" in found and len(found) > 1 for found in places.values())
 
 
 def is_for_judge(prompt: Sequence[Message], share: float, seed: int) -> bool:

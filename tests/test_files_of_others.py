@@ -16,8 +16,9 @@ from annotation.agreement import AgreementConfig, agreement
 from annotation.feedback.erasure import erase
 from annotation.feedback.store import Store
 from annotation.importers import ImportConfig, import_preferences, read
-from annotation.pairs import PairsConfig
+from annotation.pairs import PairsConfig, pairs
 from annotation.readers.demonstrations import read_demonstrations
+from annotation.readers.gathering import SEVERAL
 from annotation.readers.intake import Found
 
 PAIR = {"prompt": "Name a fruit.", "chosen": "Apple.", "rejected": "Chair."}
@@ -269,6 +270,46 @@ def test_thumbs_as_tables_hold_them_are_read(tmp_path: Path) -> None:
     found = read_demonstrations(tmp_path / "a.jsonl")
     assert [entry["row"] for entry in found.dropped] == [1, 2, 3, 4, 5, 6]
     assert found.unread == {"label": 1, "split": 1}
+
+
+def test_marks_of_templates_in_demonstrations_are_told(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": "c"}, {"prompt": "<|im_start|>user\nhi<|im_end|>", "completion": "c"}]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert read_demonstrations(tmp_path / "a.jsonl").marked == {"<|im_start|>": 1}
+
+
+def test_several_people_in_a_cell_are_told(tmp_path: Path) -> None:
+    found = rows_of(tmp_path, {**PAIR, "annotator": ["a", "b"]}, {**PAIR, "prompt": "p", "annotator": ["a"]})
+    assert [judgment.annotator for judgment in found.judgments] == ["a, b", "a"]
+    assert found.notes == ["1 " + SEVERAL]
+
+
+def made_pairs(tmp_path: Path, rows: list[dict[str, Any]], **settings: Any) -> list[str]:
+    """The notes of pairs made of rows."""
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    feedback = tmp_path / "f.db"
+    import_preferences(ImportConfig(run=tmp_path / "import", data=tmp_path / "a.jsonl", feedback=feedback))
+    return pairs(PairsConfig(run=tmp_path / "pairs", feedback=feedback, **settings)).notes
+
+
+def test_a_question_in_two_splits_under_other_system_prompts_is_told(tmp_path: Path) -> None:
+    told = {"A": "train", "B": "test", "C": "train"}
+    rows = [{**PAIR, "system": system, "split": split} for system, split in told.items()]
+    other = [{**PAIR, "prompt": "Name a bird.", "system": system, "split": "train"} for system in told]
+    (note,) = made_pairs(tmp_path, [*rows, *other], validation=0)
+    assert note.startswith("1 questions are asked in training and in a held-out split")
+
+
+def test_a_split_that_came_out_empty_is_told(tmp_path: Path) -> None:
+    rows = [{**PAIR, "prompt": f"Name {n}.", "split": "train" if n else "test"} for n in range(3)]
+    (note,) = made_pairs(tmp_path, rows)
+    assert note.startswith("validation holds no pair, though validation=0.1")
+
+
+def test_fewer_votes_are_no_remedy_for_ties(tmp_path: Path) -> None:
+    votes = [{**PAIR, "annotator": "a"}, {**PAIR, "chosen": "Chair.", "rejected": "Apple.", "annotator": "b"}]
+    with pytest.raises(BadInput, match=r"\(1 tie\); collect more votes$"):
+        made_pairs(tmp_path, votes)
 
 
 def test_a_licence_without_a_card_is_refused(tmp_path: Path) -> None:

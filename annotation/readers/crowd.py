@@ -252,7 +252,7 @@ class _Reader:
 
     def _vote(self, row: Row, name: str | None) -> Judged:
         used = self.used
-        annotator = name_in(row, used.annotator)
+        annotator = self.gathered.name(row, used.annotator)
         if used.annotator and not annotator and self.table.given.annotator is None:
             raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
         cells = self.sides.cells(row)

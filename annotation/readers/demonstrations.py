@@ -17,7 +17,7 @@ from annotation.readers.formats import container_of
 from annotation.readers.gathering import HELD_OUT, split_of
 from annotation.readers.intake import Unusable, cleaned, left_out, name_in
 from annotation.readers.sides import Sides, asked, check, refuse_empty, with_system
-from annotation.readers.turns import decoded, messages_of, refuse_media, template_arguments_of, tools_of
+from annotation.readers.turns import decoded, marks_in, messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
 READ |= {"comparison_id", "prompt_id"}  # of our own demonstrations
@@ -30,12 +30,14 @@ TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as J
 class Demonstrations(NamedTuple):
     """Rows {row, prompt, completion, tools, template_arguments} as messages, and rows left out with their reasons.
 
-    ``unread`` counts rows by the columns of theirs that are not read.
+    ``unread`` counts rows by the columns of theirs that are not read, ``marked`` by the marks of turns or of a chat
+    template that their text holds.
     """
 
     rows: list[dict[str, Any]]
     dropped: list[dict[str, Any]]
     unread: Counter[str]
+    marked: Counter[str]
 
 
 def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
@@ -48,6 +50,7 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
     rows: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
     unread: Counter[str] = Counter()
+    marked: Counter[str] = Counter()
     for number, row in cleaned(path, container, [0], limit):
         if container in TEXT_CONTAINERS:
             row |= {name: decoded(row[name], "role") for name in ("prompt", "completion") if name in row}
@@ -58,7 +61,10 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
             rows.append({"row": number, **_read(row)})
         except Unusable as reason:
             dropped.append(left_out(number, row.get("id"), reason))
-    return Demonstrations(rows, dropped, unread)
+            continue
+        if mark := marks_in([*rows[-1]["prompt"], *rows[-1]["completion"]]):
+            marked[mark] += 1
+    return Demonstrations(rows, dropped, unread, marked)
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:

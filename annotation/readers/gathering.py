@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from align.core.files import file_hash
 from annotation.feedback.store import STRICTNESS, Split
 from annotation.readers.columns import number_of
-from annotation.readers.intake import Found, Given, Kept, Unusable, left_out
+from annotation.readers.intake import Found, Given, Kept, Unusable, cell_of, left_out, name_in
 from annotation.readers.languages import tag_of
 from annotation.readers.sides import Placed, Sides, placed
 from annotation.readers.turns import marks_in
@@ -42,6 +42,7 @@ CUT = "rows compare whole dialogues that part at their first answer: read as a v
 
 STANDS_FOR_NONE = ("nan", "none", "null", "<na>", "n/a", "#n/a", "#name?", "#ref!", "#value!", "#div/0!")
 NO_TEXT = "rows hold a text that other programs write for none or for an error ('nan', 'None', '#NAME?'): kept as text"
+SEVERAL = "rows name several annotators: one vote by all of them together (write a row for each vote)"
 EXCEL = 32_767  # characters of a cell
 CUT_OFF = f"rows hold a text of exactly {EXCEL:,} characters, the most that a cell of Excel holds: cut off, most likely"
 
@@ -101,6 +102,16 @@ class Gathering:
         first = self._rows.setdefault(digest, number)
         if first != number:
             raise Unusable(f"duplicate (of row {first})")
+
+    def name(self, row: Mapping[str, Any], column: str | None) -> str | None:
+        """Who judged a row; several people are told, since their vote is one.
+
+        Raises:
+            Unusable: a cell holds something that is no name.
+        """
+        cell = cell_of(row, column)
+        self.counted[SEVERAL] += isinstance(cell, list) and len(cell) > 1
+        return name_in(row, column)
 
     def number(
         self, row: Mapping[str, Any], column: str | None, is_allowed: Callable[[float], bool] = math.isfinite

@@ -113,7 +113,7 @@ class _Reader:
 
     def _take(self, number: int, row: Row, name: str | None) -> None:
         used = self.used
-        annotator = name_in(row, used.annotator)
+        annotator = self.gathered.name(row, used.annotator)
         if used.annotator is not None and annotator is None and self.table.given.annotator is None:
             raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
         if annotator or self.table.given.annotator:
