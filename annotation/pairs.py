@@ -142,10 +142,8 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     write_json(run.path / "manifest.json", manifest)
     if config.judge_share:
         run.note(f"{len(others)} comparisons of training prompts are {_other_side(config).replace('_', ' ')}")
-    for note in _remarks(config, rows, placement):
+    for note in _remarks(config, rows, placement, decided.dropped):
         run.note(note)
-    if manifest["dropped"]["leakage"]:
-        run.note(f"{manifest['dropped']['leakage']} pairs left out: their prompt is also held out")
     return {
         **{f"{split}_pairs": len(rows[split]) for split in SPLITS},
         **{name: sum(manifest[name]["rows"].values()) for name in made._fields if name in manifest},
@@ -290,7 +288,9 @@ def _count_drops(run: Run, decided: Decided, made: Products) -> None:
             run.drop(f"{name.replace('_', ' ')}: {reason}", count)
 
 
-def _remarks(config: PairsConfig, rows: Mapping[Split, Sequence[Pair]], placement: Placement) -> list[str]:
+def _remarks(
+    config: PairsConfig, rows: Mapping[Split, Sequence[Pair]], placement: Placement, dropped: Counter[str]
+) -> list[str]:
     """What of the split is easily taken for something else."""
     shares: dict[Split, float] = {"validation": config.validation, "test": config.test}
     said = [
@@ -304,6 +304,8 @@ def _remarks(config: PairsConfig, rows: Mapping[Split, Sequence[Pair]], placemen
             f"{placement.across} questions are asked in training and in a held-out split, under different system "
             "prompts; where that is a leak, import them with a split (columns.split=...)"
         )
+    if dropped["leakage"]:
+        said.append(f"{dropped['leakage']} pairs left out: their prompt is also held out")
     return said
 
 

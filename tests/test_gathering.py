@@ -208,7 +208,8 @@ def test_languages_come_by_name_or_by_tag(tmp_path: Path, named: str, tag: str) 
     row = {"prompt": "p", "chosen": "x", "rejected": "y", "language": named}
     found = read_preferences(write(tmp_path / "a.jsonl", [row]), given=Given(language="fr"))
     assert found.comparisons[0].language == tag
-    assert bool(found.notes) == (tag == "fr")
+    (note,) = found.notes
+    assert ("name no language" in note) == (tag == "fr") and ("language=fr holds for no row" in note) == (tag != "fr")
 
 
 @pytest.mark.parametrize(

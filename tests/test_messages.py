@@ -123,7 +123,7 @@ def test_a_demonstration_keeps_what_stands_beside_it(tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "weather"}}]
     row = {"prompt": "a", "completion": "b", "system": "Be kind.", "tools": json.dumps(tools)}
     write_jsonl(tmp_path / "d.jsonl", [row | {"chat_template_kwargs": {"enable_thinking": False}, "source": "x"}])
-    (found,), _, unread = read_demonstrations(tmp_path / "d.jsonl")
+    (found,), _, unread, _ = read_demonstrations(tmp_path / "d.jsonl")
     assert unread == {"source": 1}
     assert found["prompt"][0] == {"role": "system", "content": "Be kind."}
     assert found["tools"] == tools and found["template_arguments"] == {"enable_thinking": False}
