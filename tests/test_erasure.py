@@ -203,6 +203,17 @@ def test_whatever_used_it_is_named_and_nothing_else(tmp_path: Path) -> None:
     assert holds and {f"  {runs}/{file}" for file in holds} <= set(lines)
 
 
+def test_parquet_and_runs_that_cannot_be_read_are_told(tmp_path: Path, store_path: Path) -> None:
+    runs = tmp_path / "runs"
+    export(out=runs / "export", feedback=store_path, format="parquet", names=True)
+    (runs / "odd.parquet").write_bytes(b"no table")
+    (runs / "broken").mkdir()
+    (runs / "broken" / "run.json").write_text("{")
+    told = "\n".join(erase(annotator="ann", feedback=store_path, runs=runs))
+    assert f"  {runs}/export/judgments.parquet" in told and "odd.parquet" not in told
+    assert f"runs that cannot be read, and may be made of it:\n  {runs}/broken/run.json" in told
+
+
 def test_a_text_that_also_stands_elsewhere_is_told(tmp_path: Path) -> None:
     twin = comparison("the very same long question, asked of others?", "one answer of four", "another answer")
     item = comparison("the very same long question, asked of others?", "one answer of four", "a third answer")

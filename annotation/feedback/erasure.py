@@ -17,6 +17,7 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ class Erased(NamedTuple):
     """What an erasure did, and what it could not do.
 
     ``rows`` are the rows that went, by table; ``runs`` depend on them; ``pairs`` are files that no such run made, with
-    pairs of comparisons that the person judged; ``files`` and ``elsewhere`` still hold the name or the text.
+    pairs of comparisons that the person judged; ``files`` and ``elsewhere`` still hold the name or the text; ``unread``
+    are runs that could not be asked.
     """
 
     what: str
@@ -53,6 +55,7 @@ class Erased(NamedTuple):
     files: list[Path]
     elsewhere: list[str]
     server: list[str]
+    unread: list[str]
 
     def lines(self) -> list[str]:
         gone = ", ".join(f"{count} {table}" for table, count in self.rows.items())
@@ -60,6 +63,7 @@ class Erased(NamedTuple):
         lines += _listed("made of it, and not changed; make them anew without it", self.runs)
         lines += _listed("pairs of comparisons that this person judged, made by no run found here", self.pairs)
         lines += _listed("files that still hold the name or the text", self.files)
+        lines += _listed("runs that cannot be read, and may be made of it", self.unread)
         lines += _listed("in the store it is still mentioned in", self.elsewhere)
         lines += _listed("on the labelling server it remains, and would come back into a new store", self.server)
         return [*lines, "out of reach: backups, other copies, and what a disk keeps of deleted files"]
@@ -84,7 +88,7 @@ def erase(
         raise BadInput(f"{feedback}: no such feedback store; name the one to erase from with feedback=")
     if runs != Path("runs") and not runs.is_dir():
         raise BadInput(f"{runs}: no such folder of runs; name the one whose runs read this store with runs=")
-    records, _ = read_records(runs)
+    records, unread = read_records(runs)
     fault = None
     with Store.open(feedback, write=True) as store:
         rows = belongings(store, annotator=annotator, comparison=comparison)
@@ -108,6 +112,7 @@ def erase(
         files=_holding(runs, words),
         elsewhere=elsewhere,
         server=server,
+        unread=unread,
     )
     return _told(feedback, found, verified, fault)
 
@@ -252,10 +257,22 @@ def _mentions(store: Store, words: Sequence[str]) -> list[str]:
 
 
 def _holding(folder: Path, words: Sequence[str]) -> list[Path]:
-    """Text files under a folder that hold one of the words."""
+    """Text and Parquet files under a folder that hold one of the words."""
     pattern = _pattern(words)
-    files = [file for file in files_under(folder) if file.suffix in TEXT_FILES]
-    return [file for file in files if pattern.search(file.read_bytes())]
+    files = [file for file in files_under(folder) if file.suffix in (*TEXT_FILES, ".parquet")]
+    return [file for file in files if any(pattern.search(part) for part in _contents(file))]
+
+
+def _contents(file: Path) -> Iterator[bytes]:
+    """What a file says: its bytes, and of a Parquet file, which is compressed, its rows as JSON too."""
+    yield file.read_bytes()
+    if file.suffix == ".parquet":
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+
+        with suppress(ArrowException):  # damaged or another program's: its bytes were searched
+            for batch in ParquetFile(file).iter_batches():
+                yield json.dumps(batch.to_pylist(), default=str).encode()
 
 
 def _pairs_of(folder: Path, comparisons: set[str]) -> list[Path]:
