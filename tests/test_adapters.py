@@ -20,6 +20,7 @@ from transformers import (
     Gemma3Config,
     Gemma3TextConfig,
     GptOssConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
     MixtralConfig,
@@ -30,6 +31,7 @@ from align.core.config import BadInput, Compute, Lora, Optim
 from align.core.layout import settle
 from align.core.loop import Learner, Processes
 from align.core.models import Stack
+from align.core.packing import Tree, pack
 from align.core.weights import load_tensors
 
 CPU = Compute(device="cpu")
@@ -155,6 +157,23 @@ def test_a_model_that_cannot_take_all_linear_says_what_to_name(tmp_path: Path, t
         Stack(folder, CPU).add("policy", adapter=None, lora=Lora(r=4), trainable=True)
     assert "\n" not in str(refused.value)
     Stack(folder, CPU).add("policy", adapter=None, lora=Lora(r=4, target_modules="in_proj"), trainable=True)
+
+
+def test_a_router_that_is_a_linear_layer_of_its_own_kind_is_not_adapted(tmp_path: Path, tokenizer: Any) -> None:
+    shape = {**SHAPE, "num_hidden_layers": 1, "num_local_experts": 2, "vocab_size": 320, "eos_token_id": 1}
+    config = Llama4TextConfig(**shape, intermediate_size_mlp=32)
+    stack = Stack(save_model(config, tmp_path / "llama-4", tokenizer), CPU)
+    stack.add("policy", adapter=None, lora=Lora(r=4), trainable=True)
+    told: list[str] = []
+    settle(stack, told.append)
+    assert told[-1].endswith("stays frozen: fused experts (experts.down_proj, experts.gate_up_proj); routers (router)")
+    assert not any("router" in name for name in stack.parameters("policy"))
+    assert stack.base.get_decoder() is stack.base.model
+    (rectangle,) = pack([Tree([3, 4, 5], [[6, 7]])], 64, "padded")
+    with stack.use("policy"):
+        stack.logprobs(rectangle).sum().backward()
+    grown = [name for name, parameter in stack.parameters("policy").items() if parameter.grad is not None]
+    assert sum("q_proj" in name for name in grown) == 2
 
 
 def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokenizer: Any, make_stack: MakeStack) -> None:

@@ -102,8 +102,11 @@ def attach(model: Any, role: str, config: LoraConfig, where: str) -> PeftModel:
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     _refuse_tied_head(base, config.target_modules, f"{where}: target_modules")
-    if config.target_modules == "all-linear" and (text := _text_part(base)) is not None:
-        config.exclude_modules = rf"(?!{re.escape(text)}\.).*"  # no text goes through the rest, so it gets no gradient
+    if config.target_modules == "all-linear":
+        text = _text_part(base)
+        excluded = [] if text is None else [rf"(?!{re.escape(text)}\.).*"]  # no text goes through it: no gradient
+        excluded += [rf".*\.{re.escape(name)}" for name in _routers(base)]
+        config.exclude_modules = "|".join(excluded) or config.exclude_modules
     with reading(f"{where}: target_modules: no adapter can be put on this model", f"it has {_layers(base)}"):
         if isinstance(model, PeftModel):
             model.add_adapter(role, config)
@@ -116,6 +119,16 @@ def attach(model: Any, role: str, config: LoraConfig, where: str) -> PeftModel:
             f"{where}: target_modules: {', '.join(lost)} matches no module of this model; it has {_layers(base)}"
         )
     return model
+
+
+def _routers(base: Any) -> list[str]:
+    """Names of an architecture's own kinds of linear layer, which give more than a product (Llama 4's routers)."""
+    own = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_own_linear(module)}
+    return sorted(own)
+
+
+def _is_own_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.models.")
 
 
 def _are_names(value: Any) -> bool:
@@ -256,6 +269,8 @@ def coverage(peft: PeftModel, role: str) -> str:
     experts = [name for name, tensor in base.named_parameters() if tensor.ndim == 3 and ".experts." in name]
     if fused := {f"experts.{name.rpartition('.')[2]}" for name in experts} - kinds.keys():
         left.append(f"fused experts ({', '.join(sorted(fused))})")
+    if routers := set(_routers(base)) - kinds.keys():
+        left.append(f"routers ({', '.join(sorted(routers))})")
     if text is not None and not is_beyond_text:
         left.append("all but the language model (no text goes through towers for images or sound)")
     if is_beyond_text:

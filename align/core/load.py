@@ -212,6 +212,8 @@ def load_base(path: Path, compute: Compute) -> Base:
     text = model.config.get_text_config()
     if hasattr(text, "output_router_logits"):
         text.output_router_logits = False  # for a loss that no stage adds; generation cannot take them
+    if not hasattr(model, model.base_model_prefix):
+        model.base_model_prefix = "model"  # Llama 4 names another one, where libraries look for its trunk
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # repacked for such CPUs, a product has no gradient
             module.support_avx512bf16_for_cpu = False
