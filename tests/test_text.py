@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import CHATML_OWN, make_tokenizer
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from align.core.config import BadInput
@@ -236,3 +236,26 @@ def test_a_character_without_a_token_makes_the_row_unusable() -> None:
         chat.prompt_ids(strange)
     with pytest.raises(Unusable, match="no token for a character of it, only <unk>"):
         chat.response_ids(known, [{"role": "assistant", "content": "蓝"}])
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "remarked"),
+    [
+        (normalizers.Lowercase(), ["The SKY", "Ünder"]),
+        (normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()]), ["²"]),
+        (normalizers.NFC(), []),
+        (normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]), []),
+    ],
+    ids=["lower case", "NFKC", "NFC", "SentencePiece's spaces"],
+)
+def test_texts_that_a_normaliser_changes_are_remarked_on(normalizer: Any, remarked: list[str]) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    chat = Chat(tokenizer)
+    for content in ("the sky", "The SKY", "²", "Ünder", "u\u0308ber"):
+        told: list[str] = []
+        chat.remark = told.append
+        chat.prompt_ids([{"role": "user", "content": content}])
+        chat.response_ids(USER, [{"role": "assistant", "content": f"{content} "}])
+        reason = "the tokenizer's normaliser reads a text in other characters than it is written in"
+        assert told == [reason, reason] * (content in remarked), content

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from align.core.turns import CannotTell, own_turns
 
 MARK = re.compile("\ue000(\\d+)\ue001")  # in place of a content that spells a special token
 PROBE = "zq0probe0qz"
+SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 class Continuation(NamedTuple):
@@ -303,7 +305,16 @@ class Chat:
             raise Unusable(f"it spells the special token {found} in its reasoning, tool calls, tools or arguments")
 
     def _refuse_unknown(self, messages: Messages, ids: Sequence[int]) -> None:
-        """A tokenizer without bytes reads one unknown token for every character that it has no token for."""
+        """A tokenizer without bytes reads one unknown token for every character that it has no token for.
+
+        What its normaliser only changes (case, form, spaces) is remarked on; it may be what the model was trained with.
+        """
+        if (normalizer := self.tokenizer.backend_tokenizer.normalizer) is not None:
+            for text in (str(message.get("content") or "") for message in messages):
+                read = normalizer.normalize_str(text).replace(SPACE, " ")
+                if _composed(read) != _composed(text):
+                    reason = "the tokenizer's normaliser reads a text in other characters than it is written in"
+                    self._remark(reason, text)
         unknown = self.tokenizer.unk_token_id
         if unknown not in ids or unknown in self.stop_ids():
             return
@@ -395,6 +406,11 @@ def _with_gaps(spans: Sequence[tuple[int, int | None]]) -> list[tuple[tuple[int,
     for before, span in zip(spans, spans[1:], strict=False):
         found += [((before[1] or 0, span[0]), False), (span, True)]
     return found
+
+
+def _composed(text: str) -> str:
+    """Without white space around it, and with one character for a letter and its marks (NFC), which changes nothing."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _strings(value: Any) -> list[str]:
