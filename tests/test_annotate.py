@@ -63,7 +63,7 @@ def test_two_servers_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_a_pace_without_a_watch_is_refused() -> None:
     with pytest.raises(cli.BadInput, match="every= goes with --watch"):
-        following.pull(None, None, every=10)  # type: ignore[arg-type]
+        following.pull(None, None, every=10)  # type: ignore[arg-type]  # refused before either is asked
 
 
 def test_an_export_leaves_nothing_of_the_one_before(store_path: Path, tmp_path: Path) -> None:
