@@ -77,10 +77,10 @@ def layout_of(model: Any, compute: Compute) -> Verdict:
 
 @torch.no_grad()
 def refuse_looking_ahead(model: Any) -> None:
-    """Replace the last token of a row: what is predicted before it must not move."""
-    ids = _random_ids(model, 10)
-    rows = [torch.tensor([[*ids[:8], last]], device=model.device) for last in ids[8:]]
-    one, other = (model(input_ids=row, use_cache=False).logits[0, :-1].float() for row in rows)
+    """Replace the second half of a row: what is predicted before it must not move."""
+    ids = _random_ids(model, 24)
+    rows = [torch.tensor([[*ids[:8], *last]], device=model.device) for last in (ids[8:16], ids[16:])]
+    one, other = (model(input_ids=row, use_cache=False).logits[0, :8].float() for row in rows)
     if (one - other).abs().max() > AHEAD * one.std():
         raise BadInput(
             f"{model.config.name_or_path or model.config.model_type}: its tokens see those after them (an encoder, or "
