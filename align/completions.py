@@ -80,6 +80,9 @@ def counted_tokens(data: dict[str, Any], name: str) -> int | None:
 def response(choice: dict[str, Any], origin: str) -> dict[str, Any]:
     """A choice as a response of ``candidates.jsonl``; reasoning and tool calls are kept."""
     said = choice["message"]
+    called = said.get("function_call")  # the form before tool calls
+    if isinstance(called, dict) and isinstance(called.get("name"), str) and not said.get("tool_calls"):
+        said = said | {"tool_calls": [{"type": "function", "function": called}]}
     written = split_reasoning(said.get("content") or said.get("refusal") or "")  # not every server parts them
     message: Message = {"role": "assistant", "content": written.content}
     apart = next((text for name in REASONING if (text := said.get(name))), None)

@@ -49,6 +49,7 @@ def test_a_wrong_key_or_value_is_named(data: dict[str, Any], told: str) -> None:
         (StageConfig, {"stage": "x", "run": "~/runs/x"}, "key 'run': a path is read as it stands, ~ and $"),
         (StageConfig, {"stage": "x", "run": "$HOME/x"}, "key 'run': a path is read as it stands"),
         (StageConfig, {"stage": "x", "run": "runs/${name}"}, "key 'run': a path is read as it stands"),
+        (StageConfig, {"stage": "x", "run": r"C:\runs\x"}, "key 'run': a path of Windows; write it with /"),
         (StageConfig, {"stage": "x", "run": 7}, "key 'run': expected text, and YAML reads what stands there otherwise"),
         (StageConfig, {"stage": False, "run": "x"}, "key 'stage': expected text, and YAML reads"),
     ],

@@ -118,6 +118,11 @@ def test_a_line_for_excel_and_a_wrong_ending_do_not_hide_a_table(tmp_path: Path)
 def test_people_and_rows_keep_their_number_in_a_table_with_gaps(tmp_path: Path) -> None:
     found = rows_of(tmp_path, {**PAIR, "annotator": 7, "id": 1}, {**PAIR, "annotator": 7.0, "id": 2.0})
     assert {judgment.annotator for judgment in found.judgments} == {"7"} and found.kept[1].name == "2"
+    written = tmp_path / "gaps.csv"  # as a table with a gap is written out
+    written.write_text("prompt,chosen,rejected,annotator,id\np,x,y,7.0,1.0\nq,x,y,7,2\nq,x,y,7.5,3\n")
+    found = brought(written)
+    assert {judgment.annotator for judgment in found.judgments} == {"7", "7.5"}
+    assert [entry.name for entry in found.kept] == ["1", "2", "3"]
 
 
 def test_preferences_as_openai_takes_them(tmp_path: Path) -> None:

@@ -186,3 +186,14 @@ def test_a_file_of_which_no_row_can_be_learnt_from_trains_nothing(
     config = SFTConfig(run=tmp_path / "run", model=model_folder("llama"), data=tmp_path / "d.jsonl", min_rows=1)
     with pytest.raises(BadInput, match=f"0 of 3 demonstrations can be used.*{reason}.*: 3"):
         sft(config)
+
+
+def test_a_call_in_the_form_before_tool_calls_is_kept() -> None:
+    called = {"name": "look_up", "arguments": '{"word": "sky"}'}
+    choice = {"message": {"content": "hm", "function_call": called}, "finish_reason": "function_call"}
+    (message,) = response(choice, "m")["messages"]
+    assert message["tool_calls"] == [
+        {"type": "function", "function": {"name": "look_up", "arguments": {"word": "sky"}}}
+    ]
+    (odd,) = response({"message": {"content": "hm", "function_call": 5}, "finish_reason": "stop"}, "m")["messages"]
+    assert "tool_calls" not in odd

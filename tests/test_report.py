@@ -339,6 +339,22 @@ def test_an_audit_of_other_runs_is_refused(whole: ReportConfig, tmp_path: Path) 
         report(ReportConfig(run=tmp_path / "report", runs_folder=others, audits=whole.audits[:1]))
 
 
+def test_a_comparison_of_other_runs_is_refused_and_an_overtaken_one_is_told(tmp_path: Path) -> None:
+    config, runs = compared(make_world(tmp_path))
+    compare(config)
+    made = ReportConfig(run=runs / "report", runs_folder=runs, comparison=config.run)
+    assert "compare again" not in written(made)
+    late = {"created": "2099-01-09T10:00:00+00:00"}
+    write_evaluation(runs, "eval-late", runs / "ppo", measured(10, 110, -1.0), **late)
+    text = Page(written(ReportConfig(**made.model_dump() | {"run": runs / "report-2"}))).text
+    assert text.count("eval-late: newer than this comparison, which was made without it; compare again") == 1
+    (tmp_path / "others").mkdir()
+    others = make_world(tmp_path / "others")(None).run.parent
+    shutil.rmtree(others / "ppo")
+    with pytest.raises(BadInput, match="compared .*ppo, and no run of .* is that policy or measured it; name the"):
+        report(ReportConfig(run=tmp_path / "report", runs_folder=others, comparison=config.run))
+
+
 def test_a_run_is_no_folder_of_runs(whole: ReportConfig, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="dpo: is a run itself; name the folder that holds the runs"):
         report(ReportConfig(run=tmp_path / "report", runs_folder=whole.runs_folder / "dpo"))

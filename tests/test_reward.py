@@ -12,12 +12,13 @@ from small_trees import ModelFolder
 
 from align import cli
 from align.core.config import BadInput, Optim, Watch
-from align.core.files import write_jsonl
+from align.core.files import code_hash, write_jsonl
 from align.core.runs import Run, RunRecord, read_run
 from align.ppo import PPO, PPOConfig, ppo
 from align.rollout import Sample
 from align.score import ScoreConfig, score
 from annotation.types import prompt_id
+from rewards.functions import load_function
 from rewards.train import RewardConfig, reward
 
 PROMPTS = [f"is the sky blue {i}" for i in range(12)]
@@ -137,6 +138,23 @@ def test_another_reward_function_is_another_run(
     file.write_text("def score(completions, **_):\n    return [2.0] * len(completions)\n")
     with pytest.raises(BadInput, match="input 'functions' has other content"):
         ppo(config)
+
+
+def test_the_modules_beside_a_function_that_it_imports_are_part_of_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_outer.py").write_text(
+        "import json\nfrom my_inner import worth\n\ndef score(**_):\n    return [worth]\n"
+    )
+    (tmp_path / "my_inner.py").write_text("from my_innermost import worth\n")
+    (tmp_path / "my_innermost.py").write_text("worth = 1.0\n")
+    (tmp_path / "my_other.py").write_text("worth = 3.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = code_hash(load_function("my_outer:score"))
+    (tmp_path / "my_other.py").write_text("worth = 4.0\n")
+    assert code_hash(load_function("my_outer:score")) == before
+    (tmp_path / "my_innermost.py").write_text("worth = 2.0\n")
+    assert code_hash(load_function("my_outer:score")) != before
 
 
 def leaving(**_: Any) -> None:

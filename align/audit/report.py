@@ -65,6 +65,8 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
         _check_is_told(path, config)
     audits = [audit | {"unseen": _unseen(audit, config.records)} for audit in audits]
     comparison = _content(config.comparison, "compare") if config.comparison else None
+    if comparison and config.comparison:
+        comparison["not_measured"] += _overtaken(config.comparison, config)
     finished = [record for record in config.records if record.status == "finished"]
     runs = [story.training(r, visible(Path(r.path).name)) for r in finished if r.stage in TRAINED]
     policies = [one for one in runs if one.record.stage != "reward"]
@@ -150,13 +152,35 @@ def _content(path: Path, stage_name: str) -> dict[str, Any]:
 def _check_is_told(audit: Path, config: ReportConfig) -> None:
     """Refuse an audit of a policy that none of the folder's runs is or measured: its verdict is about other numbers."""
     candidate = finished_run(audit, ("audit",)).inputs["candidate"]
-    known = {record.artefact for record in config.records}
-    known |= {record.inputs.get("subject", {}).get("sha256") for record in config.records}
-    if candidate["sha256"] not in known:
+    if candidate["sha256"] not in _known(config):
         raise BadInput(
             f"audits: {audit} judged {candidate['path']}, and no run of {config.runs_folder} is that policy or "
             "measured it; name the folder of its runs, or leave the audit out"
         )
+
+
+def _overtaken(comparison: Path, config: ReportConfig) -> list[str]:
+    """What to say of evaluations of its arms that are newer than a comparison.
+
+    Raises:
+        BadInput: none of the folder's runs is one of its arms or measured it.
+    """
+    record = finished_run(comparison, ("compare",))
+    arms = [entry for name, entry in record.inputs.items() if name.startswith("arms")]
+    if strange := next((arm for arm in arms if arm["sha256"] not in _known(config)), None):
+        raise BadInput(
+            f"comparison: {comparison} compared {strange['path']}, and no run of {config.runs_folder} is that policy "
+            "or measured it; name the folder of its runs, or leave the comparison out"
+        )
+    found = [one for arm in arms for one in history.evaluations(config.records, arm["sha256"])]
+    newer = dict.fromkeys(one.name for one in found if one.record.created > record.created)
+    return [f"{name}: newer than this comparison, which was made without it; compare again" for name in newer]
+
+
+def _known(config: ReportConfig) -> set[str | None]:
+    """Artefacts of the folder's runs, and of what they measured."""
+    subjects = {record.inputs.get("subject", {}).get("sha256") for record in config.records}
+    return {record.artefact for record in config.records} | subjects
 
 
 def _unseen(audit: Mapping[str, Any], records: Sequence[RunRecord]) -> list[str]:

@@ -56,6 +56,8 @@ def check_meant(annotation: Any, value: Any) -> None:
             raise ValueError("expected a number, not true or false")
         if Path in types and isinstance(part, str | Path) and re.match(r"~(/|$)|.*\$(\{|\w)", str(part)):
             raise ValueError("a path is read as it stands, ~ and $ are not expanded; write it out")
+        if Path in types and isinstance(part, str | Path) and "\\" in str(part):
+            raise ValueError(r"a path of Windows; write it with / (under WSL, C:\x is /mnt/c/x)")
 
 
 class Frozen(BaseModel):

@@ -6,6 +6,7 @@ from its own header.
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import functools
 import hashlib
@@ -208,7 +209,10 @@ _HELD: set[Path] = set()
 
 
 def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
-    """sha256 over the files that functions or modules are written in; one without a file counts by its name."""
+    """sha256 over the files that functions or modules are written in; one without a file counts by its name.
+
+    A function's file counts with the modules beside it that it imports, and those that they import.
+    """
     digest = hashlib.sha256()
     for source in sources:
         source = source if inspect.ismodule(source) else inspect.unwrap(source)
@@ -217,8 +221,28 @@ def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
             file = inspect.getsourcefile(written)
         except TypeError:  # built in
             file = None
-        digest.update((file_hash(Path(file)) if file else str(written.__name__)).encode())
+        if file is None:
+            digest.update(str(written.__name__).encode())
+            continue
+        files = {Path(file)} if inspect.ismodule(source) else _imported_beside(Path(file))
+        for part in sorted(files):
+            digest.update(file_hash(part).encode())
     return digest.hexdigest()
+
+
+def _imported_beside(file: Path) -> set[Path]:
+    """A module's file and those of its folder that it imports, one by way of another."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        one = waiting.pop()
+        found.add(one)
+        for node in ast.walk(ast.parse(one.read_bytes())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            beside = {file.parent / f"{name.rpartition('.')[2]}.py" for name in names}
+            waiting += [path for path in beside - found if path.is_file()]
+    return found
 
 
 def file_hash(path: Path) -> str:

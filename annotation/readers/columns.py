@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from pydantic import BeforeValidator, model_validator
 
 from align.core.config import BadInput, Frozen
 
+WHOLE = re.compile(r"-?\d+\.0+")  # a whole number as a fraction
 Outcome = Literal["left", "right", "tie", "both_bad"]
 Field = Literal[
     "annotator",
@@ -92,13 +94,15 @@ class Columns(Frozen):
 def text_of(value: Any) -> str:
     """A cell as text: truth values as JSON writes them, text without the spaces around it.
 
-    A whole number is written as one (7.0 as 7): a table holds a column of numbers with a gap in it as fractions.
+    A whole number is written as one (7.0 as 7): a table holds a column of numbers with a gap in it as fractions, and so
+    does the CSV that is written of it.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return f"{value:.0f}"
-    return str(value).strip()
+    text = str(value).strip()
+    return text.partition(".")[0] if WHOLE.fullmatch(text) else text
 
 
 def number_of(value: Any) -> float | None:
