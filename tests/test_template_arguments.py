@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -241,6 +242,10 @@ def test_an_adapter_folder_that_brings_another_template_is_refused(
     with pytest.raises(BadInput, match="brings a chat template that is not its base's; set chat_template"):
         template_of(tmp_path, Template())
     assert template_of(tmp_path, Template("chatml")).name == "chatml"
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": {"content": "<|im_end|>"}}))
+    with pytest.raises(BadInput, match=r"ends answers with <\|im_end\|>, and the tokenizer of its base, .* with <eos>"):
+        template_of(tmp_path, Template("chatml"))
 
 
 def test_an_argument_of_a_row_that_nothing_reads_is_remarked_on_and_the_day_is_not() -> None:

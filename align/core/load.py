@@ -97,10 +97,11 @@ def template_of(path: Path, asked: Template) -> Template:
     Arguments are inherited one by one where the template is; the day is inherited whatever the template.
 
     Raises:
-        BadInput: the template is a file that was changed since the run read it, or an adapter folder brings one that
-            is not its base's.
+        BadInput: the template is a file that was changed since the run read it, or an adapter folder brings one, or an
+            end token, that is not its base's.
     """
     if not is_run(path):
+        _refuse_other_end(path)
         own = _own_template(path) if asked.name is None and (path / "adapter_config.json").is_file() else None
         if own is not None and own != _own_template(find_source(path).base):
             raise BadInput(
@@ -129,6 +130,29 @@ def _own_template(folder: Path) -> str | None:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     text = read_object(settings).get("chat_template") if settings.is_file() else None
     return text.strip() if isinstance(text, str) else None
+
+
+def _refuse_other_end(folder: Path) -> None:
+    """Refuse an adapter folder whose tokenizer ends answers with another token than its base's, which is the one used.
+
+    Tokens that it has beyond the base's vocabulary are left alone: many trainers add one to pad with.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        return
+    own, base = _end_of(folder), _end_of(find_source(folder).base)
+    if own is not None and base is not None and own != base:
+        raise BadInput(
+            f"{folder / 'tokenizer_config.json'}: ends answers with {own}, and the tokenizer of its base, which is "
+            f"used, with {base}; put the tokenizer that it was trained with into the base's folder, or remove this file"
+        )
+
+
+def _end_of(folder: Path) -> str | None:
+    """The end token that a folder's tokenizer settings name."""
+    settings = folder / "tokenizer_config.json"
+    named = read_object(settings).get("eos_token") if settings.is_file() else None
+    named = named.get("content") if isinstance(named, dict) else named
+    return named if isinstance(named, str) else None
 
 
 def on_the_day_of(asked: Template, paths: Iterable[Path | None]) -> Template:
