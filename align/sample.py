@@ -110,7 +110,8 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     kept = [row for row in rows if row["responses"]]
     run.drop("prompt with empty responses only", len(rows) - len(kept))
     if not kept:
-        raise BadInput(f"{config.prompts}: every response of {len(rows)} prompts is empty; is the policy trained?")
+        why = "is the policy trained?" if policy else "or withheld; does the endpoint filter or break off its answers?"
+        raise BadInput(f"{config.prompts}: every response of {len(rows)} prompts is empty; {why}")
     if run.is_main:
         write_jsonl(run.path / "candidates.jsonl", kept)
     return _headline(kept, [responses for _, responses in found.rows]) | found.figures
