@@ -1,7 +1,7 @@
 """Break one line at a time, forty per module, and see whether the module's own tests notice.
 
     python benchmarks/mutation.py                     all modules, about an hour on two cores; writes MUTATION.md
-    python benchmarks/mutation.py align/core/text.py  one of them; prints, writes nothing
+    python benchmarks/mutation.py align/core/text.py  one of them; writes its part of MUTATION.md anew
 
 Mutants come from cosmic-ray (the extra `mutation`), drawn by seed from all that it can make of a module, without those
 of type annotations, which change nothing that runs. Each is written into a copy of the repository, and the tests run
@@ -203,7 +203,9 @@ def tell(page: Page, module: str, outcomes: Sequence[Outcome], explained: dict[s
     """A module's count and its survivors, each with its reason or as a failure."""
     survivors = [outcome.mutant for outcome in outcomes if not outcome.is_killed]
     tests = ", ".join(f"{name}.py" for name in OWN_TESTS[module])
-    page.say(f"\n## {module}\n\n{len(outcomes) - len(survivors)} of {len(outcomes)} killed by {tests}.\n")
+    revision = code().get("revision", "unknown")[:12]
+    page.say(f"\n## {module}\n\n{datetime.now(UTC):%Y-%m-%d}, revision {revision}, {read_cpu()}.")
+    page.say(f"{len(outcomes) - len(survivors)} of {len(outcomes)} killed by {tests}.\n")
     for mutant in survivors:
         change = f"line {mutant.line}: `{mutant.before}` became `{mutant.after}`"
         line = f"{module}: {mutant.before} -> "
@@ -212,6 +214,12 @@ def tell(page: Page, module: str, outcomes: Sequence[Outcome], explained: dict[s
             page.demand(False, f"{change} and no test noticed")
         else:
             page.say(f"- {change}: {reason}")
+
+
+def parts(text: str) -> dict[str, str]:
+    """The parts of MUTATION.md by module, without what stands above the first of them."""
+    found = ("\n" + text).split("\n## ")
+    return {part.split("\n", 1)[0]: part.rstrip("\n") for part in found[1:]}
 
 
 def main() -> int:
@@ -223,18 +231,17 @@ def main() -> int:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     explained = yaml.safe_load(EXPLAINED.read_text(encoding="utf-8")) or {}
     page = Page()
-    page.say("# Mutants\n")
-    revision = code().get("revision", "unknown")[:12]
-    page.say(f"`python benchmarks/mutation.py`, {datetime.now(UTC):%Y-%m-%d}, revision {revision}, {read_cpu()}.")
-    page.say(f"{SAMPLE} mutants per module, drawn with seed {SEED} from all that cosmic-ray makes of it.")
     with tempfile.TemporaryDirectory() as folder:
         copies(Path(folder))
         for name in PRELOADED:
             __import__(name)
         for module in wanted or OWN_TESTS:
             tell(page, module, judge(module, Path(folder)), explained)
-    if not wanted:
-        write_text(Path(__file__).with_name("MUTATION.md"), "\n".join(page.lines) + "\n")
+    file = Path(__file__).with_name("MUTATION.md")
+    known = parts(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known |= parts("\n".join(page.lines))
+    head = f"# Mutants\n\n`make mutants`: {SAMPLE} per module, drawn with seed {SEED} from all that cosmic-ray makes."
+    write_text(file, "\n\n## ".join([head, *(known[module] for module in OWN_TESTS if module in known)]) + "\n")
     return 1 if page.failed else 0
 
 

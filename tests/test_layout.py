@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from small_trees import ModelFolder
+from torch import Tensor
 from transformers import AutoModelForCausalLM, BertConfig, GPTNeoConfig, Llama4TextConfig, LlamaConfig, Qwen2Config
 
 from align.core import layout
 from align.core.config import BadInput, Compute
+from align.core.load import load_base
 from align.core.models import Stack, forward_hidden, model_head
 from align.core.packing import Tree, pack
 
@@ -105,6 +108,39 @@ def test_a_model_whose_tokens_see_those_after_them_is_refused_and_names_what_to_
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         with pytest.raises(BadInput, match="^bert: its tokens see those after them .*; name the folder of a causal"):
             layout.layout_of(model, compute)
+
+
+class Moved:
+    """A model whose logits, of a standard deviation of 40, move by a share of it where later tokens change."""
+
+    device = torch.device("cpu")
+    config = LlamaConfig(name_or_path="moved")
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.base = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(0)) * 40
+
+    def get_input_embeddings(self) -> Any:
+        return torch.nn.Embedding(64, 2)
+
+    def __call__(self, input_ids: Tensor, use_cache: bool) -> Any:
+        seen = float(input_ids[0, 8:].sum() % 2)  # of all that comes after the first half
+        return SimpleNamespace(logits=self.base + self.share * 40 * seen)
+
+
+def test_what_rounding_moves_is_no_look_ahead() -> None:
+    ids = [sum(layout._random_ids(Moved(0.0), 24)[i : i + 8]) % 2 for i in (8, 16)]
+    assert ids[0] != ids[1], "the two rows must differ in what the model sees of them"
+    layout.refuse_looking_ahead(Moved(0.05))
+    with pytest.raises(BadInput, match="^moved: its tokens see those after them"):
+        layout.refuse_looking_ahead(Moved(0.2))
+
+
+def test_the_tolerance_itself_is_no_difference(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_base(model_folder("llama"), Compute(device="cpu")).model
+    for error, expected in ((layout.TOLERANCE, "tree"), (1.01 * layout.TOLERANCE, "padded")):
+        monkeypatch.setattr(layout, "position_error", lambda model, error=error: error)
+        assert layout.layout_of(model, Compute(device="cpu")).layout == expected
 
 
 def test_a_trunk_that_stands_under_another_name_than_its_prefix_is_the_trunk() -> None:
