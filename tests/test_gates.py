@@ -370,11 +370,19 @@ def test_the_shipped_gates_are_valid() -> None:
     assert {g.suite for g in gates} == {"forgetting", "safety", "preference"}
 
 
+IMPROVES = "gates:\n- {name: a, suite: s, metric: gold_utility, against: base, type: improves"
+
+
 def test_gates_at_the_edge_of_what_is_refused_are_valid() -> None:
-    assert gate(allow=["lineage", "items"], level=0.0001).level == 0.0001
+    assert gate(allow=["lineage", "items"], level=0.0001, min_items=2).level == 0.0001
     within = gate(type="at_most", metric="kl", limit=3.0, margin=None, against=None, range=(0.0, 10.0))
     assert within.range == (0.0, 10.0)
     assert gate(metric="gold_utility", margin=1.0, range=(-2.0, 3.0)).margin == 1.0
+
+
+def test_a_finding_of_nothing_counts_nothing() -> None:
+    found = judge(gate(), one_each([]), one_each([1.0]))
+    assert (found.status, found.n, found.n_scored, found.n_failed) == ("missing", 0, 0, 0)
 
 
 def test_a_finding_repeats_what_was_demanded() -> None:
@@ -405,6 +413,13 @@ def test_a_finding_repeats_what_was_demanded() -> None:
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: 0.4}", "level"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: .nan}", "level"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, level: 0}", "level"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, min_items: 1}", "min_items"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, chance: 1.0}", "chance"),
+        ("gates:\n- {name: a, suite: s, metric: garbage, type: at_most, limit: 1.5}", "limit 1.5 decides nothing"),
+        ("gates:\n- {name: a, suite: s, metric: kl, type: at_most, limit: 20, range: [0, 20]}", "hold the limit 20"),
+        ("gates:\n- {name: a, suite: s, metric: kl, type: at_most, limit: 20, range: [20, 30]}", "hold the limit 20"),
+        (f"{IMPROVES}, range: [0, 5]}}", "beyond 0 on both sides"),
+        (f"{IMPROVES}, gain: 2.0, range: [-5, 2.0]}}", "the gain"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, allow: [items, tide]}", "'tide'"),
         (
             "gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: 1, chance: 0.5}",
