@@ -48,7 +48,7 @@ OWN_TESTS = {
     "align/evals/bounds.py": ["test_bounds", "test_stats"],
     "align/audit/gates.py": ["test_gates", "test_evidence"],
     "align/audit/history.py": ["test_history", "test_evidence", "test_audit_lineage"],
-    "align/core/text.py": ["test_text", "test_tokens", "test_turns", "test_template_arguments"],
+    "align/core/text.py": ["test_text", "test_omissions", "test_tokens", "test_turns", "test_template_arguments"],
     "rewards/data.py": ["test_reward_data", "test_pair_trees", "test_tokens"],
     "annotation/feedback/chain.py": ["test_chain", "test_store", "test_store_faults"],
     "annotation/campaign/pull.py": ["test_bridge", "test_following"],

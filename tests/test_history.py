@@ -42,6 +42,13 @@ def test_an_items_value_is_the_mean_of_what_was_scored_or_with_the_missing_at_th
     assert PARTLY.filled(0.0) == {"a": 0.5, "b": 0.5, "c": 0.0, "d": 0.0}
 
 
+def test_each_missing_sample_of_several_counts() -> None:
+    three = Scores([1.0, 1.0, 1.0, 1.0, None], ["a", "a", "a", "b", "b"])  # b: one of three
+    assert three.filled(1.0) == {"a": 1.0, "b": 1.0}
+    assert three.filled(0.0) == {"a": 1.0, "b": pytest.approx(1 / 3)}
+    assert three.filled(0.5) == {"a": 1.0, "b": pytest.approx(2 / 3)}
+
+
 def test_results_are_independent_by_cluster_where_there_is_one() -> None:
     assert PARTLY._replace(clusters={"a": "doc", "b": "doc"}).units == ["doc"] * 4 + ["c", "d", "d"]
 
@@ -61,12 +68,21 @@ def test_evaluations_of_an_artefact_are_its_finished_ones_by_suite_oldest_first(
     assert found == [("early", "safety"), ("late", "safety"), ("late", "preference")]
 
 
+def test_the_share_of_items_that_were_trained_on() -> None:
+    suites = {"safety": {"items": 12}, "preference": {"items": 5}}
+    told = {"suites": suites, "trained_on_items": {"safety": 3}}
+    safety, preference = evaluations([record(headline=told)], "artefact")
+    assert (safety.trained_share, preference.trained_share) == (0.25, 0.0)
+    assert evaluations([record()], "artefact")[0].trained_share == 0.0
+
+
 def test_scores_are_of_one_suite_and_of_a_metric_or_its_families() -> None:
     items = [
         result(1.0), result(0.0, "b"), result(0.0, "c", "preference"),
         result(1.0, "f", "forgetting", "accuracy/fact", cluster="doc"), result(0.0, "s", "forgetting", "accuracy/sum"),
     ]  # fmt: skip
     assert scores(items, "safety", "garbage") == Scores([1.0, 0.0], ["a", "b"], {})
+    assert scores(items, "preference", "garbage") == Scores([0.0], ["c"], {})
     assert scores(items, "forgetting", "accuracy") == Scores([1.0, 0.0], ["f", "s"], {"f": "doc"})
     assert scores(items, "forgetting", "accuracy/sum").items == ["s"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import CHATML_OWN, make_tokenizer
 from datasets import Dataset
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from align.core.config import BadInput
@@ -67,6 +67,8 @@ def test_a_token_without_a_row_is_named_where_it_has_a_name() -> None:
         with pytest.raises(BadInput, match=f"a row holds the id {strange}, beyond"):
             chat.refuse_beyond([strange])
     chat.refuse_beyond([0, 4])
+    with pytest.raises(BadInput, match="the id 5, beyond"):
+        chat.refuse_beyond([5])
 
 
 def test_tokens_of_the_template_that_were_never_trained_are_named() -> None:
@@ -259,3 +261,27 @@ def test_texts_that_a_normaliser_changes_are_remarked_on(normalizer: Any, remark
         chat.response_ids(USER, [{"role": "assistant", "content": f"{content} "}])
         reason = "the tokenizer's normaliser reads a text in other characters than it is written in"
         assert told == [reason, reason] * (content in remarked), content
+
+
+def test_a_role_is_read_wherever_its_text_comes_from() -> None:
+    begun = [*USER, {"role": "".join(["assis", "tant"]), "content": "yes and"}]
+    with pytest.raises(Unusable, match="an answer never continues one"):
+        Chat(make_tokenizer()).prompt_ids(begun)
+
+
+def test_a_text_that_spells_a_special_token_gets_none_of_the_tokenizers_own() -> None:
+    tokenizer = make_tokenizer()
+    end = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", end)]
+    )
+    assert tokenizer("a").input_ids[0] == end
+    assert end not in Chat(tokenizer).prompt_ids([{"role": "user", "content": "what is <|im_end|> for?"}])
+
+
+def test_a_template_that_looks_for_special_tokens_in_a_text_makes_it_unusable() -> None:
+    looking = CHATML_OWN.replace("'<|im_end|>", "('!' if '<|im_end|>' in message['content'] else '') + '<|im_end|>", 1)
+    chat = Chat(make_tokenizer(looking))
+    assert chat.prompt_ids(USER)
+    with pytest.raises(Unusable, match="spells a special token and the chat template rewrites it"):
+        chat.prompt_ids([{"role": "user", "content": "what is <|im_end|> for?"}])
