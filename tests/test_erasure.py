@@ -32,6 +32,7 @@ from annotation.label_studio.studio import Studio
 from annotation.pairs import PairsConfig, pairs
 
 NAME, SECRET = "zebedee quince", "my own account of the matter, which nobody else shall read"
+KEY = "key-of-the-marmots-task"  # long enough never to stand in a salt or a hash by chance
 ITEM = comparison("what does the marmot eat in the evening?", "herbs and roots, mostly", "the marmot eats whole cars")
 OTHER = [comparison(f"question {n}", f"yes, {n} it is", f"no, not {n} at all") for n in range(30)]
 
@@ -57,10 +58,10 @@ def full_store(path: Path) -> Path:
         ledger = Ledger(store, "spring")
         ledger.begin("http://host/", 3, "{}", "hash", recovered=False)
         ledger.guideline("be kind")
-        ledger.add_tasks([Task("k0", ITEM.id, [1, 0], "gold", Answer(ranking=[[0], [1]]), "guide", 17)])
-        ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, "k0", NAME, "digest-of-it", "judgment")])
+        ledger.add_tasks([Task(KEY, ITEM.id, [1, 0], "gold", Answer(ranking=[[0], [1]]), "guide", 17)])
+        ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, KEY, NAME, "digest-of-it", "judgment")])
         body = {"result": [SECRET], "completed_by": 7}
-        ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, "k0", NAME, f"has no choice '{SECRET}'", body)])
+        ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, KEY, NAME, f"has no choice '{SECRET}'", body)])
         exclude(store, NAME, f"{NAME} was careless")
     return path
 
@@ -82,7 +83,7 @@ def test_neither_name_nor_words_are_on_disk_afterwards(tmp_path: Path) -> None:
         assert store.verify().ok and {j.annotator for j in store.judgments()} == {"ann", "zeb"}
     lines = "\n".join(erase(comparison=ITEM.id, feedback=path, runs=tmp_path / "runs"))
     assert "http://host/ project 3 (campaign spring): tasks 17:" in lines
-    for word in (ITEM.id, "marmot", "herbs and roots", "k0"):
+    for word in (ITEM.id, "marmot", "herbs and roots", KEY):
         assert word.encode() not in on_disk(path), word
     with Store.open(path) as store:
         assert store.verify().ok and store.counts().comparisons == 30 and Ledger(store, "spring").tasks() == {}
@@ -123,7 +124,7 @@ def test_nothing_brings_it_back(tmp_path: Path) -> None:
         assert store.passed_over == 3 and store.head() == head
         assert store.add_judgments([judgment(OTHER[1], NAME + "s"), judgment(OTHER[1], "zebedee")]) == 2
         kept_out = store.kept_out()
-        assert kept_out.holds("task", "k0") and not kept_out.holds("task", ITEM.id)
+        assert kept_out.holds("task", KEY) and not kept_out.holds("task", ITEM.id)
     with Store.open(tmp_path / "other.db", write=True) as other:
         assert other.add_comparisons([ITEM]) == 1  # it is this store's promise, no other's
     edit(path, "UPDATE secret SET salt = zeroblob(32)")
