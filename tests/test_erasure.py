@@ -96,7 +96,7 @@ def test_every_table_that_names_somebody_is_reached(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE paid (annotator TEXT, hours REAL)")
     connection.execute("CREATE TABLE seen (campaign TEXT, key TEXT)")
     connection.execute("INSERT INTO paid VALUES (?, 2.5)", (NAME,))
-    connection.execute("INSERT INTO seen VALUES ('spring', 'k0'), ('spring', 'k1')")
+    connection.execute("INSERT INTO seen VALUES ('spring', ?), ('spring', 'k1')", (KEY,))
     connection.commit()
     connection.close()
     with Store.open(path, write=True) as store:
