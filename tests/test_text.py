@@ -285,3 +285,11 @@ def test_a_template_that_looks_for_special_tokens_in_a_text_makes_it_unusable() 
     assert chat.prompt_ids(USER)
     with pytest.raises(Unusable, match="spells a special token and the chat template rewrites it"):
         chat.prompt_ids([{"role": "user", "content": "what is <|im_end|> for?"}])
+
+
+def test_a_template_that_refuses_reasoning_takes_an_open_mark_of_it_for_text() -> None:
+    refusing = (
+        "{% for m in messages %}{% if m.reasoning_content %}{{ raise_exception('none here') }}{% endif %}{% endfor %}"
+    )
+    chat = Chat(make_tokenizer(refusing + CHATML_OWN))
+    assert chat.response_ids(USER, [{"role": "assistant", "content": "<think> is the mark"}])
