@@ -2,7 +2,8 @@
 
 Validates every key, finds every input that no earlier step makes, matches weights, adapters, tokenizer and target
 modules with the architecture, renders a whole exchange and the first rows of the data, and prints the layout that the
-architecture earns (measured on a two-layer random copy). It fails where the run would.
+architecture earns (measured on a two-layer random copy). It fails where the run would on what is there
+already: what earlier steps of a recipe will make is not foreseen.
 """
 
 from __future__ import annotations

@@ -153,6 +153,11 @@ def test_the_modules_beside_a_function_that_it_imports_are_part_of_its_code(
     before = code_hash(load_function("my_outer:score"))
     (tmp_path / "my_other.py").write_text("worth = 4.0\n")
     assert code_hash(load_function("my_outer:score")) == before
+    (tmp_path / "my_innermost.py").write_text("worth = 1.0\n\ndef never():\n    import my_other\n")
+    (tmp_path / "my_other.py").write_text("this is no Python\n")
+    assert code_hash(load_function("my_outer:score")) != before, (
+        "what might be imported counts, and need not be readable"
+    )
     (tmp_path / "my_innermost.py").write_text("worth = 2.0\n")
     assert code_hash(load_function("my_outer:score")) != before
 

@@ -237,7 +237,11 @@ def _imported_beside(file: Path) -> set[Path]:
     while waiting:
         one = waiting.pop()
         found.add(one)
-        for node in ast.walk(ast.parse(one.read_bytes())):
+        try:
+            tree = ast.parse(one.read_bytes())
+        except (SyntaxError, ValueError):  # never run, since it cannot be: it counts, and leads no further
+            continue
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             beside = {file.parent / f"{name.rpartition('.')[2]}.py" for name in names}
