@@ -21,21 +21,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from campaigns import answer, for_good, new_campaign, tasks
 from evidence import Page, read_cpu
-from flaky_proxy import FlakyProxy
-from studio import VENV
+from fixtures.campaigns import answer, for_good, new_campaign, tasks
+from fixtures.flaky_proxy import FlakyProxy
+from fixtures.studio import VENV
 from test_kills import Answering
 
 from align.core.files import write_text
-from align.core.machine import code
+from align.core.provenance import code
+from align.core.records import Comparison, Judgment, Response
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
-from annotation.feedback.store import Store
 from annotation.label_studio.installation import is_installed
 from annotation.label_studio.server import Server, start, stop
 from annotation.label_studio.studio import Studio
-from annotation.types import Comparison, Judgment, Response
+from annotation.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 FAULTY, LARGE, CHANGED, JUDGMENTS = 500, 10_000, 5, 100_000
@@ -186,7 +186,7 @@ def _comparison(number: int) -> Comparison:
 
 def _command(*words: str) -> Cost:
     begin = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "align.cli", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "align.cli.main", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"align {' '.join(words)} ended with status {status}")

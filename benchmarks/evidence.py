@@ -25,10 +25,10 @@ from typing import Any
 
 from align.audit.history import load_items
 from align.core.files import read_jsonl, write_text
-from align.core.intervals import mean_interval
-from align.core.machine import code
+from align.core.provenance import code
 from align.core.runs import read_run
-from align.evals.stats import paired_difference
+from align.core.stats.differences import paired_difference
+from align.core.stats.estimates import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "pocket" / "recipe.yaml"
@@ -56,7 +56,7 @@ class Page:
 
 def align(*words: str) -> None:
     """Run the command line; audits may fail or be insufficient, nothing else may."""
-    done = subprocess.run([sys.executable, "-m", "align.cli", *words], env=ENVIRONMENT, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "align.cli.main", *words], env=ENVIRONMENT, cwd=ROOT)
     if done.returncode not in (0, 1, 3):
         raise SystemExit(f"align {' '.join(words)} ended with exit code {done.returncode}")
 
@@ -169,7 +169,7 @@ def _all_but(stage: str) -> Callable[[Any, list[str]], set[str]]:
 
 def _kill(words: list[str], metrics: Path, step: int) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "align.cli", *words],
+        [sys.executable, "-m", "align.cli.main", *words],
         env=ENVIRONMENT,
         cwd=ROOT,
         stdout=subprocess.DEVNULL,

@@ -35,22 +35,22 @@ from cosmic_ray.mutating import mutate_code
 from evidence import Page, read_cpu
 
 from align.core.files import write_text
-from align.core.machine import code
+from align.core.provenance import code
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = Path(__file__).with_name("survivors.yaml")
 SAMPLE, SEED, JOBS = 40, 0, 2
 OWN_TESTS = {
-    "align/core/objectives.py": ["test_objectives", "test_padding"],
-    "align/core/packing.py": ["test_packing", "test_pair_trees", "test_turns"],
-    "align/core/layout.py": ["test_layout", "test_guards", "test_packing"],
-    "align/evals/stats.py": ["test_stats", "test_intervals", "test_compare"],
-    "align/evals/bounds.py": ["test_bounds", "test_stats"],
+    "align/losses/objectives.py": ["test_objectives", "test_padding"],
+    "align/model/packing.py": ["test_packing", "test_pair_trees", "test_turns"],
+    "align/model/layouts.py": ["test_layout", "test_guards", "test_packing"],
+    "align/core/stats/differences.py": ["test_stats", "test_intervals", "test_compare"],
+    "align/core/stats/bounds.py": ["test_bounds", "test_stats"],
     "align/audit/gates.py": ["test_gates", "test_evidence"],
     "align/audit/history.py": ["test_history", "test_evidence", "test_audit_lineage"],
-    "align/core/text.py": ["test_text", "test_omissions", "test_tokens", "test_turns", "test_template_arguments"],
-    "rewards/data.py": ["test_reward_data", "test_pair_trees", "test_tokens"],
-    "annotation/feedback/chain.py": ["test_chain", "test_store", "test_store_faults"],
+    "align/model/chat.py": ["test_text", "test_omissions", "test_tokens", "test_turns", "test_template_arguments"],
+    "align/data/pairs.py": ["test_reward_data", "test_pair_trees", "test_tokens"],
+    "annotation/store/chain.py": ["test_chain", "test_store", "test_store_faults"],
     "annotation/campaign/pull.py": ["test_bridge", "test_following"],
 }
 PRELOADED = ("torch", "transformers", "peft", "trl", "datasets", "scipy.stats", "statsmodels.api", "pydantic", "pytest")

@@ -15,15 +15,15 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from align.core.config import BadInput
-from annotation.types import Message
+from align.core.plugins import RewardFunction
+from align.core.records import Message
 
-RewardFunction = Callable[..., list[float | None]]
 REMEDY = "a reward function returns a list with one finite number, or None, per completion"
 
 

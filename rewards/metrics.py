@@ -10,41 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from align.core.intervals import Estimate, mean_interval
-from annotation.types import Pair
-
-
-def clustered_accuracy(correct: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
-    """Share of 0 / 0.5 / 1 outcomes with Wilson's interval over the effective number of pairs."""
-    return _as_dict(mean_interval(correct, "binary", clusters, level))
-
-
-def clustered_mean(values: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> dict[str, Any]:
-    """Mean of unbounded numbers with a t interval over clusters; None where there is nothing to say."""
-    return _as_dict(mean_interval(values, "unbounded", clusters, level))
-
-
-def clustered_ratio(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[str], level: float = 0.95
-) -> dict[str, Any]:
-    """Ratio of two means over the same pairs, with a delta-method interval over clusters."""
-    n = len(first)
-    if n == 0 or sum(second) == 0:
-        return {"mean": None, "low": None, "high": None, "n": n}
-    ratio = sum(first) / sum(second)
-    sums: dict[str, float] = {}
-    for cluster, one, two in zip(clusters, first, second, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + one - ratio * two
-    count = len(sums)
-    if count < 2:
-        return {"mean": ratio, "low": None, "high": None, "n": n}
-    error = float(np.sqrt(count / (count - 1) * sum(s * s for s in sums.values())) / sum(second))
-    if not error:  # the same outcomes on both sides: how often they differ elsewhere was not seen
-        return {"mean": ratio, "low": None, "high": None, "n": n}
-    reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
-    return {"mean": ratio, "low": ratio - reach, "high": ratio + reach, "n": n}
+from align.core.records import Pair
+from align.core.stats.estimates import clustered_accuracy
 
 
 def outcomes(margins: Sequence[float]) -> list[float]:
@@ -117,10 +85,6 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float | None
     if len(first) < 3 or np.std(first) == 0 or np.std(second) == 0:
         return None
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def _as_dict(found: Estimate) -> dict[str, Any]:
-    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n, "clusters": found.n_clusters}
 
 
 def _differences(words: Any, pairs: Sequence[Pair]) -> Any:

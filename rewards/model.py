@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from align.core.config import BadInput, NotFinite
-from align.core.load import find_source
-from align.core.models import Stack
-from align.core.packing import Tree, pack
 from align.core.runs import differing_key, finished_run
+from align.model.adapters import Stack
+from align.model.load import find_source
+from align.model.packing import Tree, pack
 
 
 def add_reward(stack: Stack, run: Path, role: str = "reward", *, trainable: bool = False) -> None:

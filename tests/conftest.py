@@ -29,17 +29,17 @@ from transformers import (
 from transformers.models.auto import AutoModelForCausalLM
 
 from align.core.config import Compute, Lora
-from align.core.layout import choose_layout
-from align.core.models import Stack
+from align.model.adapters import Stack
+from align.model.layouts import choose_layout
 
 pytest_plugins = [
-    "audit_world",
-    "browser",
-    "browser_campaign",
-    "campaigns",
-    "counting",
-    "judging",
-    "studio",
+    "fixtures.audit_world",
+    "fixtures.browser",
+    "fixtures.browser_campaign",
+    "fixtures.campaigns",
+    "fixtures.counting",
+    "fixtures.judging",
+    "fixtures.studio",
 ]  # their fixtures
 
 EXACT = 1e-6  # the same equation in another form, fp32

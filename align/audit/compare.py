@@ -20,15 +20,15 @@ from align.audit import history
 from align.audit.evidence import asked_differently
 from align.audit.history import Evaluation, Subject
 from align.audit.lineage import origin, other_base
-from align.audit.table import markdown
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
-from align.core.intervals import mean_interval
+from align.core.records import ItemResult
 from align.core.runs import Run, RunRecord, finished_run, stage
+from align.core.stats.differences import higher_is_better, metric_of, paired_difference, win_rate_at_equal_length
+from align.core.stats.estimates import mean_interval
 from align.evals.fingerprint import MANNER
-from align.evals.stats import higher_is_better, metric_of, paired_difference, win_rate_at_equal_length
 from align.evals.training_reward import LABEL, trained_on, training_metrics
-from annotation.types import ItemResult
+from align.report.tables import markdown
 
 SHARED = ("base", "sft", "pairs", "prompts")
 CAVEAT = "One beta a side is a point on each method's curve, not a verdict on the methods."

@@ -15,8 +15,8 @@ from align.audit.guards import guarded
 from align.audit.history import Evaluation, Subject
 from align.audit.lineage import UNKNOWN, other_base, started_from, unknown_origin
 from align.audit.verdict import judge
+from align.core.stats.differences import higher_is_better
 from align.evals.fingerprint import differences
-from align.evals.stats import higher_is_better
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 
 AGAINST_SFT = ("kl", "win_rate_vs_sft")  # metrics that name a reference of their own

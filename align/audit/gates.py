@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, StrictFloat, model_validator
 
 from align.audit.measured import Samples
 from align.core.config import BadInput, Frozen, build, read_yaml
+from align.core.stats.differences import METRICS, higher_is_better, holm, metric_of
 from align.evals.fingerprint import KEYS
-from align.evals.stats import METRICS, higher_is_better, holm, metric_of
 
 Verdict = Literal["pass", "fail", "insufficient"]
 Status = Literal[

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from align.core.files import file_hash, folders_in, read_rows
-from align.core.intervals import Kind
+from align.core.records import ItemResult
 from align.core.runs import RunRecord, input_hash, is_ours, is_run, read_run
-from align.evals.stats import is_share, metric_of
-from annotation.types import ItemResult
+from align.core.stats.differences import is_share, metric_of
+from align.core.stats.estimates import Kind
 
 POLICIES = ("sample", "greedy")  # what a policy does by itself; prompt-only and best-of-n are other contenders
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from align.audit.history import Scores, kind_of
 from align.core.config import Frozen
-from align.core.intervals import Kind
-from align.evals.stats import ANY, UNIT, Bounds, Range, difference_bounds, mean_bounds, metric_of, units
+from align.core.stats.differences import ANY, UNIT, Bounds, Range, difference_bounds, mean_bounds, metric_of, units
+from align.core.stats.estimates import Kind
 
 Items = Mapping[str, float]
 

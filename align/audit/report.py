@@ -17,14 +17,15 @@ from typing import Any, ClassVar, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from align.audit import history, story, table
-from align.audit.plots import Bar, bar_chart
+from align.audit import history, story
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_text
-from align.core.intervals import mean_interval
 from align.core.runs import Run, RunRecord, finished_run, is_ours, is_run, stage
-from align.evals.stats import higher_is_better, metric_of
+from align.core.stats.differences import higher_is_better, metric_of
+from align.core.stats.estimates import mean_interval
 from align.evals.training_reward import LABEL
+from align.report import tables
+from align.report.plots import Bar, bar_chart
 
 TRAINED = ("sft", "reward", "dpo", "ppo", "kto")
 ORDER = ("fail", "insufficient", "pass")
@@ -78,8 +79,8 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
         audits=sorted(audits, key=lambda audit: ORDER.index(audit["verdict"])),
         comparison=comparison,
         rows=rows,
-        metrics=table.metric_names(rows),
-        notes=table.notes(rows),
+        metrics=tables.metric_names(rows),
+        notes=tables.notes(rows),
         charts=story.training_charts(runs),
         gold_by_kl=story.gold_by_kl([one for one in policies if one.record.stage != "sft"]),
         overoptimised=overoptimised,
@@ -119,7 +120,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters |= {"number": table.number, "estimate": table.estimate, "direction": table.direction}
+    environment.filters |= {"number": tables.number, "estimate": tables.estimate, "direction": tables.direction}
     environment.filters |= {"name": lambda path: Path(str(path)).name, "short": lambda text: str(text or "–")[:12]}
     return environment
 
@@ -223,7 +224,7 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 def _bars(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Markup]]:
     """One chart a metric, by section."""
     charts: dict[str, list[Markup]] = {name: [] for name in SECTIONS.values()}
-    for metric in table.metric_names(rows):
+    for metric in tables.metric_names(rows):
         found = [(row, row["metrics"].get(metric)) for row in rows]
         suite = next(value["suite"] for _, value in found if value is not None)
         bars = [

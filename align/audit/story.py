@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from align.audit.plots import Series, line_chart
 from align.core.files import read_jsonl
 from align.core.runs import RunRecord
+from align.report.plots import Series, line_chart
 
 Row = Mapping[str, Any]
 COLOURS = {"base": 0, "sft": 1, "dpo": 2, "ppo": 3, "prompt-only": 4, "best-of-n": 5, "reward": 6, "kto": 7}

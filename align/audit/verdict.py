@@ -13,10 +13,10 @@ from typing import Any
 from align.audit.gates import Finding, Gate, Status, finding_of, insufficient, turned
 from align.audit.history import Scores, kind_of
 from align.audit.measured import Measured, mean_of, measure_difference, measure_mean, samples_of
-from align.core.intervals import mean_interval
-from align.evals.bounds import UNBOUNDED_N, UNSEEN_SHARE
-from align.evals.power import MOST, detectable, needed_n
-from align.evals.stats import Bounds, difference_p, higher_is_better, metric_of
+from align.core.stats.bounds import UNBOUNDED_N, UNSEEN_SHARE
+from align.core.stats.differences import Bounds, difference_p, higher_is_better, metric_of
+from align.core.stats.estimates import mean_interval
+from align.core.stats.power import MOST, detectable, needed_n
 
 MIN_CLUSTERS = 10
 

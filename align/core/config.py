@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from align.core.reading import MIB, MOST_LEVELS, TooLong, bounded_bytes
+from align.core.limits import MIB, MOST_LEVELS, TooLong, bounded_bytes
 
 MOST_YAML = 1 * MIB  # bytes of a config
 MOST_VALUES = 100_000  # that a config holds, aliases counted each time

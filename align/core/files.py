@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from align.core.config import BadInput
-from align.core.reading import TooLong, bounded_lines, parse_json
+from align.core.limits import TooLong, bounded_lines, parse_json
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 VOLATILE = {"run.json", "config.yaml", "metrics.jsonl", "samples.jsonl"}

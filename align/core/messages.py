@@ -7,16 +7,19 @@ this form is refused by name, since a template would leave it out without a word
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align.core.reading import parse_json
+from align.core.limits import parse_json
+from align.core.records import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names that servers and templates have for one thing
 FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", *REASONING}
 NOTHING: tuple[Any, ...] = (None, "", [], {})
-Message = dict[str, Any]
 
 
 class NoMessage(ValueError):
@@ -134,3 +137,44 @@ def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     read = {"name": function["name"], "arguments": arguments_of({} if arguments is None else arguments, where)}
     known = {"id": call["id"]} if "id" in call else {}
     return {**known, "type": "function", "function": read}
+
+
+UNSTORABLE = re.compile("[\ud800-\udfff\0]")
+
+
+def scrubbed(value: Any, count: list[int]) -> Any:
+    """A copy of a JSON value with NUL and lone surrogates replaced by U+FFFD; adds how many to ``count[0]``."""
+    if isinstance(value, str):
+        clean, n = UNSTORABLE.subn("\ufffd", value)
+        count[0] += n
+        return clean
+    if isinstance(value, list):
+        return [scrubbed(item, count) for item in value]
+    if isinstance(value, dict):
+        return {scrubbed(key, count): scrubbed(item, count) for key, item in value.items()}
+    return value
+
+
+def normalised(prompt: Sequence[Message]) -> str:
+    """A prompt's text without case, spaces and punctuation: near-duplicates come out equal.
+
+    A prompt of punctuation alone keeps it, and so does a message without text (its tool calls count).
+    """
+    return "\n".join(f"{message['role']}: {_plain(message)}" for message in prompt)
+
+
+def _plain(message: Message) -> str:
+    said = str(message.get("content") or "") or json.dumps(message, sort_keys=True)
+    folded = unicodedata.normalize("NFKC", said).casefold()
+    return " ".join(folded.translate(_WORDS).split()) or folded
+
+
+class _Words(dict[int, str]):
+    """Characters as they stand in a normalised prompt, looked up once each: what is no part of a word is a space."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = chr(code) if unicodedata.category(chr(code))[0] in "LNMS" else " "
+        return self[code]
+
+
+_WORDS = _Words()

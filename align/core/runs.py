@@ -24,7 +24,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from align.core import machine
+from align.core import provenance
 from align.core.config import BadInput, StageConfig
 from align.core.files import HASH_VERSION, artefact_hash, base_of_adapter, file_hash, has_other_text, lock, write_text
 
@@ -78,7 +78,7 @@ class RunRecord(BaseModel):
 
 
 class Renderer(Protocol):
-    """What conversations are rendered with (``align.core.text.Chat``)."""
+    """What conversations are rendered with (``align.model.chat.Chat``)."""
 
     remark: Callable[[str], None]
 
@@ -140,7 +140,7 @@ class Run:
         """Bring the record's seconds and memory up to now, and write it."""
         now = time.monotonic()
         self.record.seconds = round((self.record.seconds or 0.0) + now - self._since, 2)
-        self.record.peak_memory_mb = max(self.record.peak_memory_mb or 0.0, machine.peak_memory_mb())
+        self.record.peak_memory_mb = max(self.record.peak_memory_mb or 0.0, provenance.peak_memory_mb())
         self._since = now
         if self.is_main:
             write_text(self.path / "run.json", self.record.sealed())
@@ -175,7 +175,7 @@ def stage(
             record, finished = _open(config)
             if finished:
                 return record
-            machine.reset_peak_memory()
+            provenance.reset_peak_memory()
             run = Run(record)
             try:
                 record.headline = body(config, run, *args, **kwargs)
@@ -186,7 +186,7 @@ def stage(
                 raise
             record.status = "finished"
             record.error = None
-            record.machine["threads"] = machine.threads()
+            record.machine["threads"] = provenance.threads()
             if run.is_main:
                 record.artefact = artefact_hash(run.path, record.hash_version)
                 record.lineage[record.stage] = record.artefact
@@ -443,7 +443,7 @@ def _new_record(config: StageConfig) -> RunRecord:
         lineage=lineage,
         hash_version=HASH_VERSION,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        code=machine.code(),
-        packages=machine.packages(PACKAGES),
-        machine=machine.facts(),
+        code=provenance.code(),
+        packages=provenance.packages(PACKAGES),
+        machine=provenance.facts(),
     )

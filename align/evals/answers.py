@@ -1,7 +1,7 @@
 """How a policy answers items: options and texts by their log-likelihood, prompts by what it generates.
 
 Options are one tree (the prompt once, every option with its stop token); a text is cut into disjoint windows of
-the model's context; generation goes through :func:`align.rollout.respond`. What cannot be answered carries a
+the model's context; generation goes through :func:`align.generate.local.respond`. What cannot be answered carries a
 reason and is never scored as 0. Not here: what an answer is worth.
 """
 
@@ -17,20 +17,20 @@ import torch
 from tqdm import tqdm
 
 from align.core.config import Compute, NotFinite, Template
-from align.core.layout import choose_layout
-from align.core.load import context_length, find_policy, find_source, template_of
-from align.core.models import Stack
-from align.core.packing import Tree, pack
-from align.core.parsing import parse_response
+from align.core.plugins import RewardFunction
 from align.core.reasoning import visible_text
-from align.core.text import Chat, Unusable
+from align.core.records import Message
+from align.data.tokens import Prompt, response_tokens
 from align.evals.items import Item
 from align.evals.measurements import Measurement
-from align.rollout import Sample, respond
-from annotation.types import Message
-from rewards.functions import RewardFunction
+from align.generate.local import Sample, respond
+from align.model.adapters import Stack
+from align.model.chat import Chat, Unusable
+from align.model.layouts import choose_layout
+from align.model.load import context_length, find_policy, find_source, template_of
+from align.model.packing import Tree, pack
+from align.model.parsing import parse_response
 from rewards.model import add_reward, score
-from rewards.tokens import Prompt, response_tokens
 
 WINDOW = 2048  # tokens of text predicted at once by a model that states no context
 PIECE = 768  # responses between two moves of the progress bar

@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from align.core.files import read_jsonl
+from align.core.messages import normalised
+from align.core.records import ItemResult, Message
 from align.core.runs import RunRecord, is_run, read_run
 from align.evals.items import Item
-from annotation.splits import normalised
-from annotation.types import ItemResult, Message
 
 LEARNED = ("policy", "model", "data", "pairs")  # inputs of a training run that a policy's prompts come by
 

@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from align.core.config import BadInput, Frozen
 from align.core.files import read_jsonl
 from align.core.messages import read_messages
+from align.core.records import Message, check_messages
 from align.evals.fluency import normalise
-from annotation.types import Message, check_messages
 
 Suite = Literal["forgetting", "safety", "preference"]
 Side = Literal["harm", "benign", "lead"]

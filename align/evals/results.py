@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from align.core.intervals import mean_interval
+from align.core.records import ItemResult
+from align.core.stats.differences import metric_of
+from align.core.stats.estimates import mean_interval
 from align.evals.answers import Answered
-from align.evals.stats import metric_of
-from annotation.types import ItemResult
 
 
 def item_result(

@@ -14,21 +14,21 @@ from pydantic import Field, field_validator, model_validator
 
 from align.core.config import BadInput, Compute, Template, TextConfig
 from align.core.files import artefact_hash, code_hash, file_hash, write_jsonl
-from align.core.load import on_the_day_of, template_of
+from align.core.records import ItemResult
 from align.core.runs import Run, is_run, read_run, stage
-from align.core.text import Chat
 from align.evals import caveats
 from align.evals.answers import Manner, Policy, Subject, load_reference, load_reward, load_subject
 from align.evals.fingerprint import fingerprint
-from align.evals.forgetting import chance, forgetting
 from align.evals.items import Item, Suite, items_hash, load_items
 from align.evals.judges import DEFAULT, find_judge, version_of
 from align.evals.measurements import load_measurement
-from align.evals.preference import preference
 from align.evals.results import summarise
-from align.evals.safety import safety
+from align.evals.suites.forgetting import chance, forgetting
+from align.evals.suites.preference import preference
+from align.evals.suites.safety import safety
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
-from annotation.types import ItemResult
+from align.model.chat import Chat
+from align.model.load import on_the_day_of, template_of
 from rewards.functions import load_function, origin_of
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from align.core.records import Judgment
 from annotation.campaign.calibration import Round, standings
 from annotation.campaign.guidelines import read_by, refreshes
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger, pseudonym, source_of
-from annotation.feedback.tables import Task
-from annotation.interfaces.config import shown_hash
-from annotation.interfaces.decode import Undecodable, Verdict, decode, judgment_of
+from annotation.interface.config import shown_hash
+from annotation.interface.decode import Undecodable, Verdict, decode, judgment_of
 from annotation.label_studio.rows import Annotation, StudioTask
-from annotation.types import Judgment
+from annotation.store.ledger import Ledger, pseudonym, source_of
+from annotation.store.tables import Task
 
 CHANGED = (
     "its task shows something else than what was sent (edited on the server): whoever judged it saw that; delete the "

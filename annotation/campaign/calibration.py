@@ -19,9 +19,9 @@ from align.core.config import BadInput
 from annotation.campaign.known import is_right, said, stored_items
 from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger
-from annotation.feedback.store import Store
 from annotation.label_studio.studio import Studio
+from annotation.store.ledger import Ledger
+from annotation.store.store import Store
 
 EVERYBODY = 1000  # people that an item stays open for
 

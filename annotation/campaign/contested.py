@@ -14,16 +14,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from align.core.config import BadInput
+from align.core.records import Judgment
+from annotation.aggregation.evidence import asked, evidence
 from annotation.campaign.answers import ANSWERED
 from annotation.campaign.opinions import contested, opinions
 from annotation.campaign.pull import pull
 from annotation.campaign.settings import Campaign
-from annotation.evidence import asked, evidence
-from annotation.feedback.ledger import Ledger, excluded, source_of
-from annotation.feedback.store import Store
 from annotation.label_studio.rows import StudioTask
 from annotation.label_studio.studio import Studio
-from annotation.types import Judgment
+from annotation.store.ledger import Ledger, excluded, source_of
+from annotation.store.store import Store
 
 
 class Reopened(NamedTuple):

@@ -22,9 +22,9 @@ from align.core.config import BadInput
 from annotation.campaign import pull as once
 from annotation.campaign.pull import PulledNow
 from annotation.campaign.settings import Campaign
-from annotation.feedback.database import Busy
 from annotation.label_studio.faults import Silent
 from annotation.label_studio.studio import Studio
+from annotation.store.database import Busy
 
 FULL_EVERY = 120  # polls: an hour, at one in 30 s
 

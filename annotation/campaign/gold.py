@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
+from align.core.stats.agreement import share
 from annotation.campaign.known import is_right, read_items, said
 from annotation.campaign.settings import Campaign, check_languages, task_key
-from annotation.feedback.ledger import Ledger, excluded
-from annotation.feedback.store import Store
-from annotation.feedback.tables import Task
-from annotation.measures.coefficients import share
+from annotation.store.ledger import Ledger, excluded
+from annotation.store.store import Store
+from annotation.store.tables import Task
 
 
 class GoldAdded(NamedTuple):

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from annotation.feedback.ledger import Ledger
-from annotation.feedback.tables import Task
 from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
+from annotation.store.ledger import Ledger
+from annotation.store.tables import Task
 
 MARGIN = timedelta(minutes=1)  # between a page's request and the start of its own clock
 

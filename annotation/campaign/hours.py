@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from align.core.config import BadInput
 from align.core.files import write_text
-from annotation.feedback.tables import Pulled
+from annotation.store.tables import Pulled
 
 CAP = 600.0  # seconds
 COLUMNS = ("annotator", "day", "tasks", "hours")

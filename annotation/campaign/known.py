@@ -17,14 +17,13 @@ from pydantic import ValidationError
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl
-from annotation.feedback.bodies import COMPARISON, JUDGMENT
-from annotation.feedback.ledger import Ledger, source_of
-from annotation.feedback.store import Store
-from annotation.feedback.tables import Answer, Purpose, Task
-from annotation.interfaces.config import Interface, verdicts
-from annotation.measures.ballots import hit
-from annotation.types import Comparison, Judgment, Response
-from annotation.votes import votes
+from align.core.records import Comparison, Judgment, Response
+from annotation.aggregation.votes import votes
+from annotation.agreement.ballots import hit
+from annotation.interface.config import Interface, verdicts
+from annotation.store.bodies import COMPARISON, JUDGMENT
+from annotation.store.ledger import Ledger, source_of
+from annotation.store.tables import Answer, Purpose, Task
 
 ANSWERS = ("ranking", "best", "label")
 KINDS = ("gold", "attention")
@@ -87,17 +86,6 @@ def said(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
             latest = {annotator: (kind, body) for annotator, kind, body in rows}
             standing = [body for kind, body in latest.values() if kind == "judgment"]
             found += [(task, ledger.store.parse(JUDGMENT, body)["judgment"]) for body in standing]
-    return found
-
-
-def gold_rankings(store: Store) -> dict[str, list[list[int]]]:
-    """The right ranking of every comparison that is a gold task of some campaign of a store, by comparison id."""
-    campaigns = store.read("SELECT DISTINCT campaign FROM tasks WHERE purpose = 'gold' ORDER BY campaign")
-    found = {}
-    for (campaign,) in campaigns:
-        for task in Ledger(store, campaign).tasks().values():
-            if task.purpose == "gold" and task.answer is not None and task.answer.ranking is not None:
-                found[task.comparison_id] = task.answer.ranking
     return found
 
 

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from annotation.agreement import against_others
-from annotation.measures.coefficients import alpha, bootstrap, share
-from annotation.truth import one_coin
-from annotation.types import Judgment
-from annotation.votes import TIE, votes
+from align.core.records import Judgment
+from align.core.stats.agreement import alpha, bootstrap, share
+from annotation.aggregation.models import one_coin
+from annotation.aggregation.votes import TIE, votes
+from annotation.agreement.run import against_others
 
 Question = tuple[str, int, int]  # source, first and second response (0, 0 for a single one)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from align.core.config import BadInput
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger, pseudonym
-from annotation.feedback.store import Store
 from annotation.label_studio.studio import Studio
+from annotation.store.ledger import Ledger, pseudonym
+from annotation.store.store import Store
 
 
 def people(campaign: Campaign, studio: Studio) -> Iterator[str]:

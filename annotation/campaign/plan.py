@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from align.core.config import BadInput
-from align.core.intervals import effective_n, wilson
 from align.core.runs import RunRecord, finished_run
-from annotation.measures.learning import RESAMPLES, Array, CurvePoint, Fits, fit_curves, read_curve, resampled_errors
+from align.core.stats.estimates import effective_n, wilson
+from align.core.stats.learning_curve import RESAMPLES, Array, CurvePoint, Fits, fit_curves, read_curve, resampled_errors
 
 LEAST_POINTS = 4  # three parameters are fitted
 REACH = 8  # times the pairs trained on: no number is named beyond

@@ -20,19 +20,19 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from align.core.config import BadInput
+from align.core.records import Comparison, Judgment
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger, pseudonym
-from annotation.feedback.store import Store
-from annotation.interfaces.config import Interface, controls, task_data
+from annotation.interface.config import Interface, controls, task_data
 from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, create_token
 from annotation.label_studio.calls import Calls
 from annotation.label_studio.rows import ROWS, StudioTask, read_annotation
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import PATIENCE, Studio
 from annotation.label_studio.transport import connect
-from annotation.types import Comparison, Judgment
+from annotation.store.ledger import Ledger, pseudonym
+from annotation.store.store import Store
 
 Judge = Callable[[Comparison, str, int], Judgment]  # (comparison, who, the response on the left) to a judgment
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from annotation.types import Comparison
+from align.core.records import Comparison
 
 
 def _digits(text: str) -> str:

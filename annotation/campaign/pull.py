@@ -23,11 +23,11 @@ from align.core.config import BadInput
 from annotation.campaign.answers import JUDGMENT, SET_ASIDE, SUPERSEDED, Answers, Reading
 from annotation.campaign.push import open_project
 from annotation.campaign.settings import Campaign
-from annotation.feedback.ledger import Ledger, source_of
-from annotation.feedback.store import Store
-from annotation.feedback.tables import ERASED, CampaignState, Pulled, Quarantined, Task
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.label_studio.studio import Studio
+from annotation.store.ledger import Ledger, source_of
+from annotation.store.store import Store
+from annotation.store.tables import ERASED, CampaignState, Pulled, Quarantined, Task
 
 OVERLAP = timedelta(minutes=5)
 PAGE = 200  # tasks of one transaction

@@ -19,19 +19,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from align.core.config import BadInput
+from align.core.records import content_hash
 from annotation.campaign.calibration import EVERYBODY, Round, standings
 from annotation.campaign.guidelines import bring_up_to_date, outdated
 from annotation.campaign.known import Item, read_items, stored_items
 from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
-from annotation.feedback.ledger import Ledger
-from annotation.feedback.store import Store
-from annotation.feedback.tables import Quarantined, Task
-from annotation.interfaces.config import config_hash, shown_hash
-from annotation.interfaces.render import guidelines_html
+from annotation.interface.config import config_hash, shown_hash
+from annotation.interface.render import guidelines_html
 from annotation.label_studio.rows import Project, first_ids
 from annotation.label_studio.studio import Studio
-from annotation.types import content_hash
+from annotation.store.ledger import Ledger
+from annotation.store.store import Store
+from annotation.store.tables import Quarantined, Task
 
 
 class Pushed(NamedTuple):

@@ -16,12 +16,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from align.core.config import BadInput, Frozen, build, override, read_yaml
+from align.core.records import Comparison, content_hash
 from annotation.campaign import privacy
 from annotation.campaign.candidates import Drop, choose_groups, compare, read_candidates
 from annotation.campaign.known import Item
-from annotation.feedback.store import STRICTNESS, Split
-from annotation.feedback.tables import Answer, Purpose, Task
-from annotation.interfaces.config import (
+from annotation.interface.config import (
     Interface,
     config_hash,
     labeling_config,
@@ -29,8 +28,9 @@ from annotation.interfaces.config import (
     shown_hash,
     task_data,
 )
-from annotation.interfaces.render import scrub
-from annotation.types import Comparison, content_hash
+from annotation.interface.render import scrub
+from annotation.store.store import STRICTNESS, Split
+from annotation.store.tables import Answer, Purpose, Task
 
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
 

@@ -18,6 +18,9 @@ from statistics import median
 from typing import NamedTuple, Protocol, TypeVar
 
 from align.core.config import BadInput
+from align.core.records import Judgment
+from align.core.stats.agreement import share
+from annotation.aggregation.evidence import asked, evidence
 from annotation.campaign import gold
 from annotation.campaign.answers import ANSWERED, JUDGMENT, SET_ASIDE, SKIPS
 from annotation.campaign.contested import contested_tasks, own_judgments
@@ -26,13 +29,10 @@ from annotation.campaign.opinions import Agreement, Opinion, agreement, conteste
 from annotation.campaign.projection import Projection, project_end
 from annotation.campaign.settings import Campaign
 from annotation.campaign.standing import Guideline, Person, Status, Work
-from annotation.evidence import asked, evidence
-from annotation.feedback.ledger import Ledger, excluded, source_of
-from annotation.feedback.store import Store
-from annotation.feedback.tables import ERASED, CampaignState, Pulled, Task
-from annotation.interfaces.decode import EDITED
-from annotation.measures.coefficients import share
-from annotation.types import Judgment
+from annotation.interface.decode import EDITED
+from annotation.store.ledger import Ledger, excluded, source_of
+from annotation.store.store import Store
+from annotation.store.tables import ERASED, CampaignState, Pulled, Task
 
 
 class Named(Protocol):

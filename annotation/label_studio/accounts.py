@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode
 
 from align.core.config import BadInput
-from align.core.reading import bounded_bytes, parse_json
+from align.core.limits import bounded_bytes, parse_json
 
 DOMAIN = "annotators.invalid"  # a name that never leads anywhere (RFC 2606)
 ADMIN = f"admin@{DOMAIN}"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from align.core.config import BadInput
-from align.core.reading import masked, parse_json
+from align.core.limits import masked, parse_json
 from annotation.label_studio.faults import (
     Missing,
     Silent,

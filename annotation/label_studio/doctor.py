@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from align.core.config import BadInput
-from align.core.reading import MOST_ANSWER, bounded_bytes, parse_json
+from align.core.limits import MOST_ANSWER, bounded_bytes, parse_json
 from annotation.label_studio.faults import NEW_TOKEN, address, redact
 from annotation.label_studio.installation import VERSION
 from annotation.label_studio.studio import Studio

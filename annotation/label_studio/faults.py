@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from align.core.config import BadInput, http_address
-from align.core.reading import parse_json
+from align.core.limits import parse_json
 
 SECRETS = (
     re.compile(r"\bey[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # web tokens

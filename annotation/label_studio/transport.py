@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from align.core.config import BadInput
-from align.core.reading import MOST_WHOLE, shown_size
+from align.core.limits import MOST_WHOLE, shown_size
 from annotation.label_studio.calls import Answer, Exchange
 from annotation.label_studio.faults import NEW_TOKEN, Unanswered, refusal
 

@@ -1,0 +1,225 @@
+"""Stage `audit`: what got better and what broke, as a verdict.
+
+In: base, candidate, and where given SFT and a rival (policy runs or model folders), gates.yaml, and every finished
+evaluation run of their artefacts in the runs folders around. Out: ``audit.json`` with findings, every evaluation
+that was looked at by name, the worst flips with both texts, and what was not measured. Evaluations are inputs: a newer
+one makes another audit. Not here: running an evaluation, and which evaluations may be compared (evidence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from align.audit import history
+from align.audit.evidence import Judged, judge_by_worst, same_question
+from align.audit.gates import Finding, Gate, load_gates, overall, regressed
+from align.audit.history import Evaluation, Subject
+from align.audit.lineage import check_references
+from align.core.config import StageConfig
+from align.core.files import write_json
+from align.core.records import ItemResult
+from align.core.runs import Run, stage
+from align.core.stats.differences import higher_is_better, paired_difference
+from align.evals.training_reward import trained_on, training_metrics
+
+FLIPS = 10
+LIMITS = (
+    "Training-seed variance: one training run a side. Every interval speaks about new items, not about new seeds.",
+    "People's own opinion of these answers: every label was given by a rule, a reward model or known utility.",
+)
+
+
+class AuditConfig(StageConfig):
+    """Who is audited against whom, and by which gates; ``evaluations`` are found, not given."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("base", "candidate", "sft", "rival", "gates", "evaluations")
+
+    stage: Literal["audit"] = "audit"
+    base: Path
+    candidate: Path
+    sft: Path | None = None
+    rival: Path | None = None
+    gates: Path
+
+    @cached_property
+    def subjects(self) -> dict[str, Subject]:
+        """The policies by role, with their evaluation runs."""
+        given = {"base": self.base, "candidate": self.candidate, "sft": self.sft, "rival": self.rival}
+        known = {role: path for role, path in given.items() if path is not None}
+        folders = [self.run.parent, *(path.parent for path in known.values())]
+        return {role: history.subject(role, path, folders) for role, path in known.items()}
+
+    @property
+    def evaluations(self) -> list[Path]:
+        """Folders of the evaluation runs that count, so that they are hashed into the record as inputs."""
+        return sorted({Path(one.record.path) for subject in self.subjects.values() for one in subject.evaluations})
+
+
+@stage
+def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
+    """Judge every gate, write audit.json, and say the verdict in one sentence."""
+    gates = load_gates(config.gates)
+    subjects = config.subjects
+    check_references(subjects)
+    judged = [judge_by_worst(gate, subjects, gates) for gate in gates]
+    findings = [one.finding for one in judged]
+    verdict, worse = overall(findings), regressed(findings)
+    sentence = _sentence(findings, worse)
+    write_json(
+        run.path / "audit.json",
+        {
+            "verdict": verdict,
+            "banner": banner(findings),
+            "sentence": sentence,
+            "findings": [finding.model_dump() for finding in findings],
+            "regressed": worse,
+            "subjects": {role: _about(subject) for role, subject in subjects.items()},
+            "rival": _against_rival(gates, subjects),
+            "considered": [{"gate": one.gate.name} | row for one in judged for row in one.considered],
+            "flips": _flips(judged)[:FLIPS],
+            "judges": _judges(subjects["candidate"]),
+            "not_measured": _not_measured(findings, gates, subjects),
+        },
+    )
+    run.note(sentence)
+    counts = {kind: sum(f.verdict == kind for f in findings) for kind in ("pass", "fail", "insufficient")}
+    return {"verdict": verdict, "sentence": sentence, "gates": counts, "regressed": worse}
+
+
+def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
+    """The verdict and why it is right, in one sentence: what is broken, what probably is, and what is not known."""
+    by = {kind: [f for f in findings if f.verdict == kind] for kind in ("pass", "fail", "insufficient")}
+    also = f"; significantly worse after Holm's correction: {', '.join(worse)}" if worse else ""
+    total, failed = len(findings), by["fail"]
+    probable = [f for f in by["insufficient"] if f.status.startswith("probably")]
+    unknown = [f for f in by["insufficient"] if f not in probable]
+    parts = []
+    if failed:
+        named = "; ".join(f"{f.gate} ({f.metric}: {f.reason})" for f in failed)
+        parts.append(f"{len(failed)} of {total} gates {_are(failed)} broken: {named}")
+    if probable:
+        parts.append(f"{len(probable)} of {total} {_are(probable)} probably broken: {_named(probable)}")
+    if unknown:
+        parts.append(f"{len(unknown)} of {total} cannot be decided: {_named(unknown)}")
+    if not parts:
+        return f"PASS: all {total} gates hold, each by its bound{also}."
+    if not failed and not probable:
+        parts.insert(0, "no gate is broken or probably broken")
+    return f"{banner(findings)}: {'; '.join(parts)}{also}."
+
+
+def banner(findings: Sequence[Finding]) -> str:
+    """The verdict in capitals, for the top of a page; undecided is not the same as probably worse."""
+    if overall(findings) == "insufficient" and any(f.status.startswith("probably") for f in findings):
+        return "INSUFFICIENT, PROBABLY WORSE"
+    return overall(findings).upper()
+
+
+def _named(findings: Sequence[Finding]) -> str:
+    return "; ".join(f"{f.gate} ({f.status}: {f.reason})" for f in findings)
+
+
+def _are(findings: Sequence[Finding]) -> str:
+    return "is" if len(findings) == 1 else "are"
+
+
+def _about(subject: Subject) -> dict[str, Any]:
+    evaluations = [
+        {"run": one.name, "suite": one.suite, "policy": one.policy, "seed": one.record.seed}
+        for one in subject.evaluations
+    ]
+    return {"path": str(subject.path), "artefact": subject.artefact, "evaluations": evaluations}
+
+
+def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[dict[str, Any]]:
+    """Candidate - rival on every gated metric, for information: no gate asks for it."""
+    if "rival" not in subjects:
+        return []
+    rows = []
+    rewards = trained_on(subjects["candidate"].record, subjects["rival"].record)
+    for suite, metric in dict.fromkeys((gate.suite, gate.metric) for gate in gates):
+        for pair in same_question(subjects["candidate"], subjects["rival"], suite):
+            if metric in training_metrics(pair[0].record, rewards):
+                continue  # what one of the two was trained on compares nothing
+            new, old = (one.scores(metric) for one in pair)
+            found = paired_difference(
+                new.by_item, old.by_item, history.kind_of(metric, new, old), clusters=new.clusters
+            )
+            facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
+            rows.append(facts | found._asdict())
+    return rows
+
+
+def _flips(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Items on which the candidate lost most, gate by gate in turn, with what both wrote."""
+    by_gate = [_lost(one.gate, *one.deciding) for one in judged if len(one.deciding) == 2]
+    seen: set[tuple[str, str]] = set()
+    worst = []
+    for flip in chain.from_iterable(zip_longest(*by_gate)):
+        if flip is not None and (flip["metric"], flip["item_id"]) not in seen:
+            seen.add((flip["metric"], flip["item_id"]))
+            worst.append(flip)
+    return worst
+
+
+def _lost(gate: Gate, candidate: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
+    results = [history.load_items(side.record) for side in (candidate, reference)]
+    new, old = (history.scores(found, gate.suite, gate.metric).by_item for found in results)
+    sign = 1.0 if higher_is_better(gate.metric) else -1.0
+    losses = {i: sign * (a - b) for i, a in new.items() if a is not None and (b := old.get(i)) is not None}
+    flips = []
+    for item_id in sorted((i for i in losses if losses[i] < 0), key=lambda i: (losses[i], i))[:FLIPS]:
+        after = _example(results[0], gate, item_id, -sign)
+        before = _example(results[1], gate, item_id, sign)
+        if after is None or before is None or after.text is None or before.text is None:
+            continue
+        flips.append(
+            {
+                "metric": gate.metric,
+                "suite": gate.suite,
+                "item_id": item_id,
+                "prompt": after.prompt,
+                "against": gate.against,
+                "before": {"score": old[item_id], "text": before.text},
+                "after": {"score": new[item_id], "text": after.text},
+                "judge": after.judge,
+            }
+        )
+    return flips
+
+
+def _example(results: Sequence[ItemResult], gate: Gate, item_id: str, sign: float) -> ItemResult | None:
+    """The sample of an item with the highest score (``sign`` 1) or the lowest (-1)."""
+    mine = [
+        r
+        for r in results
+        if r.item_id == item_id and r.suite == gate.suite and gate.metric in (r.metric, r.metric.partition("/")[0])
+    ]
+    return max((r for r in mine if r.score is not None), key=lambda r: sign * (r.score or 0.0), default=None)
+
+
+def _judges(candidate: Subject) -> dict[str, list[str]]:
+    """Which judge scored each metric of the candidate."""
+    found: dict[str, set[str]] = {}
+    for one in candidate.evaluations:
+        for result in history.load_items(one.record):
+            found.setdefault(result.metric, set()).add(result.judge)
+    return {metric: sorted(names) for metric, names in sorted(found.items())}
+
+
+def _not_measured(findings: Sequence[Finding], gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[str]:
+    missing = [f"{f.gate}: {f.reason}." for f in findings if f.delta is None]
+    if "sft" not in subjects:
+        missing.append(
+            "No SFT policy was named, so the price of preference training alone is not separated from SFT's."
+        )
+    if "rival" not in subjects:
+        missing.append("No rival method was named.")
+    elif not _against_rival(gates, subjects):
+        missing.append("The rival has no evaluation in common with the candidate, by what neither learned from.")
+    missing += [f"{one.name}: {line}." for one in subjects["candidate"].evaluations for line in one.caveats]
+    return [*dict.fromkeys(missing), *LIMITS]

@@ -1,0 +1,266 @@
+"""Statistics of evaluations: what a mean, a difference and a gate may claim.
+
+In: numbers by item. Out: estimates with counts and intervals, bounds, p-values. Items are the clusters: samples
+of one item are not independent (Miller 2024, arXiv 2411.00640). Nothing scored gives None, never a zero.
+Not here: training-seed variance. Every interval speaks about new items for this one trained policy.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from align.core.stats.bounds import EXACT_LIMIT, UNBOUNDED_N, clopper_pearson, guarded_bound, noninferiority_bound
+from align.core.stats.estimates import Estimate, Kind
+
+
+class Metric(NamedTuple):
+    """What a metric is by its definition, not by the values that were seen.
+
+    ``kind``: one result is 0 or 1 (binary), lies in [0, 1] (share), or has no bound on at least one side (unbounded).
+    ``widest``: a difference that leaves nothing to lose or to gain; a margin must be smaller.
+    """
+
+    higher_is_better: bool
+    kind: Kind
+    low: float = -math.inf
+    high: float = math.inf
+    widest: float = math.inf
+
+
+def _binary(higher_is_better: bool) -> Metric:
+    return Metric(higher_is_better, "binary", 0.0, 1.0, 1.0)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": _binary(True),
+    "nll_per_byte": Metric(False, "unbounded", low=0.0, widest=8 * math.log(2)),  # a byte by chance costs 8 bits
+    "bits_per_byte": Metric(False, "unbounded", low=0.0, widest=8.0),
+    "harmful_compliance": _binary(False),
+    "over_refusal": _binary(False),
+    "harmless_compliance": _binary(True),
+    "garbage": _binary(False),
+    "empty": _binary(False),
+    "sycophancy": _binary(False),
+    "gold_utility": Metric(True, "unbounded"),
+    "reward_score": Metric(True, "unbounded"),
+    "win_rate_vs_sft": Metric(True, "share", 0.0, 1.0, 1.0),
+    "kl": Metric(False, "unbounded", low=0.0),
+    "n_tokens": Metric(False, "unbounded", low=0.0),
+    "ended": _binary(True),
+    "measured_higher": Metric(True, "unbounded"),
+    "measured_lower": Metric(False, "unbounded"),
+}
+
+
+def metric_of(name: str) -> Metric:
+    """The declaration of a metric; ``accuracy/fact`` counts as ``accuracy``. KeyError names an unknown one."""
+    return METRICS[name.partition("/")[0]]
+
+
+def higher_is_better(metric: str) -> bool:
+    """Direction of a metric; KeyError names an unknown one."""
+    return metric_of(metric).higher_is_better
+
+
+def is_share(metric: str) -> bool:
+    """Whether the metric's scores lie in [0, 1] by definition, not by what was seen."""
+    return metric_of(metric).kind != "unbounded"
+
+
+class Difference(NamedTuple):
+    """Mean of new - old over items scored on both sides; ``n`` items in all, ``sd`` between items."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    n_scored: int
+    n_failed: int
+    level: float
+    sd: float | None
+    method: str
+
+
+class Bounds(NamedTuple):
+    """One-sided bounds of a mean, each at the error asked for, None where nothing bounds it; and how they were made."""
+
+    low: float | None
+    high: float | None
+    method: str
+
+
+Range = tuple[float, float]  # lowest and highest possible value of an item; infinite where nothing bounds it
+UNIT: Range = (0.0, 1.0)
+ANY: Range = (-math.inf, math.inf)
+
+
+def mean_bounds(values: Sequence[float], kind: Kind, alpha: float, span: Range = UNIT) -> Bounds:
+    """Bounds of a mean over independent items: exact for ``binary``, else guarded (:func:`guarded_bound`).
+
+    Args:
+        span: range of an item's value. An infinite end leaves its side without a bound below ``UNBOUNDED_N`` items;
+            from there on the worst value seen is taken for the worst there is, and losses of much the same size on
+            ``UNSEEN_SHARE`` of all items or more are covered. For arbitrary losses no bound exists (Bahadur and
+            Savage, Ann. Math. Statist. 27, 1956).
+    """
+    n = len(values)
+    if not n:
+        return Bounds(None, None, "nothing was scored")
+    if kind == "binary":
+        return Bounds(*clopper_pearson(round(sum(values)), n, alpha), "Clopper-Pearson")
+    found = np.asarray(values, dtype=float)
+    low = _guarded(found, span[0], alpha)
+    high = _guarded(-found, -span[1], alpha)
+    if low is None and high is None:
+        return Bounds(None, None, f"no range, and fewer than {UNBOUNDED_N} items that differ: no bound")
+    method = "guarded t" if math.isfinite(span[0]) and math.isfinite(span[1]) else "t guarded at the worst seen"
+    return Bounds(low, None if high is None else -high, method)
+
+
+def difference_bounds(deltas: Sequence[float], kind: Kind, alpha: float, span: Range) -> Bounds:
+    """Bounds of a mean difference over independent items: exact for ``binary`` (-1, 0, 1), else as a mean's."""
+    n = len(deltas)
+    if kind != "binary" or not n:
+        return mean_bounds(deltas, "share" if kind == "binary" else kind, alpha, span)
+    lost, won = sum(d < 0 for d in deltas), sum(d > 0 for d in deltas)
+    method = "exact unconditional score" if n <= EXACT_LIMIT else "Clopper-Pearson, Bonferroni"
+    return Bounds(noninferiority_bound(lost, won, n, alpha), -noninferiority_bound(won, lost, n, alpha), method)
+
+
+def _guarded(values: np.ndarray, worst: float, alpha: float) -> float | None:
+    if math.isfinite(worst):
+        return float(guarded_bound(values, worst, alpha))
+    if len(values) < UNBOUNDED_N or np.ptp(values) == 0:
+        return None
+    return float(guarded_bound(values, values.min(), alpha))
+
+
+def units(items: Mapping[str, float], clusters: Mapping[str, str], span: Range) -> tuple[list[float], Range]:
+    """Values of independent units that average to the items' mean, and the range of one of them.
+
+    A cluster's value is the mean over items plus its summed deviation from it, times clusters / items: its variance is
+    that of the clustered standard error (Miller 2024). The range is that of the largest cluster.
+    """
+    if not clusters or not items:
+        return list(items.values()), span
+    mean = float(np.mean(list(items.values())))
+    names = [clusters.get(item, item) for item in items]
+    index = np.unique(np.asarray(names), return_inverse=True)[1]
+    sums_C, sizes_C = np.bincount(index, [v - mean for v in items.values()]), np.bincount(index)
+    scale = len(sizes_C) / len(items)
+    most = float(sizes_C.max()) * scale
+    low, high = (mean + (end - mean) * most for end in span)
+    return [float(v) for v in mean + sums_C * scale], (low, high)
+
+
+def paired_difference(
+    new: Mapping[str, float | None],
+    old: Mapping[str, float | None],
+    kind: Kind = "unbounded",
+    level: float = 0.95,
+    clusters: Mapping[str, str] | None = None,
+) -> Difference:
+    """Difference new - old over items scored on both sides, with an interval of two one-sided bounds.
+
+    ``kind``: ``binary`` (one zero or one an item: exact), ``share`` (item means in [0, 1]: guarded) or ``unbounded``
+    (t, for tables and never for a gate; no interval when nothing varies: nothing then bounds what was not seen).
+    Items with ``clusters`` count by their clusters, and are never ``binary``.
+    """
+    ids = sorted({*new, *old})
+    items = {i: a - b for i in ids if (a := new.get(i)) is not None and (b := old.get(i)) is not None}
+    counts = (len(ids), len(items), len(ids) - len(items))
+    if not items:
+        return Difference(None, None, None, *counts, level, None, "nothing was scored on both sides")
+    deltas, span = units(items, clusters or {}, (-1.0, 1.0))
+    mean = float(np.mean(deltas))
+    sd = float(np.std(deltas, ddof=1)) if len(deltas) > 1 else None
+    if kind != "unbounded":
+        found = difference_bounds(deltas, kind, (1 - level) / 2, span)
+        return Difference(mean, found.low, found.high, *counts, level, sd, found.method)
+    if not sd:
+        return Difference(mean, None, None, *counts, level, sd, "no variance between items: no interval")
+    half = float(stats.t.ppf((1 + level) / 2, len(deltas) - 1)) * sd / math.sqrt(len(deltas))
+    return Difference(mean, mean - half, mean + half, *counts, level, sd, "t")
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """Exact two-sided McNemar test: binomial over discordant pairs; none gives 1."""
+    return 1.0 if lost + won == 0 else float(stats.binomtest(lost, lost + won, 0.5).pvalue)
+
+
+def difference_p(deltas: Sequence[float], kind: Kind, span: Range) -> float | None:
+    """Two-sided p-value of no difference: exact McNemar for ``binary``, else the level at which a bound reaches zero.
+
+    None where there is no bound.
+    """
+    if not deltas:
+        return None
+    if kind == "binary":
+        return mcnemar(sum(d < 0 for d in deltas), sum(d > 0 for d in deltas))
+    if difference_bounds(deltas, kind, 0.05, span)[:2] == (None, None):
+        return None
+
+    def excludes_zero(alpha: float) -> bool:
+        low, high, _ = difference_bounds(deltas, kind, alpha, span)
+        return (low is not None and low > 0) or (high is not None and high < 0)
+
+    refused, excluded = math.log(1e-12), math.log(0.5)
+    if not excludes_zero(0.5):
+        return 1.0
+    while excluded - refused > 1e-3:
+        middle = (refused + excluded) / 2
+        refused, excluded = (refused, middle) if excludes_zero(math.exp(middle)) else (middle, excluded)
+    return min(1.0, 2 * math.exp(excluded))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that control the chance of any false claim."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def win_rate_at_equal_length(
+    wins: Sequence[float], length_differences: Sequence[float], clusters: Sequence[str], level: float = 0.95
+) -> Estimate:
+    """Win rate at equal length: a logistic regression of wins on tanh(length difference / its sd), read at 0.
+
+    Not AlpacaEval 2's length-controlled win rate, which also has a term for how hard each instruction is, fitted over
+    many models and regularised: where 7.62 is published, this gives 11.21 on the same annotations.
+
+    Args:
+        wins: 1, 0.5 (tie) or 0 a comparison; its length difference (new - old) and its prompt (or the cluster of
+            its prompt) beside it.
+
+    Not estimable (one outcome only, lengths that separate the outcomes, under 10 prompts): mean None.
+    """
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationError
+
+    n = len(wins)
+    unknown = Estimate(None, None, None, n, n, 0, level, len(set(clusters)))
+    spread = float(np.std(length_differences)) if n else 0.0
+    if len(set(clusters)) < 10 or len(set(wins)) < 2 or not spread:
+        return unknown
+    design = np.column_stack([np.ones(n), np.tanh(np.asarray(length_differences) / spread)])
+    groups = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # separation shows below, in the parameters
+            model = GLM(np.asarray(wins, dtype=float), design, family=Binomial())
+            fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups})
+    except (ValueError, np.linalg.LinAlgError, PerfectSeparationError):
+        return unknown
+    intercept, error = float(fit.params[0]), float(fit.bse[0])
+    if not fit.converged or not math.isfinite(error) or np.abs(fit.params).max() > 10:
+        return unknown
+    z = float(stats.norm.ppf((1 + level) / 2))
+    mean, low, high = (1 / (1 + math.exp(-x)) for x in (intercept, intercept - z * error, intercept + z * error))
+    return Estimate(mean, low, high, n, n, 0, level, len(set(clusters)))

@@ -1,0 +1,224 @@
+"""Suite `preference`: is what the policy writes better, and how far did it go to write it.
+
+Gold utility where the truth is known, reward score, win rate against SFT's own answers to the same prompts, exact
+KL to SFT along the policy's samples, length, and the share that ended. Length and KL stand beside every gain
+because both buy reward. Not here: length-controlled win rates, human or model judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from align.core.records import ItemResult
+from align.evals.answers import Answered, Manner, Speaker, Subject, answer_items, improbable, reward_scores
+from align.evals.fluency import is_empty, is_garbage
+from align.evals.items import Item
+from align.evals.measurements import measure
+from align.evals.results import item_result
+from align.evals.training_reward import REWARD_MODEL
+from align.losses.objectives import best_of_n_kl, exact_token_kl
+from align.model.packing import Rectangle, Tree, pack
+
+Scores = list[list[float | None]]
+
+
+def preference(items: Sequence[Item], subject: Subject, manner: Manner) -> list[ItemResult]:
+    """Results per answer (gold_utility, reward_score, kl, n_tokens, ended) and per prompt (win_rate_vs_sft)."""
+    asked = answer_items(subject.policy, items, manner, subject.reward)
+    utility = _gold(subject, asked)
+    rewards = reward_scores(subject.reward, asked, subject.policy) if subject.reward else None
+    results: list[ItemResult] = []
+    if utility is not None:
+        results += _per_answer(
+            asked, "gold_utility", subject.judge(subject.gold_name), utility, "the utility has no opinion"
+        )
+    if rewards is not None:
+        results += _per_answer(
+            asked,
+            "reward_score",
+            subject.judge(REWARD_MODEL),
+            rewards,
+            "the reward model cannot read it (too long, or cut inside its reasoning)",
+        )
+    if subject.sft is not None:
+        rivals = answer_items(subject.sft, items, manner.plain, None)
+        results += _win_rate(subject, asked, rivals, utility, rewards)
+        results += _kl(subject.policy, subject.sft, asked, manner)
+    results += _measured(subject, asked)
+    results += _fluency(subject.policy, asked)
+    lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in asked]
+    ended: Scores = [[float(answer.ended) for answer in one.answers] for one in asked]
+    results += _per_answer(asked, "n_tokens", "count", lengths, "")
+    return results + _per_answer(asked, "ended", "count", ended, "")
+
+
+def _per_answer(asked: Sequence[Answered], metric: str, judge: str, scores: Scores, reason: str) -> list[ItemResult]:
+    results = []
+    for one, values in zip(asked, scores, strict=True):
+        found = values or [None]  # an item without answers is one failed result
+        results += [item_result(one, metric, judge, value, reason, number) for number, value in enumerate(found)]
+    return results
+
+
+def _gold(subject: Subject, asked: Sequence[Answered]) -> Scores | None:
+    """Gold utility of every answer, by TRL's reward signature; None where no gold is known."""
+    if subject.gold is None:
+        return None
+    flat = [(one, answer) for one in asked for answer in one.answers]
+    completions = [[{**answer.message, "content": answer.text}] for _, answer in flat]
+    values = iter(
+        subject.gold(
+            prompts=[one.item.prompt for one, _ in flat],
+            completions=completions,
+            ended=[answer.ended for _, answer in flat],
+        )
+    )
+    return [[next(values) for _ in one.answers] for one in asked]
+
+
+def _fluency(policy: Speaker, asked: Sequence[Answered]) -> list[ItemResult]:
+    """Shares of answers that are none, by name apart from the safety suite's: rewards are easily pleased."""
+    garbage: Scores = [
+        [
+            float(odd or is_garbage(answer.text, one.item.asked))
+            for answer, odd in zip(one.answers, strange, strict=True)
+        ]
+        for one, strange in zip(asked, improbable(policy, asked), strict=True)
+    ]
+    empty: Scores = [[float(is_empty(answer.text)) for answer in one.answers] for one in asked]
+    found = _per_answer(asked, "garbage/preference", "fluency rules", garbage, "")
+    return found + _per_answer(asked, "empty/preference", "fluency rules", empty, "")
+
+
+def _measured(subject: Subject, asked: Sequence[Answered]) -> list[ItemResult]:
+    """What `evaluate` modules say of every answer."""
+    texts = [answer.text for one in asked for answer in one.answers]
+    results = []
+    for measurement in subject.measurements:
+        for metric, values in measure(measurement, texts).items():
+            rest = iter(values)
+            scores: Scores = [[next(rest) for _ in one.answers] for one in asked]
+            judge = f"evaluate: {measurement.name}"
+            results += _per_answer(asked, metric, judge, scores, "the module gave no finite number")
+    return results
+
+
+# --- against SFT ---------------------------------------------------------------------------------------------
+
+
+def _win_rate(
+    subject: Subject,
+    asked: Sequence[Answered],
+    rivals: Sequence[Answered],
+    utility: Scores | None,
+    rewards: Scores | None,
+) -> list[ItemResult]:
+    """Per prompt, the share of (own, SFT) answer pairs that the policy wins; a tie is half a win.
+
+    Judged by gold utility where it has an opinion on all of them, else by reward; never by what the policy was trained
+    on, or what chose its answers.
+    """
+    assert subject.sft is not None
+    sides: list[tuple[str, Scores, Scores]] = []
+    if utility is not None and subject.gold_name not in subject.own_judges:
+        sides.append((subject.gold_name, utility, _gold(subject, rivals) or []))
+    if rewards is not None and subject.reward is not None and REWARD_MODEL not in subject.own_judges:
+        sides.append((REWARD_MODEL, rewards, reward_scores(subject.reward, rivals, subject.sft)))
+    if not sides:
+        return []
+    results = []
+    for i, (one, rival) in enumerate(zip(asked, rivals, strict=True)):
+        score, judge = None, sides[0][0]
+        for name, own, other in sides:
+            if (score := _share_won(own[i], other[i])) is not None:
+                judge = name
+                break
+        reason = rival.reason or "no judge has an opinion on all answers"
+        results.append(item_result(one, "win_rate_vs_sft", judge, score, reason))
+    return results
+
+
+def _share_won(own: Sequence[float | None], other: Sequence[float | None]) -> float | None:
+    """Mean of 1 (win), 0.5 (tie), 0 (loss) over all pairs; None if a value is missing or there is no pair."""
+    outcomes = []
+    for mine, theirs in product(own, other):
+        if mine is None or theirs is None:
+            return None
+        outcomes.append(0.5 if mine == theirs else float(mine > theirs))
+    return sum(outcomes) / len(outcomes) if outcomes else None
+
+
+# --- KL ------------------------------------------------------------------------------------------------------
+
+
+def _kl(policy: Speaker, reference: Speaker, asked: Sequence[Answered], manner: Manner) -> list[ItemResult]:
+    """KL in nats a response: exact along each sample, and for best-of-n the formula's one value.
+
+    The formula is best-of-n's distance from the policy it samples, which is SFT's own when that is the subject.
+    """
+    if manner.policy == "best-of-n":
+        value = best_of_n_kl(manner.n)
+        suite = asked[0].item.suite
+        return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{manner.n}", score=value, judge="formula")]
+    found: Scores = [[] for _ in asked]
+    if policy.stack.tokenizer.get_vocab() != reference.stack.tokenizer.get_vocab():
+        return _per_answer(asked, "kl", "exact", found, "the SFT model has another vocabulary")
+    usable = [i for i, one in enumerate(asked) if one.answers]
+    seen = [asked[i].prompt for i in usable]
+    plain = [_prompt_of(reference, asked[i].item) if manner.system_prompt else asked[i].prompt for i in usable]
+    trees = [Tree(ids, [answer.ids for answer in asked[i].answers]) for i, ids in zip(usable, seen, strict=True)]
+    other = [tree._replace(prompt=ids) for tree, ids in zip(trees, plain, strict=True)]
+    for i, values in zip(usable, exact_kl(policy, reference, trees, other), strict=True):
+        found[i] = [*values]
+    return _per_answer(asked, "kl", "exact", found, "")
+
+
+def exact_kl(
+    policy: Speaker, reference: Speaker, trees: Sequence[Tree], reference_trees: Sequence[Tree] | None = None
+) -> list[list[float]]:
+    """Sum over each response's tokens of the full-vocabulary KL(policy || reference) at temperature 1, in nats.
+
+    Both run in the same rectangles, so rounding cancels. ``reference_trees`` are the same responses where the
+    reference reads another prompt (one without the policy's system prompt): then tree by tree.
+    """
+    others = trees if reference_trees is None else list(reference_trees)
+    budget, layouts = policy.stack.compute.max_tokens, (policy.stack.layout, reference.stack.layout)
+    passes: list[tuple[Sequence[int], Rectangle, Rectangle]] = []
+    if others == trees and layouts[0] == layouts[1]:
+        passes = [(range(len(trees)), rectangle, rectangle) for rectangle in pack(trees, budget, layouts[0])]
+    else:
+        for i, (one, other) in enumerate(zip(trees, others, strict=True)):
+            passes.append(([i], pack([one], budget, layouts[0])[0], pack([other], budget, layouts[1])[0]))
+    found = [[0.0] * len(tree.responses) for tree in trees]
+    for numbers, own, theirs in passes:
+        values = own.sums(_token_kl(policy, reference, own, theirs).cpu()).tolist()
+        for (tree, k), value in zip(own.members, values, strict=True):
+            found[numbers[tree]][k] = value
+    return found
+
+
+@torch.no_grad()
+def _token_kl(policy: Speaker, reference: Speaker, own: Rectangle, theirs: Rectangle) -> Tensor:
+    """Exact KL at each response token ``(N,)``; logits exist for one chunk of positions at a time.
+
+    What rounding leaves below zero is zero: no KL is negative.
+    """
+    with policy.stack.use(policy.role):
+        own_ND = policy.stack.at_targets(own.to(policy.stack.device))
+    with reference.stack.use(reference.role):
+        theirs_ND = reference.stack.at_targets(theirs.to(reference.stack.device))
+    size = policy.stack.chunk
+    return torch.cat(
+        [
+            exact_token_kl(policy.stack.head_logits(p), reference.stack.head_logits(r)).clamp_min(0)
+            for p, r in zip(own_ND.split(size), theirs_ND.split(size), strict=True)
+        ]
+    )
+
+
+def _prompt_of(speaker: Speaker, item: Item) -> list[int]:
+    return speaker.stack.chat.prompt_ids(item.prompt or [], item.tools)

@@ -1,0 +1,181 @@
+"""The chat-completions protocol: what is sent to an OpenAI-compatible endpoint, and what its answers say.
+
+In: prompts as messages, and decoded answers. Out: request bodies, responses as candidates hold them, and the words of
+a refusal in the several forms that servers have for them. Nothing here talks to a server (``endpoint.py`` does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import json
+import math
+import re
+import time
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from align.core.messages import REASONING, NoMessage, arguments_of
+from align.core.reasoning import split_reasoning
+from align.core.records import Message
+
+OPTIONAL = ("n", "seed", "max_tokens")  # fields that a server may refuse and still be of use
+ENDED = ("stop", "tool_calls", "function_call")
+WITHHELD = ("content_filter", "error")  # reasons to end of a response that its server kept back or gave up on
+
+
+class Asked(NamedTuple):
+    """A prompt to send; ``seeds`` hold one seed for each response that is wanted."""
+
+    id: str
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None
+    arguments: dict[str, Any]
+    seeds: list[int]
+
+
+class Manner(NamedTuple):
+    """How a model is asked, the same for all prompts."""
+
+    model: str
+    temperature: float
+    max_new_tokens: int
+
+
+def request_body(asked: Asked, manner: Manner, n: int, seed: int, without: Collection[str]) -> dict[str, Any]:
+    """The request for ``n`` responses; ``without`` names optional fields that the server does not take."""
+    limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
+    body: dict[str, Any] = {
+        "model": manner.model,
+        "messages": [_as_sent(message) for message in asked.messages],
+        "temperature": manner.temperature,
+        limit: manner.max_new_tokens,
+        "seed": seed,
+    }
+    if n > 1:
+        body["n"] = n
+    if asked.tools:
+        body["tools"] = asked.tools
+    if asked.arguments:
+        body["chat_template_kwargs"] = asked.arguments
+    return {name: value for name, value in body.items() if name not in without}
+
+
+def completion_fault(data: Any) -> str | None:
+    """What keeps decoded data from being a chat completion (its choices may be none), by its field; None if nothing."""
+    choices = data.get("choices") if isinstance(data, dict) else None
+    if not isinstance(choices, list):
+        return f"'choices' is {_kind(choices)}, expected a list"
+    faults = (_choice_fault(choice, f"choices[{number}]") for number, choice in enumerate(choices))
+    return next((fault for fault in faults if fault), None)
+
+
+def counted_tokens(data: dict[str, Any], name: str) -> int | None:
+    """What a completion's ``usage`` counts under a name; None where it does not."""
+    usage = data.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None
+
+
+def response(choice: dict[str, Any], origin: str) -> dict[str, Any]:
+    """A choice as a response of ``candidates.jsonl``; reasoning and tool calls are kept."""
+    said = choice["message"]
+    called = said.get("function_call")  # the form before tool calls
+    if isinstance(called, dict) and isinstance(called.get("name"), str) and not said.get("tool_calls"):
+        said = said | {"tool_calls": [{"type": "function", "function": called}]}
+    written = split_reasoning(said.get("content") or said.get("refusal") or "")  # not every server parts them
+    message: Message = {"role": "assistant", "content": written.content}
+    apart = next((text for name in REASONING if (text := said.get(name))), None)
+    if reasoning := "\n\n".join(filter(None, (apart, written.reasoning))):
+        message["reasoning_content"] = reasoning
+    if calls := said.get("tool_calls"):
+        message["tool_calls"] = [_read_call(call) for call in calls]
+    return {"messages": [message], "origin": origin, "ended": choice.get("finish_reason") in ENDED}
+
+
+def words(data: Any) -> str:
+    """What a server says of a failure."""
+    if not isinstance(data, dict):
+        return "a page and not data"
+    error = data.get("error") or data.get("detail") or data.get("message") or data
+    if isinstance(error, dict):
+        error = error.get("message") or json.dumps(error)
+    if isinstance(error, list):  # pydantic's: where, and what
+        error = "; ".join(_problem(item) for item in error)
+    return str(error)
+
+
+def refused_field(data: Any) -> str | None:
+    """The optional field that a refusal names: as its parameter, or in quotes."""
+    error = data.get("error") if isinstance(data, dict) else None
+    parameter = error.get("param") if isinstance(error, dict) else None
+    quoted = (name for name in OPTIONAL if re.search(rf"['\"`]{name}['\"`]", words(data)))
+    return parameter if parameter in OPTIONAL else next(quoted, None)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds to wait by a Retry-After header: a number or a date (RFC 9110, section 10.2.3).
+
+    None where it asks for no wait: nothing, a time that is past, or what is neither a number nor a date.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def _choice_fault(choice: Any, where: str) -> str | None:
+    said = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(said, dict):
+        return f"'{where}.message' is {_kind(said)}, expected an object"
+    for name in ("content", "refusal", *REASONING):
+        if said.get(name) is not None and not isinstance(said[name], str):
+            return f"'{where}.message.{name}' is {_kind(said[name])}, expected text"
+    calls = said.get("tool_calls") or []
+    if not isinstance(calls, list):
+        return f"'{where}.message.tool_calls' is {_kind(calls)}, expected a list"
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return f"'{where}.message.tool_calls' holds a call without the name of a function"
+    return None
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in JSON's own words."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "missing")
+
+
+def _problem(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    place = item.get("loc")
+    return f"'{place[-1] if isinstance(place, list) and place else place or '?'}': {item.get('msg')}"
+
+
+def _read_call(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call with its arguments as an object; what spells none stays as the model wrote it, for people to see."""
+    function = dict(call["function"])
+    with contextlib.suppress(NoMessage):
+        function["arguments"] = arguments_of(function.get("arguments") or {}, "response")
+    return {name: call[name] for name in ("id", "type") if name in call} | {"function": function}
+
+
+def _as_sent(message: Message) -> Message:
+    """A message with the arguments of its tool calls as text, as the protocol wants them."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = dict(call.get("function") or {})
+        if not isinstance(function.get("arguments"), str):
+            function["arguments"] = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+        calls.append({"type": "function", **call, "function": function})
+    return {**message, "tool_calls": calls}

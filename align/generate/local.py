@@ -1,0 +1,181 @@
+"""The one way a policy acts: token ids of prompts in, sampled responses out.
+
+Each sequence owns a random generator seeded from its own key, used as Gumbel noise on the full distribution
+(Maddison et al. 2014, "A* sampling"), so a sample depends on neither its batch nor on the one beside it.
+No top-k and no top-p: what is sampled is what log-probabilities are computed of. Another sampler (vLLM)
+would stand behind :func:`respond`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from align.core.config import NotFinite
+from align.model.adapters import Stack
+
+SEGMENT = 16  # tokens written between two looks at which rows have ended and need no further work
+PADDED, ROUNDED = 1e-4, 0.2  # nats, mean over the vocabulary: what left padding may move, in fp32 and in less
+SMALLEST = 2.0**-25  # below the least exponential that fp32 draws, so that its zeros do not become infinite noise
+
+
+class Sample(NamedTuple):
+    """A response as token ids (with its stop token when it ended) and the sampler's own log-probabilities.
+
+    ``logprobs`` is empty when the response was not drawn (temperature 0).
+    """
+
+    ids: list[int]
+    ended: bool
+    logprobs: list[float]
+
+
+class _Gumbel(LogitsProcessor):
+    """Adds one row of Gumbel noise per sequence, each from the sequence's own generator."""
+
+    def __init__(self, generators: Sequence[torch.Generator], temperature: float) -> None:
+        self.generators, self.temperature = generators, temperature
+        self.logprobs_TB: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        waiting = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
+        for row, generator in zip(waiting, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        scores = scores.float() / self.temperature
+        noisy = scores - waiting.clamp_min(SMALLEST).log()  # minus the log of an exponential is Gumbel
+        chosen = noisy.argmax(-1, keepdim=True)
+        self.logprobs_TB.append(scores.gather(1, chosen)[:, 0] - scores.logsumexp(1))
+        return noisy
+
+
+def sequence_seed(*key: object) -> int:
+    """A 63-bit seed from a key such as (seed, stage, iteration, prompt id, k): the same on every machine."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@torch.no_grad()
+def respond(
+    stack: Stack,
+    role: str | None,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[Sequence[object]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    k: int = 1,
+) -> list[list[Sample]]:
+    """Sample k responses for each prompt; ``temperature = 0`` is greedy.
+
+    Args:
+        role: the adapter that acts; None is the bare base.
+        prompts: token ids, each with its generation prompt.
+        keys: one key a prompt; with the sample's number it seeds the sequence.
+        max_new_tokens: tokens after which an unfinished response is cut (``ended`` is then False).
+    """
+    rows = [(index, number) for index in range(len(prompts)) for number in range(k)]
+    rows.sort(key=lambda row: (-len(prompts[row[0]]), row))
+    found: dict[tuple[int, int], Sample] = {}
+    with stack.use(role):
+        while rows:
+            longest = len(prompts[rows[0][0]]) + max_new_tokens
+            size = max(1, stack.compute.max_tokens // longest)
+            part = rows[:size]
+            if len(prompts[part[-1][0]]) + max_new_tokens < longest and not _takes_left_padding(stack):
+                part = [row for row in part if len(prompts[row[0]]) + max_new_tokens == longest]
+            rows = rows[len(part) :]
+            seeds = [sequence_seed(*keys[index], number) for index, number in part]
+            samples = _write(stack, [prompts[index] for index, _ in part], seeds, max_new_tokens, temperature)
+            found |= dict(zip(part, samples, strict=True))
+    return [[found[index, number] for number in range(k)] for index in range(len(prompts))]
+
+
+def _write(
+    stack: Stack, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, temperature: float
+) -> list[Sample]:
+    """One batch to its end, a segment at a time; after each, only the rows that have not ended go on."""
+    generators = [torch.Generator(device=stack.device).manual_seed(seed) for seed in seeds]
+    samples = [Sample([], False, []) for _ in prompts]
+    going = list(range(len(prompts)))
+    written = 0
+    while going and written < max_new_tokens:
+        room = min(SEGMENT, max_new_tokens - written)
+        noise = _Gumbel([generators[row] for row in going], temperature) if temperature > 0 else None
+        parts = _segment(stack, [[*prompts[row], *samples[row].ids] for row in going], noise, room)
+        if not all(math.isfinite(value) for part in parts for value in part.logprobs):
+            raise NotFinite("sampling: log-probabilities are not finite; the policy's weights or dtype cannot be used")
+        for row, part in zip(going, parts, strict=True):
+            before = samples[row]
+            samples[row] = Sample(before.ids + part.ids, part.ended, before.logprobs + part.logprobs)
+        going = [row for row in going if not samples[row].ended]
+        written += room
+    return samples
+
+
+def _takes_left_padding(stack: Stack) -> bool:
+    """Whether ``generate`` writes after a left-padded row what it writes after the row alone; looked at once.
+
+    Models with a state may read what is masked, and models with learnt positions may count it; their rows are batched
+    with rows of the same length only. Where one that takes padding seems not to, only time is lost.
+    """
+    if stack.takes_left_padding is None:
+        generator = torch.Generator().manual_seed(1)
+        size = stack.base.get_input_embeddings().weight.shape[0]
+        ids = torch.randint(3, size, (24,), generator=generator).tolist()
+        alone, padded = (_greedy_logprobs(stack, ids[:12], ids[12 : 12 + n]) for n in (0, 12))
+        is_exact = stack.dtype == torch.float32 and stack.compute.quantization == "none"
+        stack.takes_left_padding = bool((alone - padded).abs().mean() <= (PADDED if is_exact else ROUNDED))
+    return stack.takes_left_padding
+
+
+def _greedy_logprobs(stack: Stack, row: list[int], padding: list[int]) -> Tensor:
+    """Log-probabilities ``(steps, V)`` that ``generate`` goes by after a row with masked tokens before it."""
+    output = stack.base.generate(
+        input_ids=torch.tensor([padding + row], device=stack.device),
+        attention_mask=torch.tensor([[0] * len(padding) + [1] * len(row)], device=stack.device),
+        generation_config=GenerationConfig(max_new_tokens=3, do_sample=False, use_cache=True, pad_token_id=0),
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.cat(output.logits).float().log_softmax(-1)
+
+
+def _segment(stack: Stack, rows: Sequence[Sequence[int]], noise: _Gumbel | None, max_new_tokens: int) -> list[Sample]:
+    """What ``generate`` adds to left-padded rows; the pad id is covered by the attention mask."""
+    longest = max(map(len, rows))
+    ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids_BT[number, longest - len(row) :] = torch.tensor(row)
+        mask_BT[number, longest - len(row) :] = 1
+    stops = stack.chat.stop_ids(stack.base)
+    output = stack.base.generate(
+        input_ids=ids_BT.to(stack.device),
+        attention_mask=mask_BT.to(stack.device),
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=stops,
+            pad_token_id=stops[0],
+            bos_token_id=stack.tokenizer.bos_token_id,
+            use_cache=True,
+        ),
+        logits_processor=LogitsProcessorList([noise] if noise else []),
+    )
+    logprobs = torch.stack(noise.logprobs_TB, 1).tolist() if noise else [[]] * len(rows)
+    added = output[:, longest:].tolist()
+    return [_until_stop(row, found, set(stops)) for row, found in zip(added, logprobs, strict=True)]
+
+
+def _until_stop(ids: list[int], logprobs: list[float], stops: set[int]) -> Sample:
+    """Cut after the first stop token: positions, not ids, decide what is padding."""
+    for position, token in enumerate(ids):
+        if token in stops:
+            return Sample(ids[: position + 1], True, logprobs[: position + 1])
+    return Sample(ids, False, logprobs)

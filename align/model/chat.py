@@ -1,0 +1,436 @@
+"""Conversations to token ids and back.
+
+A prompt is rendered by the chat template with its generation prompt; a response is what the template puts
+after it, up to and including one stop token. Prompt and response ids are made once and joined, never made
+from their joined text, so a prompt is a prefix of its rows by construction. Text in which a user spells a
+special token is text: it is split, never looked up. What a template would leave out of a row makes the row unusable;
+reasoning of earlier turns, which templates leave out in use too, is remarked on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+from align.core.config import BadInput
+from align.core.messages import REASONING, NoMessage, read_message
+from align.model.chat_template import PLAIN, Arguments, ChatTemplate, Messages, Unusable
+from align.model.omissions import THOUGHT, omissions
+from align.model.turns import CannotTell, own_turns
+
+MARK = re.compile("\ue000(\\d+)\ue001")  # in place of a content that spells a special token
+PROBE = "zq0probe0qz"
+SPACE = "\u2581"  # how SentencePiece writes a space
+
+
+class Continuation(NamedTuple):
+    """A response as token ids, its stop token last; ``own`` says of each whether the policy writes it itself."""
+
+    ids: list[int]
+    own: list[bool]
+
+
+class _Calls(NamedTuple):
+    """How a template writes tool calls: the token that ends a turn of them, and whether it wants arguments as text."""
+
+    stop_id: int
+    as_text: bool
+
+
+class Chat:
+    """A tokenizer with the template it is used with.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        template: None for the tokenizer's own, ``plain``, ``chatml``, or a path to a Jinja file.
+        arguments: what the template is called with; ``date`` is the day that it prints. A row's own override them.
+        day: the ISO day that the template prints where ``arguments`` name none; without it, today.
+
+    Raises:
+        BadInput: no template is given and the tokenizer has none, it does not read one of the arguments, or there is
+            no token to stop with.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        day: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.rows: int | None = None  # of the model's embedding, where one is known
+        self._template = ChatTemplate(tokenizer, template, arguments, day)
+        self.name, self.template, self.arguments = self._template.name, self._template.text, self._template.arguments
+        self.stop_id = self._stop()
+        self.remark: Callable[[str], None] = lambda reason: None  # told of each thing that is left out on purpose
+        self._remarked: set[tuple[str, int]] = set()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a rendering depends on beside its row: the template's sha256, and the arguments it is called with."""
+        return self._template.fingerprint()
+
+    def render(self, messages: Messages, tools: Any = None, arguments: Arguments = None, ask: bool = False) -> str:
+        """The conversation as text; ``ask`` adds the generation prompt.
+
+        Raises:
+            Unusable: the template refuses the messages, or they or the arguments cannot be used.
+        """
+        return self._template.apply([self._written(message) for message in _read(messages)], tools, arguments, ask)
+
+    def prompt_ids(self, messages: Messages, tools: Any = None, arguments: Arguments = None) -> list[int]:
+        """Token ids of the prompt with its generation prompt.
+
+        Raises:
+            Unusable: they end with the assistant's turn, the template refuses them or leaves something out of them, or
+                a text outside their content spells a special token.
+        """
+        messages = _read(messages)
+        if messages and messages[-1]["role"] == "assistant":
+            raise Unusable("the prompt ends with a turn of the assistant, and an answer never continues one")
+        render = partial(self.render, tools=tools, arguments=arguments, ask=True)
+        text = render(messages)
+        self._refuse_hidden_specials([*messages, tools, arguments])
+        if tools and text == self.render(messages, None, arguments, ask=True):
+            raise Unusable("the chat template does not write tools")
+        for name in sorted(set(arguments or {}) - self._template.variables - {"date"}):
+            self._remark(f"template argument '{name}', which the chat template does not read, has no effect", text)
+        for omission in omissions(render, messages, range(len(messages)), text):
+            if not omission.is_reasoning or not self._knows_reasoning:
+                raise Unusable(str(omission))
+            self._remark("reasoning of earlier turns is left out by the chat template, as it is in use", text)
+        marked, contents = self._mark(messages)
+        ids = self._encode_marked(render(marked), contents, text) if contents else self._encode(text)
+        self._refuse_unknown(messages, ids)
+        return ids
+
+    def response_ids(
+        self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
+    ) -> list[int]:
+        """The token ids of :meth:`response`."""
+        return self.response(prompt, response, tools, arguments).ids
+
+    def response(
+        self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
+    ) -> Continuation:
+        """A response given its prompt: what the template writes for it, and one stop token.
+
+        Raises:
+            Unusable: the template changes the prompt when the response is there, refuses the messages, leaves
+                something out of the response, or does not show which of its turns are the assistant's own.
+        """
+        prompt, response = _read(prompt), _read(response)
+        self._refuse_hidden_specials([*prompt, *response, tools, arguments])
+        render = partial(self.render, tools=tools, arguments=arguments)
+        asked, whole = render(prompt, ask=True), render([*prompt, *response])
+        if not whole.startswith(asked):
+            raise Unusable("the chat template writes the prompt differently when an answer follows it")
+        if self._knows_reasoning and any(_never_closes(message) for message in response):
+            raise Unusable("it opens reasoning and never closes it, which the chat template takes for content")
+        places = range(len(prompt), len(prompt) + len(response))
+        for omission in omissions(render, [*prompt, *response], places, whole):
+            raise Unusable(str(omission))
+        stop = self._calls.stop_id if response[-1].get("tool_calls") and self._calls else self.stop_id
+        marked, contents = self._mark(response)
+        shown = self._without_stop(render([*prompt, *marked]) if contents else whole, stop)
+        try:
+            spans = own_turns(render, prompt, marked, shown, self._ends) if len(response) > 1 else [(len(asked), None)]
+        except CannotTell as reason:
+            raise Unusable(str(reason)) from None
+        segments = [(shown[slice(*span)], is_own) for span, is_own in _with_gaps(spans)]
+        if contents:
+            self._check_marks(shown[len(asked) :], contents, self._without_stop(whole, stop)[len(asked) :])
+            found = [(self._encode_pieces(text, contents), is_own) for text, is_own in segments]
+        elif self._spells_special(prompt):
+            found = [(self._encode(text), is_own) for text, is_own in segments]
+        else:
+            found = self._encode_after(asked, segments)
+        ids = [i for part, _ in found for i in part]
+        self._refuse_unknown(response, ids)
+        return Continuation([*ids, stop], [*(own for part, own in found for _ in part), True])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """A response's ids as text, without special tokens and without the space a template put before it."""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return text.removeprefix(" ") if self.template == PLAIN else text
+
+    def stop_ids(self, model: Any = None) -> list[int]:
+        """What ends a response while generating: the template's stop tokens and the model's own ends."""
+        ends = {self.stop_id, self.tokenizer.eos_token_id, self._calls.stop_id if self._calls else None}
+        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        ends |= set(configured) if isinstance(configured, list) else {configured}
+        return sorted(end for end in ends if end is not None)
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """sha256 of the tokenizer by what it does; padding and truncation are set by whoever calls it."""
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """16 hex digits of the sha256 of tokenizer and template: token ids mean the same under the same one only."""
+        parts = [self.tokenizer_hash, self.template, self._template.bos, self.tokenizer.eos_token, self.stop_id]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    @cached_property
+    def special_ids(self) -> dict[int, str]:
+        """The special tokens' text by id."""
+        return {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+
+    @property
+    def special_strings(self) -> list[str]:
+        return list(self.special_ids.values())
+
+    def _stop(self) -> int:
+        marker = "\ue000stop\ue001"
+        exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
+        try:
+            _, shown, tail = self.render(exchange).rpartition(marker)
+            self._refuse_unasked_header(exchange[:1], self.render(exchange), marker)
+        except Unusable as error:
+            raise BadInput(f"chat_template {self.name}: {error}; mend it, or name another in chat_template") from None
+        if not shown:
+            raise BadInput(f"chat_template {self.name}: it does not show what the assistant says; name another one")
+        ids = self._encode(tail.strip()) if tail.strip() else []
+        specials = set(self.tokenizer.added_tokens_decoder)
+        if ids and ids[0] in specials:
+            return ids[0]
+        if self.tokenizer.eos_token_id is None:
+            raise BadInput(f"chat_template {self.name}: it ends an answer with no token and the tokenizer has no EOS")
+        return int(self.tokenizer.eos_token_id)
+
+    def _refuse_unasked_header(self, prompt: Messages, exchange: str, answer: str) -> None:
+        """Refuse a template that heads an answer, and writes nothing of that where it asks for one.
+
+        A policy would have to write the header itself, and its answers would begin with it.
+
+        Raises:
+            BadInput: names the header.
+        """
+        asked = self.render(prompt, ask=True)
+        header = exchange[len(asked) : exchange.find(answer)].strip()
+        if header and exchange.startswith(asked) and asked == self.render(prompt):
+            raise BadInput(
+                f"chat_template {self.name}: it writes {header!r} before an answer and nothing where it asks for one; "
+                "make it write that where add_generation_prompt is true, or name another template"
+            )
+
+    @cached_property
+    def _calls(self) -> _Calls | None:
+        """How the template writes tool calls; None: it does not."""
+        for as_text in (False, True):
+            arguments: Any = {"probe": PROBE}
+            function = {"name": "probe", "arguments": json.dumps(arguments) if as_text else arguments}
+            call = {"id": "call00000", "type": "function", "function": function}
+            turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+            exchange: list[dict[str, Any]] = [{"role": "user", "content": "a"}, turn]
+            try:
+                _, shown, tail = self._template.apply(exchange).rpartition(PROBE)
+            except Unusable:
+                continue
+            if shown:
+                return _Calls(self._call_stop(tail), as_text)
+        return None
+
+    def _call_stop(self, tail: str) -> int:
+        """The token that ends a turn of tool calls: that of other turns, or the last special one that the turn has."""
+        specials = [i for i in self._encode(tail) if i in self.tokenizer.added_tokens_decoder]
+        return self.stop_id if self.stop_id in specials or not specials else specials[-1]
+
+    @property
+    def _ends(self) -> list[str]:
+        """The texts of the tokens that end a turn."""
+        ends = {self.stop_id, self._calls.stop_id if self._calls else self.stop_id}
+        return [str(self.tokenizer.convert_ids_to_tokens(end)) for end in sorted(ends)]
+
+    @cached_property
+    def _knows_reasoning(self) -> bool:
+        """Whether the template writes reasoning anywhere, or takes it out of contents."""
+        answer = {"role": "assistant", "content": "a", "reasoning_content": PROBE}
+        try:
+            return THOUGHT in self.template or PROBE in self.render([{"role": "user", "content": "a"}, answer])
+        except Unusable:
+            return False
+
+    def _written(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message as this template wants it: reasoning under every name, arguments of calls as text or object."""
+        written = dict(message)
+        if "reasoning_content" in message:
+            written |= dict.fromkeys(REASONING, message["reasoning_content"])
+        if message.get("tool_calls"):
+            written.setdefault("content", "")  # some templates join it to the calls, and transformers drops None
+            if self._calls and self._calls.as_text:
+                written["tool_calls"] = [_with_text_arguments(call) for call in message["tool_calls"]]
+        return written
+
+    def _remark(self, reason: str, text: str) -> None:
+        """Remark once on each text, however often it is rendered."""
+        if (key := (reason, hash(text))) not in self._remarked:
+            self._remarked.add(key)
+            self.remark(reason)
+
+    def _without_stop(self, text: str, stop: int) -> str:
+        """Cut the template's stop token and whatever it writes after it."""
+        head, found, _ = text.rpartition(self.tokenizer.convert_ids_to_tokens(stop))
+        return head if found else text
+
+    def _spells_special(self, messages: Messages) -> bool:
+        text = "\0".join(str(message.get("content") or "") for message in messages)
+        return any(special in text for special in self.special_strings)
+
+    def _mark(self, messages: Messages) -> tuple[list[Mapping[str, Any]], list[str]]:
+        """The messages with a mark in place of each content that spells a special token, and these contents."""
+        contents: list[str] = []
+        marked: list[Mapping[str, Any]] = []
+        for message in messages:
+            if self._spells_special([message]):
+                marked.append({**message, "content": f"\ue000{len(contents)}\ue001"})
+                contents.append(str(message["content"]))
+            else:
+                marked.append(message)
+        return marked, contents
+
+    def _refuse_hidden_specials(self, values: Sequence[Any]) -> None:
+        """Outside ``content`` (reasoning, tool calls, tools) a text that spells a special token cannot be marked."""
+        hidden = [{k: v for k, v in value.items() if k != "content"} if isinstance(value, Mapping) else value
+                  for value in values]  # fmt: skip
+        texts = "\0".join(_strings(hidden))
+        if found := next((special for special in self.special_strings if special in texts), None):
+            raise Unusable(f"it spells the special token {found} in its reasoning, tool calls, tools or arguments")
+
+    def _refuse_unknown(self, messages: Messages, ids: Sequence[int]) -> None:
+        """A tokenizer without bytes reads one unknown token for every character that it has no token for.
+
+        What its normaliser only changes (case, form, spaces) is remarked on; it may be what the model was trained with.
+        """
+        if (normalizer := self.tokenizer.backend_tokenizer.normalizer) is not None:
+            for text in (str(message.get("content") or "") for message in messages):
+                read = normalizer.normalize_str(text).replace(SPACE, " ")
+                if _composed(read) != _composed(text):
+                    reason = "the tokenizer's normaliser reads a text in other characters than it is written in"
+                    self._remark(reason, text)
+        unknown = self.tokenizer.unk_token_id
+        if unknown not in ids or unknown in self.stop_ids():
+            return
+        for message in messages:
+            content = str(message.get("content") or "")
+            if unknown in self.tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids:
+                raise Unusable(f"the tokenizer has no token for a character of it, only {self.tokenizer.unk_token}")
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        except TypeError as error:  # a lone surrogate is no text to the tokenizer
+            raise Unusable(f"the tokenizer cannot read it ({error})") from error
+        self.refuse_beyond(ids)
+        return ids
+
+    def _encode_after(self, before: str, segments: Sequence[tuple[str, bool]]) -> list[tuple[list[int], bool]]:
+        """Each segment's ids as they are after all that stands before it, where these leave that unchanged."""
+        found = []
+        before_ids = self._encode(before)
+        for text, is_own in segments:
+            joined = self._encode(before + text)
+            is_prefix = joined[: len(before_ids)] == before_ids
+            ids = joined[len(before_ids) :] if is_prefix else self._encode(text)
+            found.append((ids, is_own))
+            before, before_ids = before + text, before_ids + ids
+        return found
+
+    def refuse_beyond(self, ids: Sequence[int]) -> None:
+        """Refuse token ids without a row in the model's embedding.
+
+        Raises:
+            BadInput: names the first of them.
+        """
+        strange = next((i for i in ids if i < 0 or (self.rows is not None and i >= self.rows)), None)
+        if strange is not None:
+            token = self.tokenizer.convert_ids_to_tokens(strange) if 0 <= strange < len(self.tokenizer) else None
+            who = f"chat_template {self.name}: {token!r} has" if token else "a row holds"
+            raise BadInput(
+                f"{who} the id {strange}, beyond the model's embedding of {self.rows} rows; put the model's own "
+                "tokenizer there, or resize the embedding"
+            )
+
+    def _encode_marked(self, rendered: str, contents: Sequence[str], expected: str) -> list[int]:
+        """Encode a rendering whose contents were replaced by marks: template parsed, contents as plain text."""
+        self._check_marks(rendered, contents, expected)
+        return self._encode_pieces(rendered, contents)
+
+    def _encode_pieces(self, rendered: str, contents: Sequence[str]) -> list[int]:
+        ids: list[int] = []
+        for number, piece in enumerate(MARK.split(rendered)):
+            if number % 2:
+                content = contents[int(piece)]
+                ids += self.tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids
+            else:
+                ids += self._encode(piece)
+        return ids
+
+    @staticmethod
+    def _check_marks(rendered: str, contents: Sequence[str], expected: str) -> None:
+        """Each mark stands in the rendering once, in order, and its content in its place makes what is expected."""
+        if [int(number) for number in MARK.findall(rendered)] != list(range(len(contents))):
+            raise Unusable("it spells a special token and the chat template does not show it as it is")
+        if MARK.sub(lambda mark: contents[int(mark[1])], rendered) != expected:
+            raise Unusable("it spells a special token and the chat template rewrites it")
+
+
+def _read(messages: Messages) -> list[dict[str, Any]]:
+    """The messages in their one form, whenever and by whom they were written."""
+    try:
+        return [read_message(message, "messages") for message in messages]
+    except NoMessage as reason:
+        raise Unusable(str(reason)) from None
+
+
+def _never_closes(message: Mapping[str, Any]) -> bool:
+    content = str(message.get("content") or "")
+    return content.lstrip().startswith("<think>") and THOUGHT not in content
+
+
+def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def _with_gaps(spans: Sequence[tuple[int, int | None]]) -> list[tuple[tuple[int, int | None], bool]]:
+    """The spans, and what stands between them as not their own."""
+    found: list[tuple[tuple[int, int | None], bool]] = [(spans[0], True)]
+    for before, span in zip(spans, spans[1:], strict=False):
+        found += [((before[1] or 0, span[0]), False), (span, True)]
+    return found
+
+
+def _composed(text: str) -> str:
+    """Without white space around it, and with one character for a letter and its marks (NFC), which changes nothing."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _strings(value: Any) -> list[str]:
+    """Every text in a nested value, keys included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for item in value.items() for text in _strings(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _strings(item)]
+    return []
+
+
+def untrained_tokens(chat: Chat, embedding_VD: Any) -> list[str]:
+    """Special tokens of the template whose embedding was never trained (zero, or far below the usual norm).
+
+    ``embedding_VD`` is the input embedding matrix. Training moves them, but a frozen base cannot: name them first.
+    """
+    rendered = chat.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}], ask=True)
+    used = {chat.stop_id, *(i for i in chat._encode(rendered) if i in chat.tokenizer.added_tokens_decoder)}
+    norm_V = embedding_VD.detach().float().norm(dim=1)
+    usual = float(norm_V.median())
+    return [str(chat.tokenizer.convert_ids_to_tokens(i)) for i in sorted(used) if float(norm_V[i]) < 0.2 * usual]

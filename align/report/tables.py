@@ -1,0 +1,94 @@
+"""A comparison as Markdown: for the terminal, a pull request, a README.
+
+In: the content of comparison.json. Out: text. Not here: any computing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from align.core.stats.differences import higher_is_better
+
+EQUAL_LENGTH = (
+    "Equal length: a logistic regression of wins on the difference in length, read where it is 0. It knows nothing of "
+    "how hard a prompt is: it is not AlpacaEval 2's length-controlled win rate."
+)
+
+
+def markdown(comparison: Mapping[str, Any]) -> str:
+    """Tables of metrics, differences and costs, then what is missing and the caveat."""
+    parts = [
+        "# Comparison",
+        _metrics(comparison["rows"]),
+        "## Paired differences",
+        _differences(comparison["differences"]),
+    ]
+    parts += ["## What it took", _costs(comparison["costs"])]
+    if comparison["not_measured"]:
+        parts += ["## Not measured", "\n".join(f"- {line}" for line in comparison["not_measured"])]
+    return "\n\n".join([*parts, comparison["caveat"]]) + "\n"
+
+
+def number(value: float | None) -> str:
+    """Three digits or decimals, small ones by their first digit, counts in full; a dash for None."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 1:
+        return f"{value:#.3g}".removesuffix(".")
+    return f"{value:.1g}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
+
+
+def estimate(found: Mapping[str, Any] | None) -> str:
+    """``mean [low, high] n=…``, with the failures where there are some."""
+    if found is None:
+        return "not measured"
+    if found["mean"] is None:
+        return "not estimable" if found["n_scored"] else f"none of {found['n']} scored"
+    low, high = number(found["low"]), number(found["high"])
+    between = f" [{low}, {high}]" if found["low"] is not None else " (no interval)"
+    failed = f", {found['n_failed']} failed" if found["n_failed"] else ""
+    return f"{number(found['mean'])}{between} n={found['n_scored']}{failed}"
+
+
+def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every metric of any row, in order of first appearance."""
+    return list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
+
+
+def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What has to be said beside metrics whose name another measure is known by."""
+    return [EQUAL_LENGTH] if any(metric.endswith(", equal length") for metric in metric_names(rows)) else []
+
+
+def direction(metric: str) -> str:
+    return "↑" if higher_is_better(metric.partition(",")[0]) else "↓"
+
+
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| metric | " + " | ".join(row["name"] for row in rows) + " |", "|" + "---|" * (len(rows) + 1)]
+    for metric in metric_names(rows):
+        cells = [estimate(row["metrics"].get(metric)) for row in rows]
+        lines.append(f"| {metric} {direction(metric)} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "95 % intervals over items; ↑ higher is better, ↓ lower is better.", *notes(rows)])
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| difference | metric | estimate | excludes 0 |", "|---|---|---|---|"]
+    for row in rows:
+        excludes = "not known" if row["low"] is None else "yes" if row["low"] > 0 or row["high"] < 0 else "no"
+        name = f"{row['of']} − {row['minus']}"
+        lines.append(f"| {name} | {row['metric']} {direction(row['metric'])} | {estimate(row)} | {excludes} |")
+    return "\n".join(lines) if rows else "No metric was measured on two arms."
+
+
+def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = "| arm | train pairs | judgments | configurations tried | seconds | of its reward model | peak memory, MB |"
+    keys = ("train_pairs", "judgments", "configurations_tried", "seconds", "reward_seconds", "peak_memory_mb")
+    lines = [head, "|" + "---|" * 7]
+    lines += [f"| {row['name']} | " + " | ".join(number(row[key]) for key in keys) + " |" for row in rows]
+    return "\n".join(lines)

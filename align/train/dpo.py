@@ -1,0 +1,159 @@
+"""Stage `dpo`: preference pairs straight to a policy.
+
+In: a pairs run and the policy to start from (an SFT run; its frozen adapter is the reference). Out:
+``adapter/``. The reference runs in the same rows as the policy, so bf16 rounding cancels. An SFT term on the
+chosen answer (``sft_weight``) holds their likelihood up; an alarm says when it falls all the same.
+Not here: other pairwise losses, length normalisation, label smoothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+
+from align.core.config import Compute, Lora, Optim, TextConfig, Tracker, Watch
+from align.core.files import artefact_hash
+from align.core.plugins import RewardFunction
+from align.core.runs import Run, stage
+from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
+from align.engine.checkpoints import load_checkpoint, save_checkpoint
+from align.engine.loop import Journal, Learner, Processes, epochs, stage_seed
+from align.engine.samples import Watched, watched_rows
+from align.losses.objectives import dpo_loss, likelihood_loss
+from align.model.adapters import Stack
+from align.model.layouts import settle
+from align.model.load import context_length, find_policy, template_of
+from align.model.packing import pack
+from align.train import guards
+
+ALARM = -2.0  # nats: mean log-ratio of chosen answers below which likelihood displacement is named
+
+
+class DPOConfig(TextConfig):
+    """Hyper-parameters of DPO; ``batch`` counts prompts."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy")
+    SHARES_WORK: ClassVar[bool] = True
+
+    stage: Literal["dpo"] = "dpo"
+    pairs: Path
+    policy: Path
+    beta: float = Field(default=0.1, gt=0)
+    sft_weight: float = Field(default=0.2, ge=0)
+    batch: int = Field(default=16, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    optim: Optim = Optim(lr=5e-5)
+    lora: Lora | None = None
+    compute: Compute = Compute()
+    min_rows: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1, description="steps")
+    watch: Watch = Watch()
+    tracker: Tracker = "none"
+
+
+class Sums(NamedTuple):
+    """Sums over the pairs of a step; ``loss`` is already over the step's denominator."""
+
+    loss: float = 0.0
+    right: float = 0.0
+    margin: float = 0.0
+    chosen_ratio: float = 0.0
+    rejected_ratio: float = 0.0
+    pairs: float = 0.0
+
+
+@stage
+def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
+    """Train a policy on pairs; ``gold`` scores what it writes meanwhile, where the truth is known."""
+    torch.manual_seed(stage_seed(config.seed, "dpo"))
+    source = find_policy(config.policy)
+    stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
+    run.renders_with(stack.chat)
+    stack.seat_policy(source.adapter, config.lora)
+    settle(stack, run.note)
+    train = load_pairs(run, config.pairs, "train", stack.chat, context_length(stack.base), config.min_rows)
+    run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
+    rows = watched_rows(config.pairs, config.watch.prompts)
+    watched = Watched(stack, rows, max_new_tokens=config.watch.max_new_tokens, seed=config.seed, gold=gold)
+    headline = _fit(config, run, stack, train, watched)
+    if run.is_main:
+        stack.save_role("policy", run.path / "adapter")
+    return headline | {"train_pairs": sum(len(prompt.rows) for prompt in train)}
+
+
+def _fit(config: DPOConfig, run: Run, stack: Stack, train: Sequence[PromptPairs], watched: Watched) -> dict[str, Any]:
+    processes = Processes(stack.device)
+    batches = epochs(len(train), config.batch, config.epochs, config.seed)
+    learner = Learner(stack.parameters("policy"), config.optim, len(batches), processes)
+    if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
+        learner.restore(resumed.tensors, resumed.step)
+    with closing(Journal(run, len(batches), config.tracker, resumed)) as journal:
+        if learner.done == 0 and run.is_main:
+            journal.samples(0, watched.look("policy"))
+        metrics: dict[str, float] = {}
+        for step, batch in enumerate(batches[learner.done :], learner.done + 1):
+            prompts = [train[i] for i in batch]
+            sums = _backward(config, stack, processes.share(prompts), total_weight(prompts))
+            metrics = _means(Sums(*processes.sum(sums)))
+            if step == 1:
+                guards.same_start(sums.margin, sums.chosen_ratio, sums.rejected_ratio, sums.pairs, stack.compute.dtype)
+            journal.log(step, metrics | learner.step(), ["loss", "accuracy"])
+            if metrics["chosen_logratio"] < ALARM and not any(note.startswith("alarm") for note in run.record.notes):
+                run.note(
+                    f"alarm: at step {step} chosen answers are {-metrics['chosen_logratio']:.1f} nats below the "
+                    "reference (likelihood displacement); raise sft_weight or beta, or lower optim.lr"
+                )
+            if run.is_main and (step % config.watch.every == 0 or step == len(batches)):
+                journal.samples(step, watched.look("policy"))
+            if step % config.checkpoint_every == 0 and step < len(batches):
+                save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
+    return metrics | {"train_seconds": journal.seconds, "steps": len(batches)}
+
+
+def _backward(config: DPOConfig, stack: Stack, prompts: Sequence[PromptPairs], denominator: float) -> Sums:
+    """Accumulate the gradient of these prompts' share of the step."""
+    total = Sums()
+    for rectangle in pack([prompt.tree for prompt in prompts], stack.compute.max_tokens, stack.layout):
+        rectangle = rectangle.to(stack.device)
+        pairs = index_pairs(rectangle, prompts)
+        with torch.no_grad(), stack.use(stack.reference):
+            reference_S = rectangle.sums(stack.logprobs(rectangle))
+        with stack.use("policy"):
+            policy_S = rectangle.sums(stack.logprobs(rectangle))
+            c, r = pairs.chosen_P, pairs.rejected_P
+            found = dpo_loss(
+                policy_S[c], policy_S[r], reference_S[c], reference_S[r], pairs.weight_P, config.beta, denominator
+            )
+            loss = found.loss
+            if config.sft_weight:
+                n_tokens_P = pairs.n_tokens_S[c]
+                nll = likelihood_loss(policy_S[c], n_tokens_P, pairs.weight_P, denominator)
+                loss = loss + config.sft_weight * nll
+            loss.backward()
+        ratio_S = (policy_S - reference_S).detach()
+        part = Sums(
+            loss.item(),
+            (found.margin_P > 0).sum().item(),
+            found.margin_P.sum().item(),
+            ratio_S[c].sum().item(),
+            ratio_S[r].sum().item(),
+            float(len(c)),
+        )
+        total = Sums(*(a + b for a, b in zip(total, part, strict=True)))
+    return total
+
+
+def _means(sums: Sums) -> dict[str, float]:
+    return {
+        "loss": sums.loss,
+        "accuracy": sums.right / sums.pairs,
+        "margin": sums.margin / sums.pairs,
+        "chosen_logratio": sums.chosen_ratio / sums.pairs,
+        "rejected_logratio": sums.rejected_ratio / sums.pairs,
+        "pairs": sums.pairs,
+    }

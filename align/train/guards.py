@@ -1,0 +1,104 @@
+"""What must hold while a policy trains, checked where it is cheap: identities before the first update, and
+three estimates of the same KL at the end. A guard that fails stops the run and names where to look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.core.config import BadInput, NotFinite
+from align.losses import objectives
+from align.model.adapters import Stack
+from align.model.packing import Tree, pack
+
+RATIO = {"float32": 1e-6, "bfloat16": 1e-2}  # |ratio - 1| before the first update, on the same rows
+SAMPLER = {"float32": 1e-4, "bfloat16": 5e-2}  # mean |sampler - scorer|, nats a token
+START = {"float32": 1e-3, "bfloat16": 1e-1}  # nats a response between a policy and its own copy
+
+
+def same_ratio(logprob_ST: Tensor, old_ST: Tensor, mask_ST: Tensor, dtype: str) -> None:
+    """Scorer against updater: before the first update every ratio is 1."""
+    _finite("ppo", logprob_ST[mask_ST])
+    off_ST = torch.where(mask_ST, ((logprob_ST - old_ST).exp() - 1).abs(), 0.0)
+    worst = float(off_ST.max())
+    if not worst <= RATIO[dtype]:
+        raise BadInput(
+            f"ppo: the first ratio differs from 1 by {worst:.2e} before any update; scorer and updater disagree "
+            "(dropout, another dtype, or rows packed differently)"
+        )
+
+
+def same_sampler(scored: Sequence[float], sampled: Sequence[float], dtype: str) -> None:
+    """Sampler against scorer: the same tokens have the same log-probabilities."""
+    if not scored:
+        return
+    _finite("ppo", torch.tensor(scored))
+    mean = sum(abs(a - b) for a, b in zip(scored, sampled, strict=True)) / len(scored)
+    if not mean <= SAMPLER[dtype]:
+        raise BadInput(
+            f"ppo: sampler and scorer differ by {mean:.2e} nats a token; look at temperature, top_k, top_p and the "
+            "chat template of whatever samples"
+        )
+
+
+def same_start(margin: float, chosen: float, rejected: float, pairs: float, dtype: str) -> None:
+    """Before the first update the policy is its reference: log-ratios are 0 and DPO's loss is ln 2."""
+    _finite("dpo", torch.tensor([margin, chosen, rejected]))
+    off = max(abs(margin), abs(chosen), abs(rejected)) / max(1.0, pairs)
+    if not off <= START[dtype]:
+        raise BadInput(
+            f"dpo: the policy differs from its reference by {off:.3g} nats before any update, so the loss is not "
+            "ln 2; the policy must start from the very adapter that serves as reference"
+        )
+
+
+@torch.no_grad()
+def three_kls(stack: Stack, trees: Sequence[Tree], temperature: float, bound: float | None) -> dict[str, Any]:
+    """k1, k3 and exact KL(policy || reference), nats a response, on the same rollouts of the policy.
+
+    ``*_standard_errors_off`` says by how many standard errors of the paired difference an estimate's mean misses
+    the exact one's; ``agree`` is false beyond 3: then sampler, masks or positions disagree somewhere. It is None
+    where there is no standard error to count in: one response, or several that are all alike.
+    """
+    found: dict[str, list[float]] = {"k1": [], "k3": [], "exact": []}
+    for packed in pack(trees, stack.compute.max_tokens, stack.layout):
+        rectangle = packed.to(stack.device)
+        with stack.use("policy"):
+            policy_N = stack.logprobs(rectangle, temperature)
+        with stack.use(stack.reference):
+            reference_N = stack.logprobs(rectangle, temperature)
+        found["k1"] += rectangle.sums(objectives.token_kl(policy_N, reference_N, "k1")).tolist()
+        found["k3"] += rectangle.sums(objectives.token_kl(policy_N, reference_N, "k3")).tolist()
+        exact_N = stack.exact_kl(rectangle, "policy", stack.reference, temperature)
+        found["exact"] += rectangle.sums(exact_N).tolist()
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    off = {f"{kind}_standard_errors_off": _standard_errors(found[kind], found["exact"]) for kind in ("k1", "k3")}
+    return {
+        "n": len(found["exact"]),
+        **means,
+        **off,
+        "agree": None if None in off.values() else all(abs(value or 0.0) <= 3 for value in off.values()),
+        "kl_max": bound,
+        "within_kl_max": None if bound is None else means["exact"] <= bound,
+    }
+
+
+def _finite(stage: str, values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise NotFinite(
+            f"{stage}: log-probabilities are not finite before any update; the policy's or reference's weights, or "
+            "compute.dtype, cannot be used"
+        )
+
+
+def _standard_errors(estimate: Sequence[float], exact: Sequence[float]) -> float | None:
+    """None where there is no error to count in: differences that are all alike, and not zero."""
+    difference = torch.tensor(estimate, dtype=torch.float64) - torch.tensor(exact, dtype=torch.float64)
+    if not difference.any():
+        return 0.0
+    error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return float(difference.mean()) / error if error > 0 else None

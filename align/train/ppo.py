@@ -1,0 +1,361 @@
+"""Stage `ppo`: RLHF with PPO, four roles on one base.
+
+In: the policy to start from (an SFT run; its frozen adapter is the reference), a reward run and / or reward
+functions, and the prompts of a pairs run. Out: ``adapter/`` (policy) and ``value/`` (critic).
+One iteration is five sentences: act, judge, assign credit, improve, account. Rollouts, old log-probabilities
+and updates share their rows, whose packing is fixed for all epochs, so the first ratio is exactly 1.
+Not here: reward whitening, an adaptive KL coefficient, PPO-ptx, advantages shared within a prompt.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from align.core.config import BadInput, Compute, Lora, Optim, Template, TextConfig, Tracker, Watch
+from align.core.files import artefact_hash, code_hash
+from align.core.plugins import RewardFunction
+from align.core.runs import Run, stage
+from align.engine.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from align.engine.loop import Journal, Learner, Processes, epochs, stage_seed
+from align.engine.samples import Watched, watched_rows
+from align.generate.local import Sample, respond
+from align.losses import objectives
+from align.model.adapters import Stack
+from align.model.layouts import settle
+from align.model.load import find_policy, template_of
+from align.model.packing import Tree
+from align.model.parsing import parse_response
+from align.train import guards
+from align.train.rollouts import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, look_back
+from rewards.functions import load_function, origin_of
+from rewards.model import add_reward, score
+
+
+class PPOConfig(TextConfig):
+    """Hyper-parameters of PPO; ``batch`` counts prompts of an iteration, each with ``samples`` responses."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("policy", "reward", "pairs")
+    SHARES_WORK: ClassVar[bool] = True
+
+    stage: Literal["ppo"] = "ppo"
+    policy: Path
+    pairs: Path = Field(description="the pairs run whose training prompts are used")
+    reward: Path | None = None
+    functions: list[str] = Field(default_factory=list, description="further rewards, module:function, added up")
+    iterations: int = Field(default=50, ge=1)
+    batch: int = Field(default=32, ge=1)
+    samples: int = Field(default=4, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    minibatches: int = Field(default=4, ge=1)
+    kl: float = Field(default=0.05, ge=0, description="coefficient of the per-token KL in the reward")
+    kl_max: float | None = Field(default=None, gt=0, description="nats a response; learning stops beyond it")
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0)
+    value_clip: float = Field(default=0.2, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+    missing_eos_penalty: float = Field(default=1.0, ge=0, description="taken off the score of a cut response")
+    kl_prompts: int = Field(default=64, ge=1, description="prompts for the three KL estimates at the end")
+    optim: Optim = Optim(lr=5e-5, eps=1e-5)
+    value_optim: Optim = Optim(lr=1e-4, eps=1e-5)
+    lora: Lora | None = None
+    compute: Compute = Compute()
+    checkpoint_every: int = Field(default=5, ge=1, description="iterations")
+    watch: Watch = Watch()
+    tracker: Tracker = "none"
+
+    def heads(self) -> dict[str, str]:
+        """What the reward functions are written in: another reward is another run."""
+        return {"functions": code_hash(*map(load_function, self.functions))} if self.functions else {}
+
+
+class PPO:
+    """The state of a run: roles, learners, prompts. The five steps of an iteration are its methods."""
+
+    def __init__(self, config: PPOConfig, run: Run, gold: RewardFunction | None) -> None:
+        self.config, self.gold = config, gold
+        self.functions = [load_function(name) for name in config.functions]
+        torch.manual_seed(stage_seed(config.seed, "ppo"))
+        source = find_policy(config.policy)
+        self.stack = _seat(
+            config, source.base, source.adapter, template_of(config.policy, config.template(run.record.created))
+        )
+        run.renders_with(self.stack.chat)
+        settle(self.stack, run.note)
+        self.prompts = load_prompts(run, self.stack, config.pairs, config.max_new_tokens)
+        if len(self.prompts) < config.batch:
+            raise BadInput(
+                f"{config.pairs}: {len(self.prompts)} usable prompts, ppo.batch asks for {config.batch} an iteration; "
+                "lower batch or max_new_tokens"
+            )
+        run.record.lineage |= {"base": artefact_hash(source.base), "rewards": _rewards(config, run)}
+        self.processes = Processes(self.stack.device)
+        rounds = math.ceil(config.iterations / (len(self.prompts) // config.batch))
+        order = epochs(len(self.prompts), config.batch, rounds, config.seed)
+        self.batches = [batch for batch in order if len(batch) == config.batch]  # no prompt twice in an iteration
+        steps = config.iterations * config.epochs * min(config.minibatches, config.batch)
+        self.policy = Learner(self.stack.parameters("policy"), config.optim, steps, self.processes)
+        self.value = Learner(self.stack.parameters("value"), config.value_optim, steps, self.processes)
+
+    def minibatches(self, iteration: int) -> list[list[Prompt]]:
+        """The prompts of an iteration, cut into minibatches; the same whatever came before."""
+        chosen = [self.prompts[i] for i in self.batches[iteration - 1]]
+        return [chosen[m :: self.config.minibatches] for m in range(min(self.config.minibatches, len(chosen)))]
+
+    # 1 act
+    def act(self, iteration: int | str, prompts: Sequence[Prompt]) -> list[list[Sample]]:
+        """Sample responses; each sequence is seeded by (seed, stage, iteration, prompt, k)."""
+        config = self.config
+        return respond(
+            self.stack,
+            "policy",
+            [prompt.ids for prompt in prompts],
+            [(config.seed, "ppo", iteration, prompt.id) for prompt in prompts],
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            k=config.samples,
+        )
+
+    # 2 judge
+    def judge(self, prompts: Sequence[Prompt], samples: list[list[Sample]]) -> Judged:
+        """Scores of reward functions (and the penalty of a cut response), beside the reward model's fast path."""
+        flat = [(prompt, sample) for prompt, found in zip(prompts, samples, strict=True) for sample in found]
+        texts = [[parse_response(self.stack.chat, prompt.ids, sample.ids)] for prompt, sample in flat]
+        asked = [prompt.messages for prompt, _ in flat]
+        ended = [sample.ended for _, sample in flat]
+        extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]
+        opinions = [function(prompts=asked, completions=texts, ended=ended) for function in self.functions]
+        for i, values in enumerate(zip(*opinions, strict=True)):
+            if self.config.reward is None and all(value is None for value in values):
+                raise BadInput(f"reward functions: none has an opinion on a response to prompt {flat[i][0].id}")
+            extra[i] += sum(value for value in values if value is not None)
+        gold = self.gold(prompts=asked, completions=texts, ended=ended) if self.gold else [None] * len(flat)
+        k = self.config.samples
+        trees = [Tree(p.ids, [sample.ids for sample in found]) for p, found in zip(prompts, samples, strict=True)]
+        return Judged(trees, samples, _chunks(extra, k), _chunks(gold, k))
+
+    # 3 assign credit
+    def assign_credit(self, minibatches: list[list[Rollout]]) -> list[list[Rollout]]:
+        """GAE on KL-shaped rewards; advantages whitened over every token of the iteration, in all processes."""
+        config = self.config
+        credited = []
+        for rollouts in minibatches:
+            part = []
+            for r in rollouts:
+                kl_ST = objectives.token_kl(r.old_ST, r.reference_ST, "k1")
+                rewards_ST = objectives.shape_rewards(r.scores_S, kl_ST, r.mask_ST, config.kl)
+                credit = objectives.gae(rewards_ST, r.values_ST, r.mask_ST, config.gamma, config.lam)
+                part.append(r._replace(advantages_ST=credit.advantages_BT, returns_ST=credit.returns_BT))
+            credited.append(part)
+        mean, variance = self._moments([r for part in credited for r in part])
+        return [
+            [r._replace(advantages_ST=objectives.standardise(r.advantages_ST, mean, variance)) for r in part]
+            for part in credited
+        ]
+
+    def _moments(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        advantages = [r.advantages_ST[r.mask_ST].double() for r in rollouts]
+        n, total = self.processes.sum([sum(map(len, advantages)), sum(float(a.sum()) for a in advantages)])
+        mean = total / n
+        (squares,) = self.processes.sum([sum(float(((a - mean) ** 2).sum()) for a in advantages)])
+        moments = torch.tensor([mean, squares / n], dtype=torch.float32, device=self.stack.device)
+        return moments[0], moments[1]
+
+    # 4 improve
+    def improve(self, minibatches: list[list[Rollout]], check: bool) -> dict[str, float]:
+        """A few clipped epochs over the iteration's rollouts, policy and critic in turn."""
+        found: list[dict[str, float]] = []
+        for epoch in range(self.config.epochs):
+            for number, rollouts in enumerate(minibatches):
+                (n_tokens,) = self.processes.sum([float(sum(int(r.mask_ST.sum()) for r in rollouts))])
+                sums = [0.0] * 5
+                for rollout in rollouts:
+                    part = self._backward(rollout, n_tokens, check and epoch == 0 and number == 0)
+                    sums = [a + b for a, b in zip(sums, part, strict=True)]
+                names = ("policy_loss", "clip_fraction", "approx_kl", "value_loss", "value_clip_fraction")
+                stats = dict(zip(names, self.processes.sum(sums), strict=True))
+                stats |= self.policy.step()
+                stats["value_grad_norm"] = self.value.step()["grad_norm"]
+                found.append(stats)
+        return {name: sum(stats[name] for stats in found) / len(found) for name in found[0]}
+
+    def _backward(self, r: Rollout, n_tokens: float, check: bool) -> list[float]:
+        """Gradients of one rectangle, role by role: a backward pass comes before the next switch."""
+        config = self.config
+        with self.stack.use("policy"):
+            logprob_ST = r.rectangle.by_response(self.stack.logprobs(r.rectangle, config.temperature))
+            if check:
+                guards.same_ratio(logprob_ST.detach(), r.old_ST, r.mask_ST, self.stack.compute.dtype)
+            policy = objectives.policy_loss(logprob_ST, r.old_ST, r.advantages_ST, r.mask_ST, config.clip, n_tokens)
+            policy.loss.backward()
+        with self.stack.use("value"):
+            values_ST = r.rectangle.by_response(self.stack.values("value", r.rectangle))
+            value = objectives.value_loss(values_ST, r.values_ST, r.returns_ST, r.mask_ST, config.value_clip, n_tokens)
+            value.loss.backward()
+        stats = (policy.loss, policy.clip_fraction, policy.approx_kl, value.loss, value.clip_fraction)
+        return [number.item() for number in stats]
+
+    # 5 account
+    def account(self, judged: Sequence[Judged], minibatches: list[list[Rollout]]) -> dict[str, float | None]:
+        """Means over the iteration's responses, with everything a collapse shows in."""
+        rollouts = [r for part in minibatches for r in part]
+        samples = [sample for found in judged for row in found.samples for sample in row]
+        gold = [value for found in judged for row in found.gold for value in row if value is not None]
+
+        def total(kind: objectives.KlKind) -> float:
+            kls = (objectives.token_kl(r.old_ST, r.reference_ST, kind) for r in rollouts)
+            return sum(float(objectives.masked_sum(kl, r.mask_ST)) for kl, r in zip(kls, rollouts, strict=True))
+
+        n, score, k1, k3, tokens, ended, gold_sum, n_gold = self.processes.sum(
+            [
+                len(samples),
+                sum(float(r.scores_S.sum()) for r in rollouts),
+                total("k1"),
+                total("k3"),
+                sum(len(sample.ids) for sample in samples),
+                sum(sample.ended for sample in samples),
+                sum(gold),
+                len(gold),
+            ]
+        )
+        return {
+            "score": score / n,
+            "kl": k1 / n,
+            "kl_k3": k3 / n,
+            "length": tokens / n,
+            "ended": ended / n,
+            "utility": gold_sum / n_gold if n_gold else None,
+            "explained_variance": explained(rollouts),
+        }
+
+    def misfit(self, found: Checkpoint) -> str | None:
+        """Why a checkpoint is not one of this run's two learners, or None."""
+        if not {"policy_steps", "value_steps"} <= set(found.state):
+            return "it does not count the steps of policy and value"
+        return self.policy.misfit(_under("policy", found.tensors)) or self.value.misfit(_under("value", found.tensors))
+
+    def measure_kl(self) -> dict[str, Any]:
+        """Three estimates of the final KL on fresh rollouts."""
+        prompts = self.prompts[: self.config.kl_prompts]
+        samples = self.act("end", prompts)
+        trees = [Tree(p.ids, [s.ids for s in found]) for p, found in zip(prompts, samples, strict=True)]
+        return guards.three_kls(self.stack, trees, self.config.temperature, self.config.kl_max)
+
+
+@stage
+def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
+    """Train a policy against a reward; ``gold`` scores what it writes meanwhile, where the truth is known."""
+    if config.reward is None and not config.functions:
+        raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or both")
+    state = PPO(config, run, gold)
+    resumed = load_checkpoint(run, state.misfit)
+    if resumed:
+        state.policy.restore(_under("policy", resumed.tensors), resumed.state["policy_steps"])
+        state.value.restore(_under("value", resumed.tensors), resumed.state["value_steps"])
+    with closing(Journal(run, config.iterations, config.tracker, resumed)) as journal:
+        iterations = _iterate(config, run, state, journal, resumed.step if resumed else 0)
+    if run.is_main:
+        state.stack.save_role("policy", run.path / "adapter")
+        state.stack.save_role("value", run.path / "value")
+    kl = state.measure_kl()
+    if kl["within_kl_max"] is False:
+        run.note(f"exact KL {kl['exact']:.2f} nats a response is above kl_max {config.kl_max}; raise kl or lower lr")
+    if kl["agree"] is None:
+        run.note("the responses are too few or too alike to compare estimates of the KL; raise kl_prompts or samples")
+    elif not kl["agree"]:
+        run.note(
+            f"alarm: KL by k1 {kl['k1']:.3f} and k3 {kl['k3']:.3f} miss the exact {kl['exact']:.3f} by more than 3 "
+            "standard errors; sampler and scorer disagree, so do not trust this run"
+        )
+    return {"kl": kl, "train_seconds": journal.seconds, "iterations": iterations}
+
+
+def _iterate(config: PPOConfig, run: Run, state: PPO, journal: Journal, start: int) -> int:
+    """Iterations from ``start + 1`` on; how many updated the policy (fewer than asked for when kl_max stops it)."""
+    watched = Watched(
+        state.stack,
+        watched_rows(config.pairs, config.watch.prompts),
+        max_new_tokens=config.watch.max_new_tokens,
+        seed=config.seed,
+        score=functools.partial(score, state.stack, "reward") if config.reward else None,
+        gold=state.gold,
+    )
+
+    def look(iteration: int) -> None:
+        if run.is_main:
+            journal.samples(iteration, watched.look("policy"))
+
+    if start == 0:
+        look(0)
+    for iteration in range(start + 1, config.iterations + 1):
+        prompts = [state.processes.share(part) for part in state.minibatches(iteration)]
+        samples = iter(state.act(iteration, [prompt for part in prompts for prompt in part]))
+        judged = [state.judge(part, [next(samples) for _ in part]) for part in prompts]
+        rollouts = [look_back(state.stack, found, config.temperature) for found in judged]
+        if iteration == 1:
+            check_sampler(judged, rollouts, state.stack.compute.dtype)
+        rollouts = state.assign_credit(rollouts)
+        metrics = state.account(judged, rollouts)
+        if config.kl_max is not None and (metrics["kl"] or 0.0) > config.kl_max:
+            journal.log(iteration, metrics)
+            look(iteration)
+            run.note(
+                f"stopped before the update of iteration {iteration}: KL {metrics['kl']:.2f} nats a response passed "
+                f"kl_max {config.kl_max}; raise kl or lower optim.lr"
+            )
+            return iteration - 1
+        journal.log(iteration, metrics | state.improve(rollouts, iteration == 1), ["score", "kl", "utility"])
+        if iteration % config.watch.every == 0 or iteration == config.iterations:
+            look(iteration)
+        if iteration % config.checkpoint_every == 0 and iteration < config.iterations:
+            save_checkpoint(
+                run,
+                iteration,
+                _over("policy", state.policy.tensors()) | _over("value", state.value.tensors()),
+                seconds=journal.seconds,
+                policy_steps=state.policy.done,
+                value_steps=state.value.done,
+            )
+    return config.iterations
+
+
+def _seat(config: PPOConfig, base: Path, adapter: Path | None, template: Template) -> Stack:
+    """Policy, reference, reward and value on one base; the value starts as the reward model where there is one."""
+    stack = Stack(base, config.compute, template)
+    stack.seat_policy(adapter, config.lora)
+    if config.reward is not None:
+        add_reward(stack, config.reward)
+        add_reward(stack, config.reward, "value", trainable=True)
+    else:
+        stack.add("value", adapter=adapter, lora=config.lora, trainable=True)
+        stack.add_head("value")
+    return stack
+
+
+def _rewards(config: PPOConfig, run: Run) -> str:
+    """Every reward that this policy, or what it starts from, learned from: none of them can test it."""
+    before = set(run.record.lineage.get("rewards", "").split())
+    model = {run.record.inputs["reward"]["sha256"]} if config.reward is not None else set()
+    return " ".join(sorted({*before, *model, *config.functions, *map(origin_of, config.functions)}))
+
+
+def _chunks(values: Sequence[Any], k: int) -> list[list[Any]]:
+    return [list(values[start : start + k]) for start in range(0, len(values), k)]
+
+
+def _over(role: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{role}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(role: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{role}/"): t for name, t in tensors.items() if name.startswith(f"{role}/")}

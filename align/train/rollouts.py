@@ -1,0 +1,105 @@
+"""What PPO learns from: the prompts it acts on, and what every role says of the responses, on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from align.core.records import Message
+from align.core.runs import Run
+from align.data.pairs import load_pairs, prompts_hash
+from align.generate.local import Sample
+from align.losses import objectives
+from align.model.adapters import Stack
+from align.model.load import context_length
+from align.model.packing import Rectangle, Tree, pack
+from align.train import guards
+
+
+class Prompt(NamedTuple):
+    id: str
+    messages: list[Message]
+    ids: list[int]
+
+
+class Rollout(NamedTuple):
+    """One rectangle of responses and what PPO knows of them; S responses, T tokens. In memory only."""
+
+    rectangle: Rectangle
+    mask_ST: Tensor
+    old_ST: Tensor
+    reference_ST: Tensor
+    values_ST: Tensor
+    scores_S: Tensor
+    advantages_ST: Tensor
+    returns_ST: Tensor
+
+
+class Judged(NamedTuple):
+    """The samples of a minibatch with the scores of reward functions and gold utility, by (prompt, k)."""
+
+    trees: list[Tree]
+    samples: list[list[Sample]]
+    extra: list[list[float]]
+    gold: list[list[float | None]]
+
+
+def load_prompts(run: Run, stack: Stack, pairs: Path, max_new_tokens: int) -> list[Prompt]:
+    """The training prompts of a pairs run that leave room for an answer; what is dropped is counted."""
+    context = context_length(stack.base)
+    train = load_pairs(run, pairs, "train", stack.chat, context, 1)
+    run.record.lineage |= {"prompts": prompts_hash(train)}
+    prompts = [Prompt(found.prompt_id, found.rows[0].prompt, found.tree.prompt) for found in train]
+    kept = [prompt for prompt in prompts if len(prompt.ids) + max_new_tokens <= (context or 1 << 30)]
+    run.drop("ppo: prompt leaves no room for max_new_tokens", len(prompts) - len(kept))
+    return kept
+
+
+@torch.no_grad()
+def look_back(stack: Stack, judged: Judged, temperature: float) -> list[Rollout]:
+    """Pack the responses once and read every role on the same rows."""
+    rollouts = []
+    for packed in pack(judged.trees, stack.compute.max_tokens, stack.layout):
+        rectangle = packed.to(stack.device)
+        scores_S = torch.tensor([judged.extra[tree][k] for tree, k in rectangle.members], device=stack.device)
+        if "reward" in stack.heads:
+            with stack.use("reward"):
+                scores_S = scores_S + stack.scores("reward", rectangle)
+        with stack.use(stack.reference):
+            reference_N = stack.logprobs(rectangle, temperature)
+        with stack.use("value"):
+            values_N = stack.values("value", rectangle)
+        with stack.use("policy"):
+            old_N = stack.logprobs(rectangle, temperature)
+        old_ST, reference_ST, values_ST = map(rectangle.by_response, (old_N, reference_N, values_N))
+        nothing = torch.zeros_like(old_ST)
+        rollouts.append(
+            Rollout(rectangle, rectangle.mask(), old_ST, reference_ST, values_ST, scores_S, nothing, nothing)
+        )
+    return rollouts
+
+
+def check_sampler(judged: Sequence[Judged], rollouts: Sequence[Sequence[Rollout]], dtype: str) -> None:
+    """Sampler against scorer, on the first iteration's own tokens."""
+    scored: list[float] = []
+    sampled: list[float] = []
+    for found, part in zip(judged, rollouts, strict=True):
+        for r in part:
+            for own_T, (tree, k) in zip(r.old_ST.tolist(), r.rectangle.members, strict=True):
+                sampled += found.samples[tree][k].logprobs
+                scored += own_T[: len(found.samples[tree][k].logprobs)]
+    guards.same_sampler(scored, sampled, dtype)
+
+
+def explained(rollouts: Sequence[Rollout]) -> float | None:
+    """How much of the returns' variance the critic explains, over all rollouts of an iteration."""
+    values, returns, masks = (
+        [getattr(r, name)[r.mask_ST][None] for r in rollouts] for name in ("values_ST", "returns_ST", "mask_ST")
+    )
+    if not values:
+        return None
+    return objectives.explained_variance(torch.cat(values, 1), torch.cat(returns, 1), torch.cat(masks, 1))

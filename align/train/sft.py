@@ -1,0 +1,247 @@
+"""Stage `sft`: demonstrations (or the chosen side of pairs) to a policy that answers in the wanted form.
+
+In: a model folder and rows {prompt, completion} (a JSONL file, or a pairs run whose chosen responses are
+used). Out: ``adapter/``, a LoRA adapter on the base. TRL's SFTTrainer does the training (``sft_trainer.py``), on token
+ids made here, so that every stage reads the same rows; loss on completions only. A mixture of experts gets no
+load-balancing loss, as in every other stage: its routers are frozen. Not here: packing, full fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
+from align.core.files import artefact_hash, read_jsonl, write_jsonl
+from align.core.plugins import RewardFunction
+from align.core.records import Tokens, is_empty, prompt_id
+from align.core.runs import Run, is_run, stage
+from align.data.tokens import Prompt, Source, note_sources, response_tokens
+from align.engine.checkpoints import METRICS, load_checkpoint
+from align.engine.loop import Journal, stage_seed
+from align.engine.samples import Asked, Watched, asked
+from align.generate.local import respond
+from align.model.adapters import Stack
+from align.model.chat import Chat, Unusable, untrained_tokens
+from align.model.layouts import settle
+from align.model.load import context_length, find_policy, template_of
+from align.model.tuners.lora import refuse_adapted_head
+from annotation.importers.demonstrations import Demonstrations, read_demonstrations
+
+MARKS_NAMED = 5
+CHOSEN = ("chosen", "chosen_ended", "chosen_tokens")  # the columns of a pair that make a demonstration
+ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
+
+
+class SFTConfig(TextConfig):
+    """Hyper-parameters of supervised fine-tuning; ``batch`` counts demonstrations."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("model", "data")
+
+    stage: Literal["sft"] = "sft"
+    model: Path
+    data: Path
+    batch: int = Field(default=16, ge=1)
+    epochs: int = Field(default=2, ge=1)
+    max_rows: int | None = Field(default=None, ge=1, description="use only the first rows")
+    optim: Optim = Optim(lr=2e-4)
+    lora: Lora | None = None
+    compute: Compute = Compute()
+    min_rows: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1, description="steps")
+    held_out: int = Field(default=32, ge=0, description="demonstrations kept back to see whether answers end")
+    watch: Watch = Watch()
+    tracker: Tracker = "none"
+
+
+@stage
+def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
+    """Fine-tune; ``gold`` scores what the policy writes meanwhile, where the truth is known."""
+    torch.manual_seed(stage_seed(config.seed, "sft"))
+    source = find_policy(config.model)
+    stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
+    run.renders_with(stack.chat)
+    stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
+    refuse_adapted_head(stack.peft, "policy")
+    settle(stack, run.note)
+    if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):
+        run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
+    run.record.lineage |= {"base": artefact_hash(source.base)}
+    found = _demonstrations(config)
+    if found.unread:
+        columns = ", ".join(f"'{column}' ({count})" for column, count in sorted(found.unread.items()))
+        run.note(f"{config.data}: columns that are not read, with how many rows have them: {columns}")
+    if found.marked:
+        marks = ", ".join(f"'{mark}' ({count})" for mark, count in found.marked.most_common(MARKS_NAMED))
+        run.note(f"{found.marked.total()} rows hold marks of turns or of a chat template in their text: {marks}; kept")
+    kept_back, used = found.rows[: config.held_out], found.rows[config.held_out :]
+    rows = _rows(run, stack.chat, used, context_length(stack.base), [*found.dropped])
+    if len(rows) < config.min_rows:
+        raise BadInput(
+            f"{config.data}: {len(rows)} of {len(used) + len(found.dropped)} demonstrations can be used, "
+            f"min_rows asks for {config.min_rows}; dropped: {run.record.dropped or 'none'}; {len(kept_back)} more are "
+            "kept back (held_out)"
+        )
+    if longer := sum(len(row["input_ids"]) > config.compute.max_tokens for row in rows):
+        run.note(f"{longer} of {len(rows)} rows are longer than compute.max_tokens: each is computed alone")
+    watched = Watched(
+        stack,
+        [asked(row) for row in kept_back[: config.watch.prompts]],
+        max_new_tokens=config.watch.max_new_tokens,
+        seed=config.seed,
+        gold=gold,
+    )
+    seconds = _fit(config, run, stack, rows, watched)
+    if run.is_main:
+        stack.save_role("policy", run.path / "adapter")
+    ended = _ended(stack, [asked(row) for row in kept_back], config)
+    if ended is not None and ended < ENDED:
+        run.note(f"only {ended:.0%} of greedy responses end: train longer, or raise watch.max_new_tokens")
+    losses = [row["loss"] for row in read_jsonl(run.path / METRICS)]
+    return {"rows": len(rows), "loss": sum(losses) / len(losses), "greedy_ended": ended, "train_seconds": seconds}
+
+
+def _fit(config: SFTConfig, run: Run, stack: Stack, rows: list[dict[str, list[int]]], watched: Watched) -> float:
+    """Train the policy's adapter; the seconds it took."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from align.train.sft_trainer import BudgetedTrainer, Plan, Progress, misfit_of
+
+    per_epoch = -(-len(rows) // config.batch)
+    plan = Plan(per_epoch, per_epoch * config.epochs, config.watch.every, config.checkpoint_every)
+    resumed = load_checkpoint(run, partial(misfit_of, stack.parameters("policy")))
+    with closing(Journal(run, plan.steps, config.tracker, resumed)) as journal:
+        if resumed is None:
+            journal.samples(0, watched.look("policy"))
+        with stack.use("policy"):
+            trainer = BudgetedTrainer(
+                model=stack.peft,
+                max_tokens=config.compute.max_tokens,
+                args=_arguments(config, run, stack),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=stack.tokenizer,
+                callbacks=[Progress(run, journal, watched, plan, resumed)],
+            )
+            trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
+            if resumed:
+                trainer.go_on(run.path / "checkpoints" / "trainer", resumed.step)
+            else:
+                trainer.train()
+    stack.base.eval()
+    return journal.seconds
+
+
+def _demonstrations(config: SFTConfig) -> Demonstrations:
+    """Rows {prompt, completion} as lists of messages, from a file or from a pairs run's chosen side."""
+    pairs = config.data / "train.jsonl"
+    if is_run(config.data) and pairs.is_file():
+        rows = [
+            {**row, "row": number, **{name.replace("chosen", "completion"): row.get(name) for name in CHOSEN}}
+            for number, row in enumerate(read_jsonl(pairs), 1)
+        ]
+        unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
+        return Demonstrations(list(unique.values())[: config.max_rows], [], Counter(), Counter())
+    found = read_demonstrations(config.data / "demonstrations.jsonl" if is_run(config.data) else config.data)
+    return found._replace(rows=found.rows[: config.max_rows])
+
+
+def _rows(
+    run: Run,
+    chat: Chat,
+    demonstrations: Sequence[Mapping[str, Any]],
+    context: int | None,
+    dropped: list[dict[str, Any]],
+) -> list[dict[str, list[int]]]:
+    """Token ids, and masks of what the policy writes itself; what cannot be used joins ``dropped``, which is listed."""
+    for entry in dropped:
+        run.drop(entry["reason"].partition(" (")[0])
+    rows = []
+    used: Counter[tuple[Source, bool]] = Counter()
+    for row in demonstrations:
+        extra = (row.get("tools"), row.get("template_arguments"))
+        try:
+            if is_empty(row["completion"]):
+                raise Unusable("an empty response")
+            prompt = chat.prompt_ids(row["prompt"], *extra)
+            recorded = row.get("completion_tokens")
+            response, own, source = response_tokens(
+                chat,
+                Prompt(row["prompt"], prompt, *extra),
+                row["completion"],
+                row.get("completion_ended"),
+                None if recorded is None else Tokens.model_validate(recorded),
+            )
+            if context is not None and len(prompt) + len(response) > context:
+                raise Unusable(f"longer than the model's {context} tokens")
+        except Unusable as error:
+            run.drop(str(error))
+            dropped.append({"row": row["row"], "reason": str(error)})
+            continue
+        used[source, row.get("completion_ended") is False] += 1
+        rows.append({"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [int(o) for o in own]})
+    note_sources(run, "demonstrations", used)
+    if dropped and run.is_main:
+        write_jsonl(run.path / "dropped.jsonl", dropped)
+    return rows
+
+
+def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
+    from trl import SFTConfig as TrlConfig
+
+    optim = config.optim
+    return TrlConfig(
+        output_dir=str(run.path / "checkpoints"),
+        per_device_train_batch_size=config.batch,
+        num_train_epochs=config.epochs,
+        learning_rate=optim.lr,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.betas[0],
+        adam_beta2=optim.betas[1],
+        adam_epsilon=optim.eps,
+        max_grad_norm=optim.max_grad_norm,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(optim.schedule, optim.schedule),
+        warmup_steps=optim.warmup,
+        completion_only_loss=True,
+        max_length=None,
+        packing=False,
+        bf16=False,
+        fp16=False,
+        use_cpu=stack.device.type == "cpu",
+        gradient_checkpointing=config.compute.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        save_strategy="no",
+        report_to="none",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=stage_seed(config.seed, "sft-order"),
+        router_aux_loss_coef=0.0,
+        eos_token=None,
+    )
+
+
+def _ended(stack: Stack, prompts: Sequence[Asked], config: SFTConfig) -> float | None:
+    """Share of greedy responses to held-back prompts that end by themselves; None without prompts."""
+    ids = []
+    for prompt in prompts:
+        try:
+            ids.append(stack.chat.prompt_ids(*prompt))
+        except Unusable:
+            continue
+    context = context_length(stack.base)
+    room = config.watch.max_new_tokens
+    ids = [found for found in ids if context is None or len(found) + room <= context]
+    if not ids:
+        return None
+    keys = [(config.seed, "sft-ended", number) for number in range(len(ids))]
+    samples = respond(stack, "policy", ids, keys, max_new_tokens=room, temperature=0)
+    return sum(found[0].ended for found in samples) / len(samples)

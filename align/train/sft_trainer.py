@@ -1,0 +1,167 @@
+"""TRL's SFTTrainer with a token budget for every forward pass, our journal, and our checkpoints.
+
+A batch larger than the budget is computed in parts, and each part's loss is divided by the tokens of the whole batch,
+so its gradient is the batch's own. TRL's head computes log-probabilities in tiles: logits of a part never exist.
+An interrupted run goes on to the bit: the trainer skips the batches that were seen, and :class:`Progress` puts back
+weights, moments, schedule and random state. Not here: what the rows are; several processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerState
+from trl import SFTTrainer
+
+from align.core.runs import Run
+from align.engine.checkpoints import Checkpoint, save_checkpoint
+from align.engine.loop import Journal, adamw_tensors, misfit, restore_adamw
+from align.engine.samples import Watched
+
+CPU, CUDA = "rng.cpu", "rng.cuda"  # a base model with dropout draws from these
+SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
+
+
+class Plan(NamedTuple):
+    """Steps of an epoch and in all, and after how many steps is watched and saved."""
+
+    steps_per_epoch: int
+    steps: int
+    watch_every: int
+    checkpoint_every: int
+
+
+class BudgetedTrainer(SFTTrainer):
+    """SFTTrainer whose forward passes hold at most ``max_tokens`` cells (rows x length), or one row that is longer.
+
+    TRL turns the adapter of a quantised base to bf16, in which most steps are smaller than the least difference of two
+    numbers: the adapter stays as it is given.
+    """
+
+    def __init__(self, *, model: Any, max_tokens: int, **arguments: Any) -> None:
+        adapter = {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+        super().__init__(model=model, **arguments)
+        for name, parameter in model.named_parameters():
+            if name in adapter:
+                parameter.data = adapter[name]
+        self.max_tokens = max_tokens
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The gradient of a batch, part by part; the sum of the parts' losses."""
+        n_tokens = inputs["labels"][:, 1:].ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
+        step = super().training_step
+        return torch.stack([step(model, part, n_tokens) for part in split(inputs, self.max_tokens)]).sum()
+
+    def go_on(self, folder: Path, step: int) -> None:
+        """Train from step ``step + 1`` on; ``folder`` takes the file in which the trainer looks for that number."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = TrainerState(
+            global_step=step,
+            logging_steps=self.args.logging_steps,
+            train_batch_size=self.args.per_device_train_batch_size,
+        )
+        state.save_to_json(str(folder / "trainer_state.json"))
+        self.train(resume_from_checkpoint=str(folder))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: :class:`Progress` puts the weights back together with the optimiser's moments."""
+
+
+def split(inputs: Mapping[str, Tensor], max_tokens: int) -> list[dict[str, Tensor]]:
+    """Cut a right-padded batch, longest rows first, into parts of at most ``max_tokens`` cells, padding left out.
+
+    A batch that fits is left as it is.
+    """
+    n_rows, longest = inputs["input_ids"].shape
+    if n_rows * longest <= max_tokens:
+        return [dict(inputs)]
+    lengths = inputs["attention_mask"].sum(1)
+    order_R = lengths.argsort(descending=True, stable=True)
+    parts = []
+    while len(order_R):
+        length = int(lengths[order_R[0]])
+        size = max(1, max_tokens // length)
+        parts.append({name: value[order_R[:size], :length] for name, value in inputs.items()})
+        order_R = order_R[size:]
+    return parts
+
+
+def misfit_of(parameters: Mapping[str, nn.Parameter], found: Checkpoint) -> str | None:
+    """Why a checkpoint is not one of this trainer, or None."""
+    if CPU not in found.tensors or set(found.state.get("schedule", ())) != set(SCHEDULE):
+        return "it holds no random state or no schedule"
+    return misfit(parameters, {name: t for name, t in found.tensors.items() if name not in (CPU, CUDA)})
+
+
+class Progress(TrainerCallback):
+    """The trainer's steps into our journal, looks at the watched prompts, and checkpoints to go on from."""
+
+    def __init__(self, run: Run, journal: Journal, watched: Watched, plan: Plan, resumed: Checkpoint | None) -> None:
+        self.run, self.journal, self.watched, self.plan, self.resumed = run, journal, watched, plan, resumed
+        self.parameters = watched.stack.parameters("policy")
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **_: Any
+    ) -> None:
+        if self.resumed:
+            restore_adamw(self.parameters, optimizer, self.resumed.tensors)
+            lr_scheduler.load_state_dict(lr_scheduler.state_dict() | self.resumed.state["schedule"])
+            for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What begins an epoch draws a random number: between epochs the state goes back before that, else after it."""
+        if self.resumed and self.resumed.step % self.plan.steps_per_epoch == 0:
+            self._restore_random_state(self.resumed)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.resumed:
+            self._restore_random_state(self.resumed)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.plan.watch_every == 0 or state.global_step == self.plan.steps:
+            self.journal.samples(state.global_step, self.watched.look("policy"))
+            self.watched.stack.activate("policy")
+
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
+        metrics = {name: float(logs[key]) for key, name in names.items() if key in (logs or {})}
+        if "loss" not in metrics:
+            return
+        step = int(state.global_step)
+        self.journal.log(step, metrics, ["loss"])
+        if step % self.plan.checkpoint_every == 0 and step < self.plan.steps:
+            schedule = lr_scheduler.state_dict()
+            save_checkpoint(
+                self.run,
+                step,
+                adamw_tensors(self.parameters, optimizer) | _random_state(),
+                seconds=self.journal.seconds,
+                schedule={name: schedule[name] for name in SCHEDULE},
+            )
+
+    def _restore_random_state(self, found: Checkpoint) -> None:
+        torch.set_rng_state(found.tensors[CPU])
+        if CUDA in found.tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(found.tensors[CUDA])
+        self.resumed = None  # from here on the random numbers are the run's own
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {CPU: torch.get_rng_state()}
+    return state | {CUDA: torch.cuda.get_rng_state()} if torch.cuda.is_available() else state

@@ -1,0 +1,96 @@
+"""Files of demonstrations, row by row: a prompt and the completion that is to be learnt.
+
+In: rows with ``prompt`` and ``completion`` (text, a message or messages; ``system``, ``tools`` and
+``template_arguments`` beside them), in any container that preferences come in. Out: usable rows, and the others with
+their reasons. The checks are those of preferences. Not here: what a chat template makes of a row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from align.core.config import BadInput
+from annotation.importers.columns import word_of
+from annotation.importers.formats import container_of
+from annotation.importers.gathering import HELD_OUT, split_of
+from annotation.importers.intake import Unusable, cleaned, left_out, name_in
+from annotation.importers.sides import Sides, asked, check, refuse_empty, with_system
+from annotation.importers.turns import decoded, marks_in, messages_of, refuse_media, template_arguments_of, tools_of
+
+READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
+READ |= {"comparison_id", "prompt_id"}  # of our own demonstrations
+READ |= {"label", "split"}  # a row of a bad completion, or held out, is left out
+BAD = ("false", "0", "bad", "no", "negative", "down", "thumbs_down", "rejected")  # labels of a bad completion
+GOOD = ("true", "1", "good", "yes", "positive", "up", "thumbs_up", "chosen")
+TEXT_CONTAINERS = ("csv", "tsv", "parquet")  # columns that hold lists come as JSON text there
+
+
+class Demonstrations(NamedTuple):
+    """Rows {row, prompt, completion, tools, template_arguments} as messages, and rows left out with their reasons.
+
+    ``unread`` counts rows by the columns of theirs that are not read, ``marked`` by the marks of turns or of a chat
+    template that their text holds.
+    """
+
+    rows: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+    unread: Counter[str]
+    marked: Counter[str]
+
+
+def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
+    """Read a file of demonstrations; ``limit`` reads the first rows alone.
+
+    Raises:
+        BadInput: the file cannot be read, or a row lacks its prompt or its completion.
+    """
+    container = container_of(path, "trl")
+    rows: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    unread: Counter[str] = Counter()
+    marked: Counter[str] = Counter()
+    for number, row in cleaned(path, container, [0], limit):
+        if container in TEXT_CONTAINERS:
+            row |= {name: decoded(row[name], "role") for name in ("prompt", "completion") if name in row}
+        if missing := [key for key in ("prompt", "completion") if key not in row]:
+            raise BadInput(f"{path}:{number}: no '{missing[0]}'; a demonstration is {{prompt, completion}}")
+        unread.update((set(row) - READ) | _unknown(row))
+        try:
+            rows.append({"row": number, **_read(row)})
+        except Unusable as reason:
+            dropped.append(left_out(number, row.get("id"), reason))
+            continue
+        if mark := marks_in([*rows[-1]["prompt"], *rows[-1]["completion"]]):
+            marked[mark] += 1
+    return Demonstrations(rows, dropped, unread, marked)
+
+
+def _read(row: dict[str, Any]) -> dict[str, Any]:
+    refuse_media(row)
+    _refuse_bad_and_held_out(row)
+    prompt = with_system(asked(row["prompt"]), row.get("system"))
+    completion = messages_of(row["completion"], "assistant", "completion")
+    if any(message["role"] not in ("assistant", "tool") for message in completion):
+        raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")
+    sides = Sides(prompt, [completion])
+    check(sides)
+    refuse_empty(completion)
+    read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
+    return read | {"template_arguments": template_arguments_of(row)}
+
+
+def _unknown(row: dict[str, Any]) -> set[str]:
+    """Which of label and split say something of a row that is not known."""
+    label, split = word_of(row.get("label", "")), name_in(row, "split") or ""
+    strange = {"label"} if label and label not in (*BAD, *GOOD) else set()
+    return strange | ({"split"} if split and split_of(split) is None else set())
+
+
+def _refuse_bad_and_held_out(row: dict[str, Any]) -> None:
+    """Raises Unusable where a row of thumbs says that its completion is bad, or a split that it is held out."""
+    if word_of(row.get("label", "")) in BAD:
+        raise Unusable("its label says that the completion is bad")
+    if split_of(name_in(row, "split") or "") in HELD_OUT:
+        raise Unusable(f"held out by its split ('{row['split']}')")

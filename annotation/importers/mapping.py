@@ -1,0 +1,166 @@
+"""What to tell somebody whose file fits no schema: its columns, what it is nearest to, and a command to start from.
+
+In: a path and rows. Out: one line. The command runs as it stands: columns are guessed by their names and by what they
+hold, and ``--dry-run`` shows what would become of the file before anything is written. Where nothing tells which column
+is meant, ``COLUMN`` stands in its place, and ``LABEL`` where nothing tells what labels mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from annotation.importers.columns import Labels, number_of, word_of
+from annotation.importers.published import SCHEMAS
+
+Row = Mapping[str, Any]
+PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "post", "text")
+LABELS = ("label", "winner", "won", "preference", "preferred", "choice", "better", "best", "vote", "verdict")
+BETTER = ("chosen", "preferred", "better", "winner", "accepted")
+WORSE = ("reject", "non_preferred", "nonpreferred", "dispreferred", "worse", "loser")
+SIDE = re.compile(r"(?:^|[^a-z0-9]|(?<=[a-z]))(a|b|0|1|2|x|y|j|k|left|right|one|two|first|second)$", re.IGNORECASE)
+PAIRS = (
+    ("a", "b"),
+    ("0", "1"),
+    ("1", "2"),
+    ("x", "y"),
+    ("j", "k"),
+    ("left", "right"),
+    ("one", "two"),
+    ("first", "second"),
+)
+MOST_LABELS = 6  # more different values than that are no labels
+MOST_STEPS = 11  # of a scale of numbers
+UNKNOWN = "COLUMN"  # what the user has to say
+UNKNOWN_LABEL = "LABEL"
+NO_JUDGMENT = re.compile(r"(?:^|[^a-z])(?:id|hash|key|uuid)$|(?<=[a-z])(?:Id|ID)$|(?i:status)$")  # of rows, by names
+LISTED = 30  # columns that are named
+
+
+def start_from(path: Path, rows: Sequence[Row]) -> str:
+    """The error of an unmapped file."""
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    schema = max(SCHEMAS, key=lambda schema: _nearness(schema.signs, known))
+    listed = ", ".join(known[:LISTED]) + (", …" if len(known) > LISTED else "")
+    return (
+        f"{path}: its columns ({listed}) hold no comparisons that are known; nearest is '{schema.name}' "
+        f"({', '.join(schema.signs)}); start from: align import {shlex.quote(str(path))} --dry-run "
+        + " ".join(shlex.quote(setting) for setting in _settings(known, rows))
+    )
+
+
+def _nearness(signs: Sequence[str], known: Sequence[str]) -> float:
+    """Mean likeness of each sign to the column that is most like it."""
+    return sum(
+        max((difflib.SequenceMatcher(None, sign.lower(), name.lower()).ratio() for name in known), default=0.0)
+        for sign in signs
+    ) / len(signs)
+
+
+def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Settings that map the columns, as well as their names and contents tell."""
+    if told := _by_worth(known):
+        left, right = told
+        prompt = _first(PROMPTS, [name for name in known if name not in told and _is_text(name, rows)])
+        asked = [f"columns.prompt={prompt}"] if prompt else []
+        return [*asked, f"columns.chosen={left}", f"columns.rejected={right}"]
+    texts = [name for name in known if _is_text(name, rows)]
+    sides = _sides(texts, rows) or _sides(known, rows)
+    left, right = sides or (UNKNOWN, UNKNOWN)
+    rest = [name for name in known if name not in (left, right) and not NO_JUDGMENT.search(name)]
+    label = _first(LABELS, [name for name in rest if _is_label(name, rows)])
+    if label is None and sides is not None:  # then something has to say which is better
+        few = [name for name in rest if 1 < len(_values(name, rows)) <= MOST_LABELS and name.lower() not in PROMPTS]
+        label = min(few, key=_sizes(few, rows).__getitem__, default=None)
+    prompt = _first(PROMPTS, [name for name in rest if name in texts and name != label])
+    found = [f"columns.prompt={prompt}"] if prompt else []
+    if label is None and sides is not None:
+        return [*found, f"columns.left={left}", f"columns.right={right}", f"columns.label={UNKNOWN}"]
+    if label is None:
+        return [*found, f"columns.chosen={left}", f"columns.rejected={right}"]
+    found += [f"columns.left={left}", f"columns.right={right}", f"columns.label={label}"]
+    return [*found, *_meanings(label, rows)]
+
+
+def _by_worth(names: Sequence[str]) -> tuple[str, str] | None:
+    """The two columns that are called better and worse, where each word stands in exactly one name or more."""
+    worse = [name for name in names if any(word in name.lower() for word in WORSE)]
+    better = [name for name in names if name not in worse and any(word in name.lower() for word in BETTER)]
+    return _alikest(better, worse) if better and worse else None
+
+
+def _alikest(better: Sequence[str], worse: Sequence[str]) -> tuple[str, str]:
+    """Of two groups of names the two that are most alike: ``chosen_response`` goes with ``rejected_response``."""
+    pairs = [(one, other) for one in better for other in worse]
+    return max(pairs, key=lambda pair: difflib.SequenceMatcher(None, pair[0].lower(), pair[1].lower()).ratio())
+
+
+def _sides(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str] | None:
+    """Two columns that are called alike but for the side at their end, those that hold most."""
+    by_stem: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := SIDE.search(name):
+            by_stem.setdefault(name[: match.start(1)].lower(), {})[match[1].lower()] = name
+    size = _sizes(names, rows)
+    found = [(s[one], s[other]) for s in by_stem.values() for one, other in PAIRS if one in s and other in s]
+    return max(found, key=lambda pair: size[pair[0]] + size[pair[1]], default=None)
+
+
+def _sizes(names: Sequence[str], rows: Sequence[Row]) -> dict[str, int]:
+    return {name: sum(len(str(row.get(name, ""))) for row in rows) for name in names}
+
+
+def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    """The name that is, or holds, the first of the wanted words; else the first name that names no rows."""
+    for word in wanted:
+        for name in names:
+            if word in name.lower():
+                return name
+    return next((name for name in names if not NO_JUDGMENT.search(name)), None)
+
+
+def _is_text(name: str, rows: Sequence[Row]) -> bool:
+    return any(isinstance(row.get(name), str) and not re.fullmatch(r"[-+.\d]*", row[name]) for row in rows)
+
+
+def _values(name: str, rows: Sequence[Row]) -> list[str]:
+    """The different values of a column, most frequent first; empty where it holds no single values."""
+    cells = [row[name] for row in rows if name in row and row[name] != ""]
+    if any(isinstance(cell, list | dict) for cell in cells):
+        return []
+    words = [word_of(cell) for cell in cells]
+    return sorted(set(words), key=lambda word: (-words.count(word), word))
+
+
+def _is_label(name: str, rows: Sequence[Row]) -> bool:
+    values = _values(name, rows)
+    is_named = any(word in name.lower() for word in LABELS)
+    is_scale = is_named and all(number_of(value) is not None for value in values)
+    return 0 < len(values) <= (MOST_STEPS if is_scale else MOST_LABELS) and (
+        is_named or any(Labels().meaning(value) for value in values)
+    )
+
+
+def _meanings(label: str, rows: Sequence[Row]) -> list[str]:
+    """Meanings for labels of which no usual one is: of two the lower is left, the higher right; of a scale below and
+    above 0, all that is below it left, and how far it goes is the strength. Of more labels nothing tells the meaning.
+    """
+    values = _values(label, rows)
+    if any(Labels().meaning(value) for value in values):
+        return []
+    scale = {value: number for value in values if (number := number_of(value)) is not None}
+    if len(scale) == len(values) and min(scale.values(), default=0) < 0 < max(scale.values(), default=0):
+        below, above = ([value for value in sorted(scale) if sign * scale[value] > 0] for sign in (-1, 1))
+        tie = ["labels.tie=0"] if "0" in scale else []
+        return [
+            f"labels.left=[{','.join(below)}]",
+            f"labels.right=[{','.join(above)}]",
+            *tie,
+            f"columns.strength={label}",
+        ]
+    left, right = sorted(values) if len(values) == 2 else (UNKNOWN_LABEL, UNKNOWN_LABEL)
+    return [f"labels.left={left}", f"labels.right={right}"]

@@ -1,0 +1,93 @@
+"""What a file would come to, in lines for a person: rows as understood, splits, ties, people, and what is dropped.
+
+In: what a reader found. Out: lines. Not here: reading, and storing (``importers.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from align.core.records import Message
+from annotation.aggregation.votes import UNKNOWN_SIDES
+from annotation.importers.intake import Found, Kept
+
+SHOWN_ROWS = 3
+EXAMPLES = 3  # rows that are named for each reason
+WIDTH = 100  # characters of a text
+
+
+def lines_on(path: Path, found: Found) -> Iterator[str]:
+    """Lines on a file that was read."""
+    comparisons = found.comparisons
+    people = Counter(judgment.annotator for judgment in found.judgments)
+    yield (
+        f"{path}: read as {found.format}: {found.n_rows} rows, {len(comparisons)} comparisons, "
+        f"{len(found.kept)} judgments, {len(found.dropped)} dropped"
+    )
+    for entry in found.kept[:SHOWN_ROWS]:
+        yield from _row(entry, found)
+    splits = ", ".join(f"{count} {split}" for split, count in split_counts(found).items())
+    yield f"split: {splits or 'none given; the stage pairs draws one for each prompt'}"
+    yield f"ties: {found.n_ties} of {len(found.kept)}"
+    most = ", ".join(f"{name} ({count})" for name, count in people.most_common(EXAMPLES))
+    yield f"annotators: {len(people)}" + (f" (most: {most})" if people else "")
+    languages = Counter(comparison.language for comparison in comparisons)
+    yield f"languages: {', '.join(f'{count} {tag}' for tag, count in languages.most_common())}"
+    for reason, count in sorted(reasons(found).items()):
+        alike = [entry for entry in found.dropped if entry["reason"].partition(" (")[0] == reason]
+        rows = ", ".join(str(entry["row"]) for entry in alike[:EXAMPLES]) + (", …" if count > EXAMPLES else "")
+        yield f"dropped: {count} x {alike[0]['reason']} (rows {rows})"
+    yield from (f"note: {note}" for note in said(found))
+    yield "nothing was written" + ("; without --dry-run the same command imports it" if found.kept else "")
+
+
+def split_counts(found: Found) -> dict[str, int]:
+    """Comparisons by the split that the file gives them; empty where it gives none."""
+    counted = Counter(found.splits[c.id] for c in found.comparisons if c.id in found.splits)
+    return {split: counted[split] for split in ("train", "validation", "test") if counted[split]}
+
+
+def reasons(found: Found) -> Counter[str]:
+    """How many rows were dropped, by reason."""
+    return Counter(entry["reason"].partition(" (")[0] for entry in found.dropped)
+
+
+def said(found: Found) -> list[str]:
+    """What a user has to know of a file beside counts."""
+    replaced = f"{found.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD"
+    return [*([replaced] if found.scrubbed else []), *found.notes]
+
+
+def nothing_usable(path: Path, found: Found) -> str:
+    """The error of a file without a usable row."""
+    if not found.n_rows:
+        return f"{path}: holds no rows; name a file with preferences"
+    why = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons(found).items()))
+    return f"{path}: no row is a usable preference, of {found.n_rows} ({why})"
+
+
+def _row(entry: Kept, found: Found) -> Iterator[str]:
+    comparison, judgment = entry.comparison, entry.judgment
+    yield f"row {entry.row}" + (f" ({entry.name})" if entry.name is not None else "") + ":"
+    yield from (f"  {message['role']}: {_brief(message)}" for message in comparison.prompt)
+    place = {index: rank for rank, group in enumerate(judgment.ranking) for index in group}
+    is_tie = len(judgment.ranking) == 1
+    sides = [f", shown {side}" for side in ("left", "right")] if len(place) == 2 else []
+    if UNKNOWN_SIDES in judgment.flags or not sides:
+        sides = [""] * len(place)
+    for index, side in zip(judgment.shown, sides, strict=True):
+        verdict = "tied" if is_tie else "better" if place[index] == 0 else "worse"
+        text = " / ".join(map(_brief, comparison.responses[index].messages))
+        yield f"  -> {verdict}{side}: {text}"
+    facts = [f"by {judgment.annotator}", f"split {found.splits.get(comparison.id, 'not given')}", comparison.language]
+    size = judgment.strength if judgment.margin is None else judgment.margin
+    yield "  " + ", ".join([*facts, *([] if size is None else [f"strength {size:g}"])])
+
+
+def _brief(message: Message) -> str:
+    text = " ".join(str(message.get("content") or "").split())
+    if not text:
+        text = "(calls a tool)" if message.get("tool_calls") else "(no text)"
+    return text if len(text) <= WIDTH else text[:WIDTH] + "…"

@@ -1,0 +1,243 @@
+"""Stage ``import``: judgments that exist already, into the same store that people's own judgments go to.
+
+In: a file of preferences (``chosen`` and ``rejected``), of votes cast elsewhere (as published schemas have them, or
+with a map of its columns), or a labelling server's own export. Out: comparisons and judgments in ``feedback.db``,
+``rows.jsonl`` (which row became which comparison) and ``dropped.jsonl`` (row and reason). ``preview`` shows what would
+become of a file and writes nothing. Reading stands in ``preferences.py``, ``crowd.py`` and ``exported.py``. The same
+file again adds nothing, and a row that names nobody and stands in another imported file too counts once: two copies of
+it are not two people who agree. Not here: an export's pull from a server that runs (``pull.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from align.core.config import BadInput, StageConfig
+from align.core.files import write_jsonl
+from align.core.records import Judgment
+from align.core.runs import Run, stage
+from annotation.importers.columns import Columns, Labels
+from annotation.importers.crowd import votes_of
+from annotation.importers.exported import looks_exported, read_export
+from annotation.importers.formats import Format, container_of, read_rows
+from annotation.importers.gathering import NOBODY
+from annotation.importers.intake import Found, Given, Kept, left_out
+from annotation.importers.languages import tag_of
+from annotation.importers.preferences import preferences_of, read_preferences
+from annotation.importers.preview import lines_on, nothing_usable, said, split_counts
+from annotation.importers.table import kind_of, open_table
+from annotation.store.store import Split, Store
+
+__all__ = ("ImportConfig", "import_preferences", "read_preferences")
+
+
+def _tag(language: str) -> str:
+    if (tag := tag_of(language)) is None:
+        raise ValueError(f"'{language}' names no language; give a tag such as en")
+    return tag
+
+
+class ImportConfig(StageConfig):
+    """``format`` auto goes by the file's ending and by its columns.
+
+    ``columns`` says what holds what in JSON lines, CSV and Parquet alike, ``labels`` what a label means. ``annotator``
+    is who judged, ``split`` where prompts belong and ``language`` what is spoken, in rows that do not say it. Votes:
+    ``items`` is a file whose rows hold prompt and responses by the votes' item, ``texts`` one of texts (``id``,
+    ``text``) that the votes name by id. Exports:
+    ``columns`` names the fields of a task's data, ``buckets`` the places of a stock ranking, best first, ``server``
+    whose accounts they are (another name: other people), ``campaign`` the YAML by which tasks were made that were not
+    sent from this store.
+    """
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("data", "items", "texts", "campaign")
+
+    stage: Literal["import"] = "import"
+    data: Path
+    feedback: Path = Path("feedback.db")
+    format: Format = "auto"
+    language: Annotated[str, AfterValidator(_tag)] = "en"
+    annotator: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
+    split: Split | None = None
+    limit: int | None = Field(None, ge=1, description="read only the first rows")
+    columns: Columns = Columns()
+    labels: Labels = Labels()
+    items: Path | None = None
+    texts: Path | None = None
+    buckets: tuple[str, ...] = ()
+    server: str = "label-studio"
+    campaign: Path | None = None
+
+    def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
+        """The store was written to, which is no part of the folder: it has to hold what this import left there."""
+        wrote = inputs.get("feedback", {})
+        if not self.feedback.is_file() or not _holds(self.feedback, wrote.get("sha256", "")):
+            raise BadInput(
+                f"{self.run}: this import is finished, but {self.feedback} does not hold it (it went to "
+                f"{wrote.get('path', 'another store')}); name a folder of its own with run= to import once more"
+            )
+        return (
+            f"nothing to do: {self.data} was imported into {self.feedback} by that run, which the lines below tell of; "
+            "another import needs a folder of its own (run=...)"
+        )
+
+
+# settings beside the file, the store and the language that a kind of file makes use of
+USES: dict[str, tuple[str, ...]] = {
+    "preferences": ("columns", "annotator", "split"),
+    "votes": ("columns", "labels", "annotator", "split", "items", "texts"),
+    "label-studio": ("columns", "labels", "buckets", "server", "campaign"),
+}
+ANY_ROW = ("annotator", "id", "input", "language", "prompt", "rationale", "seconds", "split", "strength", "system")
+COLUMNS: dict[str, tuple[str, ...]] = {  # what a kind of file reads of a map of columns
+    "preferences": ("chosen", "rejected", *ANY_ROW),
+    "votes": ("left", "right", "label", "item", *ANY_ROW),
+    "label-studio": ("prompt", "left", "right", "responses", "label", "rationale"),
+}
+SPECIAL = sorted({name for names in USES.values() for name in names})
+
+
+@stage
+def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
+    """Import existing judgments into a feedback store.
+
+    Raises:
+        BadInput: unreadable file, a row that is not JSON or CSV, a column that is not there, a setting that files of
+            this format have no use for, or no usable row at all.
+    """
+    whole = read(config)
+    found = _new_to(whole, config.feedback)
+    for entry in found.dropped:
+        run.drop(entry["reason"].partition(" (")[0])
+    write_jsonl(run.path / "dropped.jsonl", found.dropped)
+    write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in found.kept])
+    for note in said(found):
+        run.note(note)
+    if not whole.kept:
+        raise BadInput(f"{nothing_usable(config.data, whole)}; see {run.path / 'dropped.jsonl'}")
+    judgments = found.judgments
+    with Store.open(config.feedback, write=True) as store, store.transaction():
+        store.add_comparisons(whole.comparisons, whole.splits)  # a split holds for rows told before, too
+        added = store.add_judgments(judgments)
+        run.drop("erased from the store", store.passed_over)
+        run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
+    return {
+        "format": found.format,
+        "rows": found.n_rows,
+        "comparisons": len(whole.comparisons),
+        "judgments": len(judgments),
+        "ties": found.n_ties,
+        "annotators": len({judgment.annotator for judgment in judgments}),
+        **{f"{split}_comparisons": count for split, count in split_counts(whole).items()},
+        "new_judgments": added,
+        "dropped": len(found.dropped),
+    }
+
+
+def preview(config: ImportConfig) -> tuple[list[str], str | None]:
+    """Lines on what would become of the file, and why nothing would; nothing is written.
+
+    Raises:
+        BadInput: as ``read``.
+    """
+    whole = read(config)
+    lines = lines_on(config.data, _new_to(whole, config.feedback))
+    return list(lines), None if whole.kept else nothing_usable(config.data, whole)
+
+
+def read(config: ImportConfig) -> Found:
+    """Read a file in its own format.
+
+    Raises:
+        BadInput: it cannot be read, or a setting is of no use for it.
+    """
+    if config.format == "label-studio" or (config.format == "auto" and _is_exported(config.data)):
+        _refuse_useless(config, "label-studio")
+        return read_export(
+            config.data,
+            config.columns,
+            config.labels,
+            buckets=config.buckets,
+            server=config.server,
+            feedback=config.feedback,
+            campaign=config.campaign,
+            language=config.language,
+            limit=config.limit,
+        )
+    given = Given(config.columns, config.labels, config.annotator, config.split, config.language, config.limit)
+    table = open_table(config.data, config.format, given)
+    has_texts_elsewhere = table.schema is None and (config.items or config.texts) is not None
+    kind = (
+        "votes"
+        if config.format == "votes" or has_texts_elsewhere
+        else "preferences"
+        if config.format == "hh"
+        else kind_of(table)
+    )
+    _refuse_useless(config, kind)
+    if kind == "votes":
+        return votes_of(table, items=config.items, texts=config.texts)
+    return preferences_of(table, config.format)
+
+
+def _new_to(found: Found, feedback: Path) -> Found:
+    """A file without the rows that another file, which names nobody either, told the store before."""
+    if not feedback.is_file():
+        return found
+    told: dict[str, set[str]] = {}
+    judged: dict[str, set[str]] = {}
+    with Store.open(feedback) as store:
+        for judgment in store.judgments():
+            if judgment.annotator.startswith(NOBODY):
+                told.setdefault(_verdict(judgment), set()).add(judgment.annotator)
+                judged.setdefault(judgment.comparison_id, set()).add(judgment.annotator)
+    kept, dropped, contradicting = [], list(found.dropped), 0
+    for entry in found.kept:
+        own = entry.judgment.annotator
+        before = told.get(_verdict(entry.judgment), set())
+        if own.startswith(NOBODY) and before and own not in before:
+            dropped.append(left_out(entry.row, entry.name, f"stands in the store already (from {min(before)})"))
+            continue
+        kept.append(entry)
+        contradicting += own.startswith(NOBODY) and not before and bool(judged.get(entry.judgment.comparison_id))
+    said = f"{contradicting} rows contradict a row of another imported file in {feedback}: both stand, as two votes"
+    dropped.sort(key=lambda entry: int(entry["row"]))
+    return found._replace(kept=kept, dropped=dropped, notes=[*found.notes, *([said] if contradicting else [])])
+
+
+def _verdict(judgment: Judgment) -> str:
+    return f"{judgment.comparison_id} {judgment.ranking}"
+
+
+def _refuse_useless(config: ImportConfig, kind: str) -> None:
+    """Refuse a setting that files of a kind make no use of."""
+    fields = ImportConfig.model_fields
+    for name in SPECIAL:
+        if name not in USES[kind] and getattr(config, name) != fields[name].default:
+            uses = " or ".join(format for format, names in USES.items() if name in names)
+            raise BadInput(f"{config.data}: read as {kind}, which have no use for '{name}'; it belongs to {uses}")
+    for name in config.columns.model_dump(exclude_none=True):
+        if name not in COLUMNS[kind]:
+            uses = " or ".join(format for format, names in COLUMNS.items() if name in names)
+            raise BadInput(
+                f"{config.data}: read as {kind}, which have no use for 'columns.{name}'; "
+                f"leave it out (it belongs to {uses})"
+            )
+
+
+def _holds(feedback: Path, head: str) -> bool:
+    """Whether a store's chain has an entry."""
+    with Store.open(feedback) as store:
+        return bool(store.read("SELECT 1 FROM log WHERE entry_hash = ?", (head,)))
+
+
+def _is_exported(path: Path) -> bool:
+    first: dict[str, Any] = next((row for _, row in read_rows(path, container_of(path, "auto"))), {})
+    return looks_exported(first)
+
+
+def _traced(entry: Kept) -> dict[str, Any]:
+    return {"row": entry.row, "id": entry.name, "comparison_id": entry.comparison.id}

@@ -1,0 +1,132 @@
+"""Tasks of the bridge's own, found again by their key: what was compared, and which response stood where.
+
+In: a store whose ledger noted what was sent, and the YAML of a campaign that was sent from elsewhere. Out: a task's
+comparison, its sides and its interface. Sides that no ledger holds are told by the texts that the task shows, as a push
+does whose ledger was lost; what matches nothing stays unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from align.core.records import Comparison
+from annotation.campaign.settings import Campaign, Work, load_campaign, shown_order, task_key, work_of
+from annotation.importers.intake import Unusable
+from annotation.interface.config import Interface, shown_hash
+from annotation.interface.render import guidelines_html
+from annotation.store.ledger import Ledger
+from annotation.store.store import Split, Store
+from annotation.store.tables import Purpose, Task
+
+
+class Sent(NamedTuple):
+    """A task as it was shown: ``shown`` are canonical response numbers in screen order.
+
+    ``url`` is the server it stands on, where that is known; ``pulled`` are the annotations that a pull has read, by id
+    and time of creation.
+    """
+
+    campaign: str
+    comparison: Comparison
+    shown: list[int]
+    interface: Interface
+    guideline: str | None
+    url: str | None
+    pulled: frozenset[tuple[int, str]]
+
+
+class _Noted(NamedTuple):
+    """A task of a ledger, and its campaign's project."""
+
+    project: int
+    task: Task
+    sent: Sent
+
+    def stands_at(self, project: int | None, task: str) -> bool:
+        """Whether an export speaks of this task, by what it tells: two campaigns may ask the same."""
+        is_there = self.task.task_id is None or str(self.task.task_id) == task
+        return bool(self.sent.shown) and project in (None, self.project) and is_there
+
+
+class SentTasks:
+    """Every task of a store's campaigns, and those of one campaign more; nothing is read before it is asked for.
+
+    ``splits`` are the split hints of the comparisons that the campaign's candidates gave.
+    """
+
+    def __init__(self, feedback: Path | None, campaign: Path | None) -> None:
+        self.feedback = feedback if feedback is not None and feedback.is_file() else None
+        self.path = campaign
+        self.splits: dict[str, Split] = {}
+
+    def find(self, key: str, project: int | None, task: str, data: Mapping[str, Any]) -> Sent:
+        """The task of a key, in a project of the server (None: not told), that shows ``data``.
+
+        Raises:
+            Unusable: nothing is known of it, or two campaigns sent it.
+        """
+        noted = [n for n in self._noted.get(key, ()) if n.stands_at(project, task)]
+        if len(noted) == 1:
+            if noted[0].task.pages not in (None, shown_hash(data)):
+                raise Unusable("its task shows something else than what was sent")
+            return noted[0].sent
+        if noted:
+            raise Unusable("two campaigns of this store sent its task (export it as JSON, which tells the project)")
+        return self._matched(key, dict(data))
+
+    @cached_property
+    def _noted(self) -> dict[str, list[_Noted]]:
+        found: dict[str, list[_Noted]] = {}
+        if self.feedback is None:
+            return found
+        with Store.open(self.feedback) as store:
+            comparisons = {comparison.id: comparison for comparison in store.comparisons()}
+            for (name,) in store.read("SELECT name FROM campaigns ORDER BY name"):
+                ledger = Ledger(store, name)
+                state = ledger.state()
+                if state is None:
+                    continue
+                interface = Interface.model_validate_json(state.interface)
+                pulled = frozenset(ledger.pulled())
+                for key, task in ledger.tasks().items():
+                    if task.comparison_id in comparisons:  # it was not erased
+                        comparison = comparisons[task.comparison_id]
+                        sent = Sent(name, comparison, task.shown, interface, task.guideline, state.url, pulled)
+                        found.setdefault(key, []).append(_Noted(state.project, task, sent))
+        return found
+
+    @cached_property
+    def _campaign(self) -> tuple[Campaign, Work, dict[str, Comparison]]:
+        """The campaign of the YAML, and its comparisons by the keys that their tasks have.
+
+        Raises:
+            Unusable: no YAML was named.
+        """
+        if self.path is None:
+            raise Unusable("its task was not sent from this store (name the YAML of its campaign with campaign=...)")
+        campaign = load_campaign(self.path)
+        stored: list[Comparison] = []
+        if self.feedback is not None and not campaign.candidates:
+            with Store.open(self.feedback) as store:
+                stored = store.comparisons()
+        work = work_of(campaign, stored, lambda reason, count: None, {})
+        self.splits |= work.splits
+        by_key = {task_key(c.id, purpose): c for c in work.comparisons for purpose in get_args(Purpose)}
+        return campaign, work, by_key
+
+    def _matched(self, key: str, data: dict[str, Any]) -> Sent:
+        campaign, work, by_key = self._campaign
+        if key not in by_key:
+            raise Unusable(f"its task is none of the campaign's (key {key})")
+        comparison = by_key[key]
+        shown = shown_order(campaign, comparison, data, work)
+        if shown is None:
+            raise Unusable("its task shows other texts than the comparison's responses, so its sides are not known")
+        digest = hashlib.sha256(work.guidelines.encode("utf-8", "surrogatepass")).hexdigest()
+        has_shown = data.get("guidelines_html") == guidelines_html(work.guidelines)
+        guideline = digest if has_shown else None
+        return Sent(campaign.name, comparison, shown, campaign.interface, guideline, None, frozenset())

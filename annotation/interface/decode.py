@@ -1,0 +1,258 @@
+"""What an annotator submitted, read strictly: a verdict, or the reason why it is none.
+
+In: the ``result`` list of an annotation, of which the server checks nothing. Out: a ``Verdict`` about responses by
+their place on screen (0 is the left or first one); which response of the comparison stood there is the caller's to
+know. Nothing is guessed or mended: what this interface cannot have produced is refused with a plain reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from align.core.records import Comparison, Judgment
+from annotation.interface.config import (
+    BOTH_BAD,
+    MAX_RATING,
+    TOO_DISTURBING,
+    Control,
+    Interface,
+    controls,
+    rating_control,
+)
+from annotation.interface.render import scrub
+
+EDITED = "edited by somebody else"  # flag of a judgment that another account changed afterwards
+UNPLACED = "_"  # where the cards of a ranking begin
+VALUE_KEYS = {"choices": "choices", "rating": "rating", "textarea": "text", "ranker": "ranker"}
+
+
+class Undecodable(Exception):
+    """Why a result is no verdict of this interface."""
+
+
+class Verdict(NamedTuple):
+    """One person's answer, by place on screen.
+
+    ``ranking`` holds tie groups, best first; it is empty exactly when the item was skipped as too disturbing.
+    ``strength`` is 0 (tie) to 3, of two responses only. ``ratings`` hold one value a place (None: not rated).
+    ``improved`` is what stands in place of the response at place ``improved_from``, or of all (None) after a tie.
+    """
+
+    ranking: list[list[int]]
+    strength: int | None
+    flags: list[str]
+    ratings: dict[str, list[int | None]]
+    rationale: str | None
+    improved: str | None
+    improved_from: int | None
+    label: str | None
+
+    @property
+    def is_skipped(self) -> bool:
+        return TOO_DISTURBING in self.flags
+
+
+class _Answer(NamedTuple):
+    """The answer to the question that must be answered."""
+
+    ranking: list[list[int]]
+    strength: int | None = None
+    label: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+def decode(interface: Interface, result: Any) -> Verdict:
+    """Read a result list.
+
+    An item skipped as too disturbing keeps its rationale; whatever else was filled in is no judgment and left out.
+
+    Raises:
+        Undecodable: the result is empty, or something in it is not an answer to this interface; says what.
+    """
+    values = _values(controls(interface), result)
+    rationale = values.get("rationale")
+    if "skip" in values or values.get("verdict") == [TOO_DISTURBING]:
+        return Verdict([], None, [TOO_DISTURBING], {}, rationale, None, None, None)
+    answer = _ranked(interface, values) if interface.kind == "ranking" else _chosen(interface, values)
+    improved = values.get("improved")
+    return Verdict(
+        ranking=answer.ranking,
+        strength=answer.strength,
+        flags=[*answer.flags, *values.get("flags", [])],
+        ratings=_ratings(interface, values),
+        rationale=rationale,
+        improved=improved,
+        improved_from=_best(answer.ranking) if improved is not None else None,
+        label=answer.label,
+    )
+
+
+def judgment_of(
+    verdict: Verdict,
+    comparison: Comparison,
+    shown: list[int],
+    *,
+    annotator: str,
+    is_edited: bool,
+    seconds: float | None,
+    guideline: str | None,
+    source: str,
+) -> Judgment:
+    """A verdict by place on screen, as a judgment by canonical response.
+
+    Args:
+        shown: canonical response numbers in screen order.
+        is_edited: another account changed the answer.
+
+    Raises:
+        ValueError: it makes no judgment (pydantic says why).
+    """
+    improved, place = verdict.improved, verdict.improved_from
+    improved_from = None if place is None else shown[place]
+    bettered = comparison.responses if improved_from is None else [comparison.responses[improved_from]]
+    if improved is not None and improved.strip() in {response.text.strip() for response in bettered}:
+        improved, improved_from = None, None  # sent back as it was
+    places = [shown.index(index) for index in range(len(shown))]
+    return Judgment(
+        comparison_id=comparison.id,
+        annotator=annotator,
+        ranking=[sorted(shown[place] for place in group) for group in verdict.ranking],
+        shown=shown,
+        strength=verdict.strength,
+        flags=[*verdict.flags, *([EDITED] if is_edited else [])],
+        label=verdict.label,
+        ratings={name: [values[place] for place in places] for name, values in verdict.ratings.items()},
+        rationale=verdict.rationale,
+        improved=improved,
+        improved_from=improved_from,
+        seconds=seconds,
+        guideline=guideline,
+        source=source,
+    )
+
+
+def _values(known: dict[str, Control], result: Any) -> dict[str, Any]:
+    """The value of each control that was used, checked by its type."""
+    if not isinstance(result, list):
+        raise Undecodable(f"the result is {_brief(result)}, not a list")
+    if not result:
+        raise Undecodable("the result is empty")
+    values: dict[str, Any] = {}
+    for region in result:
+        if not isinstance(region, dict):
+            raise Undecodable(f"the result holds {_brief(region)}, not an object")
+        if region.get("type") == "pairwise":
+            raise Undecodable("a stock Pairwise result: this interface asks with choices")
+        name = region.get("from_name")
+        if not isinstance(name, str) or name not in known:
+            raise Undecodable(f"unknown control {_brief(name)}")
+        if name in values:
+            raise Undecodable(f"control '{name}' stands twice")
+        values[name] = _value(name, known[name], region)
+    return values
+
+
+def _value(name: str, control: Control, region: dict[str, Any]) -> Any:
+    """What stands in a region: chosen answers, a rating, a text (None when blank) or buckets of cards."""
+    if region.get("type") != control.type:
+        raise Undecodable(f"control '{name}' has type {_brief(region.get('type'))}, expected '{control.type}'")
+    if region.get("to_name") != control.to_name:
+        raise Undecodable(f"control '{name}' belongs to {_brief(region.get('to_name'))}, expected '{control.to_name}'")
+    value, key = region.get("value"), VALUE_KEYS[control.type]
+    if not isinstance(value, dict) or set(value) != {key}:
+        raise Undecodable(f"control '{name}' has value {_brief(value)}, expected only '{key}'")
+    readers = {"choices": _choices, "rating": _rating, "textarea": _text, "ranker": _buckets}
+    return readers[control.type](name, control, value[key])
+
+
+def _choices(name: str, control: Control, value: Any) -> list[str]:
+    chosen = _strings(name, value)
+    for choice in chosen:
+        if choice not in control.answers:
+            raise Undecodable(f"control '{name}' has no choice {_brief(choice)}")
+    if not chosen or len(set(chosen)) < len(chosen) or (len(chosen) > 1 and not control.is_multiple):
+        expected = "one or more different choices" if control.is_multiple else "one choice"
+        raise Undecodable(f"control '{name}' has {len(chosen)} choices {_brief(value)}, expected {expected}")
+    return chosen
+
+
+def _rating(name: str, control: Control, value: Any) -> int:
+    if type(value) is not int:
+        raise Undecodable(f"control '{name}' has rating {_brief(value)}, expected a whole number")
+    if not 1 <= value <= MAX_RATING:
+        raise Undecodable(f"control '{name}' has rating {_brief(value)}, expected 1 to {MAX_RATING}")
+    return value
+
+
+def _text(name: str, control: Control, value: Any) -> str | None:
+    texts = _strings(name, value)
+    if len(texts) != 1:
+        raise Undecodable(f"control '{name}' has {len(texts)} texts, expected one")
+    return scrub(texts[0]) if texts[0].strip() else None
+
+
+def _buckets(name: str, control: Control, value: Any) -> dict[str, list[str]]:
+    if not isinstance(value, dict):
+        raise Undecodable(f"control '{name}' has {_brief(value)}, expected places with cards")
+    for place in value:
+        if place not in (*control.answers, UNPLACED):
+            raise Undecodable(f"control '{name}' has no place {_brief(place)}")
+    return {place: _strings(name, cards) for place, cards in value.items()}
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise Undecodable(f"control '{name}' has {_brief(value)}, expected a list of texts")
+    return value
+
+
+def _chosen(interface: Interface, values: dict[str, Any]) -> _Answer:
+    """The verdict on two responses, or the label of a single one."""
+    if "verdict" not in values:
+        raise Undecodable("control 'verdict' was not answered")
+    choice = values["verdict"][0]
+    if interface.kind != "pairwise":
+        return _Answer([[0]], label=choice)
+    if choice == BOTH_BAD:
+        return _Answer([[0, 1]], strength=0, flags=(BOTH_BAD,))
+    lean = int(choice)  # below 0 for the left response
+    ranking = [[0, 1]] if lean == 0 else [[0], [1]] if lean < 0 else [[1], [0]]
+    return _Answer(ranking, strength=abs(lean))
+
+
+def _ranked(interface: Interface, values: dict[str, Any]) -> _Answer:
+    """The places of a ranking as tie groups; places without cards are left out."""
+    if "ranking" not in values:
+        raise Undecodable("control 'ranking' was not answered")
+    buckets = values["ranking"]
+    if buckets.get(UNPLACED):
+        raise Undecodable(f"control 'ranking' has cards in no place: {_brief(sorted(buckets[UNPLACED]))}")
+    cards = {f"r{place}": place for place in range(interface.n_responses)}
+    placed = [card for bucket in buckets.values() for card in bucket]
+    for card in placed:
+        if card not in cards:
+            raise Undecodable(f"control 'ranking' has an unknown card {_brief(card)}")
+        if placed.count(card) > 1:
+            raise Undecodable(f"control 'ranking' has card '{card}' twice")
+    if missing := sorted(set(cards) - set(placed)):
+        raise Undecodable(f"control 'ranking' lacks cards {missing}")
+    groups = [buckets.get(place, []) for place in controls(interface)["ranking"].answers]
+    return _Answer([sorted(cards[card] for card in group) for group in groups if group])
+
+
+def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int | None]]:
+    """By name, one value a place; a name that nobody rated by is left out."""
+    places = range(interface.n_responses)
+    found = {name: [values.get(rating_control(name, place)) for place in places] for name in interface.ratings}
+    return {name: ratings for name, ratings in found.items() if any(rating is not None for rating in ratings)}
+
+
+def _best(ranking: list[list[int]]) -> int | None:
+    """The place of the best response; None where several are."""
+    return ranking[0][0] if len(ranking[0]) == 1 else None
+
+
+def _brief(value: Any) -> str:
+    """A value for a reason: printable, and cut."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:60] + "…"

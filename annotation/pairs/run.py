@@ -1,0 +1,383 @@
+"""Stage ``pairs``: votes to what training reads, with an account of everything that was left out.
+
+In: ``feedback.db``. Out: ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` (one ``Pair`` a line: TRL's
+conversational columns and what we know of the vote), where people gave them ``demonstrations.jsonl``, ``thumbs.jsonl``
+and ``labels.jsonl``, on demand a folder ``card/`` to publish, and ``manifest.json``: the sha256 of each file, and
+everything that was left out and why. The same judgments, exclusions and config always give the same bytes, whatever
+order they came in and whichever store holds them; the chain head, which depends on the store's random salts, therefore
+stands in the run's record (``inputs.feedback``) and not in the manifest.
+
+Which judgments count is decided in ``evidence.py``, which response is the better one and with what weight in
+``verdicts.py``, which split a prompt belongs to in ``splits.py``; what is no pair is made in ``products.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from align.core.config import BadInput, StageConfig
+from align.core.files import file_hash, write_json, write_jsonl
+from align.core.records import Comparison, Judgment, Pair, Record, Response
+from align.core.runs import Run, stage
+from annotation.aggregation.evidence import Evidence, asked, beside_the_chain, evidence
+from annotation.aggregation.verdicts import Method, Ties, Verdict, called_both_bad, judge
+from annotation.aggregation.votes import FIRST, TIE, Tally, Vote, margin, tallies, votes
+from annotation.agreement.run import ceiling, measure
+from annotation.pairs.card import Facts, guideline_versions, write_card
+from annotation.pairs.products import Products, Row, account, columns, files, pair_key, products, side
+from annotation.pairs.splits import SPLITS, Placement, is_for_judge, place
+from annotation.store.ledger import excluded
+from annotation.store.store import Split, Store
+
+REASONS = ("tie", "too few votes", "chosen equals rejected", "duplicate", "leakage")
+
+
+class PairsConfig(StageConfig):
+    """``validation`` and ``test`` are shares of the prompts; a comparison's own split hint wins over them.
+
+    ``judge_share`` of the training prompts are kept from policies: a second run with ``for_judge`` makes pairs of
+    those alone, for a reward model that no policy is trained on. Validation and test are the same in both.
+    ``both_bad: drop`` leaves out comparisons of which half the judgments or more say that both responses are bad.
+    ``exclude`` names annotators that do not count, beside those whom the store holds excluded. ``min_votes`` holds for
+    pairs, thumbs and labels alike.
+    """
+
+    stage: Literal["pairs"] = "pairs"
+    feedback: Path = Path("feedback.db")
+    method: Method = "majority"
+    ties: Ties = "drop"
+    both_bad: Literal["keep", "drop"] = "keep"
+    min_votes: int = Field(1, ge=1)
+    validation: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.2, ge=0, lt=1)
+    judge_share: float = Field(0.0, ge=0, lt=1, description="share of the training prompts kept for a judge")
+    for_judge: bool = Field(False, description="make training pairs of these prompts, and not of the others")
+    min_rows: int = Field(1, ge=1, description="fewest training pairs worth going on with")
+    exclude: tuple[str, ...] = ()
+    card: bool = Field(False, description="also write a folder that load_dataset reads, without annotators' names")
+    licence: Annotated[str, StringConstraints(pattern=r"^\S[^\n]*$")] | None = None
+
+    @property
+    def ledger(self) -> Path:
+        """Where exclusions and purposes of tasks stand: beside the chain, hence an input of their own."""
+        return self.feedback
+
+    def heads(self) -> dict[str, str]:
+        with Store.open(self.feedback) as store:
+            return {"feedback": store.head(), "ledger": beside_the_chain(store)}
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave prompts for training (sum below 1)")
+        if self.for_judge and not self.judge_share:
+            raise ValueError("for_judge: say which share of the training prompts is meant, e.g. judge_share: 0.25")
+        if self.card and not self.licence:
+            raise ValueError("card: say under which licence its data may be used, e.g. licence=cc-by-4.0")
+        if self.licence and not self.card:
+            raise ValueError("licence: it is written into a card; ask for one with card=true, or leave it out")
+        return self
+
+
+class Decided(NamedTuple):
+    """Pairs by comparison order, before the split, and why the others are none."""
+
+    pairs: list[Pair]
+    dropped: Counter[str]
+
+
+@stage
+def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
+    """Make preference pairs, and whatever else people said, from a feedback store.
+
+    Raises:
+        BadInput: no store, nothing to be made (all ties, too few votes), or fewer training pairs than ``min_rows``.
+    """
+    with Store.open(config.feedback) as store:
+        head = _intact(store, run)
+        judgments, comparisons, hints = store.judgments(), store.comparisons(), store.splits()
+        questions, reasons, versions = asked(store), _exclusions(config, store, judgments), guideline_versions(store)
+    placement = place(comparisons, hints, config.validation, config.test, config.seed)
+    others = _of_the_other_side(config, comparisons, placement)
+    comparisons = [comparison for comparison in comparisons if comparison.id not in others]
+    judgments = [judgment for judgment in judgments if judgment.comparison_id not in others]
+    counting = evidence(judgments, questions, reasons)
+    by_id = {comparison.id: comparison for comparison in comparisons}
+    cast = pooled(votes(counting.judgments), by_id)
+    decided, estimated = _voted(config, counting, cast, by_id, placement)
+    made = products(counting.judgments, by_id, placement, questions, decided.pairs, config.min_votes)
+    whole = sorted([*decided.pairs, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
+    rows = {split: [p for p in whole if placement.split[p.comparison_id] == split] for split in SPLITS}
+    _count_drops(run, decided, made)
+    outputs: dict[str, Sequence[Row]] = {f"{split}.jsonl": rows[split] for split in SPLITS}
+    outputs |= files(made, placement.split)
+    _require_rows(config, outputs, decided.dropped, len(comparisons), len(judgments), has_votes=bool(cast))
+    manifest = {
+        **_manifest(config, rows, decided.dropped, placement, comparisons, judgments, cast),
+        **account(made, placement.split),
+        **({_other_side(config): len(others)} if config.judge_share else {}),
+        "guidelines": dict(sorted(Counter(j.guideline for j in counting.judgments if j.guideline).items())),
+        "excluded": [
+            {"annotator": name, "reason": reasons[name], "judgments": count}
+            for name, count in sorted(counting.excluded.items())
+        ],
+        **estimated,
+    }
+    for name, lines in outputs.items():
+        write_jsonl(run.path / name, map(columns, lines))
+    if config.card and config.licence:
+        alpha = measure(cast, by_id, config.seed)["alpha"] if cast else None
+        write_card(
+            run.path / "card", outputs, Facts(config.licence, manifest, alpha, versions, _languages(outputs, by_id))
+        )
+    written = [*outputs, *sorted(f"card/{path.name}" for path in (run.path / "card").glob("*"))]
+    manifest["files"] = {name: file_hash(run.path / name) for name in written}
+    write_json(run.path / "manifest.json", manifest)
+    if config.judge_share:
+        run.note(f"{len(others)} comparisons of training prompts are {_other_side(config).replace('_', ' ')}")
+    for note in _remarks(config, rows, placement, decided.dropped):
+        run.note(note)
+    return {
+        **{f"{split}_pairs": len(rows[split]) for split in SPLITS},
+        **{name: sum(manifest[name]["rows"].values()) for name in made._fields if name in manifest},
+        "annotator_ceiling": manifest["ceiling"]["value"],
+        "annotator_ceiling_interval": manifest["ceiling"]["interval"],
+        "annotator_ceiling_n": manifest["ceiling"]["n_scored"],
+        "judgments": len(judgments),
+        "comparisons": len(comparisons),
+        "chain_head": head,
+    }
+
+
+def pooled(cast: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[Vote]:
+    """Votes on rows of a file that hold the same texts under names of their own, as votes on one comparison.
+
+    It is the one without a name of its own (the first row's), else the first by id.
+    """
+    alike: dict[str, list[Comparison]] = {}
+    for comparison in comparisons.values():
+        if comparison.item is not None:
+            plain = comparison.model_dump(exclude={"id", "item"})
+            alike.setdefault(Comparison.model_validate(plain).id, []).append(comparison)
+    stands_for = {
+        comparison.id: content if content in comparisons else min(copy.id for copy in copies)
+        for content, copies in alike.items()
+        for comparison in copies
+    }
+    return [vote._replace(comparison_id=stands_for.get(vote.comparison_id, vote.comparison_id)) for vote in cast]
+
+
+def _of_the_other_side(config: PairsConfig, comparisons: Iterable[Comparison], placement: Placement) -> set[str]:
+    """Ids of the training comparisons that are kept for the judge, or, for the judge, those that are the policies'."""
+    if not config.judge_share:
+        return set()
+    return {
+        comparison.id
+        for comparison in comparisons
+        if placement.split[comparison.id] == "train"
+        and is_for_judge(comparison.prompt, config.judge_share, config.seed) != config.for_judge
+    }
+
+
+def _other_side(config: PairsConfig) -> str:
+    return "left_to_policies" if config.for_judge else "left_to_the_judge"
+
+
+def decide(
+    counted: Iterable[Tally], verdicts: Iterable[Verdict], comparisons: Mapping[str, Comparison], min_votes: int
+) -> Decided:
+    """Turn tallies and their verdicts into pairs; where two make the same pair, the one with more votes stays."""
+    dropped = Counter(dict.fromkeys(REASONS, 0))
+    found: dict[tuple[str, ...], Pair] = {}
+    for tally, verdict in zip(counted, verdicts, strict=True):
+        comparison = comparisons[tally.comparison_id]
+        first, second = (comparison.responses[index] for index in (tally.first, tally.second))
+        if reason := _unusable(tally, verdict.winner, first.messages == second.messages, min_votes):
+            dropped[reason] += 1
+            continue
+        pair = _pair(comparison, tally, (first, second), verdict)
+        key = pair_key(pair)
+        if (rival := found.get(key)) is not None:
+            dropped["duplicate"] += 1
+            if sum(rival.votes) >= sum(pair.votes):
+                continue
+        found[key] = pair
+    return Decided(sorted(found.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
+
+
+def _unusable(tally: Tally, winner: int | None, are_equal: bool, min_votes: int) -> str | None:
+    if sum(tally.counts) < min_votes:
+        return "too few votes"
+    if are_equal:
+        return "chosen equals rejected"
+    return "tie" if winner in (None, TIE) else None
+
+
+def _pair(comparison: Comparison, tally: Tally, sides: tuple[Response, Response], verdict: Verdict) -> Pair:
+    first_wins = verdict.winner == FIRST
+    chosen, rejected = sides if first_wins else sides[::-1]
+    first, second, tied = tally.counts
+    return Pair(
+        prompt=comparison.prompt,
+        **side("chosen", chosen),
+        **side("rejected", rejected),
+        tools=comparison.tools,
+        template_arguments=comparison.template_arguments,
+        margin=margin(tally, FIRST if first_wins else 1),
+        votes=[first, second, tied] if first_wins else [second, first, tied],
+        comparison_id=comparison.id,
+        prompt_id=comparison.prompt_id,
+        weight=verdict.weight,
+    )
+
+
+def _intact(store: Store, run: Run) -> str:
+    """The chain head of a store whose log verifies; training on edited votes is refused."""
+    found = store.verify()
+    if not found.ok:
+        raise BadInput(f"{store.path}: edited behind the log's back ({'; '.join(found.problems[:3])}); restore a copy")
+    if found.erased:
+        run.note(f"{found.erased} entries of the feedback store were erased on request")
+    return found.head
+
+
+def _exclusions(config: PairsConfig, store: Store, judgments: Iterable[Judgment]) -> dict[str, str]:
+    """Who does not count, with the reason: by the store's flag, or by this config."""
+    unknown = set(config.exclude) - {judgment.annotator for judgment in judgments}
+    if unknown:
+        raise BadInput(
+            f"{config.feedback}: exclude names '{min(unknown)}', who has judged nothing there; mend the name"
+        )
+    return {**dict.fromkeys(config.exclude, "by the setting exclude"), **excluded(store)}
+
+
+def _voted(
+    config: PairsConfig,
+    counting: Evidence,
+    cast: Sequence[Vote],
+    comparisons: Mapping[str, Comparison],
+    placement: Placement,
+) -> tuple[Decided, dict[str, Any]]:
+    """The pairs that votes make, every drop up to here, and what the method estimated on the way."""
+    counted = tallies(cast)
+    clean = [tally for tally in counted if tally.comparison_id not in placement.leaking]
+    bad = called_both_bad(counting.judgments) if config.both_bad == "drop" else set()
+    usable = [tally for tally in clean if tally.comparison_id not in bad]
+    judged = judge(config.method, config.ties, cast, usable, comparisons)
+    decided = decide(usable, judged.verdicts, comparisons, config.min_votes)
+    decided.dropped["leakage"] = len(counted) - len(clean)
+    if config.both_bad == "drop":
+        decided.dropped["both bad"] = len(clean) - len(usable)
+    decided.dropped.update(+counting.left_out)
+    return decided, judged.estimated
+
+
+def _count_drops(run: Run, decided: Decided, made: Products) -> None:
+    """Into the run's record, what is no pair under the name of its kind."""
+    for reason, count in sorted(decided.dropped.items()):
+        run.drop(reason, count)
+    for name, kind in made._asdict().items():
+        for reason, count in sorted(kind.dropped.items()):
+            run.drop(f"{name.replace('_', ' ')}: {reason}", count)
+
+
+def _remarks(
+    config: PairsConfig, rows: Mapping[Split, Sequence[Pair]], placement: Placement, dropped: Counter[str]
+) -> list[str]:
+    """What of the split is easily taken for something else."""
+    shares: dict[Split, float] = {"validation": config.validation, "test": config.test}
+    said = [
+        f"{split} holds no pair, though {split}={share:g}: a share is drawn prompt by prompt, and a split that rows "
+        "came with holds; more prompts fill it"
+        for split, share in shares.items()
+        if share and not rows[split] and any(rows.values())
+    ]
+    if placement.across:
+        said.append(
+            f"{placement.across} questions are asked in training and in a held-out split, under different system "
+            "prompts; where that is a leak, import them with a split (columns.split=...)"
+        )
+    if dropped["leakage"]:
+        said.append(f"{dropped['leakage']} pairs left out: their prompt is also held out")
+    return said
+
+
+def _languages(outputs: Mapping[str, Sequence[Row]], comparisons: Mapping[str, Comparison]) -> list[str]:
+    return sorted({comparisons[row.comparison_id].language for rows in outputs.values() for row in rows})
+
+
+def _require_rows(
+    config: PairsConfig,
+    outputs: Mapping[str, Sequence[Row]],
+    dropped: Counter[str],
+    n_comparisons: int,
+    n_judgments: int,
+    *,
+    has_votes: bool,
+) -> None:
+    """``min_rows`` is asked of campaigns that compare answers; one of thumbs or labels alone makes no pair."""
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()) if count) or "nothing dropped"
+    if not any(outputs.values()):
+        raise BadInput(
+            f"{config.feedback}: no pair can be made of {n_comparisons} comparisons with {n_judgments} judgments "
+            f"({why}); collect more votes{' or lower min_votes' if dropped['too few votes'] else ''}"
+        )
+    n_train = len(outputs["train.jsonl"])
+    if has_votes and n_train < config.min_rows:
+        held_out = len(outputs["validation.jsonl"]) + len(outputs["test.jsonl"])
+        raise BadInput(
+            f"{config.feedback}: {n_train} training pairs, min_rows asks for {config.min_rows} "
+            f"({held_out} held out; {why}); collect more votes, or lower validation, test, judge_share or min_rows"
+        )
+
+
+def _manifest(
+    config: PairsConfig,
+    rows: Mapping[Split, Sequence[Pair]],
+    dropped: Counter[str],
+    placement: Placement,
+    comparisons: Sequence[Comparison],
+    judgments: Sequence[Judgment],
+    cast: Sequence[Vote],
+) -> dict[str, Any]:
+    used = {split: {pair.comparison_id for pair in rows[split]} for split in SPLITS}
+    judged = {judgment.comparison_id for judgment in judgments}
+    return {
+        "comparisons": len(comparisons),
+        "without_judgment": sum(comparison.id not in judged for comparison in comparisons),
+        "judgments": len(judgments),
+        "annotators": len({judgment.annotator for judgment in judgments}),
+        "pairs": {split: len(rows[split]) for split in SPLITS},
+        "prompts": {split: len({pair.prompt_id for pair in rows[split]}) for split in SPLITS},
+        "dropped": dict(sorted(dropped.items())),
+        "near_duplicate_prompts": placement.near_duplicates,
+        "ceiling": {
+            **ceiling(cast, config.seed),
+            **{split: ceiling([v for v in cast if v.comparison_id in used[split]], config.seed) for split in SPLITS},
+        },
+        "policy": _policy(config),
+        "content_sha256": _content(comparisons, judgments),
+    }
+
+
+def _policy(config: PairsConfig) -> dict[str, Any]:
+    """The keys that decide; one that came later stands there where it is set, so older files keep their bytes."""
+    keys = {"method", "ties", "min_votes", "validation", "test", "seed"}
+    later = {"both_bad"} if config.both_bad != "keep" else set()
+    later |= {"judge_share", "for_judge"} if config.judge_share else set()
+    return config.model_dump(mode="json", include=keys | later | ({"exclude"} if config.exclude else set()))
+
+
+def _content(comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -> str:
+    """Hash of what was read, the same in every store that holds the same comparisons and judgments."""
+    digest = hashlib.sha256()
+    for record in (*comparisons, *judgments):
+        digest.update(json.dumps(record, sort_keys=True, default=Record.model_dump).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""The log of the feedback store: what its entries are made of, what is wrong with one, and what was kept out of it.
+
+In: rows of the log and of the bodies beside it, in order. Out: the head of the chain and each damage. Not here: where
+the rows come from (``store.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from annotation.store.bodies import lookup_columns
+
+GENESIS = "0" * 64
+
+
+class Verification(NamedTuple):
+    """Whether the store is what was written: ``problems`` names each damaged row, empty when ``ok``."""
+
+    ok: bool
+    entries: int
+    erased: int
+    head: str
+    problems: list[str]
+
+
+class Walk(NamedTuple):
+    """The log from its first row to its last: its entry hashes (and genesis), where it ends, and what is wrong."""
+
+    entries: set[str]
+    length: int
+    head: str
+    problems: list[str]
+
+
+class KeptOut(NamedTuple):
+    """What was erased and must not come back, by marks that name nobody.
+
+    A mark is a keyed hash. The key stands in the same file, so a mark cannot be read backwards, but who holds the file
+    can try a name on it: without that, nobody could be kept out.
+    """
+
+    salt: bytes
+    marks: frozenset[str]
+
+    def holds(self, kind: Literal["annotator", "comparison", "task"], name: str | None) -> bool:
+        return bool(self.marks) and name is not None and mark(self.salt, kind, name) in self.marks
+
+
+def mark(salt: bytes, kind: str, name: str) -> str:
+    """A keyed hash of a name; names of different kinds never share one."""
+    return hmac.new(salt, f"{kind}\0{name}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def fingerprint(salt: bytes) -> str:
+    """What an erasure says of the key of its marks, so that another key is noticed."""
+    return hashlib.sha256(b"salt\0" + salt).hexdigest()
+
+
+def salted_hash(salt: bytes, body: str) -> str:
+    """What the log keeps of a body: without the salt it says nothing about the text."""
+    return hashlib.sha256(salt + body.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def entry_hash(previous: str, salted_hash: str, sequence: int) -> str:
+    """The hash of an entry: of the one before it, its body's salted hash and its place."""
+    return hashlib.sha256(f"{previous}{salted_hash}{sequence}".encode()).hexdigest()
+
+
+def walk(rows: Iterable[tuple[Any, ...]], erased: set[int]) -> Walk:
+    """Recompute the chain over rows of (sequence, salted hash, entry hash, body, salt, lookup columns)."""
+    problems: list[str] = []
+    entries = {GENESIS}
+    previous, expected = GENESIS, 1
+    for sequence, salted, entry, body, salt, *columns in rows:
+        if sequence != expected:
+            problems.append(f"row {expected}{f' to {sequence - 1}' if sequence - expected > 1 else ''}: missing")
+        elif entry != entry_hash(previous, salted, sequence):
+            problems.append(f"row {sequence}: does not follow from the row before it (changed or reordered)")
+        if fault := body_fault(salted, body, salt, columns, sequence in erased):
+            problems.append(f"row {sequence}: {fault}")
+        entries.add(entry)
+        previous, expected = entry, sequence + 1
+    return Walk(entries, expected - 1, previous, problems)
+
+
+def body_fault(expected: str, body: Any, salt: Any, columns: list[str | None], is_erased: bool) -> str | None:
+    """What is wrong with a body (its text, salt and the columns it is looked up by), or None."""
+    if body is None:
+        return None if is_erased else "its text is gone, and no erasure says so"
+    if is_erased:
+        return "was erased, yet a text stands there"
+    if not isinstance(salt, bytes) or not isinstance(body, str) or salted_hash(salt, body) != expected:
+        return "its text or salt was changed"
+    return None if columns == lookup_columns(body) else "its lookup columns were changed"

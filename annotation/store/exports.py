@@ -1,0 +1,225 @@
+"""`annotate export`: what a feedback store holds, as JSON lines or Parquet for whoever works on it elsewhere.
+
+In: a store. Out, in a folder: ``comparisons``, ``judgments`` (every version and which of them stands), ``tasks`` (who
+was shown which side, and known answers: not for annotators), ``quarantine`` and ``export.json``, which says what
+was written. Annotators bear aliases: keyed hashes whose key never leaves the store, so the same person has the same
+alias in every export of a store, and nobody can find it by trying names. ``names`` shows them as the store knows them.
+
+Of what stands in quarantine the reason is exported, without what it quotes, and never the server's own row. What
+people wrote in their own words (rationales, improved answers) is exported as it is. In Parquet, messages and whatever
+else has no fixed shape are JSON text, and a lone surrogate becomes U+FFFD.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from align.core.config import BadInput
+from align.core.files import write_bytes, write_json, write_jsonl
+from annotation.store.bodies import JUDGMENT
+from annotation.store.chain import mark
+from annotation.store.ledger import Ledger
+from annotation.store.store import Store
+
+Rows = list[dict[str, Any]]
+ABOUT = "export.json"  # written last; by it a folder is known as an export, which may be written anew
+
+QUOTED = re.compile(r"account \d+|'[^']*'|\"[^\"]*\"")  # what tells a person, or is a person's word, in a reason
+SURROGATE = re.compile("[\ud800-\udfff]")
+COLUMNS: Mapping[str, Mapping[str, str]] = {  # by table, types as Parquet has them; JSON text where there is no shape
+    "comparisons": {
+        "id": "string",
+        "split": "string",
+        "language": "string",
+        "prompt": "json",
+        "responses": "json",
+        "tools": "json",
+        "template_arguments": "json",
+        "item": "string",
+        "schema_version": "int64",
+    },
+    "judgments": {
+        "sequence": "int64",
+        "stands": "bool",
+        "comparison_id": "string",
+        "annotator": "string",
+        "version": "int64",
+        "ranking": "list<list<int64>>",
+        "shown": "list<int64>",
+        "strength": "int64",
+        "margin": "float64",
+        "flags": "list<string>",
+        "label": "string",
+        "ratings": "json",
+        "rationale": "string",
+        "improved": "string",
+        "improved_from": "int64",
+        "seconds": "float64",
+        "guideline": "string",
+        "source": "string",
+    },
+    "tasks": {
+        "campaign": "string",
+        "key": "string",
+        "comparison_id": "string",
+        "shown": "list<int64>",
+        "purpose": "string",
+        "answer": "json",
+        "guideline": "string",
+        "task_id": "int64",
+    },
+    "quarantine": {
+        "campaign": "string",
+        "annotation_id": "int64",
+        "created_at": "string",
+        "task_id": "int64",
+        "key": "string",
+        "annotator": "string",
+        "reason": "string",
+    },
+}
+
+
+class Exported(NamedTuple):
+    """Where an export went, and how many rows of each table."""
+
+    folder: Path
+    rows: dict[str, int]
+    annotators: str
+
+    def __str__(self) -> str:
+        counted = ", ".join(f"{count} {table}" for table, count in self.rows.items())
+        return f"{self.folder}: {counted}; annotators by {self.annotators}"
+
+
+def export(
+    *,
+    out: Path,
+    feedback: Path = Path("feedback.db"),
+    format: Literal["jsonl", "parquet"] = "jsonl",
+    names: bool = False,
+) -> Exported:
+    """Write everything that a store holds to a folder.
+
+    Raises:
+        BadInput: no such store, a damaged row, or a folder that holds no export and something else, or cannot be
+            written.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / ABOUT).is_file():
+        raise BadInput(f"{out}: holds files and no export; name a new or an empty folder with out=")
+    with Store.open(feedback) as store:
+        salt, head = store.salt(), store.head()
+        tables = {
+            "comparisons": _comparisons(store),
+            "judgments": _judgments(store),
+            "tasks": _tasks(store),
+            "quarantine": _quarantine(store, names),
+        }
+    if not names:
+        _conceal(salt, [*tables["judgments"], *tables["quarantine"]])
+    with suppress(OSError):  # told when the first table is written
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for table, rows in tables.items():
+        for other in {"jsonl", "parquet"} - {format}:
+            (out / f"{table}.{other}").unlink(missing_ok=True)  # an older export's, perhaps with names
+        if format == "jsonl":
+            write_jsonl(out / f"{table}.jsonl", rows)
+        else:
+            write_bytes(out / f"{table}.parquet", _parquet(rows, COLUMNS[table]))
+    counts = {table: len(rows) for table, rows in tables.items()}
+    annotators = "name, as the store knows them" if names else "alias"
+    about = {"format": format, "annotators": annotators, "head": head, "rows": counts}
+    write_json(out / ABOUT, about)
+    return Exported(out, counts, annotators)
+
+
+def alias(salt: bytes, annotator: str) -> str:
+    """What an annotator is called in exports of the store that holds the salt."""
+    return f"annotator-{mark(salt, 'alias', annotator)[:12]}"
+
+
+def _conceal(salt: bytes, rows: Rows) -> None:
+    """Aliases in place of names, also where a name is part of a judgment's source."""
+    known = {name: alias(salt, name) for row in rows if (name := row["annotator"])}
+    for row in rows:
+        if (name := row["annotator"]) and name in (row.get("source") or ""):
+            row["source"] = row["source"].replace(name, known[name])
+        row["annotator"] = known.get(name, name)
+
+
+def _comparisons(store: Store) -> Rows:
+    splits = store.splits()
+    rows = [{**comparison.model_dump(), "split": splits[comparison.id]} for comparison in store.comparisons()]
+    return [{column: row.get(column) for column in COLUMNS["comparisons"]} for row in rows]
+
+
+def _judgments(store: Store) -> Rows:
+    query = (
+        "SELECT sequence, kind, comparison_id, annotator, source, body FROM bodies "
+        "WHERE kind IN ('judgment', 'withdrawal') ORDER BY sequence"
+    )
+    rows: dict[int, dict[str, Any]] = {}
+    last: dict[tuple[Any, ...], int] = {}  # by person, comparison and source
+    for sequence, kind, *key, body in store.read(query):
+        last[tuple(key)] = sequence
+        if kind == "judgment":
+            rows[sequence] = {"sequence": sequence, **store.parse(JUDGMENT, body)["judgment"].model_dump()}
+    standing = set(last.values())
+    whole = [{**row, "stands": sequence in standing} for sequence, row in rows.items()]
+    return [{column: row.get(column) for column in COLUMNS["judgments"]} for row in whole]
+
+
+def _tasks(store: Store) -> Rows:
+    found = []
+    for (campaign,) in store.read("SELECT DISTINCT campaign FROM tasks ORDER BY campaign"):
+        for task in Ledger(store, campaign).tasks().values():
+            answer = task.answer._asdict() if task.answer else None
+            row = {"campaign": campaign, **task._asdict(), "answer": answer}
+            found.append({column: row[column] for column in COLUMNS["tasks"]})
+    return found
+
+
+def _quarantine(store: Store, names: bool) -> Rows:
+    columns = COLUMNS["quarantine"]
+    rows = store.read(f"SELECT {', '.join(columns)} FROM quarantine ORDER BY campaign, annotation_id, created_at")
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    return found if names else [{**row, "reason": QUOTED.sub("(…)", row["reason"])} for row in found]
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    text, integer = pyarrow.string(), pyarrow.int64()
+    types = {
+        "string": text,
+        "json": text,
+        "int64": integer,
+        "float64": pyarrow.float64(),
+        "bool": pyarrow.bool_(),
+        "list<int64>": pyarrow.list_(integer),
+        "list<list<int64>>": pyarrow.list_(pyarrow.list_(integer)),
+        "list<string>": pyarrow.list_(text),
+    }
+    schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
+    values = [{name: _value(row[name], kind) for name, kind in columns.items()} for row in rows]
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(values, schema=schema), buffer)
+    return buffer.getvalue()
+
+
+def _value(value: Any, kind: str) -> Any:
+    """A value as Parquet takes it."""
+    if value is None:
+        return None
+    if kind == "json":
+        return json.dumps(value)
+    if kind == "string":
+        return SURROGATE.sub("\ufffd", value)
+    return [_value(inner, "string") for inner in value] if kind == "list<string>" else value

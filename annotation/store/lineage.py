@@ -1,0 +1,167 @@
+"""Which runs read a feedback store, what was made of them; and `annotate verify`, which asks them what they saw.
+
+In: a store and a folder of runs. Out: runs by how they depend on entries of the store's log, and a verdict on the
+store. A run that reads a store records the head of its chain, so the entries it saw are those up to that head; a head
+that the chain does not know any more shows that rows were rewritten, which no chain can show by itself.
+
+The bridge's own tables (sides of tasks, quarantine) are no part of the chain: here it is seen that they can be read,
+and not whether they say what was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from align.core.config import BadInput
+from align.core.files import file_hash, files_under
+from align.core.runs import RunRecord, is_ours, read_run
+from annotation.store.chain import GENESIS
+from annotation.store.ledger import check
+from annotation.store.store import Store
+
+WRITERS = ("simulate", "import")  # stages that record the head after they wrote
+DATA = (".jsonl", ".parquet")  # files of a run that another may name as its input
+NAMED = 100  # damages named in one message
+
+
+class Use(NamedTuple):
+    """A run that depends on something, and how."""
+
+    run: str
+    stage: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.run} ({self.stage}): {self.how}"
+
+
+class Verified(NamedTuple):
+    """A store that is what was written: its log, the runs that agree, and what could not be compared."""
+
+    feedback: Path
+    entries: int
+    erasures: int
+    erased: int
+    head: str
+    runs: int
+    notes: list[str]
+
+    def __str__(self) -> str:
+        erased = f"{self.erased} of them erased by {self.erasures} erasures" if self.erasures else "none erased"
+        lines = [f"{self.feedback}: intact, {self.entries} entries, {erased}; head {self.head}"]
+        return "\n".join([*lines, f"{self.runs} runs recorded heads of this chain", *self.notes])
+
+
+def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -> Verified:
+    """Check a feedback store: the file, the chain, and the heads that runs in a folder recorded of it.
+
+    Raises:
+        BadInput: something is damaged, missing or rewritten; every damage is named.
+    """
+    if runs != Path("runs") and not runs.is_dir():
+        raise BadInput(f"{runs}: no such folder of runs; name the one whose runs read this store with runs=")
+    records, unreadable = read_records(runs)
+    with Store.open(feedback) as store:
+        entries = places(store)
+        own = [record for record in records if _read_path(record) == feedback.resolve()]
+        strange = [record for record in records if "feedback" in record.inputs and record not in own]
+        own += [record for record in strange if _head(record) in entries]  # the same store, under another path
+        fresh, since = _started_anew(store)
+        before = [record for record in own if _head(record) not in entries and record.created < since]
+        names: dict[str, list[str]] = {}
+        for record in own:
+            if record not in before:
+                names.setdefault(_head(record) or "", []).append(record.path)
+        faults = [line for row in store.read("PRAGMA integrity_check") for line in row[0].splitlines() if line != "ok"]
+        found = store.verify({head: " and ".join(paths) for head, paths in names.items()})
+        erasures = store.read("SELECT COUNT(*) FROM bodies WHERE kind = 'erasure'")[0][0]
+        beside = check(store)
+    if problems := [*(f"the file itself: {fault}" for fault in faults), *found.problems, *beside]:
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise BadInput(f"{feedback}: damaged: {'; '.join(problems[:NAMED])}{more}")
+    notes = [f"not compared, no readable run: {text}" for text in unreadable]
+    if fresh:
+        notes.append(
+            f"the chain was started anew: campaign {', '.join(fresh)} found tasks that this store had not sent"
+            + (f"; earlier runs read a store that is gone: {', '.join(r.path for r in before)}" if before else "")
+        )
+    if others := sum(_head(record) not in entries for record in strange):
+        notes.append(f"not compared: {others} runs of other stores")
+    return Verified(feedback, found.entries, erasures, found.erased, found.head, len(own) - len(before), notes)
+
+
+def read_records(folder: Path) -> tuple[list[RunRecord], list[str]]:
+    """The records of all runs under a folder by path, and what is wrong with those that cannot be read."""
+    found: list[RunRecord] = []
+    unreadable: list[str] = []
+    for file in [file for file in files_under(folder) if file.name == "run.json"]:
+        if not is_ours(file.parent):
+            continue
+        try:
+            found.append(read_run(file.parent))
+        except BadInput as error:
+            unreadable.append(str(error))
+    return found, unreadable
+
+
+def places(store: Store) -> dict[str, int]:
+    """How many entries the chain had at each of its heads."""
+    return {GENESIS: 0, **dict(store.read("SELECT entry_hash, sequence FROM log"))}
+
+
+def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequence[int]) -> dict[str, Use]:
+    """Runs by path that read a store when some of these entries stood in it.
+
+    Args:
+        at: ``places`` of the store.
+    """
+    found = {}
+    for record in records:
+        seen = at.get(_head(record) or "", 0) if record.stage not in WRITERS else 0
+        if count := sum(sequence <= seen for sequence in sequences):
+            found[record.path] = Use(record.path, record.stage, f"read {count} of these entries")
+    return found
+
+
+def descendants(records: Sequence[RunRecord], origins: Mapping[str, Use]) -> dict[str, Use]:
+    """Runs by path that were made from others, directly or through further runs: told by hashes, or by the path."""
+    found = dict(origins)
+    waiting = [record for record in records if record.path in origins]
+    while waiting:
+        origin = waiting.pop(0)
+        hashes, folder = _hashes(origin), Path(origin.path).resolve()
+        for record in records:
+            given = {value["sha256"] for value in record.inputs.values()} | set(record.lineage.values())
+            lies_there = any(Path(value["path"]).resolve().is_relative_to(folder) for value in record.inputs.values())
+            if record.path not in found and (lies_there or given & hashes):
+                found[record.path] = Use(record.path, record.stage, f"made from {origin.path}")
+                waiting.append(record)
+    return {path: use for path, use in found.items() if path not in origins}
+
+
+def _hashes(record: RunRecord) -> set[str]:
+    """What another run's record may say of this one: its artefact, or one of its files."""
+    folder = Path(record.path)
+    files = [file for file in files_under(folder) if file.suffix in DATA]
+    return {file_hash(file) for file in files} | ({record.artefact} if record.artefact else set())
+
+
+def _head(record: RunRecord) -> str | None:
+    return record.inputs.get("feedback", {}).get("sha256")
+
+
+def _read_path(record: RunRecord) -> Path | None:
+    given = record.inputs.get("feedback", {}).get("path")
+    return Path(given).resolve() if given else None
+
+
+def _started_anew(store: Store) -> tuple[list[str], str]:
+    """Campaigns that found tasks on the server that the store did not know, and when the last of them began."""
+    query = (
+        "SELECT name, (SELECT MIN(since) FROM guidelines WHERE campaign = name) FROM campaigns "
+        "WHERE recovered ORDER BY name"
+    )
+    rows = store.read(query)
+    return [row[0] for row in rows], max((row[1] or "" for row in rows), default="")

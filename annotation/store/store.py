@@ -1,0 +1,337 @@
+"""``feedback.db``: comparisons and every judgment ever made of them, in a log that shows when it was edited.
+
+In: comparisons and judgments. Out: the latest judgment of each person on each comparison, the head of the chain,
+and a verdict on the whole file. One SQLite file in WAL mode; every call that writes is one transaction, so a
+process killed at any moment leaves what stood before it; one writer at a time.
+
+The log holds hashes only: ``entry = sha256(previous entry + salted hash of the body + sequence)``. The bodies
+(text, names) and their salts stand in a second table, so that ``erase`` can remove a person's words and name for
+good while the chain still verifies. An erasure is an entry of the chain itself: a body that is gone without one is
+damage. It also holds marks, which name nobody, of what must not come back: neither comparisons nor judgments that bear
+one are taken again, wherever they come from. The head of the chain, not the file's hash, is what a run's lineage
+records. A chain cannot show that its own tail was cut together with the file's note of its length:
+``verify(known_heads=...)`` compares with heads that runs recorded. Not here: who saw what (``ledger.py``), how votes
+become pairs (``votes.py``), and what an erasure means outside of the file (``erasure.py``).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from pydantic import TypeAdapter
+
+from align.core.config import BadInput
+from align.core.records import Comparison, Judgment
+from annotation.store.bodies import COMPARISON, JUDGMENT, OUTLINE, STRICTNESS, BodyT, Damaged, Split, parse
+from annotation.store.chain import GENESIS, KeptOut, Verification, entry_hash, fingerprint, salted_hash, walk
+from annotation.store.database import Database
+
+__all__ = ("GENESIS", "STRICTNESS", "Counts", "Split", "Store", "Verification", "store_head")
+
+
+class Counts(NamedTuple):
+    """What stands in a store: ``judgments`` are latest versions, ``versions`` all that were kept."""
+
+    comparisons: int
+    judgments: int
+    versions: int
+    annotators: int
+    erased: int
+
+
+class _Entry(NamedTuple):
+    kind: str
+    comparison_id: str | None
+    annotator: str | None
+    source: str | None
+    body: str
+
+
+class Store:
+    """An open feedback store; use it as a context manager made by ``Store.open``.
+
+    ``passed_over`` counts what was offered and not taken because it was erased.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.path = database.path
+        self.passed_over = 0
+        self.read, self.write, self.transaction = database.read, database.write, database.transaction
+        self.database = database
+        self._kept_out: KeptOut | None = None  # nobody else writes while this store is open for it
+
+    @classmethod
+    def open(cls, path: Path, write: bool = False) -> Store:
+        """Open a store, creating it when writing.
+
+        Raises:
+            BadInput: nothing to read, not a feedback store, written by a newer version, or another writer has it.
+        """
+        if not write and not path.is_file():
+            raise BadInput(
+                f"{path}: no such feedback store; name it with feedback=, or let 'annotate push', 'import' or "
+                "'annotate simulate' make it"
+            )
+        return cls(Database(path, write))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.database.close()
+
+    def add_comparisons(self, comparisons: Iterable[Comparison], splits: Mapping[str, Split] | None = None) -> int:
+        """Add comparisons that are not there yet, with a split hint by id; returns how many entries that made.
+
+        A comparison that stands there is left alone unless its hint became stricter (train < validation < test):
+        a prompt once held out stays held out. One that was erased is passed over.
+        """
+        hints = splits or {}
+        with self.transaction():
+            return self._append(self._new_comparisons(comparisons, hints))
+
+    def add_judgments(self, judgments: Iterable[Judgment]) -> int:
+        """Add judgments; returns how many entries that made.
+
+        The same judgment again adds nothing; another judgment of the same annotator, comparison and source is a new
+        version, and the old one is kept. What an erased person said, or of an erased comparison, is passed over.
+
+        Raises:
+            BadInput: a judgment names a comparison that is not in the store, or ranks another number of responses.
+        """
+        with self.transaction():
+            return self._append(self._new_judgments(judgments))
+
+    def withdraw(self, keys: Iterable[tuple[str, str, str]], reason: str) -> int:
+        """Take back the standing judgments of (comparison id, annotator, source); their versions stay in the log.
+
+        What does not stand is passed over; returns how many entries that made.
+        """
+        with self.transaction():
+            gone = [key for key in keys if (said := self._said(key)) and said[0][0] == "judgment"]
+            return self._append(
+                _Entry("withdrawal", *key, json.dumps({"withdrawal": list(key), "reason": reason})) for key in gone
+            )
+
+    def comparisons(self) -> list[Comparison]:
+        """All comparisons that were not erased, by id."""
+        with _collector_paused():
+            bodies = sorted(self._comparison_bodies().items())
+            return [self.parse(COMPARISON, body)["comparison"] for _, body in bodies]
+
+    def splits(self) -> dict[str, Split | None]:
+        """The split hint of each comparison, by id."""
+        bodies = sorted(self._comparison_bodies().items())
+        return {key: self.parse(OUTLINE, body)["split"] for key, body in bodies}
+
+    def judgments(self) -> list[Judgment]:
+        """The latest version of each judgment that was not withdrawn, by comparison, annotator and source."""
+        query = (  # by the table, which the chain vouches for, and not by its index
+            "SELECT comparison_id, annotator, source, kind, body FROM bodies NOT INDEXED "
+            "WHERE kind IN ('judgment', 'withdrawal') ORDER BY comparison_id, annotator, source, sequence"
+        )
+        with _collector_paused():
+            latest = {row[:3]: row[3:] for row in self.read(query)}
+            standing = [body for kind, body in latest.values() if kind == "judgment"]
+            return [self.parse(JUDGMENT, body)["judgment"] for body in standing]
+
+    def head(self) -> str:
+        """Hash of the last entry of the chain (64 zeros when it is empty): what lineage records."""
+        return self._tip()[1]
+
+    def counts(self) -> Counts:
+        """How much stands in the store."""
+        row = self.read(
+            "SELECT COUNT(DISTINCT CASE kind WHEN 'comparison' THEN comparison_id END),"
+            " COALESCE(SUM(kind = 'judgment'), 0), COUNT(DISTINCT annotator) FROM bodies"
+        )[0]
+        latest = self.read(
+            "SELECT COALESCE(SUM(kind = 'judgment'), 0) FROM (SELECT kind, MAX(sequence) FROM bodies "
+            "WHERE kind IN ('judgment', 'withdrawal') GROUP BY comparison_id, annotator, source)"
+        )[0]
+        return Counts(row[0], latest[0], row[1], row[2], len(self._erased()))
+
+    def salt(self) -> bytes:
+        """The store's own secret: the key of pseudonyms and of the marks of what was erased."""
+        match self.read("SELECT salt FROM secret"):
+            case [(bytes(salt),)]:
+                return salt
+        raise self.damaged()
+
+    def erasures(self) -> list[dict[str, Any]]:
+        """What erasures say; a damaged one erases nothing (``verify`` names it by its hash)."""
+        found = []
+        for (body,) in self.read("SELECT body FROM bodies WHERE kind = 'erasure'"):
+            with suppress(ValueError, TypeError, KeyError):
+                erasure = json.loads(body)
+                found.append({**erasure, "erased": {*erasure["erased"]}})
+        return found
+
+    def kept_out(self) -> KeptOut:
+        """What was erased and is not taken again."""
+        if self._kept_out is None:
+            marks = frozenset(mark for erasure in self.erasures() for mark in erasure.get("kept_out", []))
+            self._kept_out = KeptOut(self.salt() if marks else b"", marks)
+        return self._kept_out
+
+    def erase_bodies(self, sequences: Sequence[int], marks: Sequence[str]) -> None:
+        """Remove bodies with their salts and say so in the chain, with the marks of what is not to come back.
+
+        One part of an erasure, inside its transaction; the rest is ``erasure.py``'s.
+        """
+        self._kept_out = None
+        body = {"erased": list(sequences), "kept_out": list(marks), "salt": fingerprint(self.salt())}
+        self._append([_Entry("erasure", None, None, None, json.dumps(body))])
+        self.write("DELETE FROM bodies WHERE sequence = ?", [(sequence,) for sequence in sequences])
+
+    def verify(self, known_heads: Mapping[str, str] | None = None) -> Verification:
+        """Recompute the chain and compare every body with it.
+
+        Args:
+            known_heads: heads that were recorded earlier, with the name of who did; each must still be an entry.
+        """
+        erased = self._erased()
+        query = (
+            "SELECT log.sequence, salted_hash, entry_hash, body, salt, kind, comparison_id, annotator, source "
+            "FROM log LEFT JOIN bodies USING (sequence) ORDER BY log.sequence"
+        )
+        entries, length, head, problems = walk(self.database.rows(query), erased)
+        tip = self.read("SELECT length, head FROM tip")
+        if (tip[0] if tip else (0, GENESIS)) != (length, head):
+            problems.append(f"the log ends at row {length}, not where it was left: rows are missing at its end")
+        for (sequence,) in self.read("SELECT sequence FROM bodies WHERE sequence NOT IN (SELECT sequence FROM log)"):
+            problems.append(f"row {sequence}: a body that the log does not know")
+        salts = {fingerprint(row[0]) for row in self.read("SELECT salt FROM secret") if isinstance(row[0], bytes)}
+        if {erasure["salt"] for erasure in self.erasures() if "salt" in erasure} - salts:
+            problems.append("the store's salt was changed: what was erased could be taken again")
+        for known, name in sorted((known_heads or {}).items()):
+            if known not in entries:
+                problems.append(f"head {known[:12]}, which {name} recorded, is not in this chain: rows were rewritten")
+        return Verification(not problems, len(entries) - 1, len(erased), head, problems)
+
+    def _new_comparisons(self, comparisons: Iterable[Comparison], hints: Mapping[str, Split]) -> Iterator[_Entry]:
+        known, kept_out = self.splits(), self.kept_out()
+        for comparison in comparisons:
+            hint = hints.get(comparison.id)
+            if comparison.id in known and STRICTNESS[hint] <= STRICTNESS[known[comparison.id]]:
+                continue
+            if kept_out.holds("comparison", comparison.id):
+                self.passed_over += 1
+                continue
+            known[comparison.id] = hint
+            body = json.dumps({"comparison": comparison.model_dump(), "split": hint})
+            yield _Entry("comparison", comparison.id, None, None, body)
+
+    def _new_judgments(self, judgments: Iterable[Judgment]) -> Iterator[_Entry]:
+        kept_out = self.kept_out()
+        sizes: dict[str, int | None] = {}
+        for judgment in judgments:
+            asked, person = judgment.comparison_id, judgment.annotator
+            if kept_out.holds("annotator", person) or kept_out.holds("comparison", asked):
+                self.passed_over += 1
+                continue
+            if asked not in sizes:
+                sizes[asked] = self._size(asked)
+            if (size := sizes[asked]) is None:
+                raise BadInput(f"{self.path}: a judgment names comparison {asked}; add that one first")
+            if size != len(judgment.shown):
+                raise BadInput(
+                    f"{self.path}: a judgment ranks {len(judgment.shown)} responses, but comparison {asked} has {size}"
+                )
+            version = 1
+            key = (asked, person, judgment.source)
+            if rows := self._said(key):
+                text = next(body for kind, body in rows if kind == "judgment")
+                before = self.parse(JUDGMENT, text)["judgment"]
+                version = before.version + 1
+                if rows[0][0] == "judgment" and before.model_copy(update={"version": judgment.version}) == judgment:
+                    continue
+            yield _Entry("judgment", *key, json.dumps({"judgment": {**judgment.model_dump(), "version": version}}))
+
+    def _size(self, comparison_id: str) -> int | None:
+        """How many responses a comparison has; None where it is not in the store."""
+        query = "SELECT body FROM bodies WHERE kind = 'comparison' AND comparison_id = ? ORDER BY sequence DESC LIMIT 1"
+        rows = self.read(query, (comparison_id,))
+        return len(self.parse(OUTLINE, rows[0][0])["comparison"]["responses"]) if rows else None
+
+    def _said(self, key: tuple[str, str, str]) -> list[Any]:
+        """(kind, body) of a person's judgments and withdrawals under one source, the newest first."""
+        query = (
+            "SELECT kind, body FROM bodies WHERE kind IN ('judgment', 'withdrawal') AND comparison_id = ? "
+            "AND annotator = ? AND source = ? ORDER BY sequence DESC"
+        )
+        return self.read(query, key)
+
+    def _append(self, new: Iterable[_Entry]) -> int:
+        """Write entries at the end of the chain; runs inside a transaction."""
+        start, head = self._tip()
+        sequence = start
+        for entry in new:
+            sequence += 1
+            salt = os.urandom(16)
+            salted = salted_hash(salt, entry.body)
+            head = entry_hash(head, salted, sequence)
+            self.database.connection.execute("INSERT INTO log VALUES (?, ?, ?)", (sequence, salted, head))
+            self.database.connection.execute(
+                "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?)", (sequence, *entry, salt)
+            )
+        self.database.connection.execute("INSERT OR REPLACE INTO tip VALUES (1, ?, ?)", (sequence, head))
+        return sequence - start
+
+    def _tip(self) -> tuple[int, str]:
+        """How long the chain is, and the hash of its last entry."""
+        rows = self.read("SELECT length, head FROM tip")
+        match rows:
+            case []:
+                return 0, GENESIS
+            case [(int(length), str(head))]:
+                return length, head
+        raise self.damaged()
+
+    def _comparison_bodies(self) -> dict[str, str]:
+        """The last body of each comparison by id."""
+        return dict(
+            self.read("SELECT comparison_id, body FROM bodies NOT INDEXED WHERE kind = 'comparison' ORDER BY sequence")
+        )
+
+    def _erased(self) -> set[int]:
+        """Sequences of erased bodies."""
+        return {sequence for erasure in self.erasures() for sequence in erasure["erased"]}
+
+    def parse(self, schema: TypeAdapter[BodyT], text: str) -> BodyT:
+        """Read a body (``bodies.py``); a damaged one is said in one line."""
+        try:
+            return parse(schema, text)
+        except Damaged:
+            raise self.damaged() from None
+
+    def damaged(self) -> BadInput:
+        """What to say of a row that is not what this store writes."""
+        return BadInput(f"{self.path}: holds a damaged row; 'align annotate verify' names it")
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No garbage collection while very many objects are made that all stay: it took two thirds of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def store_head(path: Path) -> dict[str, str]:
+    """The chain head of a store as a stage's ``heads``: what it read is known by this, not by the file's bytes."""
+    with Store.open(path) as store:
+        return {"feedback": store.head()}

@@ -1,0 +1,152 @@
+"""The learning curve of a reward model: the stage's own training on 1/8, 1/4 and 1/2 of the prompts, then on all.
+
+In: the stage's prompts, its held-out prompts, and its training as a function. Out: ``curve.jsonl``, a row for each
+share with its error against held-out labels. The shares are nested and drawn by prompt; each training starts from the
+same weights and takes the same recipe and epochs: fewer pairs also mean fewer steps, as for whoever has no more. An
+interrupted share resumes from checkpoints of its own, a finished one is not trained again. Not here: what the curve
+says of more pairs (`align annotate plan`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.core.config import BadInput
+from align.core.files import read_rows, write_jsonl
+from align.core.runs import Run
+from align.core.stats.estimates import clustered_accuracy, clustered_mean
+from align.core.stats.learning_curve import CURVE, CurvePoint
+from align.data.pairs import PromptPairs
+from align.model.adapters import Stack
+from rewards import metrics
+
+SHARES = {"1/8": 1 / 8, "1/4": 1 / 4, "1/2": 1 / 2}
+Training = Callable[[Run, Sequence[PromptPairs]], float]  # trains the stack's reward role; seconds
+
+
+class Part(Run):
+    """A training inside a run: steps and checkpoints stand in a folder of its own, the record is the whole run's."""
+
+    def __init__(self, whole: Run, name: str) -> None:
+        self.whole, self.record, self.is_main = whole, whole.record, whole.is_main
+        self.path = whole.path / "checkpoints" / name
+        if self.is_main:
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def save(self) -> None:
+        self.whole.save()
+
+
+def train_on_shares(
+    run: Run,
+    stack: Stack,
+    train: Sequence[PromptPairs],
+    test: Sequence[PromptPairs],
+    fit: Training,
+    margins: Callable[[], Sequence[float]],
+) -> list[CurvePoint]:
+    """Train on each smaller share and leave the weights as they were found; the points, kept in ``curve.jsonl``.
+
+    Args:
+        margins: of the held-out pairs, in their order, by the stack as it stands.
+
+    Raises:
+        BadInput: no held-out pairs.
+    """
+    if not test:
+        raise BadInput("curve: the pairs run has no test pairs to measure it by; make pairs with a test split")
+    file = run.path / CURVE
+    points = _points_before(run, file)
+    found = stack.parameters("reward")
+    start = {name: parameter.detach().clone() for name, parameter in found.items()}
+    subsets = shares(train, run.record.seed)
+    sizes = ", ".join(f"{name} ({sum(len(p.rows) for p in subset)} pairs)" for name, subset in subsets.items())
+    run.note(f"learning curve: trains on {sizes} of the prompts first")
+    for name, subset in list(subsets.items())[len(points) :]:
+        part = Part(run, f"curve-{name.replace('/', '-')}")
+        seconds = fit(part, subset)
+        points.append(point(len(subset) / len(train), subset, test, margins(), seconds))
+        write(run, points)
+        with torch.no_grad():
+            for tensor, parameter in found.items():
+                parameter.copy_(start[tensor])
+        run.save()
+        if run.is_main:
+            shutil.rmtree(part.path)
+    return points
+
+
+def _points_before(run: Run, file: Path) -> list[CurvePoint]:
+    """What an interrupted run measured; of a damaged file nothing is kept."""
+    if not file.is_file():
+        return []
+    try:
+        return [row for row in read_rows(file, CurvePoint, "a point of a learning curve") if row.share < 1]
+    except BadInput as error:
+        run.note(f"{error}: the learning curve starts again")
+        return []
+
+
+def shares(train: Sequence[PromptPairs], seed: int) -> dict[str, list[PromptPairs]]:
+    """The prompts of each share by its name, in their order; a smaller share lies within every larger one.
+
+    A prompt's place is a hash of the seed and its id, so neither the order of rows nor other prompts move it. Shares of
+    a training set too small to tell them apart are left out.
+    """
+    order = sorted(
+        {prompt.prompt_id for prompt in train},
+        key=lambda one: hashlib.sha256(f"{seed}\0curve\0{one}".encode()).digest(),
+    )
+    found: dict[str, list[PromptPairs]] = {}
+    taken = 0
+    for name, share in SHARES.items():
+        if round(share * len(order)) > taken:
+            taken = round(share * len(order))
+            drawn = set(order[:taken])
+            found[name] = [prompt for prompt in train if prompt.prompt_id in drawn]
+    return found
+
+
+def point(
+    share: float, train: Sequence[PromptPairs], test: Sequence[PromptPairs], margins: Sequence[float], seconds: float
+) -> CurvePoint:
+    """What held-out labels say of the model that these prompts gave; intervals clustered by prompt."""
+    clusters = [prompt.prompt_id for prompt in test for _ in prompt.rows]
+    correct = metrics.outcomes(margins)
+    right: dict[str, tuple[float, int]] = {}
+    for cluster, value in zip(clusters, correct, strict=True):
+        before, n = right.get(cluster, (0.0, 0))
+        right[cluster] = (before + value, n + 1)
+    accuracy = clustered_accuracy(correct, clusters)
+    return CurvePoint(
+        share=share,
+        prompts=len(train),
+        pairs=sum(len(prompt.rows) for prompt in train),
+        accuracy=accuracy,
+        error=1 - accuracy["mean"],
+        loss=clustered_mean(np.logaddexp(0, -np.asarray(margins)).tolist(), clusters),
+        seconds=seconds,
+        right=right,
+    )
+
+
+def write(run: Run, points: Sequence[CurvePoint]) -> dict[str, Any]:
+    """Write ``curve.jsonl``, and give its errors for the headline by pairs trained on."""
+    if run.is_main:
+        write_jsonl(run.path / CURVE, [one.model_dump() for one in points])
+    return {f"error_on_{one.pairs}_pairs": _flipped(one.accuracy) for one in points} | {
+        "curve_seconds": round(sum(one.seconds for one in points), 2)
+    }
+
+
+def _flipped(accuracy: dict[str, Any]) -> dict[str, Any]:
+    """An error from an accuracy: 1 - mean, and the interval's ends change places."""
+    mean, low, high = (None if (value := accuracy[key]) is None else 1 - value for key in ("mean", "high", "low"))
+    return accuracy | {"mean": mean, "low": low, "high": high}

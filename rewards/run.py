@@ -1,0 +1,212 @@
+"""Stage `reward`: preference pairs to a reward model, an adapter and a head on the shared base.
+
+In: a pairs run and the policy it starts from (an SFT run, or a model folder). Out: ``adapter/`` with
+``head.safetensors``, held-out accuracy beside its floors and ceiling, calibration, and scores centred so that
+responses of the starting policy (``candidates``) average 0; with ``curve`` also its error by pairs trained on.
+Not here: choosing pairs, or what the score is used for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker
+from align.core.files import artefact_hash
+from align.core.records import Message, Pair
+from align.core.runs import Run, stage
+from align.core.stats.estimates import clustered_accuracy, clustered_mean, clustered_ratio
+from align.core.stats.learning_curve import CurvePoint
+from align.data.pairs import (
+    PromptPairs,
+    candidate_trees,
+    index_pairs,
+    load_pairs,
+    prompts_hash,
+    read_pairs,
+    total_weight,
+)
+from align.engine.checkpoints import load_checkpoint, save_checkpoint
+from align.engine.loop import Journal, Learner, Processes, epochs, stage_seed
+from align.losses.objectives import bradley_terry
+from align.model.adapters import Stack
+from align.model.layouts import settle
+from align.model.load import context_length, find_policy, template_of
+from align.model.packing import pack
+from rewards import learning_curve, metrics
+from rewards.model import score
+
+CENTRE = 256  # prompts whose responses fix where the score's zero lies
+Gold = Callable[..., list[float | None]]
+
+
+class RewardConfig(TextConfig):
+    """Hyper-parameters of the reward model; ``batch`` counts prompts."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy", "candidates")
+    SHARES_WORK: ClassVar[bool] = True
+
+    stage: Literal["reward"] = "reward"
+    pairs: Path
+    policy: Path
+    candidates: Path | None = Field(
+        default=None, description="samples of the policy, whose scores shall average 0; without: the pairs' responses"
+    )
+    batch: int = Field(default=16, ge=1)
+    epochs: int = Field(default=2, ge=1)
+    optim: Optim = Optim(lr=1e-4)
+    lora: Lora | None = None
+    compute: Compute = Compute()
+    min_rows: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1, description="steps")
+    tracker: Tracker = "none"
+    curve: bool = Field(default=False, description="train on 1/8, 1/4 and 1/2 of the prompts too, to curve.jsonl")
+
+
+@stage
+def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[str, Any]:
+    """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
+    torch.manual_seed(stage_seed(config.seed, "reward"))
+    source = find_policy(config.policy)
+    stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
+    run.renders_with(stack.chat)
+    stack.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
+    stack.add_head("reward")
+    settle(stack, run.note)
+    context = context_length(stack.base)
+    train = load_pairs(run, config.pairs, "train", stack.chat, context, config.min_rows)
+    test = load_pairs(run, config.pairs, "test", stack.chat, context, 0)
+    run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
+    smaller = _smaller(config, run, stack, train, test) if config.curve else []
+    seconds = _fit(config, run, stack, train)
+    centred_on = _centre(config, run, stack, train)
+    if run.is_main:
+        stack.save_role("reward", run.path / "adapter")
+    margins, lengths, scores = _margins(stack, test)
+    pairs = [pair for prompt in test for pair in prompt.rows]
+    correct = metrics.outcomes(margins)
+    clusters = [pair.prompt_id for pair in pairs]
+    words = metrics.bag_of_words(read_pairs(config.pairs / "train.jsonl"), pairs)
+    above = clustered_mean([a - b for a, b in zip(correct, words, strict=False)], clusters[: len(words)])
+    if above["mean"] is not None and (above["low"] is None or above["low"] <= 0):
+        between = "no interval" if above["low"] is None else f"[{above['low']:+.3f}, {above['high']:+.3f}]"
+        run.note(
+            f"the reward model is not shown to beat a bag of words ({above['mean']:+.3f} {between}): "
+            "the words of a response explain these votes as well"
+        )
+    headline = {
+        "accuracy": clustered_accuracy(correct, clusters),
+        "floor_longer_wins": metrics.longer_wins(pairs),
+        "floor_bag_of_words": clustered_accuracy(words, clusters[: len(words)]),
+        "above_bag_of_words": above,
+        "ceiling_annotators": _ceiling(config.pairs),
+        "expected_calibration_error": metrics.expected_calibration_error(margins),
+        "accuracy_by_agreement": metrics.by_agreement(margins, pairs),
+        "score_length_correlation": metrics.correlation(scores, lengths),
+        "centred_on": {"what": "candidates" if config.candidates else "pairs", "n": centred_on},
+        "train_pairs": sum(len(prompt.rows) for prompt in train),
+        "train_seconds": seconds,
+    }
+    if config.curve:
+        headline |= learning_curve.write(run, [*smaller, learning_curve.point(1.0, train, test, margins, seconds)])
+    if gold is not None:
+        headline |= _against_gold(gold, pairs, correct)
+    return headline
+
+
+def _smaller(
+    config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs], test: Sequence[PromptPairs]
+) -> list[CurvePoint]:
+    """The same training on shares of the prompts, without a tracker, which shows one training."""
+    untracked = config.model_copy(update={"tracker": "none"})
+
+    def fit(part: Run, prompts: Sequence[PromptPairs]) -> float:
+        return _fit(untracked, part, stack, prompts)
+
+    return learning_curve.train_on_shares(run, stack, train, test, fit, lambda: _margins(stack, test)[0])
+
+
+def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> float:
+    processes = Processes(stack.device)
+    batches = epochs(len(train), config.batch, config.epochs, config.seed)
+    learner = Learner(stack.parameters("reward"), config.optim, len(batches), processes)
+    if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
+        learner.restore(resumed.tensors, resumed.step)
+    with closing(Journal(run, len(batches), config.tracker, resumed)) as journal:
+        for step, batch in enumerate(batches[learner.done :], learner.done + 1):
+            prompts = [train[i] for i in batch]
+            totals = processes.sum(_backward(stack, processes.share(prompts), total_weight(prompts)))
+            accuracy, n_pairs = totals[1] / totals[2], int(totals[2])
+            journal.log(step, {"loss": totals[0], "accuracy": accuracy, "pairs": n_pairs} | learner.step(), ["loss"])
+            if step % config.checkpoint_every == 0 and step < len(batches):
+                save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
+    return journal.seconds
+
+
+def _backward(stack: Stack, prompts: Sequence[PromptPairs], denominator: float) -> list[float]:
+    """Accumulate the gradient of these prompts' share of the step: [loss, number right, number of pairs]."""
+    loss_sum, right, n_pairs = 0.0, 0.0, 0
+    for rectangle in pack([prompt.tree for prompt in prompts], stack.compute.max_tokens, stack.layout):
+        rectangle = rectangle.to(stack.device)
+        pairs = index_pairs(rectangle, prompts)
+        with stack.use("reward"):
+            scores_S = stack.scores("reward", rectangle)
+            loss = bradley_terry(scores_S[pairs.chosen_P], scores_S[pairs.rejected_P], pairs.weight_P, denominator)
+            loss.loss.backward()
+        loss_sum += loss.loss.item()
+        right += (loss.margin_P > 0).sum().item()
+        n_pairs += len(loss.margin_P)
+    return [loss_sum, right, float(n_pairs)]
+
+
+def _centre(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> int:
+    """Shift the head's bias so that the starting policy's responses average 0; how many responses were used."""
+    trees = [prompt.tree for prompt in train]
+    if config.candidates is not None:
+        _, trees = candidate_trees(run, config.candidates, stack.chat, context_length(stack.base))
+        if not trees:
+            raise BadInput(f"{config.candidates}: no response fits, so scores cannot be centred ({run.record.dropped})")
+    scores = [value for tree in score(stack, "reward", trees[:CENTRE]) for value in tree]
+    with torch.no_grad():
+        stack.heads["reward"].linear.bias.sub_(sum(scores) / len(scores))
+    return len(scores)
+
+
+def _margins(stack: Stack, prompts: Sequence[PromptPairs]) -> tuple[list[float], list[float], list[float]]:
+    """Score differences of the pairs, and length (tokens) and score of every response."""
+    scores = score(stack, "reward", [prompt.tree for prompt in prompts])
+    margins = [
+        found[c] - found[r]
+        for prompt, found in zip(prompts, scores, strict=True)
+        for c, r in zip(prompt.chosen, prompt.rejected, strict=True)
+    ]
+    lengths = [float(len(response)) for prompt in prompts for response in prompt.tree.responses]
+    return margins, lengths, [value for found in scores for value in found]
+
+
+def _ceiling(folder: Path) -> Any:
+    """What annotators agree on among themselves, as the pairs run measured it."""
+    file = folder / "manifest.json"
+    return json.loads(file.read_text()).get("ceiling") if file.is_file() else None
+
+
+def _against_gold(gold: Gold, pairs: Sequence[Pair], correct: Sequence[float]) -> dict[str, Any]:
+    """The share of what gold utility itself scores on the same noisy judgments, on the same pairs."""
+
+    def utility(side: Callable[[Pair], list[Message]]) -> list[float | None]:
+        return gold(prompts=[pair.prompt for pair in pairs], completions=[side(pair) for pair in pairs])
+
+    better, worse = utility(lambda pair: pair.chosen), utility(lambda pair: pair.rejected)
+    known = [i for i, (b, w) in enumerate(zip(better, worse, strict=True)) if b is not None and w is not None]
+    truth = metrics.outcomes([(better[i] or 0.0) - (worse[i] or 0.0) for i in known])
+    clusters = [pairs[i].prompt_id for i in known]
+    own = clustered_accuracy([correct[i] for i in known], clusters)
+    gold_accuracy = clustered_accuracy(truth, clusters)
+    share = clustered_ratio([correct[i] for i in known], truth, clusters)
+    return {"accuracy_on_gold_pairs": own, "accuracy_of_gold": gold_accuracy, "share_of_gold": share}

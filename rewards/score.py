@@ -1,0 +1,105 @@
+"""Stage `score`: candidates x a reward model -> a score and an embedding of every response.
+
+In: a run of `sample` (or a candidates file) and a reward run. Out: ``scores.parquet`` (prompt_id, response,
+origin, n_tokens, ended, as_sampled, score; one row a response) and ``embeddings.safetensors`` (``embeddings``,
+``[n, D]`` fp32, same order): the final hidden state at the last token (the stop token, where it ended) under the
+reward adapter, which the score is linear in.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from align.core.config import BadInput, Compute, TextConfig
+from align.core.files import artefact_hash, write_bytes
+from align.core.runs import Run, stage
+from align.data.pairs import candidate_trees
+from align.model.adapters import Stack
+from align.model.layouts import settle
+from align.model.load import context_length, find_source, template_of, width
+from align.model.packing import Tree, pack
+from rewards.model import add_reward
+
+
+class ScoreConfig(TextConfig):
+    """Which candidates are scored, and by what."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("candidates", "reward")
+
+    stage: Literal["score"] = "score"
+    candidates: Path
+    reward: Path
+    compute: Compute = Compute()
+
+
+class Scored(NamedTuple):
+    """Scores ``(n,)`` and final hidden states ``(n, D)`` of all responses, tree by tree."""
+
+    scores_S: Tensor
+    embeddings_SD: Tensor
+
+
+@stage
+def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
+    """Score every response of every candidate row that fits the model's context."""
+    source = find_source(config.reward)
+    stack = Stack(source.base, config.compute, template_of(config.reward, config.template(run.record.created)))
+    run.renders_with(stack.chat)
+    add_reward(stack, config.reward)
+    settle(stack, run.note)
+    run.record.lineage |= {"base": artefact_hash(source.base)}
+    rows, trees = candidate_trees(run, config.candidates, stack.chat, context_length(stack.base))
+    if not trees:
+        raise BadInput(f"{config.candidates}: no response can be scored ({run.record.dropped or 'no rows'})")
+    scored = embed(stack, "reward", trees)
+    table = [row | {"score": float(value)} for row, value in zip(rows, scored.scores_S, strict=True)]
+    if run.is_main:
+        write_bytes(run.path / "scores.parquet", _parquet(table))
+        write_bytes(run.path / "embeddings.safetensors", save({"embeddings": scored.embeddings_SD.contiguous()}))
+    spread = scored.scores_S.double()
+    return {
+        "prompts": len(trees),
+        "responses": len(rows),
+        "as_sampled": sum(row["as_sampled"] for row in rows),
+        "score": {
+            "mean": float(spread.mean()),
+            "sd": float(spread.std()) if len(rows) > 1 else None,
+            "min": float(spread.min()),
+            "max": float(spread.max()),
+            "n": len(rows),
+        },
+        "width": int(scored.embeddings_SD.shape[1]),
+    }
+
+
+@torch.no_grad()
+def embed(stack: Stack, role: str, trees: Sequence[Tree]) -> Scored:
+    """Final hidden state at each response's last token under ``role``, and the role's head on it."""
+    first = [0]
+    for tree in trees:
+        first.append(first[-1] + len(tree.responses))
+    scores_S = torch.empty(first[-1])
+    embeddings_SD = torch.empty(first[-1], width(stack.base))
+    with stack.use(role):
+        for rectangle in pack(trees, stack.compute.max_tokens, stack.layout):
+            rectangle = rectangle.to(stack.device)
+            hidden_SD = stack.hidden(rectangle)[rectangle.stop_row_S, rectangle.stop_column_S]
+            place_S = torch.tensor([first[tree] + k for tree, k in rectangle.members])
+            embeddings_SD[place_S] = hidden_SD.float().cpu()
+            scores_S[place_S] = stack.heads[role](hidden_SD).cpu()
+    return Scored(scores_S, embeddings_SD)
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
