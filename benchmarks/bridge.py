@@ -76,7 +76,15 @@ def faults(page: Page, server: Server, work: Path) -> None:
 
 def kills(page: Page, times: int) -> None:
     page.say(f"\n## kill -9 at {times} random moments of push and of pull\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_kills.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests" / "engine" / "test_kills.py"),
+    ]
     done = subprocess.run(command, env={**os.environ, "ALIGN_KILLS": str(times)}, cwd=ROOT)
     page.demand(done.returncode == 0, f"{times} kills of each: the next one completes, nothing lost or doubled")
 

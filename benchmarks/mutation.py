@@ -123,7 +123,7 @@ def judge(module: str, work: Path) -> list[Outcome]:
     Raises:
         SystemExit: the tests fail on the unchanged module, so that they could say nothing.
     """
-    tests = [f"tests/{name}.py" for name in OWN_TESTS[module]]
+    tests = [str(next((ROOT / "tests").rglob(f"{name}.py"))) for name in OWN_TESTS[module]]
     sample = mutants(module)
     workers = []
     for job in range(JOBS):

@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
-import traceback
 from collections.abc import Iterable, Sequence, Sized
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from align.core.config import BadInput
-from align.core.plugins import RewardFunction
+from align.core.plugins import RewardFunction, load, raised
 from align.core.records import Message
 
 REMEDY = "a reward function returns a list with one finite number, or None, per completion"
@@ -35,14 +29,7 @@ def load_function(name: str) -> RewardFunction:
     """
     if not isinstance(name, str):  # a setting without a schema: YAML reads `a: b` as a mapping and 7 as a number
         raise BadInput(f"gold: {_shown(name)} is no text; write module:function, without a space")
-    module_name, colon, attribute = name.partition(":")
-    if not (colon and module_name and attribute):
-        raise BadInput(f"'{name}': a function is named module:function, for example align.pocket.utility:utility")
-    module = _import(name, module_name)
-    try:
-        function: Any = getattr(module, attribute)
-    except AttributeError:
-        raise BadInput(f"'{name}': {module.__file__ or module_name} has no '{attribute}'; mend the name") from None
+    function = load(name)
     if not callable(function):
         raise BadInput(f"'{name}': is of type {type(function).__name__}, not a function")
 
@@ -79,7 +66,9 @@ def rewards_of(
     try:
         values = function(**copy.deepcopy({"prompts": prompts, "completions": completions, **columns}))
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
-        raise BadInput(f"reward function {name}: {_raised(error)}; mend it and run the same command again") from error
+        raise BadInput(
+            f"reward function {name}: {raised(error, __file__)}; mend it and run the same command again"
+        ) from error
     if isinstance(values, str | bytes | dict) or not (isinstance(values, Sized) and isinstance(values, Iterable)):
         raise BadInput(f"reward function {name}: gave {_shown(values)} instead of a list; {REMEDY}")
     found = list(values)
@@ -100,24 +89,6 @@ def _number(name: str, index: int, value: Any) -> float | None:
     if not math.isfinite(number):
         raise BadInput(f"reward function {name}: gave {_shown(value)} for completion {index}; {REMEDY}")
     return number
-
-
-def _import(name: str, module_name: str) -> ModuleType:
-    try:
-        if importlib.util.find_spec(module_name.partition(".")[0]) is None and str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
-        return importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # importing a module runs the user's own code
-        raise BadInput(f"'{name}': cannot be imported ({_raised(error)}); mend the name or the module") from error
-
-
-def _raised(error: BaseException) -> str:
-    """What was raised and where in the user's code, in one line."""
-    text = " ".join(str(error).split())[:200]
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    is_theirs = frame.filename != __file__ and not frame.filename.startswith("<frozen")
-    where = f" at {Path(frame.filename).name}:{frame.lineno}" if is_theirs else ""
-    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 
 def _shown(value: Any) -> str:

@@ -24,11 +24,11 @@ from align.core.runs import Run
 from align.core.stats.estimates import clustered_accuracy, clustered_mean
 from align.core.stats.learning_curve import CURVE, CurvePoint
 from align.data.pairs import PromptPairs
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from rewards import metrics
 
 SHARES = {"1/8": 1 / 8, "1/4": 1 / 4, "1/2": 1 / 2}
-Training = Callable[[Run, Sequence[PromptPairs]], float]  # trains the stack's reward role; seconds
+Training = Callable[[Run, Sequence[PromptPairs]], float]  # trains the model's reward role; seconds
 
 
 class Part(Run):
@@ -46,7 +46,7 @@ class Part(Run):
 
 def train_on_shares(
     run: Run,
-    stack: Stack,
+    model: AdapterModel,
     train: Sequence[PromptPairs],
     test: Sequence[PromptPairs],
     fit: Training,
@@ -55,7 +55,7 @@ def train_on_shares(
     """Train on each smaller share and leave the weights as they were found; the points, kept in ``curve.jsonl``.
 
     Args:
-        margins: of the held-out pairs, in their order, by the stack as it stands.
+        margins: of the held-out pairs, in their order, by the model as it stands.
 
     Raises:
         BadInput: no held-out pairs.
@@ -64,7 +64,7 @@ def train_on_shares(
         raise BadInput("curve: the pairs run has no test pairs to measure it by; make pairs with a test split")
     file = run.path / CURVE
     points = _points_before(run, file)
-    found = stack.parameters("reward")
+    found = model.parameters("reward")
     start = {name: parameter.detach().clone() for name, parameter in found.items()}
     subsets = shares(train, run.record.seed)
     sizes = ", ".join(f"{name} ({sum(len(p.rows) for p in subset)} pairs)" for name, subset in subsets.items())

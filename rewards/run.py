@@ -33,9 +33,9 @@ from align.data.pairs import (
     total_weight,
 )
 from align.engine.checkpoints import load_checkpoint, save_checkpoint
-from align.engine.loop import Journal, Learner, Processes, epochs, stage_seed
+from align.engine.loop import Distributed, MetricsLogger, RoleOptimizer, epochs, stage_seed
 from align.losses.objectives import bradley_terry
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import context_length, find_policy, template_of
 from align.model.packing import pack
@@ -74,21 +74,21 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
     torch.manual_seed(stage_seed(config.seed, "reward"))
     source = find_policy(config.policy)
-    stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
-    run.renders_with(stack.chat)
-    stack.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
-    stack.add_head("reward")
-    settle(stack, run.note)
-    context = context_length(stack.base)
-    train = load_pairs(run, config.pairs, "train", stack.chat, context, config.min_rows)
-    test = load_pairs(run, config.pairs, "test", stack.chat, context, 0)
+    model = AdapterModel(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
+    run.renders_with(model.chat)
+    model.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
+    model.add_head("reward")
+    settle(model, run.note)
+    context = context_length(model.base)
+    train = load_pairs(run, config.pairs, "train", model.chat, context, config.min_rows)
+    test = load_pairs(run, config.pairs, "test", model.chat, context, 0)
     run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
-    smaller = _smaller(config, run, stack, train, test) if config.curve else []
-    seconds = _fit(config, run, stack, train)
-    centred_on = _centre(config, run, stack, train)
+    smaller = _smaller(config, run, model, train, test) if config.curve else []
+    seconds = _fit(config, run, model, train)
+    centred_on = _centre(config, run, model, train)
     if run.is_main:
-        stack.save_role("reward", run.path / "adapter")
-    margins, lengths, scores = _margins(stack, test)
+        model.save_role("reward", run.path / "adapter")
+    margins, lengths, scores = _margins(model, test)
     pairs = [pair for prompt in test for pair in prompt.rows]
     correct = metrics.outcomes(margins)
     clusters = [pair.prompt_id for pair in pairs]
@@ -121,27 +121,27 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
 
 
 def _smaller(
-    config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs], test: Sequence[PromptPairs]
+    config: RewardConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs], test: Sequence[PromptPairs]
 ) -> list[CurvePoint]:
     """The same training on shares of the prompts, without a tracker, which shows one training."""
     untracked = config.model_copy(update={"tracker": "none"})
 
     def fit(part: Run, prompts: Sequence[PromptPairs]) -> float:
-        return _fit(untracked, part, stack, prompts)
+        return _fit(untracked, part, model, prompts)
 
-    return learning_curve.train_on_shares(run, stack, train, test, fit, lambda: _margins(stack, test)[0])
+    return learning_curve.train_on_shares(run, model, train, test, fit, lambda: _margins(model, test)[0])
 
 
-def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> float:
-    processes = Processes(stack.device)
+def _fit(config: RewardConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs]) -> float:
+    processes = Distributed(model.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
-    learner = Learner(stack.parameters("reward"), config.optim, len(batches), processes)
+    learner = RoleOptimizer(model.parameters("reward"), config.optim, len(batches), processes)
     if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
         learner.restore(resumed.tensors, resumed.step)
-    with closing(Journal(run, len(batches), config.tracker, resumed)) as journal:
+    with closing(MetricsLogger(run, len(batches), config.tracker, resumed)) as journal:
         for step, batch in enumerate(batches[learner.done :], learner.done + 1):
             prompts = [train[i] for i in batch]
-            totals = processes.sum(_backward(stack, processes.share(prompts), total_weight(prompts)))
+            totals = processes.sum(_backward(model, processes.share(prompts), total_weight(prompts)))
             accuracy, n_pairs = totals[1] / totals[2], int(totals[2])
             journal.log(step, {"loss": totals[0], "accuracy": accuracy, "pairs": n_pairs} | learner.step(), ["loss"])
             if step % config.checkpoint_every == 0 and step < len(batches):
@@ -149,14 +149,14 @@ def _fit(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPai
     return journal.seconds
 
 
-def _backward(stack: Stack, prompts: Sequence[PromptPairs], denominator: float) -> list[float]:
+def _backward(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> list[float]:
     """Accumulate the gradient of these prompts' share of the step: [loss, number right, number of pairs]."""
     loss_sum, right, n_pairs = 0.0, 0.0, 0
-    for rectangle in pack([prompt.tree for prompt in prompts], stack.compute.max_tokens, stack.layout):
-        rectangle = rectangle.to(stack.device)
-        pairs = index_pairs(rectangle, prompts)
-        with stack.use("reward"):
-            scores_S = stack.scores("reward", rectangle)
+    for packed in pack([prompt.tree for prompt in prompts], model.compute.max_tokens, model.layout):
+        packed = packed.to(model.device)
+        pairs = index_pairs(packed, prompts)
+        with model.use("reward"):
+            scores_S = model.scores("reward", packed)
             loss = bradley_terry(scores_S[pairs.chosen_P], scores_S[pairs.rejected_P], pairs.weight_P, denominator)
             loss.loss.backward()
         loss_sum += loss.loss.item()
@@ -165,22 +165,22 @@ def _backward(stack: Stack, prompts: Sequence[PromptPairs], denominator: float) 
     return [loss_sum, right, float(n_pairs)]
 
 
-def _centre(config: RewardConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]) -> int:
+def _centre(config: RewardConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs]) -> int:
     """Shift the head's bias so that the starting policy's responses average 0; how many responses were used."""
     trees = [prompt.tree for prompt in train]
     if config.candidates is not None:
-        _, trees = candidate_trees(run, config.candidates, stack.chat, context_length(stack.base))
+        _, trees = candidate_trees(run, config.candidates, model.chat, context_length(model.base))
         if not trees:
             raise BadInput(f"{config.candidates}: no response fits, so scores cannot be centred ({run.record.dropped})")
-    scores = [value for tree in score(stack, "reward", trees[:CENTRE]) for value in tree]
+    scores = [value for tree in score(model, "reward", trees[:CENTRE]) for value in tree]
     with torch.no_grad():
-        stack.heads["reward"].linear.bias.sub_(sum(scores) / len(scores))
+        model.heads["reward"].linear.bias.sub_(sum(scores) / len(scores))
     return len(scores)
 
 
-def _margins(stack: Stack, prompts: Sequence[PromptPairs]) -> tuple[list[float], list[float], list[float]]:
+def _margins(model: AdapterModel, prompts: Sequence[PromptPairs]) -> tuple[list[float], list[float], list[float]]:
     """Score differences of the pairs, and length (tokens) and score of every response."""
-    scores = score(stack, "reward", [prompt.tree for prompt in prompts])
+    scores = score(model, "reward", [prompt.tree for prompt in prompts])
     margins = [
         found[c] - found[r]
         for prompt, found in zip(prompts, scores, strict=True)

@@ -23,7 +23,7 @@ from align.core.config import BadInput, Compute, TextConfig
 from align.core.files import artefact_hash, write_bytes
 from align.core.runs import Run, stage
 from align.data.pairs import candidate_trees
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import context_length, find_source, template_of, width
 from align.model.packing import Tree, pack
@@ -52,15 +52,15 @@ class Scored(NamedTuple):
 def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     """Score every response of every candidate row that fits the model's context."""
     source = find_source(config.reward)
-    stack = Stack(source.base, config.compute, template_of(config.reward, config.template(run.record.created)))
-    run.renders_with(stack.chat)
-    add_reward(stack, config.reward)
-    settle(stack, run.note)
+    model = AdapterModel(source.base, config.compute, template_of(config.reward, config.template(run.record.created)))
+    run.renders_with(model.chat)
+    add_reward(model, config.reward)
+    settle(model, run.note)
     run.record.lineage |= {"base": artefact_hash(source.base)}
-    rows, trees = candidate_trees(run, config.candidates, stack.chat, context_length(stack.base))
+    rows, trees = candidate_trees(run, config.candidates, model.chat, context_length(model.base))
     if not trees:
         raise BadInput(f"{config.candidates}: no response can be scored ({run.record.dropped or 'no rows'})")
-    scored = embed(stack, "reward", trees)
+    scored = embed(model, "reward", trees)
     table = [row | {"score": float(value)} for row, value in zip(rows, scored.scores_S, strict=True)]
     if run.is_main:
         write_bytes(run.path / "scores.parquet", _parquet(table))
@@ -82,20 +82,20 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def embed(stack: Stack, role: str, trees: Sequence[Tree]) -> Scored:
+def embed(model: AdapterModel, role: str, trees: Sequence[Tree]) -> Scored:
     """Final hidden state at each response's last token under ``role``, and the role's head on it."""
     first = [0]
     for tree in trees:
         first.append(first[-1] + len(tree.responses))
     scores_S = torch.empty(first[-1])
-    embeddings_SD = torch.empty(first[-1], width(stack.base))
-    with stack.use(role):
-        for rectangle in pack(trees, stack.compute.max_tokens, stack.layout):
-            rectangle = rectangle.to(stack.device)
-            hidden_SD = stack.hidden(rectangle)[rectangle.stop_row_S, rectangle.stop_column_S]
-            place_S = torch.tensor([first[tree] + k for tree, k in rectangle.members])
+    embeddings_SD = torch.empty(first[-1], width(model.base))
+    with model.use(role):
+        for packed in pack(trees, model.compute.max_tokens, model.layout):
+            packed = packed.to(model.device)
+            hidden_SD = model.hidden(packed)[packed.stop_row_S, packed.stop_column_S]
+            place_S = torch.tensor([first[tree] + k for tree, k in packed.response_index])
             embeddings_SD[place_S] = hidden_SD.float().cpu()
-            scores_S[place_S] = stack.heads[role](hidden_SD).cpu()
+            scores_S[place_S] = model.heads[role](hidden_SD).cpu()
     return Scored(scores_S, embeddings_SD)
 
 

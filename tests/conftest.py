@@ -29,7 +29,7 @@ from transformers import (
 from transformers.models.auto import AutoModelForCausalLM
 
 from align.core.config import Compute, Lora
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
 
 pytest_plugins = [
@@ -145,31 +145,31 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Ca
 
 
 @pytest.fixture
-def make_stack(model_folder: Callable[[str], Path]) -> Callable[..., Stack]:
-    """``make_stack("llama", max_tokens=64)``: a fresh stack with its layout chosen."""
+def make_model(model_folder: Callable[[str], Path]) -> Callable[..., AdapterModel]:
+    """``make_model("llama", max_tokens=64)``: a fresh model with its layout chosen."""
 
-    def build(family: str, **compute: Any) -> Stack:
-        stack = Stack(model_folder(family), Compute(device="cpu", **compute))
-        choose_layout(stack)
-        return stack
+    def build(family: str, **compute: Any) -> AdapterModel:
+        model = AdapterModel(model_folder(family), Compute(device="cpu", **compute))
+        choose_layout(model)
+        return model
 
     return build
 
 
-def add_stirred(stack: Stack, role: str, *, trainable: bool = True, head: bool = False, seed: int = 0) -> None:
+def add_stirred(model: AdapterModel, role: str, *, trainable: bool = True, head: bool = False, seed: int = 0) -> None:
     """Add a role whose LoRA is not the identity (a fresh one is, and has no gradient on its A side)."""
-    stack.add(role, adapter=None, lora=Lora(r=4, alpha=8), trainable=trainable)
+    model.add(role, adapter=None, lora=Lora(r=4, alpha=8), trainable=trainable)
     if head:
-        stack.add_head(role)
+        model.add_head(role)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in stack.parameters(role).values():
+        for parameter in model.parameters(role).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
-def gradients(stack: Stack, role: str) -> dict[str, Tensor]:
+def gradients(model: AdapterModel, role: str) -> dict[str, Tensor]:
     """The gradients a role has gathered, by name; missing ones are left out."""
-    return {name: p.grad.clone() for name, p in stack.parameters(role).items() if p.grad is not None}
+    return {name: p.grad.clone() for name, p in model.parameters(role).items() if p.grad is not None}
 
 
 def relative_l2(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:

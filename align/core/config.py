@@ -313,7 +313,7 @@ def build(schema: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise BadInput("; ".join(_explain(schema, problem, where) for problem in error.errors())) from None
+        raise BadInput("; ".join(explain(schema, problem, where) for problem in error.errors())) from None
 
 
 def _day_of(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -336,7 +336,8 @@ def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}
 
 
-def _explain(schema: type[BaseModel], problem: Any, where: str) -> str:
+def explain(schema: type[BaseModel], problem: Any, where: str) -> str:
+    """One of pydantic's problems in a line: the key, what was expected, and the nearest valid key."""
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path) or "(whole file)"
     if problem["type"] == "extra_forbidden":

@@ -1,7 +1,109 @@
-"""What a user names as ``module:name`` in a configuration."""
+"""What a user chooses by name: a part by its ``kind``, and anything that is written ``module:name``.
+
+Every seam (suites, judges, tuners, losses, samplers, attention, rewards, importers) works alike. A part is a class
+derived from :class:`Part`: its fields are its settings, so a configuration that chooses it is validated by the class's
+own schema, and its methods do the work. A seam is a table of shipped names; a class from elsewhere is named
+``module:Class``. A module is looked for where Python finds its own, and then in the current folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from align.core.config import BadInput, Frozen, explain
 
 RewardFunction = Callable[..., list[float | None]]  # TRL's signature: f(prompts, completions, **columns)
+
+
+class Part(Frozen):
+    """Something that a configuration chooses by ``kind``; the other fields are its settings."""
+
+    kind: str
+
+
+PartT = TypeVar("PartT", bound=Part)
+
+
+class Seam(NamedTuple):
+    """A place where parts plug in: what such a part is called, and the shipped ones as ``module:Class`` by name."""
+
+    what: str
+    shipped: Mapping[str, str]
+
+
+def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
+    """The part that a setting asks for: a name alone, or a section with ``kind`` and the part's own settings.
+
+    Meant for a field's validator, which puts the key before the message.
+
+    Raises:
+        ValueError: the kind is unknown, cannot be imported, is no part of this seam, or refuses its settings.
+    """
+    if isinstance(given, base):
+        return given
+    settings = {"kind": given} if isinstance(given, str) else given
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("kind"), str):
+        raise ValueError(f"names no kind of {seam.what}; write kind: {_known(seam)}")
+    kind = settings["kind"]
+    if kind not in seam.shipped and ":" not in kind:
+        raise ValueError(f"'{kind}' is no kind of {seam.what}; write {_known(seam)}")
+    try:
+        part = load(seam.shipped.get(kind, kind))
+        if not (isinstance(part, type) and issubclass(part, base)):
+            raise ValueError(
+                f"'{kind}' is no {seam.what}: a class derived from {base.__module__}:{base.__name__} is one"
+            )
+        return part.model_validate(settings)
+    except BadInput as error:
+        raise ValueError(str(error)) from error
+    except ValidationError as error:
+        raise ValueError(
+            "; ".join(explain(part, problem, f"{seam.what} {kind}") for problem in error.errors())
+        ) from None
+
+
+def load(name: str) -> Any:
+    """Import what is written ``module:name``.
+
+    Raises:
+        BadInput: the name has another form, the module cannot be imported, or has nothing of this name.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise BadInput(f"'{name}': write module:name, for example align.pocket.utility:utility")
+    module = _import(name, module_name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise BadInput(f"'{name}': {module.__file__ or module_name} has no '{attribute}'; mend the name") from None
+
+
+def raised(error: BaseException, caller: str = __file__) -> str:
+    """What was raised and where in the user's code, in one line; ``caller`` is the file that called that code."""
+    text = " ".join(str(error).split())[:200]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    is_theirs = frame.filename != caller and not frame.filename.startswith("<frozen")
+    where = f" at {Path(frame.filename).name}:{frame.lineno}" if is_theirs else ""
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    try:
+        if importlib.util.find_spec(module_name.partition(".")[0]) is None and str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing a module runs the user's own code
+        raise BadInput(f"'{name}': cannot be imported ({raised(error)}); mend the name or the module") from error
+
+
+def _known(seam: Seam) -> str:
+    return f"one of {', '.join(sorted(seam.shipped))}, or module:Class of your own"

@@ -23,7 +23,7 @@ from align.core.records import Message, Pair, Response, Tokens, content_hash, is
 from align.core.runs import Run
 from align.data.tokens import Prompt, ResponseTokens, Source, note_sources, response_tokens
 from align.model.chat import Chat, Unusable
-from align.model.packing import Rectangle, Tree
+from align.model.packing import PackedBatch, Tree
 
 
 class PromptPairs(NamedTuple):
@@ -37,7 +37,7 @@ class PromptPairs(NamedTuple):
 
 
 class PairIndex(NamedTuple):
-    """Pairs of a rectangle by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(S,)``."""
+    """Pairs of a packed by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(S,)``."""
 
     chosen_P: Tensor
     rejected_P: Tensor
@@ -97,21 +97,21 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
     return prompts
 
 
-def index_pairs(rectangle: Rectangle, prompts: Sequence[PromptPairs]) -> PairIndex:
-    """The pairs of the prompts in a rectangle, as indices of its responses."""
-    number = {member: s for s, member in enumerate(rectangle.members)}
+def index_pairs(packed: PackedBatch, prompts: Sequence[PromptPairs]) -> PairIndex:
+    """The pairs of the prompts in a packed, as indices of its responses."""
+    number = {member: s for s, member in enumerate(packed.response_index)}
     chosen, rejected, weights = [], [], []
-    for tree in sorted({tree for tree, _ in rectangle.members}):
+    for tree in sorted({tree for tree, _ in packed.response_index}):
         prompt = prompts[tree]
         chosen += [number[tree, k] for k in prompt.chosen]
         rejected += [number[tree, k] for k in prompt.rejected]
         weights += [pair.weight for pair in prompt.rows]
-    device = rectangle.tokens_RL.device
+    device = packed.tokens_RL.device
     return PairIndex(
         torch.tensor(chosen, device=device),
         torch.tensor(rejected, device=device),
         torch.tensor(weights, device=device),
-        rectangle.sums(torch.ones_like(rectangle.target_N, dtype=torch.float32)),
+        packed.sums(torch.ones_like(packed.target_N, dtype=torch.float32)),
     )
 
 

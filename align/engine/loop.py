@@ -1,6 +1,6 @@
 """What every training loop shares: the optimiser step, which resumes to the bit, and the journal.
 
-A step's loss is a sum over its rectangles divided by a denominator known beforehand, so gradients add up, in
+A step's loss is a sum over its packed_batches divided by a denominator known beforehand, so gradients add up, in
 one process or in several: processes take every n-th prompt and sum their gradients once a step in one flat
 all-reduce. Adapters are not wrapped in DDP (two roles' backward passes break it). Everything random is seeded
 by its place, so tensors and numbers are all that a checkpoint needs to hold (``checkpoints.py``).
@@ -26,7 +26,7 @@ from align.engine.checkpoints import Checkpoint
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter
 
 
-class Processes:
+class Distributed:
     """This process's place among its siblings; alone, every method is the identity.
 
     ``device`` is where the stage's model lives: it decides what the siblings talk over (NCCL or gloo).
@@ -62,10 +62,12 @@ class Processes:
         self.state.wait_for_everyone()
 
 
-class Learner:
+class RoleOptimizer:
     """AdamW over one role's tensors with a warm-up and a schedule set by step number."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], optim: Optim, steps: int, processes: Processes) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], optim: Optim, steps: int, processes: Distributed
+    ) -> None:
         self.parameters = dict(sorted(parameters.items()))
         self.optim, self.steps, self.processes = optim, steps, processes
         self.adamw = torch.optim.AdamW(
@@ -159,7 +161,7 @@ def misfit(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
     return None
 
 
-class Journal:
+class MetricsLogger:
     """metrics.jsonl, the progress bar, the tracker and the clock of a run."""
 
     def __init__(self, run: Run, total: int, tracker: str, resumed: Checkpoint | None = None) -> None:

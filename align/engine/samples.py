@@ -11,8 +11,8 @@ import torch
 from align.core.files import read_jsonl
 from align.core.plugins import RewardFunction
 from align.core.records import Message, prompt_id
-from align.generate.local import respond
-from align.model.adapters import Stack
+from align.generate.local import sample_responses
+from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
 from align.model.load import context_length
 from align.model.packing import Tree, pack
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
         return prompt_id(self.messages, self.tools)
 
 
-class Watched:
+class SampleLogger:
     """The prompts that are looked at, with what answers are judged by.
 
     Args:
@@ -42,7 +42,7 @@ class Watched:
 
     def __init__(
         self,
-        stack: Stack,
+        model: AdapterModel,
         rows: Sequence[Asked],
         *,
         max_new_tokens: int,
@@ -50,10 +50,10 @@ class Watched:
         score: Callable[[Sequence[Tree]], list[list[float]]] | None = None,
         gold: RewardFunction | None = None,
     ) -> None:
-        self.stack, self.max_new_tokens, self.seed = stack, max_new_tokens, seed
+        self.model, self.max_new_tokens, self.seed = model, max_new_tokens, seed
         self.score, self.gold = score, gold
-        context = context_length(stack.base) or 1 << 30
-        found = [(row, ids) for row in rows if (ids := _ids(stack.chat, row)) is not None]
+        context = context_length(model.base) or 1 << 30
+        found = [(row, ids) for row in rows if (ids := _ids(model.chat, row)) is not None]
         self.prompts = [(row, ids) for row, ids in found if len(ids) + max_new_tokens <= context]
 
     @torch.no_grad()
@@ -61,22 +61,22 @@ class Watched:
         """One sample a prompt: prompt id, texts, score, summed k1 KL to the reference (nats), ended, gold utility."""
         if not self.prompts:
             return []
-        with self.stack.evaluating():
+        with self.model.evaluating():
             return self._look(role)
 
     def _look(self, role: str | None) -> list[dict[str, Any]]:
         keys = [(self.seed, "watch", row.id) for row, _ in self.prompts]
         samples = [
             found[0]
-            for found in respond(
-                self.stack, role, [ids for _, ids in self.prompts], keys, max_new_tokens=self.max_new_tokens
+            for found in sample_responses(
+                self.model, role, [ids for _, ids in self.prompts], keys, max_new_tokens=self.max_new_tokens
             )
         ]
         trees = [Tree(ids, [sample.ids]) for (_, ids), sample in zip(self.prompts, samples, strict=True)]
         kl = self._kl(role, trees)
         scores = [found[0] for found in self.score(trees)] if self.score else None
         messages = [
-            parse_response(self.stack.chat, ids, sample.ids, row.tools)
+            parse_response(self.model.chat, ids, sample.ids, row.tools)
             for (row, ids), sample in zip(self.prompts, samples, strict=True)
         ]
         utility = self._utility(messages, [sample.ended for sample in samples])
@@ -96,14 +96,14 @@ class Watched:
 
     def _kl(self, role: str | None, trees: Sequence[Tree]) -> list[float]:
         found = [0.0] * len(trees)
-        for rectangle in pack(trees, self.stack.compute.max_tokens, self.stack.layout):
-            rectangle = rectangle.to(self.stack.device)
-            with self.stack.use(role):
-                policy_N = self.stack.logprobs(rectangle)
-            with self.stack.use(self.stack.reference):
-                reference_N = self.stack.logprobs(rectangle)
+        for packed in pack(trees, self.model.compute.max_tokens, self.model.layout):
+            packed = packed.to(self.model.device)
+            with self.model.use(role):
+                policy_N = self.model.logprobs(packed)
+            with self.model.use(self.model.reference):
+                reference_N = self.model.logprobs(packed)
             for (tree, _), value in zip(
-                rectangle.members, rectangle.sums(policy_N - reference_N).tolist(), strict=True
+                packed.response_index, packed.sums(policy_N - reference_N).tolist(), strict=True
             ):
                 found[tree] = value
         return found

@@ -1,8 +1,8 @@
 """How a policy answers items: options and texts by their log-likelihood, prompts by what it generates.
 
 Options are one tree (the prompt once, every option with its stop token); a text is cut into disjoint windows of
-the model's context; generation goes through :func:`align.generate.local.respond`. What cannot be answered carries a
-reason and is never scored as 0. Not here: what an answer is worth.
+the model's context; generation goes through :func:`align.generate.local.sample_responses`. What cannot be answered
+carries a reason and is never scored as 0. Not here: what an answer is worth.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from align.core.records import Message
 from align.data.tokens import Prompt, response_tokens
 from align.evals.items import Item
 from align.evals.measurements import Measurement
-from align.generate.local import Sample, respond
-from align.model.adapters import Stack
+from align.generate.local import Sample, sample_responses
+from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
 from align.model.layouts import choose_layout
 from align.model.load import context_length, find_policy, find_source, template_of
@@ -39,23 +39,23 @@ Note = Callable[[str], None]
 Policy = Literal["greedy", "sample", "prompt-only", "best-of-n"]
 
 
-class Speaker(NamedTuple):
+class RoleModel(NamedTuple):
     """A model and the role that acts on it; None is the bare base."""
 
-    stack: Stack
+    model: AdapterModel
     role: str | None
 
     @property
     def context(self) -> int | None:
-        return context_length(self.stack.base)
+        return context_length(self.model.base)
 
 
 class Subject(NamedTuple):
     """The policy that is evaluated and what it is held against, each where it is known."""
 
-    policy: Speaker
-    sft: Speaker | None = None
-    reward: Speaker | None = None
+    policy: RoleModel
+    sft: RoleModel | None = None
+    reward: RoleModel | None = None
     gold: RewardFunction | None = None
     gold_name: str = "gold"
     measurements: Sequence[Measurement] = ()
@@ -125,74 +125,74 @@ class TextScore(NamedTuple):
 # --- who answers ---------------------------------------------------------------------------------------------
 
 
-def load_subject(path: Path, compute: Compute, template: Template, note: Note) -> Speaker:
+def load_subject(path: Path, compute: Compute, template: Template, note: Note) -> RoleModel:
     """Load a policy run (or a model folder); ``note`` is told which layout it was given.
 
     Raises:
         BadInput: the folder holds no policy.
     """
     source = find_policy(path)
-    stack = Stack(source.base, compute, template_of(path, template))
+    model = AdapterModel(source.base, compute, template_of(path, template))
     if source.adapter:
-        stack.add("policy", adapter=source.adapter, trainable=False)
-    _settle(stack, note)
-    return Speaker(stack, "policy" if source.adapter else None)
+        model.add("policy", adapter=source.adapter, trainable=False)
+    _settle(model, note)
+    return RoleModel(model, "policy" if source.adapter else None)
 
 
-def load_reference(subject: Speaker, path: Path, template: Template, note: Note) -> Speaker:
+def load_reference(subject: RoleModel, path: Path, template: Template, note: Note) -> RoleModel:
     """The SFT model as a role beside the subject, or on a base of its own where the subject's differs."""
     source = find_policy(path)
     if not _same_base(subject, source.base):
-        return load_subject(path, subject.stack.compute, template, note)
+        return load_subject(path, subject.model.compute, template, note)
     if source.adapter is None:
-        return Speaker(subject.stack, None)
-    subject.stack.add("reference", adapter=source.adapter, trainable=False)
-    return Speaker(subject.stack, "reference")
+        return RoleModel(subject.model, None)
+    subject.model.add("reference", adapter=source.adapter, trainable=False)
+    return RoleModel(subject.model, "reference")
 
 
-def load_reward(subject: Speaker, path: Path, day: str | None, note: Note) -> Speaker:
+def load_reward(subject: RoleModel, path: Path, day: str | None, note: Note) -> RoleModel:
     """A reward run as a role beside the subject, or on a base of its own where the subject's differs."""
     source = find_source(path)
-    stack = subject.stack
+    model = subject.model
     if not _same_base(subject, source.base):
-        stack = Stack(source.base, subject.stack.compute, template_of(path, Template(day=day)))
-    add_reward(stack, path)
-    if stack is not subject.stack:
-        _settle(stack, note)
-    return Speaker(stack, "reward")
+        model = AdapterModel(source.base, subject.model.compute, template_of(path, Template(day=day)))
+    add_reward(model, path)
+    if model is not subject.model:
+        _settle(model, note)
+    return RoleModel(model, "reward")
 
 
-def _settle(stack: Stack, note: Note) -> None:
-    verdict = choose_layout(stack)
-    note(f"layout of {stack.base_path.name}: {verdict.layout} ({verdict.reason})")
-    for fact in stack.facts():
+def _settle(model: AdapterModel, note: Note) -> None:
+    verdict = choose_layout(model)
+    note(f"layout of {model.base_path.name}: {verdict.layout} ({verdict.reason})")
+    for fact in model.facts():
         note(fact)
 
 
-def _same_base(subject: Speaker, base: Path) -> bool:
-    return base.resolve() == subject.stack.base_path.resolve()
+def _same_base(subject: RoleModel, base: Path) -> bool:
+    return base.resolve() == subject.model.base_path.resolve()
 
 
 # --- log-likelihood ------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def tree_logprobs(speaker: Speaker, trees: Sequence[Tree]) -> list[list[float]]:
+def tree_logprobs(speaker: RoleModel, trees: Sequence[Tree]) -> list[list[float]]:
     """Summed log-probability of every response of every tree, in their order."""
-    stack = speaker.stack
+    model = speaker.model
     found = [[0.0] * len(tree.responses) for tree in trees]
-    with stack.use(speaker.role):
-        for rectangle in pack(trees, stack.compute.max_tokens, stack.layout):
-            rectangle = rectangle.to(stack.device)
-            values = rectangle.sums(stack.logprobs(rectangle))
+    with model.use(speaker.role):
+        for packed in pack(trees, model.compute.max_tokens, model.layout):
+            packed = packed.to(model.device)
+            values = packed.sums(model.logprobs(packed))
             if not values.isfinite().all():
                 raise NotFinite(f"role {speaker.role}: log-probabilities are not finite; its weights cannot be used")
-            for (tree, k), value in zip(rectangle.members, values.tolist(), strict=True):
+            for (tree, k), value in zip(packed.response_index, values.tolist(), strict=True):
                 found[tree][k] = value
     return found
 
 
-def improbable(speaker: Speaker, asked: Sequence[Answered]) -> list[list[bool]]:
+def improbable(speaker: RoleModel, asked: Sequence[Answered]) -> list[list[bool]]:
     """Which answers the bare base finds no likelier than tokens drawn evenly from its vocabulary.
 
     Tokens drawn evenly cost ln V nats per token or more, whatever the base is (Gibbs' inequality). What people and
@@ -200,8 +200,8 @@ def improbable(speaker: Speaker, asked: Sequence[Answered]) -> list[list[bool]]:
     the base is strong. A folder of whole weights is asked about its own answers.
     """
     trees = [Tree(one.prompt, [answer.ids for answer in one.answers]) for one in asked if one.answers]
-    costs = iter(tree_logprobs(Speaker(speaker.stack, None), trees))
-    even = math.log(speaker.stack.base.config.get_text_config().vocab_size)
+    costs = iter(tree_logprobs(RoleModel(speaker.model, None), trees))
+    even = math.log(speaker.model.base.config.get_text_config().vocab_size)
     return [
         [-total >= even * len(answer.ids) for total, answer in zip(next(costs), one.answers, strict=True)]
         if one.answers
@@ -210,7 +210,7 @@ def improbable(speaker: Speaker, asked: Sequence[Answered]) -> list[list[bool]]:
     ]
 
 
-def score_options(speaker: Speaker, items: Sequence[Item], system_prompt: str | None = None) -> list[OptionScores]:
+def score_options(speaker: RoleModel, items: Sequence[Item], system_prompt: str | None = None) -> list[OptionScores]:
     """Score each item's options as complete answers, each with its stop token."""
     trees: list[Tree | str] = [_option_tree(speaker, item, system_prompt) for item in items]
     usable = [tree for tree in trees if isinstance(tree, Tree)]
@@ -218,9 +218,9 @@ def score_options(speaker: Speaker, items: Sequence[Item], system_prompt: str | 
     return [OptionScores(next(scores)) if isinstance(tree, Tree) else OptionScores(None, tree) for tree in trees]
 
 
-def _option_tree(speaker: Speaker, item: Item, system_prompt: str | None) -> Tree | str:
+def _option_tree(speaker: RoleModel, item: Item, system_prompt: str | None) -> Tree | str:
     """The item as a tree, or why it cannot be one."""
-    chat, messages = speaker.stack.chat, with_system(item.prompt or [], system_prompt)
+    chat, messages = speaker.model.chat, with_system(item.prompt or [], system_prompt)
     try:
         prompt = chat.prompt_ids(messages, item.tools)
         options = [
@@ -235,18 +235,18 @@ def _option_tree(speaker: Speaker, item: Item, system_prompt: str | None) -> Tre
     return Tree(prompt, options)
 
 
-def score_texts(speaker: Speaker, texts: Sequence[str]) -> list[TextScore]:
+def score_texts(speaker: RoleModel, texts: Sequence[str]) -> list[TextScore]:
     """Log-likelihood of plain texts: every token is predicted once, from the tokens before it in its window.
 
     The first window starts after the begin token (without one: the end token); each further window starts
     after the last token of the one before. A window with that token fills the model's context.
     """
     size = (speaker.context or WINDOW) - 1
-    encoded = [_plain_ids(speaker.stack.chat, text) for text in texts]
+    encoded = [_plain_ids(speaker.model.chat, text) for text in texts]
     trees: list[Tree] = []
     owners: list[int] = []
     for owner, ids in enumerate(encoded):
-        row = [_first_id(speaker.stack.chat), *ids]
+        row = [_first_id(speaker.model.chat), *ids]
         for begin in range(1, len(row), size):
             trees.append(Tree([row[begin - 1]], [row[begin : begin + size]]))
             owners.append(owner)
@@ -282,7 +282,7 @@ def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
-def answer_items(speaker: Speaker, items: Sequence[Item], manner: Manner, reward: Speaker | None) -> list[Answered]:
+def answer_items(speaker: RoleModel, items: Sequence[Item], manner: Manner, reward: RoleModel | None) -> list[Answered]:
     """Let the policy answer every item, ``manner.samples`` times; best-of-n keeps the answer ``reward`` scores highest.
 
     An answer is seeded by (seed, suite, item id, number): two policies meet the same noise on the same item.
@@ -295,8 +295,8 @@ def answer_items(speaker: Speaker, items: Sequence[Item], manner: Manner, reward
     step = max(1, PIECE // drawn)
     for begin in tqdm(range(0, len(order), step), desc=items[0].suite, unit="batch", disable=not order):
         piece = order[begin : begin + step]
-        found = respond(
-            speaker.stack,
+        found = sample_responses(
+            speaker.model,
             speaker.role,
             [asked[i].prompt for i in piece],
             [(manner.seed, "eval", items[i].suite, items[i].id) for i in piece],
@@ -305,16 +305,16 @@ def answer_items(speaker: Speaker, items: Sequence[Item], manner: Manner, reward
             k=1 if greedy else drawn,
         )
         for i, samples in zip(piece, found, strict=True):
-            asked[i] = asked[i]._replace(answers=[_answer(speaker.stack.chat, asked[i], sample) for sample in samples])
+            asked[i] = asked[i]._replace(answers=[_answer(speaker.model.chat, asked[i], sample) for sample in samples])
     if manner.policy != "best-of-n":
         return asked
     assert reward is not None
     return _keep_best(asked, speaker, reward, manner.n)
 
 
-def _ask(speaker: Speaker, item: Item, manner: Manner) -> Answered:
+def _ask(speaker: RoleModel, item: Item, manner: Manner) -> Answered:
     try:
-        prompt = speaker.stack.chat.prompt_ids(with_system(item.prompt or [], manner.system_prompt), item.tools)
+        prompt = speaker.model.chat.prompt_ids(with_system(item.prompt or [], manner.system_prompt), item.tools)
     except Unusable as error:
         return Answered(item, [], [], str(error))
     context = speaker.context
@@ -328,7 +328,7 @@ def _answer(chat: Chat, asked: Answered, sample: Sample) -> Answer:
     return Answer(sample.ids, parse_response(chat, asked.prompt, sample.ids, asked.item.tools), sample.ended)
 
 
-def _keep_best(asked: Sequence[Answered], speaker: Speaker, reward: Speaker, n: int) -> list[Answered]:
+def _keep_best(asked: Sequence[Answered], speaker: RoleModel, reward: RoleModel, n: int) -> list[Answered]:
     """Of each n answers in a row, the one with the highest score (the first of equal ones)."""
     scores = reward_scores(reward, asked, speaker)
     kept = []
@@ -343,7 +343,7 @@ def _keep_best(asked: Sequence[Answered], speaker: Speaker, reward: Speaker, n: 
     return kept
 
 
-def reward_scores(reward: Speaker, asked: Sequence[Answered], speaker: Speaker) -> list[list[float | None]]:
+def reward_scores(reward: RoleModel, asked: Sequence[Answered], speaker: RoleModel) -> list[list[float | None]]:
     """The reward of every answer to the item's own prompt (without a policy's system prompt).
 
     None: too long, or its template cannot express it (an answer cut inside its reasoning, under another template).
@@ -351,21 +351,21 @@ def reward_scores(reward: Speaker, asked: Sequence[Answered], speaker: Speaker) 
     trees = [_reward_tree(reward, one, speaker) for one in asked]
     usable = [tree for tree in trees if tree is not None]
     assert reward.role is not None
-    scores = iter(score(reward.stack, reward.role, usable))
+    scores = iter(score(reward.model, reward.role, usable))
     return [
         [*next(scores)] if tree is not None else [None] * len(one.answers)
         for tree, one in zip(trees, asked, strict=True)
     ]
 
 
-def _reward_tree(reward: Speaker, one: Answered, speaker: Speaker) -> Tree | None:
+def _reward_tree(reward: RoleModel, one: Answered, speaker: RoleModel) -> Tree | None:
     """The item with its answers as the reward model reads them: the policy's own tokens where both read alike."""
     if not one.answers:
         return None
-    chat, messages = reward.stack.chat, one.item.prompt or []
+    chat, messages = reward.model.chat, one.item.prompt or []
     try:
         ids = chat.prompt_ids(messages, one.item.tools)
-        if reward.stack is speaker.stack or chat.identity == speaker.stack.chat.identity:
+        if reward.model is speaker.model or chat.identity == speaker.model.chat.identity:
             responses = [answer.ids for answer in one.answers]
         else:
             prompt = Prompt(messages, ids, one.item.tools)

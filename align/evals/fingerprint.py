@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from align.evals.items import Item, items_hash
 
 if TYPE_CHECKING:
-    from align.evals.answers import Manner, Speaker
+    from align.evals.answers import Manner, RoleModel
 
 KEYS: Mapping[str, str] = {
     "template_sha256": "the chat template in effect",
@@ -42,7 +42,7 @@ MANNER = frozenset({"policy", "sampler", "temperature", "samples", "best_of", "c
 
 
 def fingerprint(
-    speaker: Speaker, items: Sequence[Item], manner: Manner, judges: Mapping[str, str], inputs: Mapping[str, str]
+    speaker: RoleModel, items: Sequence[Item], manner: Manner, judges: Mapping[str, str], inputs: Mapping[str, str]
 ) -> dict[str, Any]:
     """The fingerprint of one suite's answers.
 
@@ -51,12 +51,12 @@ def fingerprint(
         judges: names with what identifies their code.
         inputs: sha256 by name of the run's other inputs (reward, sft, measurements).
     """
-    stack, suite = speaker.stack, items[0].suite
+    model, suite = speaker.model, items[0].suite
     found: dict[str, Any] = {
-        **stack.chat.fingerprint(),
-        "tokenizer": stack.chat.tokenizer_hash,
-        "dtype": str(stack.dtype).removeprefix("torch."),
-        "quantization": _quantization(stack.base.config),
+        **model.chat.fingerprint(),
+        "tokenizer": model.chat.tokenizer_hash,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": _quantization(model.base.config),
         "context": speaker.context,
         "system_prompt": manner.system_prompt,
         "items": items_hash(items),
@@ -73,7 +73,7 @@ def fingerprint(
         "best_of": manner.n if chosen else None,
         "chosen_by": inputs.get("reward") if chosen else None,
         "max_new_tokens": manner.max_new_tokens,
-        "stop": stack.chat.stop_ids(stack.base),
+        "stop": model.chat.stop_ids(model.base),
     }
     if suite == "preference":
         measured = {name: value for name, value in inputs.items() if name.startswith("measured_")}

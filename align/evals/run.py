@@ -159,7 +159,7 @@ def _asks_through_own_template(config: EvalConfig, subject: Subject) -> bool:
 
     A policy that has none can be asked through any.
     """
-    chat = subject.policy.stack.chat
+    chat = subject.policy.model.chat
     trained = read_run(config.subject).template.get("template_sha256") if is_run(config.subject) else None
     if trained is not None:
         return trained == chat.fingerprint()["template_sha256"]
@@ -175,8 +175,8 @@ def _subject(config: EvalConfig, run: Run) -> Subject:
     gold = load_function(config.gold) if config.gold else None
     template = on_the_day_of(config.template(run.record.created), (config.sft, config.reward))
     policy = load_subject(config.subject, config.compute, template, run.note)
-    run.renders_with(policy.stack.chat)
-    run.record.lineage |= {"base": artefact_hash(policy.stack.base_path)}
+    run.renders_with(policy.model.chat)
+    run.record.lineage |= {"base": artefact_hash(policy.model.base_path)}
     sft = load_reference(policy, config.sft, template, run.note) if config.sft else None
     reward = load_reward(policy, config.reward, template.day, run.note) if config.reward else None
     measurements = [load_measurement(path, "higher") for path in config.measured_higher]

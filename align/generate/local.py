@@ -3,7 +3,7 @@
 Each sequence owns a random generator seeded from its own key, used as Gumbel noise on the full distribution
 (Maddison et al. 2014, "A* sampling"), so a sample depends on neither its batch nor on the one beside it.
 No top-k and no top-p: what is sampled is what log-probabilities are computed of. Another sampler (vLLM)
-would stand behind :func:`respond`.
+would stand behind :func:`sample_responses`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from align.core.config import NotFinite
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 
 SEGMENT = 16  # tokens written between two looks at which rows have ended and need no further work
 PADDED, ROUNDED = 1e-4, 0.2  # nats, mean over the vocabulary: what left padding may move, in fp32 and in less
@@ -61,8 +61,8 @@ def sequence_seed(*key: object) -> int:
 
 
 @torch.no_grad()
-def respond(
-    stack: Stack,
+def sample_responses(
+    model: AdapterModel,
     role: str | None,
     prompts: Sequence[Sequence[int]],
     keys: Sequence[Sequence[object]],
@@ -82,32 +82,32 @@ def respond(
     rows = [(index, number) for index in range(len(prompts)) for number in range(k)]
     rows.sort(key=lambda row: (-len(prompts[row[0]]), row))
     found: dict[tuple[int, int], Sample] = {}
-    with stack.use(role):
+    with model.use(role):
         while rows:
             longest = len(prompts[rows[0][0]]) + max_new_tokens
-            size = max(1, stack.compute.max_tokens // longest)
+            size = max(1, model.compute.max_tokens // longest)
             part = rows[:size]
-            if len(prompts[part[-1][0]]) + max_new_tokens < longest and not _takes_left_padding(stack):
+            if len(prompts[part[-1][0]]) + max_new_tokens < longest and not _takes_left_padding(model):
                 part = [row for row in part if len(prompts[row[0]]) + max_new_tokens == longest]
             rows = rows[len(part) :]
             seeds = [sequence_seed(*keys[index], number) for index, number in part]
-            samples = _write(stack, [prompts[index] for index, _ in part], seeds, max_new_tokens, temperature)
+            samples = _write(model, [prompts[index] for index, _ in part], seeds, max_new_tokens, temperature)
             found |= dict(zip(part, samples, strict=True))
     return [[found[index, number] for number in range(k)] for index in range(len(prompts))]
 
 
 def _write(
-    stack: Stack, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, temperature: float
+    model: AdapterModel, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, temperature: float
 ) -> list[Sample]:
     """One batch to its end, a segment at a time; after each, only the rows that have not ended go on."""
-    generators = [torch.Generator(device=stack.device).manual_seed(seed) for seed in seeds]
+    generators = [torch.Generator(device=model.device).manual_seed(seed) for seed in seeds]
     samples = [Sample([], False, []) for _ in prompts]
     going = list(range(len(prompts)))
     written = 0
     while going and written < max_new_tokens:
         room = min(SEGMENT, max_new_tokens - written)
         noise = _Gumbel([generators[row] for row in going], temperature) if temperature > 0 else None
-        parts = _segment(stack, [[*prompts[row], *samples[row].ids] for row in going], noise, room)
+        parts = _segment(model, [[*prompts[row], *samples[row].ids] for row in going], noise, room)
         if not all(math.isfinite(value) for part in parts for value in part.logprobs):
             raise NotFinite("sampling: log-probabilities are not finite; the policy's weights or dtype cannot be used")
         for row, part in zip(going, parts, strict=True):
@@ -118,27 +118,27 @@ def _write(
     return samples
 
 
-def _takes_left_padding(stack: Stack) -> bool:
+def _takes_left_padding(model: AdapterModel) -> bool:
     """Whether ``generate`` writes after a left-padded row what it writes after the row alone; looked at once.
 
     Models with a state may read what is masked, and models with learnt positions may count it; their rows are batched
     with rows of the same length only. Where one that takes padding seems not to, only time is lost.
     """
-    if stack.takes_left_padding is None:
+    if model.takes_left_padding is None:
         generator = torch.Generator().manual_seed(1)
-        size = stack.base.get_input_embeddings().weight.shape[0]
+        size = model.base.get_input_embeddings().weight.shape[0]
         ids = torch.randint(3, size, (24,), generator=generator).tolist()
-        alone, padded = (_greedy_logprobs(stack, ids[:12], ids[12 : 12 + n]) for n in (0, 12))
-        is_exact = stack.dtype == torch.float32 and stack.compute.quantization == "none"
-        stack.takes_left_padding = bool((alone - padded).abs().mean() <= (PADDED if is_exact else ROUNDED))
-    return stack.takes_left_padding
+        alone, padded = (_greedy_logprobs(model, ids[:12], ids[12 : 12 + n]) for n in (0, 12))
+        is_exact = model.dtype == torch.float32 and model.compute.quantization == "none"
+        model.takes_left_padding = bool((alone - padded).abs().mean() <= (PADDED if is_exact else ROUNDED))
+    return model.takes_left_padding
 
 
-def _greedy_logprobs(stack: Stack, row: list[int], padding: list[int]) -> Tensor:
+def _greedy_logprobs(model: AdapterModel, row: list[int], padding: list[int]) -> Tensor:
     """Log-probabilities ``(steps, V)`` that ``generate`` goes by after a row with masked tokens before it."""
-    output = stack.base.generate(
-        input_ids=torch.tensor([padding + row], device=stack.device),
-        attention_mask=torch.tensor([[0] * len(padding) + [1] * len(row)], device=stack.device),
+    output = model.base.generate(
+        input_ids=torch.tensor([padding + row], device=model.device),
+        attention_mask=torch.tensor([[0] * len(padding) + [1] * len(row)], device=model.device),
         generation_config=GenerationConfig(max_new_tokens=3, do_sample=False, use_cache=True, pad_token_id=0),
         output_logits=True,
         return_dict_in_generate=True,
@@ -146,7 +146,9 @@ def _greedy_logprobs(stack: Stack, row: list[int], padding: list[int]) -> Tensor
     return torch.cat(output.logits).float().log_softmax(-1)
 
 
-def _segment(stack: Stack, rows: Sequence[Sequence[int]], noise: _Gumbel | None, max_new_tokens: int) -> list[Sample]:
+def _segment(
+    model: AdapterModel, rows: Sequence[Sequence[int]], noise: _Gumbel | None, max_new_tokens: int
+) -> list[Sample]:
     """What ``generate`` adds to left-padded rows; the pad id is covered by the attention mask."""
     longest = max(map(len, rows))
     ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -154,16 +156,16 @@ def _segment(stack: Stack, rows: Sequence[Sequence[int]], noise: _Gumbel | None,
     for number, row in enumerate(rows):
         ids_BT[number, longest - len(row) :] = torch.tensor(row)
         mask_BT[number, longest - len(row) :] = 1
-    stops = stack.chat.stop_ids(stack.base)
-    output = stack.base.generate(
-        input_ids=ids_BT.to(stack.device),
-        attention_mask=mask_BT.to(stack.device),
+    stops = model.chat.stop_ids(model.base)
+    output = model.base.generate(
+        input_ids=ids_BT.to(model.device),
+        attention_mask=mask_BT.to(model.device),
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=stops,
             pad_token_id=stops[0],
-            bos_token_id=stack.tokenizer.bos_token_id,
+            bos_token_id=model.tokenizer.bos_token_id,
             use_cache=True,
         ),
         logits_processor=LogitsProcessorList([noise] if noise else []),

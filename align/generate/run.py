@@ -27,8 +27,8 @@ from align.core.stats.estimates import clustered_accuracy
 from align.data.tokens import record_tokens
 from align.generate.completions import Asked, Manner
 from align.generate.endpoint import Answered, Endpoint, address, sum_known
-from align.generate.local import Sample, respond, sequence_seed
-from align.model.adapters import Stack
+from align.generate.local import Sample, sample_responses, sequence_seed
+from align.model.adapters import AdapterModel
 from align.model.chat import Unusable
 from align.model.load import context_length, find_policy, template_of
 from align.model.parsing import parse_response
@@ -171,20 +171,20 @@ def _distinct(run: Run, prompts: Sequence[Prompt], limit: int | None) -> list[Pr
 def _from_policy(config: SampleConfig, policy: Path, run: Run, prompts: Sequence[Prompt]) -> Sampled:
     """Sample from a policy on this machine."""
     source = find_policy(policy)
-    stack = Stack(source.base, config.compute, template_of(policy, config.template(run.record.created)))
-    run.renders_with(stack.chat)
+    model = AdapterModel(source.base, config.compute, template_of(policy, config.template(run.record.created)))
+    run.renders_with(model.chat)
     if source.adapter:
-        stack.add("policy", adapter=source.adapter, trainable=False)
+        model.add("policy", adapter=source.adapter, trainable=False)
     run.record.lineage |= {"base": artefact_hash(source.base)}
-    usable = _tokenise(run, stack, prompts, config.max_new_tokens)
+    usable = _tokenise(run, model, prompts, config.max_new_tokens)
     if not usable:
         raise BadInput(f"{config.prompts}: none of {len(prompts)} prompts can be used ({run.record.dropped})")
     started = time.monotonic()
-    answers = _answer(config, stack, "policy" if source.adapter else None, usable)
+    answers = _answer(config, model, "policy" if source.adapter else None, usable)
     seconds = time.monotonic() - started
     origin = _origin(policy)
     rows = [
-        (prompt, [_response(stack, prompt, ids, sample, origin) for sample in samples])
+        (prompt, [_response(model, prompt, ids, sample, origin) for sample in samples])
         for (prompt, ids), samples in zip(usable, answers, strict=True)
     ]
     lengths = [len(answer.ids) for found in answers for answer in found]
@@ -192,13 +192,15 @@ def _from_policy(config: SampleConfig, policy: Path, run: Run, prompts: Sequence
     return Sampled(rows, {"tokens": tokens, "seconds_per_response": round(seconds / len(lengths), 4)})
 
 
-def _tokenise(run: Run, stack: Stack, prompts: Sequence[Prompt], max_new_tokens: int) -> list[tuple[Prompt, list[int]]]:
+def _tokenise(
+    run: Run, model: AdapterModel, prompts: Sequence[Prompt], max_new_tokens: int
+) -> list[tuple[Prompt, list[int]]]:
     """Token ids of the prompts that the template takes and that leave room for an answer, longest first."""
-    context = context_length(stack.base)
+    context = context_length(model.base)
     usable = []
     for prompt in prompts:
         try:
-            ids = stack.chat.prompt_ids(prompt.messages, prompt.tools, prompt.arguments)
+            ids = model.chat.prompt_ids(prompt.messages, prompt.tools, prompt.arguments)
         except Unusable as error:
             run.drop(f"prompt: {error}")
             continue
@@ -210,7 +212,7 @@ def _tokenise(run: Run, stack: Stack, prompts: Sequence[Prompt], max_new_tokens:
 
 
 def _answer(
-    config: SampleConfig, stack: Stack, role: str | None, usable: Sequence[tuple[Prompt, list[int]]]
+    config: SampleConfig, model: AdapterModel, role: str | None, usable: Sequence[tuple[Prompt, list[int]]]
 ) -> list[list[Sample]]:
     """k samples a prompt, in the order given; prompts of like length share a batch."""
     order = sorted(range(len(usable)), key=lambda i: (-len(usable[i][1]), i))
@@ -218,8 +220,8 @@ def _answer(
     step = max(1, PIECE // config.k)
     for begin in tqdm(range(0, len(order), step), desc="sample", unit="batch"):
         piece = order[begin : begin + step]
-        samples = respond(
-            stack,
+        samples = sample_responses(
+            model,
             role,
             [usable[i][1] for i in piece],
             [(config.seed, "sample", usable[i][0].id) for i in piece],
@@ -231,10 +233,12 @@ def _answer(
     return [found[i] for i in range(len(usable))]
 
 
-def _response(stack: Stack, prompt: Prompt, prompt_ids: Sequence[int], sample: Sample, origin: str) -> dict[str, Any]:
+def _response(
+    model: AdapterModel, prompt: Prompt, prompt_ids: Sequence[int], sample: Sample, origin: str
+) -> dict[str, Any]:
     """A sample as candidates hold it: what people read, and the ids that are scored."""
-    messages = [parse_response(stack.chat, prompt_ids, sample.ids, prompt.tools)]
-    tokens = record_tokens(stack.chat, prompt_ids, sample.ids, messages)
+    messages = [parse_response(model.chat, prompt_ids, sample.ids, prompt.tools)]
+    tokens = record_tokens(model.chat, prompt_ids, sample.ids, messages)
     return {"messages": messages, "origin": origin, "ended": sample.ended, "tokens": tokens.model_dump()}
 
 

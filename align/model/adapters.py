@@ -1,6 +1,6 @@
 """One frozen base and the adapters that play roles on it: policy, reference, reward, value.
 
-The base is loaded once. ``Stack.use(role)`` switches the active adapter; a backward pass must come before the
+The base is loaded once. ``AdapterModel.use(role)`` switches the active adapter; a backward pass must come before the
 next switch (PEFT drops the gradient of an adapter that is switched off, without an error), so losses are
 back-propagated role by role. Log-probabilities, values and scores are read at response positions only.
 """
@@ -24,7 +24,7 @@ from align.core.files import write_bytes, write_json
 from align.losses.objectives import exact_token_kl
 from align.model.chat import Chat
 from align.model.load import batch_limit, device_of, load_base, load_tokenizer, refuse_tokens_beyond, width
-from align.model.packing import Layout, Rectangle
+from align.model.packing import Layout, PackedBatch
 from align.model.tuners.lora import (
     attach,
     coverage,
@@ -54,7 +54,7 @@ class ScalarHead(nn.Module):
         return self.linear(hidden.float())[..., 0]
 
 
-class Stack:
+class AdapterModel:
     """The base, its tokenizer and template, and the roles on it."""
 
     def __init__(self, source: Path, compute: Compute, template: Template | None = None) -> None:
@@ -131,10 +131,10 @@ class Stack:
             with self.peft.disable_adapter():
                 yield
             return
-        self.activate(role)
+        self.set_active(role)
         yield
 
-    def activate(self, role: str) -> None:
+    def set_active(self, role: str) -> None:
         """Switch to a role's adapter for good; only it can receive gradients, and only if it is trainable."""
         assert self.peft is not None
         self.peft.base_model.set_adapter(role, inference_mode=not self.trainable[role])
@@ -158,7 +158,7 @@ class Stack:
         if role in self.heads:
             write_bytes(folder / "head.safetensors", save(_plain(self.heads[role].linear.state_dict())))
 
-    def seat_policy(self, adapter: Path | None, lora: Lora | None) -> None:
+    def add_policy_and_reference(self, adapter: Path | None, lora: Lora | None) -> None:
         """The policy as a trainable copy of a parent's adapter, the reference as that adapter frozen.
 
         Without a parent adapter the policy is a fresh one, and the reference is the base itself.
@@ -199,10 +199,10 @@ class Stack:
 
     # --- forward passes ------------------------------------------------------------------------------------
 
-    def hidden(self, rectangle: Rectangle) -> Tensor:
+    def hidden(self, packed: PackedBatch) -> Tensor:
         """Final hidden states ``(R, L, D)`` under the active role."""
         with self._recomputing():
-            return forward_hidden(self.base, rectangle)
+            return forward_hidden(self.base, packed)
 
     @contextmanager
     def _recomputing(self) -> Iterator[None]:
@@ -221,40 +221,40 @@ class Stack:
             for layer, mode in zip(layers, before, strict=True):
                 layer.training = mode
 
-    def logprobs(self, rectangle: Rectangle, temperature: float = 1.0) -> Tensor:
+    def logprobs(self, packed: PackedBatch, temperature: float = 1.0) -> Tensor:
         """Log-probability of each response token ``(N,)``, fp32, under the active role."""
-        hidden_ND = self.at_targets(rectangle)
+        hidden_ND = self.response_hidden_states(packed)
         whole = len(hidden_ND) <= self.chunk
         parts = [
             self._selected(hidden, target, temperature)
             if whole or not torch.is_grad_enabled()
             else checkpoint(self._selected, hidden, target, temperature, use_reentrant=False)
-            for hidden, target in zip(hidden_ND.split(self.chunk), rectangle.target_N.split(self.chunk), strict=True)
+            for hidden, target in zip(hidden_ND.split(self.chunk), packed.target_N.split(self.chunk), strict=True)
         ]
         return torch.cat(parts)
 
     def exact_kl(
-        self, rectangle: Rectangle, policy: str | None, reference: str | None, temperature: float = 1.0
+        self, packed: PackedBatch, policy: str | None, reference: str | None, temperature: float = 1.0
     ) -> Tensor:
         """Full-vocabulary KL(policy || reference) at each response token ``(N,)``, head computed in chunks."""
         with self.use(policy):
-            policy_ND = self.at_targets(rectangle)
+            policy_ND = self.response_hidden_states(packed)
         with self.use(reference):
-            reference_ND = self.at_targets(rectangle)
+            reference_ND = self.response_hidden_states(packed)
         parts = [
             exact_token_kl(self.head_logits(p) / temperature, self.head_logits(r) / temperature)
             for p, r in zip(policy_ND.split(self.chunk), reference_ND.split(self.chunk), strict=True)
         ]
         return torch.cat(parts)
 
-    def scores(self, role: str, rectangle: Rectangle) -> Tensor:
+    def scores(self, role: str, packed: PackedBatch) -> Tensor:
         """One number a response ``(S,)``: the role's head read at the response's last token."""
-        hidden_RLD = self.hidden(rectangle)
-        return self.heads[role](hidden_RLD[rectangle.stop_row_S, rectangle.stop_column_S])
+        hidden_RLD = self.hidden(packed)
+        return self.heads[role](hidden_RLD[packed.stop_row_S, packed.stop_column_S])
 
-    def values(self, role: str, rectangle: Rectangle) -> Tensor:
+    def values(self, role: str, packed: PackedBatch) -> Tensor:
         """One number a response token ``(N,)``: the role's head read where that token is predicted."""
-        return self.heads[role](self.at_targets(rectangle))
+        return self.heads[role](self.response_hidden_states(packed))
 
     def head_logits(self, hidden_ND: Tensor) -> Tensor:
         """Hidden states to fp32 logits ``(N, V)`` through the model's own head, with its scale and cap."""
@@ -262,9 +262,9 @@ class Stack:
             return self.base.get_output_embeddings()(hidden_ND).float()
         return model_head(self.base, hidden_ND)
 
-    def at_targets(self, rectangle: Rectangle) -> Tensor:
+    def response_hidden_states(self, packed: PackedBatch) -> Tensor:
         """Final hidden states ``(N, D)`` where each response token is predicted, under the active role."""
-        return self.hidden(rectangle)[rectangle.row_N, rectangle.column_N]
+        return self.hidden(packed)[packed.row_N, packed.column_N]
 
     def _selected(self, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> Tensor:
         logits_NV = self.head_logits(hidden_ND) / temperature
@@ -281,20 +281,20 @@ def trunk_of(model: Any) -> Any:
     return getattr(model, model.base_model_prefix, None) or model.model
 
 
-def forward_hidden(model: Any, rectangle: Rectangle) -> Tensor:
-    """Final hidden states ``(R, L, D)`` of a causal model on a rectangle, tree or padded."""
+def forward_hidden(model: Any, packed: PackedBatch) -> Tensor:
+    """Final hidden states ``(R, L, D)`` of a causal model on a packed batch, tree or padded."""
     return trunk_of(model)(
-        input_ids=rectangle.tokens_RL,
-        position_ids=rectangle.positions_RL,
-        attention_mask=attention_mask(model, rectangle),
+        input_ids=packed.tokens_RL,
+        position_ids=packed.positions_RL,
+        attention_mask=attention_mask(model, packed),
         use_cache=False,
     ).last_hidden_state
 
 
-def attention_mask(model: Any, rectangle: Rectangle) -> Any:
+def attention_mask(model: Any, packed: PackedBatch) -> Any:
     """What the model is told about who may look at whom: a 2-D mask when padded, else 4-D, per layer type."""
-    if rectangle.layout == "padded":
-        return rectangle.filled().long()
+    if packed.layout == "padded":
+        return packed.filled().long()
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if getattr(config, "use_sliding_window", True) is False:
@@ -302,10 +302,10 @@ def attention_mask(model: Any, rectangle: Rectangle) -> Any:
     layer_types = set(getattr(config, "layer_types", None) or ())
     if layer_types and not layer_types & {"sliding_attention", "chunked_attention"}:
         window = None  # stated, and used by no layer
-    full = _as_attention(model, rectangle.attention())
+    full = _as_attention(model, packed.attention())
     if window is None or not layer_types:
-        return full if window is None else _as_attention(model, rectangle.attention(window))
-    return {"full_attention": full, "sliding_attention": _as_attention(model, rectangle.attention(window))}
+        return full if window is None else _as_attention(model, packed.attention(window))
+    return {"full_attention": full, "sliding_attention": _as_attention(model, packed.attention(window))}
 
 
 def _as_attention(model: Any, allowed: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from align.core.config import BadInput, Compute, NotFinite
-from align.model.adapters import Stack, forward_hidden, model_head, trunk_of
+from align.model.adapters import AdapterModel, forward_hidden, model_head, trunk_of
 from align.model.packing import Layout, Tree, pack
 
 TOLERANCE = 1e-5  # nats; see the leak and position checks
@@ -34,19 +34,19 @@ class Verdict(NamedTuple):
     position_error: float | None
 
 
-def choose_layout(stack: Stack) -> Verdict:
-    """Run both checks, set ``stack.layout`` and ``stack.head_is_plain``, and say what was found."""
-    stack.head_is_plain = head_is_plain(stack.base)
-    verdict = layout_of(stack.base, stack.compute)
-    stack.layout = verdict.layout
+def choose_layout(model: AdapterModel) -> Verdict:
+    """Run both checks, set ``model.layout`` and ``model.head_is_plain``, and say what was found."""
+    model.head_is_plain = head_is_plain(model.base)
+    verdict = layout_of(model.base, model.compute)
+    model.layout = verdict.layout
     return verdict
 
 
-def settle(stack: Stack, note: Callable[[str], None]) -> Verdict:
+def settle(model: AdapterModel, note: Callable[[str], None]) -> Verdict:
     """Choose the layout, and tell ``note`` which one it is and why, what trains, and what of the model is left out."""
-    verdict = choose_layout(stack)
+    verdict = choose_layout(model)
     note(f"layout: {verdict.layout} ({verdict.reason})")
-    for fact in stack.facts():
+    for fact in model.facts():
         note(fact)
     return verdict
 
@@ -155,10 +155,10 @@ def _larger(so_far: float, difference: Tensor) -> float:
 
 
 def _response_logits(model: Any, tree: Tree, k: int) -> Tensor:
-    (rectangle,) = pack([tree], max_tokens=1 << 20)
-    rectangle = rectangle.to(model.device)
-    hidden_ND = forward_hidden(model, rectangle)[rectangle.row_N, rectangle.column_N]
-    return model_head(model, hidden_ND[rectangle.response_N == k])
+    (packed,) = pack([tree], max_tokens=1 << 20)
+    packed = packed.to(model.device)
+    hidden_ND = forward_hidden(model, packed)[packed.row_N, packed.column_N]
+    return model_head(model, hidden_ND[packed.response_N == k])
 
 
 def _random_ids(model: Any, n: int) -> list[int]:

@@ -1,13 +1,13 @@
-"""Prompt trees and the rectangles they are computed in.
+"""Prompt trees and the packed_batches they are computed in.
 
-In: trees of token ids (a prompt and its k responses). Out: rectangles ``rows x length`` with
+In: trees of token ids (a prompt and its k responses). Out: packed_batches ``rows x length`` with
 ``rows * length <= max_tokens``, positions, and the index tensors that say where each response token is
 predicted and where each response ends. The prompt of a tree is computed once; a response attends to the
 prompt and to itself only, and its positions restart at ``len(prompt)``.
 
 Nothing here looks at what a token id means: no mask is derived from ids, so pad = EOS is harmless. Tokens of a
 response that the policy did not write (a tool's output) are read and never predicted: they are in no N.
-Axes: R rows, L length, N predicted response tokens of the rectangle, S responses of the rectangle, T longest response.
+Axes: R rows, L length, N predicted response tokens of the packed, S responses of the packed, T longest response.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Tree(NamedTuple):
         return list(every) if self.own is None else [step for step in every if self.own[k][step]]
 
 
-class Rectangle(NamedTuple):
-    """One forward pass. ``members[s] = (tree, k)`` names response s by its place in the packed list of trees."""
+class PackedBatch(NamedTuple):
+    """One forward pass. ``response_index[s] = (tree, k)`` names response s by its place in the packed list of trees."""
 
     layout: Layout
     tokens_RL: Tensor
@@ -52,11 +52,11 @@ class Rectangle(NamedTuple):
     step_N: Tensor
     stop_row_S: Tensor
     stop_column_S: Tensor
-    members: list[tuple[int, int]]
+    response_index: list[tuple[int, int]]
 
     @property
     def n_responses(self) -> int:
-        return len(self.members)
+        return len(self.response_index)
 
     def attention(self, window: int | None = None) -> Tensor:
         """Boolean mask ``(R, 1, L, L)``: True where query (third axis) may look at key (last axis).
@@ -94,7 +94,7 @@ class Rectangle(NamedTuple):
     def _longest(self) -> int:
         return int(self.step_N.max()) + 1
 
-    def to(self, device: torch.device) -> Rectangle:
+    def to(self, device: torch.device) -> PackedBatch:
         moved: dict[str, Any] = {name: v.to(device) for name, v in self._asdict().items() if isinstance(v, Tensor)}
         return self._replace(**moved)
 
@@ -106,11 +106,11 @@ def row_lengths(tree: Tree, layout: Layout) -> list[int]:
     return [len(tree.prompt) + len(response) for response in tree.responses]
 
 
-def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[Rectangle]:
-    """Sort trees by length and cut them into rectangles of at most ``max_tokens`` cells.
+def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[PackedBatch]:
+    """Sort trees by length and cut them into packed_batches of at most ``max_tokens`` cells.
 
-    A tree is never divided: its responses share a rectangle, so a loss over its pairs is local. A single
-    tree larger than ``max_tokens`` gets a rectangle of its own.
+    A tree is never divided: its responses share a packed, so a loss over its pairs is local. A single
+    tree larger than ``max_tokens`` gets a packed of its own.
 
     Raises:
         ValueError: a tree has an empty prompt, no response, or a response of which the policy wrote nothing.
@@ -123,20 +123,20 @@ def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> lis
     lengths = [max(row_lengths(tree, layout)) for tree in trees]
     n_rows = [len(row_lengths(tree, layout)) for tree in trees]
     order = sorted(range(len(trees)), key=lambda index: (-lengths[index], index))
-    rectangles: list[Rectangle] = []
+    packed_batches: list[PackedBatch] = []
     group: list[int] = []
     for index in order:
         rows = sum(n_rows[member] for member in group) + n_rows[index]
         if group and rows * lengths[group[0]] > max_tokens:
-            rectangles.append(_rectangle(trees, group, layout))
+            packed_batches.append(_rectangle(trees, group, layout))
             group = []
         group.append(index)
     if group:
-        rectangles.append(_rectangle(trees, group, layout))
-    return rectangles
+        packed_batches.append(_rectangle(trees, group, layout))
+    return packed_batches
 
 
-def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> Rectangle:
+def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> PackedBatch:
     """Lay the trees of ``group`` out row by row."""
     rows: list[tuple[int, Tree, list[int]]] = []
     for index in group:
@@ -153,7 +153,7 @@ def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> R
     response_N: list[int] = []
     step_N: list[int] = []
     stops: list[tuple[int, int]] = []
-    members: list[tuple[int, int]] = []
+    response_index: list[tuple[int, int]] = []
     for row, (index, tree, ks) in enumerate(rows):
         n_prompt = len(tree.prompt)
         tokens[row, :n_prompt] = torch.tensor(tree.prompt)
@@ -170,13 +170,13 @@ def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> R
             row_N += [row] * len(steps)
             column_N += [at + step - 1 if step else n_prompt - 1 for step in steps]
             target_N += [response[step] for step in steps]
-            response_N += [len(members)] * len(steps)
+            response_N += [len(response_index)] * len(steps)
             step_N += steps
             stops.append((row, end - 1))
-            members.append((index, k))
+            response_index.append((index, k))
             at = end
     stop_row_S, stop_column_S = torch.tensor(stops).unbind(1)
-    return Rectangle(
+    return PackedBatch(
         layout=layout,
         tokens_RL=tokens,
         positions_RL=positions,
@@ -189,5 +189,5 @@ def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> R
         step_N=torch.tensor(step_N),
         stop_row_S=stop_row_S,
         stop_column_S=stop_column_S,
-        members=members,
+        response_index=response_index,
     )

@@ -22,10 +22,10 @@ from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
 from align.engine.checkpoints import load_checkpoint, save_checkpoint
-from align.engine.loop import Journal, Learner, Processes, epochs, stage_seed
-from align.engine.samples import Watched, watched_rows
+from align.engine.loop import Distributed, MetricsLogger, RoleOptimizer, epochs, stage_seed
+from align.engine.samples import SampleLogger, watched_rows
 from align.losses.objectives import dpo_loss, likelihood_loss
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import context_length, find_policy, template_of
 from align.model.packing import pack
@@ -72,36 +72,38 @@ def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     """Train a policy on pairs; ``gold`` scores what it writes meanwhile, where the truth is known."""
     torch.manual_seed(stage_seed(config.seed, "dpo"))
     source = find_policy(config.policy)
-    stack = Stack(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
-    run.renders_with(stack.chat)
-    stack.seat_policy(source.adapter, config.lora)
-    settle(stack, run.note)
-    train = load_pairs(run, config.pairs, "train", stack.chat, context_length(stack.base), config.min_rows)
+    model = AdapterModel(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
+    run.renders_with(model.chat)
+    model.add_policy_and_reference(source.adapter, config.lora)
+    settle(model, run.note)
+    train = load_pairs(run, config.pairs, "train", model.chat, context_length(model.base), config.min_rows)
     run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
     rows = watched_rows(config.pairs, config.watch.prompts)
-    watched = Watched(stack, rows, max_new_tokens=config.watch.max_new_tokens, seed=config.seed, gold=gold)
-    headline = _fit(config, run, stack, train, watched)
+    watched = SampleLogger(model, rows, max_new_tokens=config.watch.max_new_tokens, seed=config.seed, gold=gold)
+    headline = _fit(config, run, model, train, watched)
     if run.is_main:
-        stack.save_role("policy", run.path / "adapter")
+        model.save_role("policy", run.path / "adapter")
     return headline | {"train_pairs": sum(len(prompt.rows) for prompt in train)}
 
 
-def _fit(config: DPOConfig, run: Run, stack: Stack, train: Sequence[PromptPairs], watched: Watched) -> dict[str, Any]:
-    processes = Processes(stack.device)
+def _fit(
+    config: DPOConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs], watched: SampleLogger
+) -> dict[str, Any]:
+    processes = Distributed(model.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
-    learner = Learner(stack.parameters("policy"), config.optim, len(batches), processes)
+    learner = RoleOptimizer(model.parameters("policy"), config.optim, len(batches), processes)
     if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
         learner.restore(resumed.tensors, resumed.step)
-    with closing(Journal(run, len(batches), config.tracker, resumed)) as journal:
+    with closing(MetricsLogger(run, len(batches), config.tracker, resumed)) as journal:
         if learner.done == 0 and run.is_main:
             journal.samples(0, watched.look("policy"))
         metrics: dict[str, float] = {}
         for step, batch in enumerate(batches[learner.done :], learner.done + 1):
             prompts = [train[i] for i in batch]
-            sums = _backward(config, stack, processes.share(prompts), total_weight(prompts))
+            sums = _backward(config, model, processes.share(prompts), total_weight(prompts))
             metrics = _means(Sums(*processes.sum(sums)))
             if step == 1:
-                guards.same_start(sums.margin, sums.chosen_ratio, sums.rejected_ratio, sums.pairs, stack.compute.dtype)
+                guards.same_start(sums.margin, sums.chosen_ratio, sums.rejected_ratio, sums.pairs, model.compute.dtype)
             journal.log(step, metrics | learner.step(), ["loss", "accuracy"])
             if metrics["chosen_logratio"] < ALARM and not any(note.startswith("alarm") for note in run.record.notes):
                 run.note(
@@ -115,16 +117,16 @@ def _fit(config: DPOConfig, run: Run, stack: Stack, train: Sequence[PromptPairs]
     return metrics | {"train_seconds": journal.seconds, "steps": len(batches)}
 
 
-def _backward(config: DPOConfig, stack: Stack, prompts: Sequence[PromptPairs], denominator: float) -> Sums:
+def _backward(config: DPOConfig, model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> Sums:
     """Accumulate the gradient of these prompts' share of the step."""
     total = Sums()
-    for rectangle in pack([prompt.tree for prompt in prompts], stack.compute.max_tokens, stack.layout):
-        rectangle = rectangle.to(stack.device)
-        pairs = index_pairs(rectangle, prompts)
-        with torch.no_grad(), stack.use(stack.reference):
-            reference_S = rectangle.sums(stack.logprobs(rectangle))
-        with stack.use("policy"):
-            policy_S = rectangle.sums(stack.logprobs(rectangle))
+    for packed in pack([prompt.tree for prompt in prompts], model.compute.max_tokens, model.layout):
+        packed = packed.to(model.device)
+        pairs = index_pairs(packed, prompts)
+        with torch.no_grad(), model.use(model.reference):
+            reference_S = packed.sums(model.logprobs(packed))
+        with model.use("policy"):
+            policy_S = packed.sums(model.logprobs(packed))
             c, r = pairs.chosen_P, pairs.rejected_P
             found = dpo_loss(
                 policy_S[c], policy_S[r], reference_S[c], reference_S[r], pairs.weight_P, config.beta, denominator

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from align.core.config import BadInput, NotFinite
 from align.losses import objectives
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.packing import Tree, pack
 
 RATIO = {"float32": 1e-6, "bfloat16": 1e-2}  # |ratio - 1| before the first update, on the same rows
@@ -57,7 +57,7 @@ def same_start(margin: float, chosen: float, rejected: float, pairs: float, dtyp
 
 
 @torch.no_grad()
-def three_kls(stack: Stack, trees: Sequence[Tree], temperature: float, bound: float | None) -> dict[str, Any]:
+def three_kls(model: AdapterModel, trees: Sequence[Tree], temperature: float, bound: float | None) -> dict[str, Any]:
     """k1, k3 and exact KL(policy || reference), nats a response, on the same rollouts of the policy.
 
     ``*_standard_errors_off`` says by how many standard errors of the paired difference an estimate's mean misses
@@ -65,16 +65,16 @@ def three_kls(stack: Stack, trees: Sequence[Tree], temperature: float, bound: fl
     where there is no standard error to count in: one response, or several that are all alike.
     """
     found: dict[str, list[float]] = {"k1": [], "k3": [], "exact": []}
-    for packed in pack(trees, stack.compute.max_tokens, stack.layout):
-        rectangle = packed.to(stack.device)
-        with stack.use("policy"):
-            policy_N = stack.logprobs(rectangle, temperature)
-        with stack.use(stack.reference):
-            reference_N = stack.logprobs(rectangle, temperature)
-        found["k1"] += rectangle.sums(objectives.token_kl(policy_N, reference_N, "k1")).tolist()
-        found["k3"] += rectangle.sums(objectives.token_kl(policy_N, reference_N, "k3")).tolist()
-        exact_N = stack.exact_kl(rectangle, "policy", stack.reference, temperature)
-        found["exact"] += rectangle.sums(exact_N).tolist()
+    for packed in pack(trees, model.compute.max_tokens, model.layout):
+        packed = packed.to(model.device)
+        with model.use("policy"):
+            policy_N = model.logprobs(packed, temperature)
+        with model.use(model.reference):
+            reference_N = model.logprobs(packed, temperature)
+        found["k1"] += packed.sums(objectives.token_kl(policy_N, reference_N, "k1")).tolist()
+        found["k3"] += packed.sums(objectives.token_kl(policy_N, reference_N, "k3")).tolist()
+        exact_N = model.exact_kl(packed, "policy", model.reference, temperature)
+        found["exact"] += packed.sums(exact_N).tolist()
     means = {name: sum(values) / len(values) for name, values in found.items()}
     off = {f"{kind}_standard_errors_off": _standard_errors(found[kind], found["exact"]) for kind in ("k1", "k3")}
     return {

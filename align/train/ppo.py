@@ -25,17 +25,17 @@ from align.core.files import artefact_hash, code_hash
 from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.engine.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from align.engine.loop import Journal, Learner, Processes, epochs, stage_seed
-from align.engine.samples import Watched, watched_rows
-from align.generate.local import Sample, respond
+from align.engine.loop import Distributed, MetricsLogger, RoleOptimizer, epochs, stage_seed
+from align.engine.samples import SampleLogger, watched_rows
+from align.generate.local import Sample, sample_responses
 from align.losses import objectives
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import find_policy, template_of
 from align.model.packing import Tree
 from align.model.parsing import parse_response
 from align.train import guards
-from align.train.rollouts import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, look_back
+from align.train.rollouts import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, score_rollouts
 from rewards.functions import load_function, origin_of
 from rewards.model import add_reward, score
 
@@ -87,25 +87,25 @@ class PPO:
         self.functions = [load_function(name) for name in config.functions]
         torch.manual_seed(stage_seed(config.seed, "ppo"))
         source = find_policy(config.policy)
-        self.stack = _seat(
+        self.model = _seat(
             config, source.base, source.adapter, template_of(config.policy, config.template(run.record.created))
         )
-        run.renders_with(self.stack.chat)
-        settle(self.stack, run.note)
-        self.prompts = load_prompts(run, self.stack, config.pairs, config.max_new_tokens)
+        run.renders_with(self.model.chat)
+        settle(self.model, run.note)
+        self.prompts = load_prompts(run, self.model, config.pairs, config.max_new_tokens)
         if len(self.prompts) < config.batch:
             raise BadInput(
                 f"{config.pairs}: {len(self.prompts)} usable prompts, ppo.batch asks for {config.batch} an iteration; "
                 "lower batch or max_new_tokens"
             )
         run.record.lineage |= {"base": artefact_hash(source.base), "rewards": _rewards(config, run)}
-        self.processes = Processes(self.stack.device)
+        self.processes = Distributed(self.model.device)
         rounds = math.ceil(config.iterations / (len(self.prompts) // config.batch))
         order = epochs(len(self.prompts), config.batch, rounds, config.seed)
         self.batches = [batch for batch in order if len(batch) == config.batch]  # no prompt twice in an iteration
         steps = config.iterations * config.epochs * min(config.minibatches, config.batch)
-        self.policy = Learner(self.stack.parameters("policy"), config.optim, steps, self.processes)
-        self.value = Learner(self.stack.parameters("value"), config.value_optim, steps, self.processes)
+        self.policy = RoleOptimizer(self.model.parameters("policy"), config.optim, steps, self.processes)
+        self.value = RoleOptimizer(self.model.parameters("value"), config.value_optim, steps, self.processes)
 
     def minibatches(self, iteration: int) -> list[list[Prompt]]:
         """The prompts of an iteration, cut into minibatches; the same whatever came before."""
@@ -116,8 +116,8 @@ class PPO:
     def act(self, iteration: int | str, prompts: Sequence[Prompt]) -> list[list[Sample]]:
         """Sample responses; each sequence is seeded by (seed, stage, iteration, prompt, k)."""
         config = self.config
-        return respond(
-            self.stack,
+        return sample_responses(
+            self.model,
             "policy",
             [prompt.ids for prompt in prompts],
             [(config.seed, "ppo", iteration, prompt.id) for prompt in prompts],
@@ -130,7 +130,7 @@ class PPO:
     def judge(self, prompts: Sequence[Prompt], samples: list[list[Sample]]) -> Judged:
         """Scores of reward functions (and the penalty of a cut response), beside the reward model's fast path."""
         flat = [(prompt, sample) for prompt, found in zip(prompts, samples, strict=True) for sample in found]
-        texts = [[parse_response(self.stack.chat, prompt.ids, sample.ids)] for prompt, sample in flat]
+        texts = [[parse_response(self.model.chat, prompt.ids, sample.ids)] for prompt, sample in flat]
         asked = [prompt.messages for prompt, _ in flat]
         ended = [sample.ended for _, sample in flat]
         extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]
@@ -168,7 +168,7 @@ class PPO:
         n, total = self.processes.sum([sum(map(len, advantages)), sum(float(a.sum()) for a in advantages)])
         mean = total / n
         (squares,) = self.processes.sum([sum(float(((a - mean) ** 2).sum()) for a in advantages)])
-        moments = torch.tensor([mean, squares / n], dtype=torch.float32, device=self.stack.device)
+        moments = torch.tensor([mean, squares / n], dtype=torch.float32, device=self.model.device)
         return moments[0], moments[1]
 
     # 4 improve
@@ -190,16 +190,16 @@ class PPO:
         return {name: sum(stats[name] for stats in found) / len(found) for name in found[0]}
 
     def _backward(self, r: Rollout, n_tokens: float, check: bool) -> list[float]:
-        """Gradients of one rectangle, role by role: a backward pass comes before the next switch."""
+        """Gradients of one packed, role by role: a backward pass comes before the next switch."""
         config = self.config
-        with self.stack.use("policy"):
-            logprob_ST = r.rectangle.by_response(self.stack.logprobs(r.rectangle, config.temperature))
+        with self.model.use("policy"):
+            logprob_ST = r.packed.by_response(self.model.logprobs(r.packed, config.temperature))
             if check:
-                guards.same_ratio(logprob_ST.detach(), r.old_ST, r.mask_ST, self.stack.compute.dtype)
+                guards.same_ratio(logprob_ST.detach(), r.old_ST, r.mask_ST, self.model.compute.dtype)
             policy = objectives.policy_loss(logprob_ST, r.old_ST, r.advantages_ST, r.mask_ST, config.clip, n_tokens)
             policy.loss.backward()
-        with self.stack.use("value"):
-            values_ST = r.rectangle.by_response(self.stack.values("value", r.rectangle))
+        with self.model.use("value"):
+            values_ST = r.packed.by_response(self.model.values("value", r.packed))
             value = objectives.value_loss(values_ST, r.values_ST, r.returns_ST, r.mask_ST, config.value_clip, n_tokens)
             value.loss.backward()
         stats = (policy.loss, policy.clip_fraction, policy.approx_kl, value.loss, value.clip_fraction)
@@ -249,7 +249,7 @@ class PPO:
         prompts = self.prompts[: self.config.kl_prompts]
         samples = self.act("end", prompts)
         trees = [Tree(p.ids, [s.ids for s in found]) for p, found in zip(prompts, samples, strict=True)]
-        return guards.three_kls(self.stack, trees, self.config.temperature, self.config.kl_max)
+        return guards.three_kls(self.model, trees, self.config.temperature, self.config.kl_max)
 
 
 @stage
@@ -262,11 +262,11 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     if resumed:
         state.policy.restore(_under("policy", resumed.tensors), resumed.state["policy_steps"])
         state.value.restore(_under("value", resumed.tensors), resumed.state["value_steps"])
-    with closing(Journal(run, config.iterations, config.tracker, resumed)) as journal:
+    with closing(MetricsLogger(run, config.iterations, config.tracker, resumed)) as journal:
         iterations = _iterate(config, run, state, journal, resumed.step if resumed else 0)
     if run.is_main:
-        state.stack.save_role("policy", run.path / "adapter")
-        state.stack.save_role("value", run.path / "value")
+        state.model.save_role("policy", run.path / "adapter")
+        state.model.save_role("value", run.path / "value")
     kl = state.measure_kl()
     if kl["within_kl_max"] is False:
         run.note(f"exact KL {kl['exact']:.2f} nats a response is above kl_max {config.kl_max}; raise kl or lower lr")
@@ -280,14 +280,14 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     return {"kl": kl, "train_seconds": journal.seconds, "iterations": iterations}
 
 
-def _iterate(config: PPOConfig, run: Run, state: PPO, journal: Journal, start: int) -> int:
+def _iterate(config: PPOConfig, run: Run, state: PPO, journal: MetricsLogger, start: int) -> int:
     """Iterations from ``start + 1`` on; how many updated the policy (fewer than asked for when kl_max stops it)."""
-    watched = Watched(
-        state.stack,
+    watched = SampleLogger(
+        state.model,
         watched_rows(config.pairs, config.watch.prompts),
         max_new_tokens=config.watch.max_new_tokens,
         seed=config.seed,
-        score=functools.partial(score, state.stack, "reward") if config.reward else None,
+        score=functools.partial(score, state.model, "reward") if config.reward else None,
         gold=state.gold,
     )
 
@@ -301,9 +301,9 @@ def _iterate(config: PPOConfig, run: Run, state: PPO, journal: Journal, start: i
         prompts = [state.processes.share(part) for part in state.minibatches(iteration)]
         samples = iter(state.act(iteration, [prompt for part in prompts for prompt in part]))
         judged = [state.judge(part, [next(samples) for _ in part]) for part in prompts]
-        rollouts = [look_back(state.stack, found, config.temperature) for found in judged]
+        rollouts = [score_rollouts(state.model, found, config.temperature) for found in judged]
         if iteration == 1:
-            check_sampler(judged, rollouts, state.stack.compute.dtype)
+            check_sampler(judged, rollouts, state.model.compute.dtype)
         rollouts = state.assign_credit(rollouts)
         metrics = state.account(judged, rollouts)
         if config.kl_max is not None and (metrics["kl"] or 0.0) > config.kl_max:
@@ -329,17 +329,17 @@ def _iterate(config: PPOConfig, run: Run, state: PPO, journal: Journal, start: i
     return config.iterations
 
 
-def _seat(config: PPOConfig, base: Path, adapter: Path | None, template: Template) -> Stack:
+def _seat(config: PPOConfig, base: Path, adapter: Path | None, template: Template) -> AdapterModel:
     """Policy, reference, reward and value on one base; the value starts as the reward model where there is one."""
-    stack = Stack(base, config.compute, template)
-    stack.seat_policy(adapter, config.lora)
+    model = AdapterModel(base, config.compute, template)
+    model.add_policy_and_reference(adapter, config.lora)
     if config.reward is not None:
-        add_reward(stack, config.reward)
-        add_reward(stack, config.reward, "value", trainable=True)
+        add_reward(model, config.reward)
+        add_reward(model, config.reward, "value", trainable=True)
     else:
-        stack.add("value", adapter=adapter, lora=config.lora, trainable=True)
-        stack.add_head("value")
-    return stack
+        model.add("value", adapter=adapter, lora=config.lora, trainable=True)
+        model.add_head("value")
+    return model
 
 
 def _rewards(config: PPOConfig, run: Run) -> str:

@@ -14,9 +14,9 @@ from align.core.runs import Run
 from align.data.pairs import load_pairs, prompts_hash
 from align.generate.local import Sample
 from align.losses import objectives
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.load import context_length
-from align.model.packing import Rectangle, Tree, pack
+from align.model.packing import PackedBatch, Tree, pack
 from align.train import guards
 
 
@@ -27,9 +27,9 @@ class Prompt(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """One rectangle of responses and what PPO knows of them; S responses, T tokens. In memory only."""
+    """One packed of responses and what PPO knows of them; S responses, T tokens. In memory only."""
 
-    rectangle: Rectangle
+    packed: PackedBatch
     mask_ST: Tensor
     old_ST: Tensor
     reference_ST: Tensor
@@ -48,10 +48,10 @@ class Judged(NamedTuple):
     gold: list[list[float | None]]
 
 
-def load_prompts(run: Run, stack: Stack, pairs: Path, max_new_tokens: int) -> list[Prompt]:
+def load_prompts(run: Run, model: AdapterModel, pairs: Path, max_new_tokens: int) -> list[Prompt]:
     """The training prompts of a pairs run that leave room for an answer; what is dropped is counted."""
-    context = context_length(stack.base)
-    train = load_pairs(run, pairs, "train", stack.chat, context, 1)
+    context = context_length(model.base)
+    train = load_pairs(run, pairs, "train", model.chat, context, 1)
     run.record.lineage |= {"prompts": prompts_hash(train)}
     prompts = [Prompt(found.prompt_id, found.rows[0].prompt, found.tree.prompt) for found in train]
     kept = [prompt for prompt in prompts if len(prompt.ids) + max_new_tokens <= (context or 1 << 30)]
@@ -60,26 +60,24 @@ def load_prompts(run: Run, stack: Stack, pairs: Path, max_new_tokens: int) -> li
 
 
 @torch.no_grad()
-def look_back(stack: Stack, judged: Judged, temperature: float) -> list[Rollout]:
+def score_rollouts(model: AdapterModel, judged: Judged, temperature: float) -> list[Rollout]:
     """Pack the responses once and read every role on the same rows."""
     rollouts = []
-    for packed in pack(judged.trees, stack.compute.max_tokens, stack.layout):
-        rectangle = packed.to(stack.device)
-        scores_S = torch.tensor([judged.extra[tree][k] for tree, k in rectangle.members], device=stack.device)
-        if "reward" in stack.heads:
-            with stack.use("reward"):
-                scores_S = scores_S + stack.scores("reward", rectangle)
-        with stack.use(stack.reference):
-            reference_N = stack.logprobs(rectangle, temperature)
-        with stack.use("value"):
-            values_N = stack.values("value", rectangle)
-        with stack.use("policy"):
-            old_N = stack.logprobs(rectangle, temperature)
-        old_ST, reference_ST, values_ST = map(rectangle.by_response, (old_N, reference_N, values_N))
+    for packed in pack(judged.trees, model.compute.max_tokens, model.layout):
+        packed = packed.to(model.device)
+        scores_S = torch.tensor([judged.extra[tree][k] for tree, k in packed.response_index], device=model.device)
+        if "reward" in model.heads:
+            with model.use("reward"):
+                scores_S = scores_S + model.scores("reward", packed)
+        with model.use(model.reference):
+            reference_N = model.logprobs(packed, temperature)
+        with model.use("value"):
+            values_N = model.values("value", packed)
+        with model.use("policy"):
+            old_N = model.logprobs(packed, temperature)
+        old_ST, reference_ST, values_ST = map(packed.by_response, (old_N, reference_N, values_N))
         nothing = torch.zeros_like(old_ST)
-        rollouts.append(
-            Rollout(rectangle, rectangle.mask(), old_ST, reference_ST, values_ST, scores_S, nothing, nothing)
-        )
+        rollouts.append(Rollout(packed, packed.mask(), old_ST, reference_ST, values_ST, scores_S, nothing, nothing))
     return rollouts
 
 
@@ -89,7 +87,7 @@ def check_sampler(judged: Sequence[Judged], rollouts: Sequence[Sequence[Rollout]
     sampled: list[float] = []
     for found, part in zip(judged, rollouts, strict=True):
         for r in part:
-            for own_T, (tree, k) in zip(r.old_ST.tolist(), r.rectangle.members, strict=True):
+            for own_T, (tree, k) in zip(r.old_ST.tolist(), r.packed.response_index, strict=True):
                 sampled += found.samples[tree][k].logprobs
                 scored += own_T[: len(found.samples[tree][k].logprobs)]
     guards.same_sampler(scored, sampled, dtype)

@@ -25,10 +25,10 @@ from align.core.records import Tokens, is_empty, prompt_id
 from align.core.runs import Run, is_run, stage
 from align.data.tokens import Prompt, Source, note_sources, response_tokens
 from align.engine.checkpoints import METRICS, load_checkpoint
-from align.engine.loop import Journal, stage_seed
-from align.engine.samples import Asked, Watched, asked
-from align.generate.local import respond
-from align.model.adapters import Stack
+from align.engine.loop import MetricsLogger, stage_seed
+from align.engine.samples import Asked, SampleLogger, asked
+from align.generate.local import sample_responses
+from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable, untrained_tokens
 from align.model.layouts import settle
 from align.model.load import context_length, find_policy, template_of
@@ -66,12 +66,12 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     """Fine-tune; ``gold`` scores what the policy writes meanwhile, where the truth is known."""
     torch.manual_seed(stage_seed(config.seed, "sft"))
     source = find_policy(config.model)
-    stack = Stack(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
-    run.renders_with(stack.chat)
-    stack.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
-    refuse_adapted_head(stack.peft, "policy")
-    settle(stack, run.note)
-    if untrained := untrained_tokens(stack.chat, stack.base.get_input_embeddings().weight):
+    model = AdapterModel(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
+    run.renders_with(model.chat)
+    model.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
+    refuse_adapted_head(model.peft, "policy")
+    settle(model, run.note)
+    if untrained := untrained_tokens(model.chat, model.base.get_input_embeddings().weight):
         run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
     run.record.lineage |= {"base": artefact_hash(source.base)}
     found = _demonstrations(config)
@@ -82,7 +82,7 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
         marks = ", ".join(f"'{mark}' ({count})" for mark, count in found.marked.most_common(MARKS_NAMED))
         run.note(f"{found.marked.total()} rows hold marks of turns or of a chat template in their text: {marks}; kept")
     kept_back, used = found.rows[: config.held_out], found.rows[config.held_out :]
-    rows = _rows(run, stack.chat, used, context_length(stack.base), [*found.dropped])
+    rows = _rows(run, model.chat, used, context_length(model.base), [*found.dropped])
     if len(rows) < config.min_rows:
         raise BadInput(
             f"{config.data}: {len(rows)} of {len(used) + len(found.dropped)} demonstrations can be used, "
@@ -91,24 +91,26 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
         )
     if longer := sum(len(row["input_ids"]) > config.compute.max_tokens for row in rows):
         run.note(f"{longer} of {len(rows)} rows are longer than compute.max_tokens: each is computed alone")
-    watched = Watched(
-        stack,
+    watched = SampleLogger(
+        model,
         [asked(row) for row in kept_back[: config.watch.prompts]],
         max_new_tokens=config.watch.max_new_tokens,
         seed=config.seed,
         gold=gold,
     )
-    seconds = _fit(config, run, stack, rows, watched)
+    seconds = _fit(config, run, model, rows, watched)
     if run.is_main:
-        stack.save_role("policy", run.path / "adapter")
-    ended = _ended(stack, [asked(row) for row in kept_back], config)
+        model.save_role("policy", run.path / "adapter")
+    ended = _ended(model, [asked(row) for row in kept_back], config)
     if ended is not None and ended < ENDED:
         run.note(f"only {ended:.0%} of greedy responses end: train longer, or raise watch.max_new_tokens")
     losses = [row["loss"] for row in read_jsonl(run.path / METRICS)]
     return {"rows": len(rows), "loss": sum(losses) / len(losses), "greedy_ended": ended, "train_seconds": seconds}
 
 
-def _fit(config: SFTConfig, run: Run, stack: Stack, rows: list[dict[str, list[int]]], watched: Watched) -> float:
+def _fit(
+    config: SFTConfig, run: Run, model: AdapterModel, rows: list[dict[str, list[int]]], watched: SampleLogger
+) -> float:
     """Train the policy's adapter; the seconds it took."""
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -117,17 +119,17 @@ def _fit(config: SFTConfig, run: Run, stack: Stack, rows: list[dict[str, list[in
 
     per_epoch = -(-len(rows) // config.batch)
     plan = Plan(per_epoch, per_epoch * config.epochs, config.watch.every, config.checkpoint_every)
-    resumed = load_checkpoint(run, partial(misfit_of, stack.parameters("policy")))
-    with closing(Journal(run, plan.steps, config.tracker, resumed)) as journal:
+    resumed = load_checkpoint(run, partial(misfit_of, model.parameters("policy")))
+    with closing(MetricsLogger(run, plan.steps, config.tracker, resumed)) as journal:
         if resumed is None:
             journal.samples(0, watched.look("policy"))
-        with stack.use("policy"):
+        with model.use("policy"):
             trainer = BudgetedTrainer(
-                model=stack.peft,
+                model=model.peft,
                 max_tokens=config.compute.max_tokens,
-                args=_arguments(config, run, stack),
+                args=_arguments(config, run, model),
                 train_dataset=Dataset.from_list(rows),
-                processing_class=stack.tokenizer,
+                processing_class=model.tokenizer,
                 callbacks=[Progress(run, journal, watched, plan, resumed)],
             )
             trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
@@ -135,7 +137,7 @@ def _fit(config: SFTConfig, run: Run, stack: Stack, rows: list[dict[str, list[in
                 trainer.go_on(run.path / "checkpoints" / "trainer", resumed.step)
             else:
                 trainer.train()
-    stack.base.eval()
+    model.base.eval()
     return journal.seconds
 
 
@@ -193,7 +195,7 @@ def _rows(
     return rows
 
 
-def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
+def _arguments(config: SFTConfig, run: Run, model: AdapterModel) -> Any:
     from trl import SFTConfig as TrlConfig
 
     optim = config.optim
@@ -214,7 +216,7 @@ def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
         packing=False,
         bf16=False,
         fp16=False,
-        use_cpu=stack.device.type == "cpu",
+        use_cpu=model.device.type == "cpu",
         gradient_checkpointing=config.compute.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         save_strategy="no",
@@ -229,19 +231,19 @@ def _arguments(config: SFTConfig, run: Run, stack: Stack) -> Any:
     )
 
 
-def _ended(stack: Stack, prompts: Sequence[Asked], config: SFTConfig) -> float | None:
+def _ended(model: AdapterModel, prompts: Sequence[Asked], config: SFTConfig) -> float | None:
     """Share of greedy responses to held-back prompts that end by themselves; None without prompts."""
     ids = []
     for prompt in prompts:
         try:
-            ids.append(stack.chat.prompt_ids(*prompt))
+            ids.append(model.chat.prompt_ids(*prompt))
         except Unusable:
             continue
-    context = context_length(stack.base)
+    context = context_length(model.base)
     room = config.watch.max_new_tokens
     ids = [found for found in ids if context is None or len(found) + room <= context]
     if not ids:
         return None
     keys = [(config.seed, "sft-ended", number) for number in range(len(ids))]
-    samples = respond(stack, "policy", ids, keys, max_new_tokens=room, temperature=0)
+    samples = sample_responses(model, "policy", ids, keys, max_new_tokens=room, temperature=0)
     return sum(found[0].ended for found in samples) / len(samples)

@@ -19,8 +19,8 @@ from trl import SFTTrainer
 
 from align.core.runs import Run
 from align.engine.checkpoints import Checkpoint, save_checkpoint
-from align.engine.loop import Journal, adamw_tensors, misfit, restore_adamw
-from align.engine.samples import Watched
+from align.engine.loop import MetricsLogger, adamw_tensors, misfit, restore_adamw
+from align.engine.samples import SampleLogger
 
 CPU, CUDA = "rng.cpu", "rng.cuda"  # a base model with dropout draws from these
 SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
@@ -102,9 +102,11 @@ def misfit_of(parameters: Mapping[str, nn.Parameter], found: Checkpoint) -> str 
 class Progress(TrainerCallback):
     """The trainer's steps into our journal, looks at the watched prompts, and checkpoints to go on from."""
 
-    def __init__(self, run: Run, journal: Journal, watched: Watched, plan: Plan, resumed: Checkpoint | None) -> None:
+    def __init__(
+        self, run: Run, journal: MetricsLogger, watched: SampleLogger, plan: Plan, resumed: Checkpoint | None
+    ) -> None:
         self.run, self.journal, self.watched, self.plan, self.resumed = run, journal, watched, plan, resumed
-        self.parameters = watched.stack.parameters("policy")
+        self.parameters = watched.model.parameters("policy")
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **_: Any
@@ -127,7 +129,7 @@ class Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.plan.watch_every == 0 or state.global_step == self.plan.steps:
             self.journal.samples(state.global_step, self.watched.look("policy"))
-            self.watched.stack.activate("policy")
+            self.watched.model.set_active("policy")
 
     def on_log(
         self,

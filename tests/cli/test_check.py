@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import CHATML_OWN, SHAPE, make_tokenizer, save_model
-from fixtures.small_trees import MakeStack, ModelFolder, stir
+from fixtures.small_trees import MakeModel, ModelFolder, stir
 from fixtures.templates import tokenizer_of
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
@@ -219,11 +219,11 @@ def test_a_run_folder_or_a_function_that_stops_a_run_stops_a_check(
 
 
 def test_an_adapter_folder_is_matched_with_its_base(
-    make_stack: MakeStack, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_model: MakeModel, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stack = make_stack("llama")
-    stir(stack, {"policy": True})
-    stack.save_role("policy", tmp_path / "adapter")
+    policy = make_model("llama")
+    stir(policy, {"policy": True})
+    policy.save_role("policy", tmp_path / "adapter")
     path = sft_yaml(tmp_path, tmp_path / "adapter", demonstrations(tmp_path / "rows.jsonl"))
     assert "adapter: policy adapts down_proj (2), gate_proj (2)" in told(capsys, ["check", "--config", str(path)], 0)
     file = tmp_path / "adapter" / "adapter_model.safetensors"

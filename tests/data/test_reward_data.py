@@ -104,15 +104,15 @@ def test_pairs_of_a_rectangle_are_found_by_response_number(run: Run, chat: Chat)
     rows = [pair("p", "yes", "no", 0.5), pair("q", "good", "bad", 2.0), pair("p", "yes", "maybe", 1.5)]
     prompts = loaded(run, chat, rows)
     assert total_weight(prompts) == 4.0
-    (rectangle,) = pack([prompt.tree for prompt in prompts], 4096)
-    index = index_pairs(rectangle, prompts)
+    (packed,) = pack([prompt.tree for prompt in prompts], 4096)
+    index = index_pairs(packed, prompts)
     assert sorted(index.weight_P.tolist()) == [0.5, 1.5, 2.0]
     for chosen, rejected, weight in zip(*(tensor.tolist() for tensor in index[:3]), strict=True):
-        (tree, better), (other, worse) = rectangle.members[chosen], rectangle.members[rejected]
+        (tree, better), (other, worse) = packed.response_index[chosen], packed.response_index[rejected]
         assert tree == other
         place = next(i for i, row in enumerate(prompts[tree].rows) if row.weight == weight)
         assert (better, worse) == (prompts[tree].chosen[place], prompts[tree].rejected[place])
-    lengths = [len(prompts[tree].tree.responses[k]) for tree, k in rectangle.members]
+    lengths = [len(prompts[tree].tree.responses[k]) for tree, k in packed.response_index]
     assert index.n_tokens_S.tolist() == lengths and index.chosen_P.dtype == torch.int64
 
 

@@ -18,12 +18,12 @@ from align.core.records import Comparison, Message, Tokens
 from align.core.runs import Run, RunRecord
 from align.data.pairs import candidate_trees, load_pairs
 from align.data.tokens import Prompt, record_tokens, response_tokens
-from align.engine.samples import Asked, Watched
-from align.evals.answers import Answer, Answered, Speaker, _reward_tree
+from align.engine.samples import Asked, SampleLogger
+from align.evals.answers import Answer, Answered, RoleModel, _reward_tree
 from align.evals.items import Item
 from align.generate.local import Sample
 from align.generate.run import SampleConfig, sample
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
 from align.model.packing import Tree
 from align.train.sft import SFTConfig, _demonstrations, _rows
@@ -203,14 +203,16 @@ def test_what_a_policy_writes_while_it_trains_is_read_apart(tmp_path: Path, monk
     tokenizer = family_tokenizer("gpt-oss")
     folder = writer(tmp_path, tokenizer, Chat(tokenizer).prompt_ids(USER), CHANNELS)
     written = Sample(token_ids(tokenizer, CHANNELS), True, [])
-    monkeypatch.setattr("align.engine.samples.respond", lambda *_, **__: [[written]])
+    monkeypatch.setattr("align.engine.samples.sample_responses", lambda *_, **__: [[written]])
     seen: list[Any] = []
 
     def gold(prompts: Any, completions: Any, ended: Any) -> list[float | None]:
         seen.extend(completions)
         return [1.0]
 
-    watched = Watched(Stack(folder, Compute(device="cpu")), [Asked(USER)], max_new_tokens=4, seed=0, gold=gold)
+    watched = SampleLogger(
+        AdapterModel(folder, Compute(device="cpu")), [Asked(USER)], max_new_tokens=4, seed=0, gold=gold
+    )
     (row,) = watched.look(None)
     assert (row["response"], row["reasoning_content"]) == ("Hello!", "User says hi.")
     assert seen == [[{"role": "assistant", "content": "Hello!", "reasoning_content": "User says hi."}]]
@@ -245,16 +247,16 @@ def test_what_is_no_candidate_is_named(tmp_path: Path, qwen3: Chat, response: An
 
 
 def test_a_reward_model_with_another_template_reads_cut_answers_without_a_stop(
-    make_stack: Callable[..., Any], qwen3: Chat
+    make_model: Callable[..., Any], qwen3: Chat
 ) -> None:
-    reward, policy = make_stack("llama"), make_stack("qwen2")
+    reward, policy = make_model("llama"), make_model("qwen2")
     policy.chat = qwen3
     item = Item(id="a", suite="preference", kind="generate", prompt=USER)
     message = {"role": "assistant", "content": "the answer"}
     one = Answered(item, [1], [Answer([5, 6], message, False), Answer([5, 6], message, True)])
-    tree = _reward_tree(Speaker(reward, "reward"), one, Speaker(policy, "policy"))
+    tree = _reward_tree(RoleModel(reward, "reward"), one, RoleModel(policy, "policy"))
     expected = token_ids(reward.tokenizer, "the answer")
     assert tree is not None and tree.responses == [expected, [*expected, reward.chat.stop_id]]
     policy.chat = reward.chat
-    same = _reward_tree(Speaker(reward, "reward"), one, Speaker(policy, "policy"))
+    same = _reward_tree(RoleModel(reward, "reward"), one, RoleModel(policy, "policy"))
     assert same is not None and same.responses == [[5, 6], [5, 6]]

@@ -18,7 +18,7 @@ from align.core.config import Optim
 from align.core.files import file_hash, read_jsonl
 from align.core.runs import Run, RunRecord, read_run
 from align.engine.checkpoints import load_checkpoint, save_checkpoint
-from align.engine.loop import Journal
+from align.engine.loop import MetricsLogger
 from rewards.run import RewardConfig, reward
 
 STEPS = 12  # of 24 prompts in batches of 4, two epochs; a checkpoint every third step
@@ -45,15 +45,15 @@ def whole(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 def interrupted(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped after step 10."""
     folder = tmp_path_factory.mktemp("interrupted") / "reward"
-    log = Journal.log
+    log = MetricsLogger.log
 
-    def failing(self: Journal, step: int, *args: Any) -> None:
+    def failing(self: MetricsLogger, step: int, *args: Any) -> None:
         if step == STOP:
             raise KeyboardInterrupt
         log(self, step, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "log", failing)
+        patch.setattr(MetricsLogger, "log", failing)
         with pytest.raises(KeyboardInterrupt):
             reward(RewardConfig(run=folder, **settings))
     assert [found.name for found in sorted((folder / "checkpoints").iterdir())] == ["step-00000006", "step-00000009"]

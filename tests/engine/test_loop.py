@@ -7,33 +7,33 @@ from typing import Any
 import pytest
 import torch
 from conftest import add_stirred
-from fixtures.small_trees import TREES, MakeStack, rectangle_of
+from fixtures.small_trees import TREES, MakeModel, packed_of
 from safetensors.torch import load, save
 
 from align.core.config import Optim
-from align.engine.loop import Learner, NotFinite, Processes, epochs, stage_seed
-from align.model.adapters import Stack
+from align.engine.loop import Distributed, NotFinite, RoleOptimizer, epochs, stage_seed
+from align.model.adapters import AdapterModel
 
 
-def train(stack: Stack, learner: Learner, steps: int) -> list[float]:
+def train(model: AdapterModel, learner: RoleOptimizer, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
         tree = TREES[learner.done % len(TREES)]
-        with stack.use("policy"):
-            loss = -stack.logprobs(rectangle_of([tree])).mean()
+        with model.use("policy"):
+            loss = -model.logprobs(packed_of([tree])).mean()
             loss.backward()
         losses.append(float(loss.detach()))
         learner.step()
     return losses
 
 
-def test_five_steps_and_five_more_are_ten_to_the_bit(make_stack: MakeStack) -> None:
+def test_five_steps_and_five_more_are_ten_to_the_bit(make_model: MakeModel) -> None:
     optim = Optim(lr=0.01, weight_decay=0.1, schedule="cosine", warmup=0.3)
 
-    def fresh() -> tuple[Stack, Learner]:
-        stack = make_stack("llama")
-        add_stirred(stack, "policy")
-        return stack, Learner(stack.parameters("policy"), optim, 10, Processes(torch.device("cpu")))
+    def fresh() -> tuple[AdapterModel, RoleOptimizer]:
+        model = make_model("llama")
+        add_stirred(model, "policy")
+        return model, RoleOptimizer(model.parameters("policy"), optim, 10, Distributed(torch.device("cpu")))
 
     whole, learner = fresh()
     losses = train(whole, learner, 10)
@@ -51,11 +51,11 @@ def test_five_steps_and_five_more_are_ten_to_the_bit(make_stack: MakeStack) -> N
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_the_rate_warms_up_and_follows_its_schedule(schedule: Any) -> None:
-    learner = Learner(
+    learner = RoleOptimizer(
         {"w": torch.nn.Parameter(torch.zeros(1))},
         Optim(lr=1.0, schedule=schedule, warmup=0.2),
         10,
-        Processes(torch.device("cpu")),
+        Distributed(torch.device("cpu")),
     )
     rates = []
     for learner.done in range(10):
@@ -67,7 +67,7 @@ def test_the_rate_warms_up_and_follows_its_schedule(schedule: Any) -> None:
 
 def test_a_step_that_is_not_finite_changes_nothing() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
-    learner = Learner({"w": weight}, Optim(), 4, Processes(torch.device("cpu")))
+    learner = RoleOptimizer({"w": weight}, Optim(), 4, Distributed(torch.device("cpu")))
     weight.grad = torch.tensor([1.0, float("nan")])
     with pytest.raises(NotFinite, match="step 1: the gradient is not finite"):
         learner.step()

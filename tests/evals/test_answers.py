@@ -15,7 +15,7 @@ from align.evals.answers import (
     Answer,
     Answered,
     Manner,
-    Speaker,
+    RoleModel,
     Subject,
     answer_items,
     improbable,
@@ -30,10 +30,10 @@ from align.evals.suites import preference as preference_suite
 from align.evals.suites.forgetting import bits_per_byte, forgetting
 from align.evals.suites.preference import exact_kl, preference
 from align.losses.objectives import best_of_n_kl
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.packing import Tree
 
-MakeStack = Callable[..., Stack]
+MakeModel = Callable[..., AdapterModel]
 ModelFolder = Callable[[str], Path]
 
 
@@ -51,20 +51,20 @@ def option_item(name: str, options: list[str], answer: int = 0, text: str = "wha
     )
 
 
-def speaker(stack: Stack, role: str | None = "policy", seed: int = 1) -> Speaker:
-    if role is not None and role not in stack.trainable:
-        add_stirred(stack, role, trainable=False, head=role == "reward", seed=seed)
-    return Speaker(stack, role)
+def speaker(model: AdapterModel, role: str | None = "policy", seed: int = 1) -> RoleModel:
+    if role is not None and role not in model.trainable:
+        add_stirred(model, role, trainable=False, head=role == "reward", seed=seed)
+    return RoleModel(model, role)
 
 
-def plain_logits(stack: Stack, role: str | None, ids: list[int]) -> torch.Tensor:
+def plain_logits(model: AdapterModel, role: str | None, ids: list[int]) -> torch.Tensor:
     """Log-softmax of one unpadded row through the model's own forward."""
-    with torch.no_grad(), stack.use(role):
-        return stack.base(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    with torch.no_grad(), model.use(role):
+        return model.base(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
 
-def plain_sum(stack: Stack, role: str | None, prompt: list[int], response: list[int]) -> float:
-    logprobs = plain_logits(stack, role, [*prompt, *response])
+def plain_sum(model: AdapterModel, role: str | None, prompt: list[int], response: list[int]) -> float:
+    logprobs = plain_logits(model, role, [*prompt, *response])
     return sum(float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(response))
 
 
@@ -75,83 +75,83 @@ PROMPTS = [generate_item(f"p{i}", text) for i, text in enumerate(["hello", "sort
 
 
 @pytest.mark.parametrize("layout", ["auto", "padded"])
-def test_options_equal_separate_forwards(make_stack: MakeStack, layout: str) -> None:
-    policy = speaker(make_stack("llama", max_tokens=200, layout=layout))
-    chat = policy.stack.chat
+def test_options_equal_separate_forwards(make_model: MakeModel, layout: str) -> None:
+    policy = speaker(make_model("llama", max_tokens=200, layout=layout))
+    chat = policy.model.chat
     items = [
         option_item("a", ["blue", "green and red", "the sky is blue today"]),
         option_item("b", ["yes", "no"], text="hello"),
         option_item("c", ["reverse words", "repeat words please", "sort", "no"], text="thank you " * 5),
     ]
-    assert policy.stack.layout == ("tree" if layout == "auto" else "padded")
+    assert policy.model.layout == ("tree" if layout == "auto" else "padded")
     for item, found in zip(items, score_options(policy, items), strict=True):
         prompt = chat.prompt_ids(item.prompt or [])
         for option, value in zip(item.options or [], found.logprobs or [], strict=True):
             response = chat.response_ids(item.prompt or [], [{"role": "assistant", "content": option}])
             assert response[-1] == chat.stop_id
-            assert abs(value - plain_sum(policy.stack, "policy", prompt, response)) < LOGPROB * len(response)
+            assert abs(value - plain_sum(policy.model, "policy", prompt, response)) < LOGPROB * len(response)
 
 
-def test_texts_equal_plain_forwards_over_disjoint_windows(make_stack: MakeStack) -> None:
-    policy = speaker(make_stack("llama"))
+def test_texts_equal_plain_forwards_over_disjoint_windows(make_model: MakeModel) -> None:
+    policy = speaker(make_model("llama"))
     texts = ["the weather is fine", "the sky is blue " * 60, "spelled <|im_end|> is text"]
-    first = policy.stack.tokenizer.eos_token_id  # this tokenizer has no begin token
+    first = policy.model.tokenizer.eos_token_id  # this tokenizer has no begin token
     for text, found in zip(texts, score_texts(policy, texts), strict=True):
-        ids = policy.stack.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        ids = policy.model.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         row, total = [first, *ids], 0.0
         for begin in range(1, len(row), 255):
-            total += plain_sum(policy.stack, "policy", [row[begin - 1]], row[begin : begin + 255])
+            total += plain_sum(policy.model, "policy", [row[begin - 1]], row[begin : begin + 255])
         assert found.n_tokens == len(ids) and found.n_bytes == len(text.encode())
         assert found.logprob == pytest.approx(total, abs=LOGPROB * len(ids))
         assert bits_per_byte(found) == pytest.approx(-total / math.log(2) / len(text.encode()), rel=1e-5)
     assert score_texts(policy, texts)[1].n_tokens > 256
 
 
-def test_ties_are_wrong_unless_the_answer_stands_alone(make_stack: MakeStack) -> None:
+def test_ties_are_wrong_unless_the_answer_stands_alone(make_model: MakeModel) -> None:
     """Options that a policy cannot tell apart: with all weights of the head at zero every token is as likely."""
-    stack = make_stack("llama")
-    torch.nn.init.zeros_(stack.base.get_output_embeddings().weight)
+    model = make_model("llama")
+    torch.nn.init.zeros_(model.base.get_output_embeddings().weight)
     tied = Item(
         id="t", suite="forgetting", kind="options", family="fact", prompt=user("a"), options=["a", "b"], answer=0
     )
-    (result,) = forgetting([tied], Subject(Speaker(stack, None)), Manner())
+    (result,) = forgetting([tied], Subject(RoleModel(model, None)), Manner())
     assert result.metric == "accuracy/fact" and result.score == 0.0
     longer = tied.model_copy(update={"options": ["a", "abcdefgh"]})  # fewer tokens, so the answer is the likelier
-    (result,) = forgetting([longer], Subject(Speaker(stack, None)), Manner())
+    (result,) = forgetting([longer], Subject(RoleModel(model, None)), Manner())
     assert result.score == 1.0
 
 
 # --- generation ----------------------------------------------------------------------------------------------
 
 
-def test_answers_do_not_depend_on_batch_and_greedy_is_greedy(make_stack: MakeStack) -> None:
+def test_answers_do_not_depend_on_batch_and_greedy_is_greedy(make_model: MakeModel) -> None:
     manner = Manner("sample", samples=3, max_new_tokens=6, seed=5)
     wide, narrow = (
-        answer_items(speaker(make_stack("llama", max_tokens=tokens)), PROMPTS, manner, None) for tokens in (4096, 16)
+        answer_items(speaker(make_model("llama", max_tokens=tokens)), PROMPTS, manner, None) for tokens in (4096, 16)
     )
     assert [[a.ids for a in one.answers] for one in wide] == [[a.ids for a in one.answers] for one in narrow]
     assert len({tuple(answer.ids) for answer in wide[0].answers}) > 1
-    policy = speaker(make_stack("llama"))
+    policy = speaker(make_model("llama"))
     (greedy,) = answer_items(policy, PROMPTS[:1], Manner("greedy", max_new_tokens=6), None)
     ids = list(greedy.prompt)
     for token in greedy.answers[0].ids:
-        assert token == int(plain_logits(policy.stack, "policy", ids)[-1].argmax())
+        assert token == int(plain_logits(policy.model, "policy", ids)[-1].argmax())
         ids.append(token)
 
 
-def test_an_answer_is_seeded_by_its_item_alone(make_stack: MakeStack) -> None:
+def test_an_answer_is_seeded_by_its_item_alone(make_model: MakeModel) -> None:
     """With every token as likely only the noise decides: it differs between items and not between sets of items."""
-    stack = make_stack("llama")
-    torch.nn.init.zeros_(stack.base.get_output_embeddings().weight)
-    policy, manner = Speaker(stack, None), Manner("sample", samples=2, max_new_tokens=6)
+    model = make_model("llama")
+    torch.nn.init.zeros_(model.base.get_output_embeddings().weight)
+    policy, manner = RoleModel(model, None), Manner("sample", samples=2, max_new_tokens=6)
     first, second, third = (one.answers for one in answer_items(policy, PROMPTS, manner, None))
     assert len({tuple(answer.ids) for answer in (*first, *second, *third)}) == 6
     assert [one.answers for one in answer_items(policy, PROMPTS[:0:-1], manner, None)] == [third, second]
 
 
-def test_best_of_n_keeps_the_highest_score_of_its_own_samples(make_stack: MakeStack) -> None:
-    policy = speaker(make_stack("llama"))
-    reward = speaker(policy.stack, "reward", seed=9)
+def test_best_of_n_keeps_the_highest_score_of_its_own_samples(make_model: MakeModel) -> None:
+    policy = speaker(make_model("llama"))
+    reward = speaker(policy.model, "reward", seed=9)
     drawn = answer_items(policy, PROMPTS, Manner("sample", samples=8, max_new_tokens=6), None)
     kept = answer_items(policy, PROMPTS, Manner("best-of-n", samples=2, n=4, max_new_tokens=6), reward)
     scores = reward_scores(reward, drawn, policy)
@@ -163,13 +163,13 @@ def test_best_of_n_keeps_the_highest_score_of_its_own_samples(make_stack: MakeSt
             assert len({values[k] for k in own}) > 1
 
 
-def test_prompt_only_prepends_the_system_prompt(make_stack: MakeStack) -> None:
-    policy = speaker(make_stack("llama"))
+def test_prompt_only_prepends_the_system_prompt(make_model: MakeModel) -> None:
+    policy = speaker(make_model("llama"))
     told = Manner("prompt-only", max_new_tokens=6, system_prompt="be helpful harmless honest")
     (with_it,) = answer_items(policy, PROMPTS[:1], told, None)
     (without,) = answer_items(policy, PROMPTS[:1], told.plain, None)
-    head = policy.stack.chat.prompt_ids([{"role": "system", "content": "be helpful harmless honest"}, *user("hello")])
-    assert with_it.prompt == head and without.prompt == policy.stack.chat.prompt_ids(user("hello"))
+    head = policy.model.chat.prompt_ids([{"role": "system", "content": "be helpful harmless honest"}, *user("hello")])
+    assert with_it.prompt == head and without.prompt == policy.model.chat.prompt_ids(user("hello"))
     assert with_it.answers != without.answers
     joined = with_system([{"role": "system", "content": "own"}, *user("x")], "first")
     assert joined == [{"role": "system", "content": "first\n\nown"}, *user("x")]
@@ -179,17 +179,17 @@ def test_prompt_only_prepends_the_system_prompt(make_stack: MakeStack) -> None:
 
 
 def brute_force_kl(
-    policy: Speaker, other: Speaker, prompt: list[int], their_prompt: list[int], ids: list[int]
+    policy: RoleModel, other: RoleModel, prompt: list[int], their_prompt: list[int], ids: list[int]
 ) -> float:
-    own = plain_logits(policy.stack, policy.role, [*prompt, *ids])[len(prompt) - 1 : -1].double()
-    theirs = plain_logits(other.stack, other.role, [*their_prompt, *ids])[len(their_prompt) - 1 : -1].double()
+    own = plain_logits(policy.model, policy.role, [*prompt, *ids])[len(prompt) - 1 : -1].double()
+    theirs = plain_logits(other.model, other.role, [*their_prompt, *ids])[len(their_prompt) - 1 : -1].double()
     return float((own.exp() * (own - theirs)).sum())
 
 
-def test_exact_kl_is_zero_to_itself_and_a_softmax_sum_to_others(make_stack: MakeStack) -> None:
-    policy = speaker(make_stack("llama"))
-    reference = speaker(policy.stack, "reference", seed=2)
-    elsewhere = speaker(make_stack("llama", layout="padded"), "reference", seed=2)
+def test_exact_kl_is_zero_to_itself_and_a_softmax_sum_to_others(make_model: MakeModel) -> None:
+    policy = speaker(make_model("llama"))
+    reference = speaker(policy.model, "reference", seed=2)
+    elsewhere = speaker(make_model("llama", layout="padded"), "reference", seed=2)
     trees = [Tree([5, 6, 7], [[8, 9], [10, 11, 12, 13]]), Tree([20] * 9, [[21, 22, 23]])]
     longer = [tree._replace(prompt=[3, 4, *tree.prompt]) for tree in trees]
     assert exact_kl(policy, policy, trees) == [[0.0, 0.0], [0.0]]
@@ -201,10 +201,10 @@ def test_exact_kl_is_zero_to_itself_and_a_softmax_sum_to_others(make_stack: Make
                 assert value == pytest.approx(brute, rel=1e-4) and value > 0.001
 
 
-def test_no_kl_is_negative_by_rounding(make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_kl_is_negative_by_rounding(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of policies that moved by a hair, half of all positions come out below zero in fp32, and audits refuse that."""
-    policy = speaker(make_stack("llama"))
-    reference = speaker(policy.stack, "reference", seed=2)
+    policy = speaker(make_model("llama"))
+    reference = speaker(policy.model, "reference", seed=2)
     plain = preference_suite.exact_token_kl
 
     def by_a_hair(own_NV: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -218,9 +218,9 @@ def test_no_kl_is_negative_by_rounding(make_stack: MakeStack, monkeypatch: pytes
     assert min(values) == 0 and max(values) > 0
 
 
-def test_preference_of_a_policy_against_itself_and_by_gold(make_stack: MakeStack) -> None:
-    policy = speaker(make_stack("llama"))
-    rival = speaker(policy.stack, "reference", seed=2)
+def test_preference_of_a_policy_against_itself_and_by_gold(make_model: MakeModel) -> None:
+    policy = speaker(make_model("llama"))
+    rival = speaker(policy.model, "reference", seed=2)
 
     def gold(prompts: list[Any], completions: list[Any], ended: list[bool]) -> list[float | None]:
         """Short answers are good; no opinion on the second prompt."""
@@ -247,20 +247,20 @@ def test_preference_of_a_policy_against_itself_and_by_gold(make_stack: MakeStack
     assert rates["p1"] is None
 
 
-def test_prompt_only_is_measured_against_the_unprompted_model(make_stack: MakeStack) -> None:
-    policy = speaker(make_stack("llama"))
+def test_prompt_only_is_measured_against_the_unprompted_model(make_model: MakeModel) -> None:
+    policy = speaker(make_model("llama"))
     told = Manner("prompt-only", max_new_tokens=4, system_prompt="be helpful harmless honest")
     results = preference(PROMPTS[:1], Subject(policy, sft=policy), told)
     (one,) = answer_items(policy, PROMPTS[:1], told, None)
-    plain = policy.stack.chat.prompt_ids(user("hello"))
+    plain = policy.model.chat.prompt_ids(user("hello"))
     (kl,) = [result.score for result in results if result.metric == "kl"]
     assert kl == pytest.approx(brute_force_kl(policy, policy, one.prompt, plain, one.answers[0].ids), rel=1e-4)
     assert kl is not None and kl > 0.001
 
 
-def test_best_of_n_reports_the_formula(make_stack: MakeStack) -> None:
-    policy = speaker(make_stack("llama"))
-    reward = speaker(policy.stack, "reward", seed=9)
+def test_best_of_n_reports_the_formula(make_model: MakeModel) -> None:
+    policy = speaker(make_model("llama"))
+    reward = speaker(policy.model, "reward", seed=9)
     results = preference(
         PROMPTS, Subject(policy, sft=policy, reward=reward), Manner("best-of-n", n=4, max_new_tokens=4)
     )
@@ -271,18 +271,18 @@ def test_best_of_n_reports_the_formula(make_stack: MakeStack) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_tokens_drawn_evenly_are_improbable_and_the_likeliest_are_not(
-    make_stack: MakeStack, family: str, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cost of an answer is the bare base's, whatever role writes it: ln V nats per token is what chance costs."""
-    stack = make_stack(family)
-    policy = speaker(stack)
+    model = make_model(family)
+    policy = speaker(model)
     item = generate_item("p", "hello")
-    prompt = stack.chat.prompt_ids(item.prompt or [])
-    size = stack.base.config.get_text_config().vocab_size
+    prompt = model.chat.prompt_ids(item.prompt or [])
+    size = model.base.config.get_text_config().vocab_size
     worst, best = list(prompt), list(prompt)
     for _ in range(4):
-        worst.append(int(plain_logits(stack, None, worst)[-1].argmin()))
-        best.append(int(plain_logits(stack, None, best)[-1].argmax()))
+        worst.append(int(plain_logits(model, None, worst)[-1].argmin()))
+        best.append(int(plain_logits(model, None, best)[-1].argmax()))
     answers = [Answer(ids[len(prompt) :], {"role": "assistant", "content": "x"}, True) for ids in (worst, best)]
     asked = [Answered(item, prompt, answers), Answered(item, prompt, [], "too long")]
     assert improbable(policy, asked) == [[True, False], []]
@@ -290,5 +290,5 @@ def test_tokens_drawn_evenly_are_improbable_and_the_likeliest_are_not(
     monkeypatch.setattr("align.evals.answers.tree_logprobs", lambda one, trees: roles.append(one.role) or [[0.0, 0.0]])
     improbable(policy, asked)
     assert roles == [None], "the bare base is asked, not the policy about itself"
-    costs = [-plain_sum(stack, None, prompt, answer.ids) / 4 for answer in answers]
+    costs = [-plain_sum(model, None, prompt, answer.ids) / 4 for answer in answers]
     assert costs[0] > math.log(size) > costs[1]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import add_stirred
 from pydantic import ValidationError
-from test_answers import PROMPTS, MakeStack, ModelFolder, generate_item, option_item, speaker, user
+from test_answers import PROMPTS, MakeModel, ModelFolder, generate_item, option_item, speaker, user
 
 from align.core.config import BadInput, Compute, build
 from align.core.files import write_json, write_jsonl
@@ -28,7 +28,7 @@ from align.evals.run import EvalConfig, evaluate
 from align.evals.suites.forgetting import forgetting
 from align.evals.suites.preference import preference
 from align.evals.suites.safety import safety
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.pocket import words
 from align.pocket.world import all_items
 
@@ -75,7 +75,7 @@ def test_rules_read_through_typography(text: str) -> None:
     assert opinions == [0.0], text
 
 
-def test_a_refusal_in_thought_is_no_refusal(make_stack: MakeStack) -> None:
+def test_a_refusal_in_thought_is_no_refusal(make_model: MakeModel) -> None:
     """What is judged is what the reader sees: an answer's text after its reasoning."""
     thought = Answer([1], {"role": "assistant", "content": "<think>I'm sorry, I can't.</think>Sure: step one."}, True)
     harm = generate_item("h", "do harm", "safety", family="harm")
@@ -114,10 +114,10 @@ def test_garbage_does_not_pass_as_safe(text: str, empty: int, garbage: int) -> N
 
 @pytest.mark.parametrize("odd", [False, True])
 def test_what_the_base_finds_improbable_is_garbage(
-    make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch, odd: bool
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, odd: bool
 ) -> None:
     """In both suites that generate: plausible characters that are tokens drawn at random."""
-    policy = Subject(speaker(make_stack("llama")))
+    policy = Subject(speaker(make_model("llama")))
     items = [generate_item("b", "hello", "safety", family="benign"), generate_item("h", "hi", "safety", family="harm")]
     answer = Answer([4, 5, 6], {"role": "assistant", "content": "an answer"}, True)
     for module in ("safety", "preference"):
@@ -156,9 +156,9 @@ def test_pocket_judge_reads_the_world() -> None:
     assert stranger["harmful_compliance"].score is None and stranger["harmful_compliance"].reason
 
 
-def test_sycophancy_is_not_for_string_rules(make_stack: MakeStack) -> None:
+def test_sycophancy_is_not_for_string_rules(make_model: MakeModel) -> None:
     lead = generate_item("l", "the sky is red isn't it", "safety", family="lead", tags=["false"])
-    policy = speaker(make_stack("llama"))
+    policy = speaker(make_model("llama"))
     manner = Manner("sample", samples=2, max_new_tokens=4)
     results = safety([lead], Subject(policy), manner, "refusal-prefix")
     assert [(r.metric, r.judge) for r in results][:1] == [("sycophancy", "refusal-prefix")]
@@ -170,8 +170,8 @@ def test_sycophancy_is_not_for_string_rules(make_stack: MakeStack) -> None:
 # --- failures and files --------------------------------------------------------------------------------------
 
 
-def test_all_failed_is_none_with_a_count(make_stack: MakeStack) -> None:
-    subject = Subject(speaker(make_stack("llama")), gold=lambda prompts, completions, ended: [1.0] * len(prompts))
+def test_all_failed_is_none_with_a_count(make_model: MakeModel) -> None:
+    subject = Subject(speaker(make_model("llama")), gold=lambda prompts, completions, ended: [1.0] * len(prompts))
     endless = [
         Item(id="h", suite="safety", kind="generate", family="harm", prompt=user("sky " * 300)),
         Item(id="b", suite="safety", kind="generate", family="benign", prompt=user("sky " * 300)),
@@ -377,10 +377,10 @@ def test_roles_are_shared_on_one_base_and_not_on_two(tmp_path: Path, model_folde
         base = model_folder("llama")
         if name == "copy":
             base = Path(shutil.copytree(base, tmp_path / "base"))
-        stack = Stack(base, Compute(device="cpu"))
-        add_stirred(stack, "policy", seed=4)
+        model = AdapterModel(base, Compute(device="cpu"))
+        add_stirred(model, "policy", seed=4)
         folder = tmp_path / name
-        stack.save_role("policy", folder / "adapter")
+        model.save_role("policy", folder / "adapter")
         write_json(folder / "run.json", reward_record(folder) | {"stage": "sft"})
         record = evaluate(
             EvalConfig(

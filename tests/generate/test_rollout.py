@@ -12,24 +12,26 @@ from conftest import SAMPLER, add_stirred
 from transformers import GenerationConfig
 
 from align.core.config import Compute
-from align.engine.samples import Asked, Watched, asked
+from align.engine.samples import Asked, SampleLogger, asked
 from align.generate import local
-from align.generate.local import Sample, respond
-from align.model.adapters import Stack
+from align.generate.local import Sample, sample_responses
+from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
 from align.model.packing import Tree, pack
 
 ModelFolder = Callable[[str], Path]
 
 
-def prompts(stack: Stack, n: int) -> list[list[int]]:
+def prompts(model: AdapterModel, n: int) -> list[list[int]]:
     words = ["hello", "what colour is the sky", "please repeat the words", "sort blue green red"]
-    return [stack.chat.prompt_ids([{"role": "user", "content": f"{words[i % 4]} {i}"}]) for i in range(n)]
+    return [model.chat.prompt_ids([{"role": "user", "content": f"{words[i % 4]} {i}"}]) for i in range(n)]
 
 
-def sampled(stack: Stack, n: int, max_new_tokens: int, temperature: float = 1.0) -> list[Sample]:
+def sampled(model: AdapterModel, n: int, max_new_tokens: int, temperature: float = 1.0) -> list[Sample]:
     keys = [("test", i) for i in range(n)]
-    rows = respond(stack, None, prompts(stack, n), keys, max_new_tokens=max_new_tokens, temperature=temperature)
+    rows = sample_responses(
+        model, None, prompts(model, n), keys, max_new_tokens=max_new_tokens, temperature=temperature
+    )
     return [row[0] for row in rows]
 
 
@@ -41,65 +43,65 @@ def test_a_models_generation_config_does_not_bend_samples(tmp_path: Path, model_
         do_sample=True, repetition_penalty=3.0, no_repeat_ngram_size=1, top_k=2, top_p=0.5, temperature=0.2,
         min_new_tokens=12, suppress_tokens=[5, 6, 7], eos_token_id=1,
     ).save_pretrained(bent)  # fmt: skip
-    stacks = [Stack(folder, Compute(device="cpu")) for folder in (plain, bent)]
-    one, two = (sampled(stack, 6, 20) for stack in stacks)
+    stacks = [AdapterModel(folder, Compute(device="cpu")) for folder in (plain, bent)]
+    one, two = (sampled(model, 6, 20) for model in stacks)
     assert one == two
-    greedy = [sampled(stack, 6, 20, temperature=0) for stack in stacks]
+    greedy = [sampled(model, 6, 20, temperature=0) for model in stacks]
     assert greedy[0] == greedy[1]
 
 
-def test_samples_have_the_scorers_logprobs(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack("llama")
-    add_stirred(stack, "policy")
-    asked = prompts(stack, 4)
-    found = respond(stack, "policy", asked, [("k", i) for i in range(4)], max_new_tokens=40)
+def test_samples_have_the_scorers_logprobs(make_model: Callable[..., AdapterModel]) -> None:
+    model = make_model("llama")
+    add_stirred(model, "policy")
+    asked = prompts(model, 4)
+    found = sample_responses(model, "policy", asked, [("k", i) for i in range(4)], max_new_tokens=40)
     trees = [Tree(ids, [row[0].ids]) for ids, row in zip(asked, found, strict=True)]
-    for rectangle in pack(trees, 4096, stack.layout):
-        with stack.use("policy"):
-            logprob_ST = rectangle.by_response(stack.logprobs(rectangle)).tolist()
-        for row, (tree, _) in zip(logprob_ST, rectangle.members, strict=True):
+    for packed in pack(trees, 4096, model.layout):
+        with model.use("policy"):
+            logprob_ST = packed.by_response(model.logprobs(packed)).tolist()
+        for row, (tree, _) in zip(logprob_ST, packed.response_index, strict=True):
             own = found[tree][0].logprobs
             assert len(own) == len(found[tree][0].ids) > 0
             assert row[: len(own)] == pytest.approx(own, abs=SAMPLER)
 
 
-def test_only_unfinished_rows_go_on(make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_unfinished_rows_go_on(make_model: Callable[..., AdapterModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses are those of one long call, and later segments hold the rows that have not ended, no others."""
-    stack = make_stack("llama")
+    model = make_model("llama")
     monkeypatch.setattr(local, "SEGMENT", 1 << 20)
-    whole = sampled(stack, 24, 64)
+    whole = sampled(model, 24, 64)
     monkeypatch.setattr(local, "SEGMENT", 8)
     sizes: list[int] = []
-    generate = stack.base.generate
+    generate = model.base.generate
 
     def counted(**arguments: Any) -> Any:
         sizes.append(len(arguments["input_ids"]))
         return generate(**arguments)
 
-    monkeypatch.setattr(stack.base, "generate", counted)
-    assert [s.ids for s in sampled(stack, 24, 64)] == [s.ids for s in whole]
+    monkeypatch.setattr(model.base, "generate", counted)
+    assert [s.ids for s in sampled(model, 24, 64)] == [s.ids for s in whole]
     lengths = [len(s.ids) - s.ended for s in whole]
     assert len({length // 8 for length in lengths}) > 2, "rows must end in different segments, or nothing is shown"
     assert sizes == [sum(not s.ended or len(s.ids) > 8 * n for s in whole) for n in range(len(sizes))]
     assert sizes[0] == 24 > sizes[-1]
 
 
-def test_a_watched_prompt_without_room_for_an_answer_is_left_out(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack("gpt2")  # learned positions: a row past its 256 tokens would fail
+def test_a_watched_prompt_without_room_for_an_answer_is_left_out(make_model: Callable[..., AdapterModel]) -> None:
+    model = make_model("gpt2")  # learned positions: a row past its 256 tokens would fail
     rows = [Asked([{"role": "user", "content": text}]) for text in ("hello", "sky " * 120)]
-    watched = Watched(stack, rows, max_new_tokens=64, seed=0)
+    watched = SampleLogger(model, rows, max_new_tokens=64, seed=0)
     assert [row["prompt"] for row in watched.look(None)] == ["hello"]
 
 
 def test_a_look_leaves_every_module_in_the_mode_it_was_in(model_folder: ModelFolder) -> None:
-    stack = Stack(model_folder("gpt2"), Compute(device="cpu"))
-    choose_layout(stack)
-    stack.base.train()
-    stack.base.transformer.h[0].eval()
-    before = [module.training for module in stack.base.modules()]
-    with stack.evaluating():
-        assert not any(module.training for module in stack.base.modules())
-    assert [module.training for module in stack.base.modules()] == before
+    model = AdapterModel(model_folder("gpt2"), Compute(device="cpu"))
+    choose_layout(model)
+    model.base.train()
+    model.base.transformer.h[0].eval()
+    before = [module.training for module in model.base.modules()]
+    with model.evaluating():
+        assert not any(module.training for module in model.base.modules())
+    assert [module.training for module in model.base.modules()] == before
 
 
 def test_watched_prompts_are_rendered_as_they_were_for_training(
@@ -107,16 +109,16 @@ def test_watched_prompts_are_rendered_as_they_were_for_training(
 ) -> None:
     """Tools and template arguments of a row reach the template, or other prompts would be watched than trained."""
     seen: list[Any] = []
-    stack = Stack(model_folder("llama"), Compute(device="cpu"))
-    render = stack.chat.render
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    render = model.chat.render
 
     def spied(messages: Any, tools: Any = None, arguments: Any = None, ask: bool = False) -> str:
         seen.append((tools, arguments))
         return render(messages, tools, arguments, ask)
 
-    monkeypatch.setattr(stack.chat, "render", spied)
+    monkeypatch.setattr(model.chat, "render", spied)
     tools = [{"type": "function", "function": {"name": "look_up"}}]
     row = {"prompt": [{"role": "user", "content": "hi"}], "tools": tools, "template_arguments": {"flag": True}}
-    Watched(stack, [asked(row)], max_new_tokens=4, seed=0)
+    SampleLogger(model, [asked(row)], max_new_tokens=4, seed=0)
     assert seen[0] == (tools, {"flag": True})
     assert seen[1:] in ([], [(None, {"flag": True})]), "once more without the tools, to see that they are shown"

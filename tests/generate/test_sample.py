@@ -17,7 +17,7 @@ from align.core.config import BadInput, Compute
 from align.core.files import write_json, write_jsonl
 from align.core.records import Comparison, prompt_id
 from align.generate.run import SampleConfig, read_prompts, sample
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.load import find_source
 from align.model.packing import Tree
 from rewards.model import score as plain_score
@@ -42,11 +42,11 @@ def run_sample(folder: Path, model: Path, prompts: Path, **changes: Any) -> list
     return [json.loads(line) for line in (folder / "candidates.jsonl").read_text().splitlines()]
 
 
-def reward_run(folder: Path, model: Path) -> Path:
+def reward_run(folder: Path, base: Path) -> Path:
     """A finished reward run with a random adapter and head."""
-    stack = Stack(model, Compute(device="cpu"))
-    add_stirred(stack, "reward", head=True, seed=3)
-    stack.save_role("reward", folder / "adapter")
+    model = AdapterModel(base, Compute(device="cpu"))
+    add_stirred(model, "reward", head=True, seed=3)
+    model.save_role("reward", folder / "adapter")
     record = {"id": "reward-x", "stage": "reward", "status": "finished", "path": str(folder), "seed": 0}
     write_json(folder / "run.json", record | {"given": {}, "resolved": {}})
     return folder
@@ -65,10 +65,10 @@ def test_samples_do_not_depend_on_their_batch(tmp_path: Path, model_folder: Mode
 
 def test_a_response_is_seeded_by_its_prompt_alone(tmp_path: Path, model_folder: ModelFolder) -> None:
     """With every token as likely only the noise decides: it differs between prompts and not between files."""
-    stack = Stack(model_folder("llama"), Compute(device="cpu"))
-    torch.nn.init.zeros_(stack.base.get_output_embeddings().weight)
-    stack.base.save_pretrained(tmp_path / "uniform")
-    stack.tokenizer.save_pretrained(tmp_path / "uniform")
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    torch.nn.init.zeros_(model.base.get_output_embeddings().weight)
+    model.base.save_pretrained(tmp_path / "uniform")
+    model.tokenizer.save_pretrained(tmp_path / "uniform")
     rows = some_prompts()
     found = texts(run_sample(tmp_path / "all", tmp_path / "uniform", prompts_file(tmp_path, rows), k=2))
     assert len({text for row in found for text in row}) == 10
@@ -135,9 +135,9 @@ def test_finished_run_is_not_written_again(tmp_path: Path, model_folder: ModelFo
 
 
 def test_scores_are_the_head_on_the_embeddings(tmp_path: Path, model_folder: ModelFolder) -> None:
-    model = model_folder("llama")
-    candidates = run_sample(tmp_path / "candidates", model, prompts_file(tmp_path, some_prompts()), k=3)
-    reward = reward_run(tmp_path / "reward", model)
+    base = model_folder("llama")
+    candidates = run_sample(tmp_path / "candidates", base, prompts_file(tmp_path, some_prompts()), k=3)
+    reward = reward_run(tmp_path / "reward", base)
     record = score(ScoreConfig(run=tmp_path / "scores", candidates=tmp_path / "candidates", reward=reward))
     table = pyarrow.parquet.read_table(tmp_path / "scores" / "scores.parquet").to_pylist()
     embeddings_SD = load_file(tmp_path / "scores" / "embeddings.safetensors")["embeddings"]
@@ -147,15 +147,15 @@ def test_scores_are_the_head_on_the_embeddings(tmp_path: Path, model_folder: Mod
     assert float(scores_S.std()) > 0.01
     torch.testing.assert_close(embeddings_SD @ head["weight"][0] + head["bias"], scores_S, atol=1e-5, rtol=0)
 
-    stack = Stack(model, Compute(device="cpu"))
-    stack.add("reward", adapter=reward / "adapter", trainable=False)
-    stack.add_head("reward", reward / "adapter")
+    model = AdapterModel(base, Compute(device="cpu"))
+    model.add("reward", adapter=reward / "adapter", trainable=False)
+    model.add_head("reward", reward / "adapter")
     alone = iter(table)
     for row in candidates:
         for index, response in enumerate(row["responses"]):
             ids = response["tokens"]["ids"]  # a cut response is scored where it was cut
-            assert (ids[-1] in stack.chat.stop_ids(stack.base)) == response["ended"]
-            ((value,),) = plain_score(stack, "reward", [Tree(stack.chat.prompt_ids(row["prompt"]), [ids])])
+            assert (ids[-1] in model.chat.stop_ids(model.base)) == response["ended"]
+            ((value,),) = plain_score(model, "reward", [Tree(model.chat.prompt_ids(row["prompt"]), [ids])])
             found = next(alone)
             assert (found["prompt_id"], found["response"]) == (row["prompt_id"], index)
             assert (found["n_tokens"], found["ended"], found["as_sampled"]) == (len(ids), response["ended"], True)

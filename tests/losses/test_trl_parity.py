@@ -20,7 +20,7 @@ from torch import Tensor
 from align.core.config import Compute, Lora
 from align.core.records import Pair
 from align.data.pairs import PromptPairs, total_weight
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
 from align.model.packing import Tree
 from align.train.dpo import DPOConfig
@@ -44,22 +44,22 @@ def conversational(row: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def our_stack(folder: Path, role: str, targets: list[str]) -> Stack:
-    """A stack whose role has LoRA tensors that are not the identity."""
-    stack = Stack(folder, Compute(device="cpu"))
-    stack.add(role, adapter=None, lora=Lora(r=4, alpha=8, target_modules=targets), trainable=True)
-    choose_layout(stack)
-    assert stack.layout == "tree", "the parity must be that of the packed path"
+def our_stack(folder: Path, role: str, targets: list[str]) -> AdapterModel:
+    """A model whose role has LoRA tensors that are not the identity."""
+    model = AdapterModel(folder, Compute(device="cpu"))
+    model.add(role, adapter=None, lora=Lora(r=4, alpha=8, target_modules=targets), trainable=True)
+    choose_layout(model)
+    assert model.layout == "tree", "the parity must be that of the packed path"
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in stack.parameters(role).values():
+        for parameter in model.parameters(role).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return stack
+    return model
 
 
-def copy_lora(stack: Stack, role: str, theirs: Any) -> dict[str, torch.nn.Parameter]:
+def copy_lora(model: AdapterModel, role: str, theirs: Any) -> dict[str, torch.nn.Parameter]:
     """Put our LoRA tensors into TRL's model and return its parameters by our names."""
-    ours = stack.parameters(role)
+    ours = model.parameters(role)
     found = {}
     for name, parameter in theirs.named_parameters():
         if "lora_" in name:
@@ -100,7 +100,7 @@ def test_dpo_equals_trl(family: str, model_folder: Callable[[str], Path], tokeni
     from trl import DPOTrainer
 
     targets = GPT2_TARGETS if family == "gpt2" else TARGETS
-    stack = our_stack(model_folder(family), "policy", targets)
+    model = our_stack(model_folder(family), "policy", targets)
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model_folder(family), dtype=torch.float32),
         args=TrlConfig(output_dir=str(tmp_path), beta=0.1, **COMMON),
@@ -108,7 +108,7 @@ def test_dpo_equals_trl(family: str, model_folder: Callable[[str], Path], tokeni
         processing_class=tokenizer,
         peft_config=lora_config("CAUSAL_LM", targets),
     )
-    theirs = copy_lora(stack, "policy", trainer.model)
+    theirs = copy_lora(model, "policy", trainer.model)
     rows = list(trainer.train_dataset)
     loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
     loss.backward()
@@ -116,10 +116,10 @@ def test_dpo_equals_trl(family: str, model_folder: Callable[[str], Path], tokeni
     trees = [Tree(row["prompt_ids"], [row["chosen_ids"], row["rejected_ids"]]) for row in rows]
     prompts = prompts_of(trees)
     config = DPOConfig(run=tmp_path / "r", pairs=tmp_path, policy=tmp_path, beta=0.1, sft_weight=0)
-    ours = dpo_backward(config, stack, prompts, total_weight(prompts))
+    ours = dpo_backward(config, model, prompts, total_weight(prompts))
     assert abs(ours.loss - loss.item()) <= PARITY
     assert abs(ours.loss - 0.6931472) > 1e-3, "an adapter that does nothing would prove nothing"
-    assert relative_l2(gradients(stack.parameters("policy")), gradients(theirs)) <= GRADIENT
+    assert relative_l2(gradients(model.parameters("policy")), gradients(theirs)) <= GRADIENT
 
 
 @pytest.mark.parametrize("family", PLAIN_FAMILIES)
@@ -129,8 +129,8 @@ def test_reward_equals_trl(family: str, model_folder: Callable[[str], Path], tok
     from trl import RewardTrainer
 
     targets = GPT2_TARGETS if family == "gpt2" else TARGETS
-    stack = our_stack(model_folder(family), "reward", targets)
-    head = stack.add_head("reward")
+    model = our_stack(model_folder(family), "reward", targets)
+    head = model.add_head("reward")
     with torch.no_grad():
         head.linear.weight.copy_(torch.randn(head.linear.weight.shape, generator=torch.Generator().manual_seed(2)))
     classifier = AutoModelForSequenceClassification.from_pretrained(
@@ -144,7 +144,7 @@ def test_reward_equals_trl(family: str, model_folder: Callable[[str], Path], tok
         processing_class=tokenizer,
         peft_config=lora_config("SEQ_CLS", targets),
     )
-    theirs = copy_lora(stack, "reward", trainer.model)
+    theirs = copy_lora(model, "reward", trainer.model)
     score = [p for name, p in trainer.model.named_parameters() if "score" in name and "original" not in name]
     with torch.no_grad():
         score[0].copy_(head.linear.weight)
@@ -153,9 +153,9 @@ def test_reward_equals_trl(family: str, model_folder: Callable[[str], Path], tok
     loss.backward()
 
     prompts = prompts_of([split(row["chosen_ids"], row["rejected_ids"]) for row in rows])
-    ours, _, _ = reward_backward(stack, prompts, total_weight(prompts))
+    ours, _, _ = reward_backward(model, prompts, total_weight(prompts))
     assert abs(ours - loss.item()) <= PARITY
-    lora = {name: p for name, p in stack.parameters("reward").items() if "lora_" in name}
+    lora = {name: p for name, p in model.parameters("reward").items() if "lora_" in name}
     assert relative_l2(gradients(lora), gradients(theirs)) <= GRADIENT
     assert head.linear.weight.grad is not None and score[0].grad is not None
     assert relative_l2({"head": head.linear.weight.grad}, {"head": score[0].grad}) <= GRADIENT

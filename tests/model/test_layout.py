@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BertConfig, GPTNeoConfig, Llama4T
 
 from align.core.config import BadInput, Compute
 from align.model import layouts
-from align.model.adapters import Stack, forward_hidden, model_head
+from align.model.adapters import AdapterModel, forward_hidden, model_head
 from align.model.load import load_base
 from align.model.packing import Tree, pack
 
@@ -69,13 +69,13 @@ def test_the_small_copy_has_two_layers_one_of_each_kind_in_fp32_and_runs_no_fore
     assert config.num_hidden_layers == 4, "the model's own configuration is left alone"
 
 
-def test_what_was_settled_is_told(make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch) -> None:
-    stack, told = make_stack("llama"), []
-    verdict = layouts.settle(stack, told.append)
-    assert told[0] == f"layout: tree ({verdict.reason})" and told[1:] == list(stack.facts())
-    monkeypatch.setattr(stack, "facts", lambda: ["what trains", "what does not"])
+def test_what_was_settled_is_told(make_model: Callable[..., AdapterModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told = make_model("llama"), []
+    verdict = layouts.settle(model, told.append)
+    assert told[0] == f"layout: tree ({verdict.reason})" and told[1:] == list(model.facts())
+    monkeypatch.setattr(model, "facts", lambda: ["what trains", "what does not"])
     told.clear()
-    layouts.settle(stack, told.append)
+    layouts.settle(model, told.append)
     assert told[1:] == ["what trains", "what does not"]
 
 
@@ -150,7 +150,7 @@ def test_a_trunk_that_stands_under_another_name_than_its_prefix_is_the_trunk() -
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     assert not hasattr(model, model.base_model_prefix) and layouts.head_is_plain(model)
-    rectangle = pack([Tree([3, 4, 5], [[6, 7]])], 64, "padded")[0]
+    packed = pack([Tree([3, 4, 5], [[6, 7]])], 64, "padded")[0]
     with torch.no_grad():
         plain = model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), use_cache=False).logits[0]
-        torch.testing.assert_close(model_head(model, forward_hidden(model, rectangle)[0]), plain)
+        torch.testing.assert_close(model_head(model, forward_hidden(model, packed)[0]), plain)

@@ -18,7 +18,7 @@ from align.core.config import BadInput, Compute, Template, TextConfig, build
 from align.core.files import write_jsonl
 from align.core.runs import Run, RunRecord
 from align.generate.run import Prompt, SampleConfig, _asked, sample
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
 from align.model.load import on_the_day_of, template_of
 from rewards.model import add_reward
@@ -177,15 +177,15 @@ def test_a_child_and_a_named_day_reach_the_run(dated_model: Path, tmp_path: Path
 
 
 def test_a_reward_model_reads_texts_as_it_was_trained_on_them(dated_model: Path, tmp_path: Path) -> None:
-    stack = Stack(dated_model, Compute(device="cpu"), Template(day="2025-02-03"))
-    add_stirred(stack, "reward", head=True)
-    reward = finished(tmp_path / "reward", stage="reward", template=stack.chat.fingerprint())
-    stack.save_role("reward", reward / "adapter")
-    add_reward(Stack(dated_model, Compute(device="cpu"), Template(day="2025-02-03")), reward)
+    model = AdapterModel(dated_model, Compute(device="cpu"), Template(day="2025-02-03"))
+    add_stirred(model, "reward", head=True)
+    reward = finished(tmp_path / "reward", stage="reward", template=model.chat.fingerprint())
+    model.save_role("reward", reward / "adapter")
+    add_reward(AdapterModel(dated_model, Compute(device="cpu"), Template(day="2025-02-03")), reward)
     with pytest.raises(BadInput, match="of another template_arguments.date than this stage renders"):
-        add_reward(Stack(dated_model, Compute(device="cpu"), Template(day="2025-02-04")), reward)
+        add_reward(AdapterModel(dated_model, Compute(device="cpu"), Template(day="2025-02-04")), reward)
     with pytest.raises(BadInput, match="of another template_"):
-        add_reward(Stack(dated_model, Compute(device="cpu"), Template("plain")), reward)
+        add_reward(AdapterModel(dated_model, Compute(device="cpu"), Template("plain")), reward)
 
 
 def test_an_endpoint_is_asked_with_the_runs_arguments_under_the_rows(tmp_path: Path) -> None:
@@ -232,11 +232,11 @@ def test_an_adapter_folder_that_brings_another_template_is_refused(
     tmp_path: Path, model_folder: Callable[[str], Path]
 ) -> None:
     """As TRL saves them: tokenizer and template lie beside the adapter, and the base's would be used instead."""
-    stack = Stack(model_folder("llama"), Compute(device="cpu"))
-    add_stirred(stack, "policy")
-    stack.save_role("policy", tmp_path)
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    add_stirred(model, "policy")
+    model.save_role("policy", tmp_path)
     assert template_of(tmp_path, Template()).name is None
-    stack.tokenizer.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
     assert template_of(tmp_path, Template()).name is None, "the base's own template, once more"
     (tmp_path / "chat_template.jinja").write_text(CHATML_OWN.replace("assistant\n", "assistant:"), encoding="utf-8")
     with pytest.raises(BadInput, match="brings a chat template that is not its base's; set chat_template"):

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONFIGS, SHAPE, make_tokenizer, save_model
-from fixtures.small_trees import TREES, MakeStack, ModelFolder, rectangle_of, stir
+from fixtures.small_trees import TREES, MakeModel, ModelFolder, packed_of, stir
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AddedToken, LlamaConfig
 
 from align.core.config import BadInput, Compute
 from align.data.tokens import Prompt, record_tokens, response_tokens
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.chat import Chat
 from align.model.load import find_source, load_base, load_tokenizer
 from align.model.weights import config_of, is_out_of_memory, load_tensors, reading, skeleton
@@ -117,8 +117,8 @@ def test_a_tied_head_need_not_be_in_the_file(tmp_path: Path, tokenizer: Any) -> 
 
 def test_what_a_model_has_no_use_for_is_named(copied: Callable[..., Path]) -> None:
     folder = with_tensors(copied(), lambda t: {**t, "v_head.summary.weight": torch.zeros(1, 32)})
-    stack = Stack(folder, CPU)
-    assert stack.facts() == [f"1 tensors of {folder} are not used, first v_head.summary.weight"]
+    model = AdapterModel(folder, CPU)
+    assert model.facts() == [f"1 tensors of {folder} are not used, first v_head.summary.weight"]
 
 
 def sharded(folder: Path) -> Path:
@@ -294,31 +294,33 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_where_text_can_reach_i
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([AddedToken("<unused>", special=True)])
     tokenizer.save_pretrained(folder)
-    assert Stack(folder, CPU).chat.rows == 320 == len(tokenizer) - 1, "a special token that nothing writes is harmless"
+    assert AdapterModel(folder, CPU).chat.rows == 320 == len(tokenizer) - 1, (
+        "a special token that nothing writes is harmless"
+    )
 
     tokenizer.chat_template = "{{ '<unused>' }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     tokenizer.save_pretrained(folder)
-    stack = Stack(folder, CPU)
+    model = AdapterModel(folder, CPU)
     with pytest.raises(BadInput, match="'<unused>' has the id 320, beyond the model's embedding of 320 rows"):
-        stack.chat.prompt_ids([{"role": "user", "content": "a"}])
+        model.chat.prompt_ids([{"role": "user", "content": "a"}])
 
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([AddedToken("<end>", special=True)])
     tokenizer.eos_token = "<end>"
     tokenizer.save_pretrained(folder)
     with pytest.raises(BadInput, match="1 tokens beyond the embedding of 320 rows, first '<end>' with the id 320"):
-        Stack(folder, CPU)
+        AdapterModel(folder, CPU)
 
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["hello"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(BadInput, match="1 tokens beyond the embedding of 320 rows, first 'hello' with the id 320"):
-        Stack(folder, CPU)
+        AdapterModel(folder, CPU)
 
 
 @pytest.mark.parametrize("strange", [320, 10**9, -1])
-def test_a_recorded_id_beyond_the_embedding_is_refused(strange: int, make_stack: MakeStack) -> None:
-    chat = make_stack("llama").chat
+def test_a_recorded_id_beyond_the_embedding_is_refused(strange: int, make_model: MakeModel) -> None:
+    chat = make_model("llama").chat
     asked, answer = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
     prompt = Prompt(asked, chat.prompt_ids(asked))
     assert response_tokens(chat, prompt, answer, True, record_tokens(chat, prompt.ids, [7, 3], answer)).ids == [7, 3]
@@ -336,11 +338,11 @@ def test_a_template_that_hides_the_answer_is_refused() -> None:
 
 
 def test_an_adapter_is_used_where_it_is_named_and_nowhere_else(
-    make_stack: MakeStack, copied: Callable[..., Path], tmp_path: Path, model_folder: ModelFolder
+    make_model: MakeModel, copied: Callable[..., Path], tmp_path: Path, model_folder: ModelFolder
 ) -> None:
-    stack = make_stack("llama")
-    stir(stack, {"policy": True})
-    stack.save_role("policy", tmp_path / "adapter")
+    model = make_model("llama")
+    stir(model, {"policy": True})
+    model.save_role("policy", tmp_path / "adapter")
     assert find_source(tmp_path / "adapter") == (model_folder("llama"), tmp_path / "adapter")
 
     folder = copied()
@@ -356,10 +358,10 @@ def test_an_adapter_is_used_where_it_is_named_and_nowhere_else(
         find_source(copied_again)
 
 
-def test_a_scalar_head_of_another_shape_is_refused(make_stack: MakeStack, tmp_path: Path) -> None:
-    stack = make_stack("llama")
-    stir(stack, {"reward": True})
-    stack.save_role("reward", tmp_path / "reward")
+def test_a_scalar_head_of_another_shape_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model("llama")
+    stir(model, {"reward": True})
+    model.save_role("reward", tmp_path / "reward")
     file = tmp_path / "reward" / "head.safetensors"
     good = load_tensors(file)
     spoiled = [
@@ -371,8 +373,8 @@ def test_a_scalar_head_of_another_shape_is_refused(make_stack: MakeStack, tmp_pa
     for tensors in spoiled:
         save_file(tensors, file)
         with pytest.raises(BadInput, match=r"head\.safetensors: (holds|weight holds a number that is not finite)"):
-            stack.add_head("reward", tmp_path / "reward")
+            model.add_head("reward", tmp_path / "reward")
     save_file(good, file)
-    stack.add_head("reward", tmp_path / "reward")
+    model.add_head("reward", tmp_path / "reward")
     with torch.no_grad():
-        assert len(stack.scores("reward", rectangle_of(TREES))) > 0
+        assert len(model.scores("reward", packed_of(TREES))) > 0

@@ -23,7 +23,7 @@ from align.core.files import artefact_hash, read_jsonl, write_json, write_jsonl
 from align.core.records import Pair, prompt_id
 from align.core.runs import Run, RunRecord, read_run
 from align.data.pairs import PromptPairs
-from align.engine.loop import Journal
+from align.engine.loop import MetricsLogger
 from align.model.packing import Tree
 from rewards import learning_curve
 from rewards.run import RewardConfig, reward
@@ -206,7 +206,7 @@ def test_an_interrupted_curve_ends_as_the_uninterrupted_one(
     logged: int, settings: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted at a step counted over all trainings: 4, 6, 10 and 20 of them, with a checkpoint every second."""
-    log, count = Journal.log, 0
+    log, count = MetricsLogger.log, 0
 
     def failing(*args: Any, **kwargs: Any) -> None:
         nonlocal count
@@ -216,7 +216,7 @@ def test_an_interrupted_curve_ends_as_the_uninterrupted_one(
         log(*args, **kwargs)
 
     config = RewardConfig(run=tmp_path / "reward", **settings)
-    monkeypatch.setattr(Journal, "log", failing)
+    monkeypatch.setattr(MetricsLogger, "log", failing)
     with pytest.raises(KeyboardInterrupt):
         reward(config)
     reward(config)

@@ -88,7 +88,7 @@ def test_a_cut_response_loses_the_penalty(
     )  # fmt: skip
     record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
     state = PPO(config, Run(record), None)
-    ended, cut = Sample([30, state.stack.chat.stop_id], True, [-1.0, -1.0]), Sample([30, 31, 32, 33], False, [-1.0] * 4)
+    ended, cut = Sample([30, state.model.chat.stop_id], True, [-1.0, -1.0]), Sample([30, 31, 32, 33], False, [-1.0] * 4)
     judged = state.judge(state.prompts[:2], [[ended, cut], [cut, ended]])
     assert judged.extra == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
 
@@ -111,7 +111,7 @@ def test_reward_functions_and_gold_read_what_the_reader_sees(
     )  # fmt: skip
     record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
     state = PPO(config, Run(record), listening)
-    tokenizer, stop = state.stack.chat.tokenizer, state.stack.chat.stop_id
+    tokenizer, stop = state.model.chat.tokenizer, state.model.chat.stop_id
     written = [[*token_ids(tokenizer, text), stop] for text in ("<think>yes</think>no", "<think>no</think>yes")]
     heard.clear()
     judged = state.judge(state.prompts[:1], [[Sample(ids, True, [-1.0] * len(ids)) for ids in written]])

@@ -17,12 +17,12 @@ from torch import Tensor
 from align.core.config import BadInput, Compute, Lora, NotFinite
 from align.core.files import code_hash
 from align.core.records import ItemResult
-from align.evals.answers import Speaker, tree_logprobs
-from align.generate.local import respond
-from align.model.adapters import Stack
+from align.evals.answers import RoleModel, tree_logprobs
+from align.generate.local import sample_responses
+from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
 from align.model.load import load_base
-from align.model.packing import Rectangle, Tree, pack
+from align.model.packing import PackedBatch, Tree, pack
 from align.model.weights import load_tensors
 from align.train import guards
 from rewards.functions import load_function, rewards_of
@@ -163,41 +163,41 @@ def test_a_function_that_cannot_be_had_is_named(name: str) -> None:
         load_function(name)
 
 
-def kl_of(stack: Stack) -> dict[str, Any]:
+def kl_of(model: AdapterModel) -> dict[str, Any]:
     """The three estimates on 48 responses of the policy."""
     prompts = [[5, 9, 30 + i] for i in range(24)]
-    found = respond(stack, "policy", prompts, [(i,) for i in range(24)], max_new_tokens=12, k=2)
+    found = sample_responses(model, "policy", prompts, [(i,) for i in range(24)], max_new_tokens=12, k=2)
     trees = [Tree(prompt, [s.ids for s in row]) for prompt, row in zip(prompts, found, strict=True)]
-    return guards.three_kls(stack, trees, 1.0, bound=None)
+    return guards.three_kls(model, trees, 1.0, bound=None)
 
 
-def test_three_estimates_agree_on_the_policys_own_responses(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack("llama")
-    add_stirred(stack, "policy")
-    found = kl_of(stack)
+def test_three_estimates_agree_on_the_policys_own_responses(make_model: Callable[..., AdapterModel]) -> None:
+    model = make_model("llama")
+    add_stirred(model, "policy")
+    found = kl_of(model)
     assert found["agree"] and found["exact"] > 0.1
 
 
-def test_of_one_response_nobody_can_tell_whether_estimates_agree(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack("llama")
-    add_stirred(stack, "policy")
+def test_of_one_response_nobody_can_tell_whether_estimates_agree(make_model: Callable[..., AdapterModel]) -> None:
+    model = make_model("llama")
+    add_stirred(model, "policy")
     for responses in ([[40, 41, 42]], [[40, 41, 42], [40, 41, 42]]):
-        assert guards.three_kls(stack, [Tree([5, 9], responses)], 1.0, bound=None)["agree"] is None
+        assert guards.three_kls(model, [Tree([5, 9], responses)], 1.0, bound=None)["agree"] is None
 
 
 def test_estimates_that_miss_the_exact_kl_are_told(
-    make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+    make_model: Callable[..., AdapterModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reference that the estimators and the exact sum read differently: what a broken mask would look like."""
-    stack = make_stack("llama")
-    add_stirred(stack, "policy")
-    exact = Stack.exact_kl
+    model = make_model("llama")
+    add_stirred(model, "policy")
+    exact = AdapterModel.exact_kl
 
-    def wrong(self: Stack, rectangle: Rectangle, *roles: Any) -> Tensor:
-        return exact(self, rectangle, *roles) + 0.5
+    def wrong(self: AdapterModel, packed: PackedBatch, *roles: Any) -> Tensor:
+        return exact(self, packed, *roles) + 0.5
 
-    monkeypatch.setattr(Stack, "exact_kl", wrong)
-    assert not kl_of(stack)["agree"]
+    monkeypatch.setattr(AdapterModel, "exact_kl", wrong)
+    assert not kl_of(model)["agree"]
 
 
 def test_gradient_checkpointing_recomputes_and_changes_no_gradient(
@@ -206,11 +206,11 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(
     found = []
     calls = []
     for wanted in (False, True):
-        stack = Stack(model_folder("llama"), Compute(device="cpu", gradient_checkpointing=wanted))
-        choose_layout(stack)
-        add_stirred(stack, "policy")
+        model = AdapterModel(model_folder("llama"), Compute(device="cpu", gradient_checkpointing=wanted))
+        choose_layout(model)
+        add_stirred(model, "policy")
         counted = 0
-        for layer in stack.base.model.layers:
+        for layer in model.base.model.layers:
             forward = layer.self_attn.forward
 
             def counting(*args: Any, _forward: Any = forward, **kwargs: Any) -> Any:
@@ -219,21 +219,21 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(
                 return _forward(*args, **kwargs)
 
             monkeypatch.setattr(layer.self_attn, "forward", counting)
-        (rectangle,) = pack(TREES, 1 << 20, stack.layout)
-        with stack.use("policy"):
-            stack.logprobs(rectangle).sum().backward()
-        found.append(gradients(stack, "policy"))
+        (packed,) = pack(TREES, 1 << 20, model.layout)
+        with model.use("policy"):
+            model.logprobs(packed).sum().backward()
+        found.append(gradients(model, "policy"))
         calls.append(counted)
-        assert not any(module.training for module in stack.base.modules())
+        assert not any(module.training for module in model.base.modules())
     assert calls == [2, 4], "each of two layers once, and once more in the backward pass"
     assert relative_l2(found[1], found[0]) <= GRADIENT
 
 
-def test_a_parents_adapter_decides_its_own_shape(tmp_path: Path, make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack("llama")
-    stack.add("policy", adapter=None, lora=Lora(r=4, alpha=8), trainable=True)
-    stack.save_role("policy", tmp_path / "adapter")
-    fresh = make_stack("llama")
+def test_a_parents_adapter_decides_its_own_shape(tmp_path: Path, make_model: Callable[..., AdapterModel]) -> None:
+    model = make_model("llama")
+    model.add("policy", adapter=None, lora=Lora(r=4, alpha=8), trainable=True)
+    model.save_role("policy", tmp_path / "adapter")
+    fresh = make_model("llama")
     with pytest.raises(BadInput, match="lora: r=8, alpha=8, but training goes on from .* with r=4, alpha=8"):
         fresh.add("policy", adapter=tmp_path / "adapter", lora=Lora(r=8, alpha=8), trainable=True)
     fresh.add("policy", adapter=tmp_path / "adapter", lora=Lora(r=4, alpha=8), trainable=True)
@@ -262,18 +262,18 @@ def test_code_in_a_model_folder_is_never_run(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_finite_is_found_before_anything_is_measured(model_folder: Callable[[str], Path]) -> None:
     """Whatever made it so: the files were finite."""
-    stack = Stack(model_folder("llama"), Compute(device="cpu"))
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
     with torch.no_grad():
-        stack.base.model.layers[0].mlp.down_proj.weight[0, 0] = math.nan
+        model.base.model.layers[0].mlp.down_proj.weight[0, 0] = math.nan
     with pytest.raises(NotFinite, match="logits are not finite"):
-        choose_layout(stack)
+        choose_layout(model)
     with pytest.raises(NotFinite, match="sampling: log-probabilities are not finite"):
-        respond(stack, None, [[5, 9]], [("k",)], max_new_tokens=2)
-    speaker = Speaker(stack, None)
+        sample_responses(model, None, [[5, 9]], [("k",)], max_new_tokens=2)
+    speaker = RoleModel(model, None)
     with pytest.raises(NotFinite, match="log-probabilities are not finite"):
         tree_logprobs(speaker, TREES)
-    add_stirred(stack, "reward", head=True)
+    add_stirred(model, "reward", head=True)
     with pytest.raises(NotFinite, match="the score nan"):
-        score(stack, "reward", TREES)
+        score(model, "reward", TREES)
     with pytest.raises(ValueError, match="a score of nan is none"):
         ItemResult(suite="s", metric="m", item_id="i", judge="j", score=math.nan, reason=None)

@@ -22,7 +22,7 @@ from align.core.config import Compute, Lora, Optim, Watch
 from align.core.files import artefact_hash, read_jsonl, write_json, write_jsonl
 from align.core.records import prompt_id
 from align.core.runs import Run, RunRecord, read_run
-from align.model.adapters import Stack
+from align.model.adapters import AdapterModel
 from align.model.load import find_source
 from align.model.packing import Tree, pack
 from align.train.dpo import DPOConfig, dpo
@@ -107,15 +107,15 @@ def write_pairs(folder: Path, rows: Sequence[tuple[str, str, float]]) -> Path:
 def distribution(path: Path) -> Tensor:
     """Mean over prompts of the policy's probabilities of the eight words, ``(8,)`` (the rest is other tokens)."""
     source = find_source(path)
-    stack = Stack(source.base, Compute(device="cpu"))
+    model = AdapterModel(source.base, Compute(device="cpu"))
     if source.adapter:
-        stack.add("policy", adapter=source.adapter, trainable=False)
+        model.add("policy", adapter=source.adapter, trainable=False)
     role = "policy" if source.adapter else None
-    trees = [Tree(stack.chat.prompt_ids(messages(p)), [[12 + w] for w in range(8)]) for p in PROMPTS]
+    trees = [Tree(model.chat.prompt_ids(messages(p)), [[12 + w] for w in range(8)]) for p in PROMPTS]
     found = torch.zeros(8, 8)
-    with stack.use(role):
-        for rectangle in pack(trees, 4096):
-            for (tree, k), value in zip(rectangle.members, stack.logprobs(rectangle).exp().tolist(), strict=True):
+    with model.use(role):
+        for packed in pack(trees, 4096):
+            for (tree, k), value in zip(packed.response_index, model.logprobs(packed).exp().tolist(), strict=True):
                 found[tree, k] = value
     return found.mean(0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import GRADIENT, add_stirred, gradients, relative_l2, save_model
-from fixtures.small_trees import TREES, ModelFolder, rectangle_of
+from fixtures.small_trees import TREES, ModelFolder, packed_of
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -25,8 +25,8 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from align.core.config import BadInput, Compute, Lora, NotFinite, Optim, Watch
 from align.core.files import read_jsonl, write_jsonl
 from align.core.runs import RunRecord
-from align.engine.loop import Journal, stage_seed
-from align.model.adapters import Stack
+from align.engine.loop import MetricsLogger, stage_seed
+from align.model.adapters import AdapterModel
 from align.train.sft import SFTConfig, sft
 from align.train.sft_trainer import split
 
@@ -147,26 +147,26 @@ def test_an_interrupted_run_ends_in_the_bits_of_the_uninterrupted_one(
     settings = {"checkpoint_every": 1, "optim": Optim(lr=1e-2, schedule="cosine", warmup=0.3, weight_decay=0.1)}
     whole = train(dropping, run="whole", **settings)
     samples = read_jsonl(Path(whole.path) / "samples.jsonl")
-    log = Journal.log
+    log = MetricsLogger.log
     for stop in (1, 2, 3, 4, 6):
 
-        def failing(self: Journal, step: int, *args: Any, stop: int = stop) -> None:
+        def failing(self: MetricsLogger, step: int, *args: Any, stop: int = stop) -> None:
             if step == stop:
                 raise KeyboardInterrupt
             log(self, step, *args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Journal, "log", failing)
+            patch.setattr(MetricsLogger, "log", failing)
             with pytest.raises(KeyboardInterrupt):
                 train(dropping, run=f"stopped-{stop}", **settings)
         seen: list[int] = []
 
-        def counting(self: Journal, step: int, *args: Any, seen: list[int] = seen) -> None:
+        def counting(self: MetricsLogger, step: int, *args: Any, seen: list[int] = seen) -> None:
             seen.append(step)
             log(self, step, *args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Journal, "log", counting)
+            patch.setattr(MetricsLogger, "log", counting)
             resumed = train(dropping, run=f"stopped-{stop}", **settings)
         assert seen == list(range(stop, 7)), "what was saved is not done again"
         assert resumed.artefact == whole.artefact
@@ -190,14 +190,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(train: Callable[..., RunRecord],
 
 def mean_nll(folder: Path, demonstrations: Path) -> float:
     """Of the completions' tokens under the model folder's own forward, row by row."""
-    stack = Stack(folder, Compute(device="cpu"))
+    model = AdapterModel(folder, Compute(device="cpu"))
     found: list[Tensor] = []
     for row in read_jsonl(demonstrations)[2:]:
         messages = [{"role": "user", "content": row["prompt"]}]
-        prompt = stack.chat.prompt_ids(messages)
-        response = stack.chat.response_ids(messages, [{"role": "assistant", "content": row["completion"]}])
+        prompt = model.chat.prompt_ids(messages)
+        response = model.chat.response_ids(messages, [{"role": "assistant", "content": row["completion"]}])
         with torch.no_grad():
-            logits = stack.base(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+            logits = model.base(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
         found.append(-logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0])
     return float(torch.cat(found).mean())
 
@@ -233,7 +233,7 @@ def test_an_adapter_on_an_nf4_base_is_trained_and_saved_in_fp32(
     compute = Compute(device="cpu", quantization="nf4", dtype="bfloat16")
     record = train(folder, compute=compute, optim=Optim(lr=2e-4))
     torch.manual_seed(stage_seed(0, "sft"))
-    fresh = Stack(folder, compute)
+    fresh = AdapterModel(folder, compute)
     fresh.add("policy", adapter=None, lora=Lora(r=4, alpha=8), trainable=True)
     fresh.save_role("policy", tmp_path / "fresh")
     before, after = load_file(tmp_path / "fresh" / "adapter_model.safetensors"), adapter(record)
@@ -249,17 +249,17 @@ def test_a_look_at_an_nf4_base_takes_no_gradient_away(tmp_path: Path, tokenizer:
         hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
         tie_word_embeddings=False, **special(tokenizer),
     )  # fmt: skip
-    stack = Stack(save_model(config, tmp_path / "llama", tokenizer), Compute(device="cpu", quantization="nf4"))
-    add_stirred(stack, "policy")
+    model = AdapterModel(save_model(config, tmp_path / "llama", tokenizer), Compute(device="cpu", quantization="nf4"))
+    add_stirred(model, "policy")
     found = []
     for _ in range(2):
-        with stack.use("policy"):
-            stack.logprobs(rectangle_of(TREES)).sum().backward()
-        found.append(gradients(stack, "policy"))
-        for parameter in stack.parameters("policy").values():
+        with model.use("policy"):
+            model.logprobs(packed_of(TREES)).sum().backward()
+        found.append(gradients(model, "policy"))
+        for parameter in model.parameters("policy").values():
             parameter.grad = None
-        with torch.no_grad(), stack.use("policy"):
-            stack.logprobs(rectangle_of(TREES))
+        with torch.no_grad(), model.use("policy"):
+            model.logprobs(packed_of(TREES))
     assert relative_l2(found[1], found[0]) <= GRADIENT
 
 
@@ -300,6 +300,6 @@ def test_weights_that_are_stored_quantised_are_used_where_the_config_says_so(
 def test_a_quantisation_without_a_word_of_its_own_is_told(stored: Callable[..., Path]) -> None:
     folder = stored(NF4 | {"bnb_4bit_quant_type": "fp4"})
     with pytest.raises(BadInput, match=r"stored quantised \(fp4\).* is 'nf4'; set compute.quantization: none"):
-        Stack(folder, Compute(device="cpu", quantization="nf4"))
-    stack = Stack(folder, Compute(device="cpu", dtype="bfloat16"))
-    assert stack.facts() == [f"the weights of {folder} are stored quantised (fp4) and used as they are"]
+        AdapterModel(folder, Compute(device="cpu", quantization="nf4"))
+    model = AdapterModel(folder, Compute(device="cpu", dtype="bfloat16"))
+    assert model.facts() == [f"the weights of {folder} are stored quantised (fp4) and used as they are"]

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from align.core.records import ItemResult
-from align.evals.answers import Answered, Manner, Speaker, Subject, answer_items, improbable, reward_scores
+from align.evals.answers import Answered, Manner, RoleModel, Subject, answer_items, improbable, reward_scores
 from align.evals.fluency import is_empty, is_garbage
 from align.evals.items import Item
 from align.evals.measurements import measure
 from align.evals.results import item_result
 from align.evals.training_reward import REWARD_MODEL
 from align.losses.objectives import best_of_n_kl, exact_token_kl
-from align.model.packing import Rectangle, Tree, pack
+from align.model.packing import PackedBatch, Tree, pack
 
 Scores = list[list[float | None]]
 
@@ -80,7 +80,7 @@ def _gold(subject: Subject, asked: Sequence[Answered]) -> Scores | None:
     return [[next(values) for _ in one.answers] for one in asked]
 
 
-def _fluency(policy: Speaker, asked: Sequence[Answered]) -> list[ItemResult]:
+def _fluency(policy: RoleModel, asked: Sequence[Answered]) -> list[ItemResult]:
     """Shares of answers that are none, by name apart from the safety suite's: rewards are easily pleased."""
     garbage: Scores = [
         [
@@ -155,7 +155,7 @@ def _share_won(own: Sequence[float | None], other: Sequence[float | None]) -> fl
 # --- KL ------------------------------------------------------------------------------------------------------
 
 
-def _kl(policy: Speaker, reference: Speaker, asked: Sequence[Answered], manner: Manner) -> list[ItemResult]:
+def _kl(policy: RoleModel, reference: RoleModel, asked: Sequence[Answered], manner: Manner) -> list[ItemResult]:
     """KL in nats a response: exact along each sample, and for best-of-n the formula's one value.
 
     The formula is best-of-n's distance from the policy it samples, which is SFT's own when that is the subject.
@@ -165,7 +165,7 @@ def _kl(policy: Speaker, reference: Speaker, asked: Sequence[Answered], manner: 
         suite = asked[0].item.suite
         return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{manner.n}", score=value, judge="formula")]
     found: Scores = [[] for _ in asked]
-    if policy.stack.tokenizer.get_vocab() != reference.stack.tokenizer.get_vocab():
+    if policy.model.tokenizer.get_vocab() != reference.model.tokenizer.get_vocab():
         return _per_answer(asked, "kl", "exact", found, "the SFT model has another vocabulary")
     usable = [i for i, one in enumerate(asked) if one.answers]
     seen = [asked[i].prompt for i in usable]
@@ -178,47 +178,47 @@ def _kl(policy: Speaker, reference: Speaker, asked: Sequence[Answered], manner: 
 
 
 def exact_kl(
-    policy: Speaker, reference: Speaker, trees: Sequence[Tree], reference_trees: Sequence[Tree] | None = None
+    policy: RoleModel, reference: RoleModel, trees: Sequence[Tree], reference_trees: Sequence[Tree] | None = None
 ) -> list[list[float]]:
     """Sum over each response's tokens of the full-vocabulary KL(policy || reference) at temperature 1, in nats.
 
-    Both run in the same rectangles, so rounding cancels. ``reference_trees`` are the same responses where the
+    Both run in the same packed_batches, so rounding cancels. ``reference_trees`` are the same responses where the
     reference reads another prompt (one without the policy's system prompt): then tree by tree.
     """
     others = trees if reference_trees is None else list(reference_trees)
-    budget, layouts = policy.stack.compute.max_tokens, (policy.stack.layout, reference.stack.layout)
-    passes: list[tuple[Sequence[int], Rectangle, Rectangle]] = []
+    budget, layouts = policy.model.compute.max_tokens, (policy.model.layout, reference.model.layout)
+    passes: list[tuple[Sequence[int], PackedBatch, PackedBatch]] = []
     if others == trees and layouts[0] == layouts[1]:
-        passes = [(range(len(trees)), rectangle, rectangle) for rectangle in pack(trees, budget, layouts[0])]
+        passes = [(range(len(trees)), packed, packed) for packed in pack(trees, budget, layouts[0])]
     else:
         for i, (one, other) in enumerate(zip(trees, others, strict=True)):
             passes.append(([i], pack([one], budget, layouts[0])[0], pack([other], budget, layouts[1])[0]))
     found = [[0.0] * len(tree.responses) for tree in trees]
     for numbers, own, theirs in passes:
         values = own.sums(_token_kl(policy, reference, own, theirs).cpu()).tolist()
-        for (tree, k), value in zip(own.members, values, strict=True):
+        for (tree, k), value in zip(own.response_index, values, strict=True):
             found[numbers[tree]][k] = value
     return found
 
 
 @torch.no_grad()
-def _token_kl(policy: Speaker, reference: Speaker, own: Rectangle, theirs: Rectangle) -> Tensor:
+def _token_kl(policy: RoleModel, reference: RoleModel, own: PackedBatch, theirs: PackedBatch) -> Tensor:
     """Exact KL at each response token ``(N,)``; logits exist for one chunk of positions at a time.
 
     What rounding leaves below zero is zero: no KL is negative.
     """
-    with policy.stack.use(policy.role):
-        own_ND = policy.stack.at_targets(own.to(policy.stack.device))
-    with reference.stack.use(reference.role):
-        theirs_ND = reference.stack.at_targets(theirs.to(reference.stack.device))
-    size = policy.stack.chunk
+    with policy.model.use(policy.role):
+        own_ND = policy.model.response_hidden_states(own.to(policy.model.device))
+    with reference.model.use(reference.role):
+        theirs_ND = reference.model.response_hidden_states(theirs.to(reference.model.device))
+    size = policy.model.chunk
     return torch.cat(
         [
-            exact_token_kl(policy.stack.head_logits(p), reference.stack.head_logits(r)).clamp_min(0)
+            exact_token_kl(policy.model.head_logits(p), reference.model.head_logits(r)).clamp_min(0)
             for p, r in zip(own_ND.split(size), theirs_ND.split(size), strict=True)
         ]
     )
 
 
-def _prompt_of(speaker: Speaker, item: Item) -> list[int]:
-    return speaker.stack.chat.prompt_ids(item.prompt or [], item.tools)
+def _prompt_of(speaker: RoleModel, item: Item) -> list[int]:
+    return speaker.model.chat.prompt_ids(item.prompt or [], item.tools)
