@@ -103,7 +103,7 @@ def _prompts(stage: Any, path: Path) -> Iterator[Exchange]:
 
 
 def _items(stage: Any, path: Path) -> Iterator[Exchange]:
-    from align.evals.answers import with_system
+    from align.evals.generation import with_system
     from align.evals.items import load_items
 
     for item in load_items(stage.items, stage.suite):

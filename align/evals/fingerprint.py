@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from align.evals.items import Item, items_hash
 
 if TYPE_CHECKING:
-    from align.evals.answers import Manner, RoleModel
+    from align.evals.generation import SamplingConfig
+    from align.evals.targets import RoleModel
 
 KEYS: Mapping[str, str] = {
     "template_sha256": "the chat template in effect",
@@ -37,12 +38,16 @@ KEYS: Mapping[str, str] = {
     "reward": "sha256 of the reward model that scores",
     "measurements": "sha256 of each `evaluate` module",
 }
-# what a contender with a manner of its own (a system prompt, best-of-n) differs in from a policy that acts by itself
+# what a contender with its own way of acting (a system prompt, best-of-n) differs in from a policy that acts by itself
 MANNER = frozenset({"policy", "sampler", "temperature", "samples", "best_of", "chosen_by", "system_prompt"})
 
 
 def fingerprint(
-    speaker: RoleModel, items: Sequence[Item], manner: Manner, judges: Mapping[str, str], inputs: Mapping[str, str]
+    role_model: RoleModel,
+    items: Sequence[Item],
+    sampling: SamplingConfig,
+    judges: Mapping[str, str],
+    inputs: Mapping[str, str],
 ) -> dict[str, Any]:
     """The fingerprint of one suite's answers.
 
@@ -51,28 +56,28 @@ def fingerprint(
         judges: names with what identifies their code.
         inputs: sha256 by name of the run's other inputs (reward, sft, measurements).
     """
-    model, suite = speaker.model, items[0].suite
+    model, suite = role_model.model, items[0].suite
     found: dict[str, Any] = {
         **model.chat.fingerprint(),
         "tokenizer": model.chat.tokenizer_hash,
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantization": _quantization(model.base.config),
-        "context": speaker.context,
-        "system_prompt": manner.system_prompt,
+        "context": role_model.context,
+        "system_prompt": sampling.system_prompt,
         "items": items_hash(items),
         "judges": dict(judges),
     }
     if suite == "forgetting":
         return found
-    greedy, chosen = manner.policy == "greedy", manner.policy == "best-of-n"
+    greedy, chosen = sampling.policy == "greedy", sampling.policy == "best-of-n"
     found |= {
-        "policy": manner.policy,
+        "policy": sampling.policy,
         "sampler": "the likeliest token" if greedy else "the full distribution, no top-k or top-p",
-        "temperature": None if greedy else manner.temperature,
-        "samples": manner.samples,
-        "best_of": manner.n if chosen else None,
+        "temperature": None if greedy else sampling.temperature,
+        "samples": sampling.samples,
+        "best_of": sampling.n if chosen else None,
         "chosen_by": inputs.get("reward") if chosen else None,
-        "max_new_tokens": manner.max_new_tokens,
+        "max_new_tokens": sampling.max_new_tokens,
         "stop": model.chat.stop_ids(model.base),
     }
     if suite == "preference":

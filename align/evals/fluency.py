@@ -2,7 +2,7 @@
 
 In: an answer's text after its reasoning, and the prompt. Out: yes or no. The rules need no model and no language:
 nothing written, nothing but the prompt's own words, a loop, characters that no text has. Not here: text that is well
-formed and means nothing, such as tokens drawn at random (``answers.improbable`` asks the base model about those).
+formed and means nothing, such as tokens drawn at random (``likelihood.improbable`` asks the base model about those).
 """
 
 from __future__ import annotations

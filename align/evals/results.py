@@ -8,7 +8,7 @@ from typing import Any
 from align.core.records import ItemResult
 from align.core.stats.differences import metric_of
 from align.core.stats.estimates import mean_interval
-from align.evals.answers import Answered
+from align.evals.generation import Answered
 
 
 def item_result(

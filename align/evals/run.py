@@ -17,8 +17,8 @@ from align.core.files import artefact_hash, code_hash, file_hash, write_jsonl
 from align.core.records import ItemResult
 from align.core.runs import Run, is_run, read_run, stage
 from align.evals import caveats
-from align.evals.answers import Manner, Policy, Subject, load_reference, load_reward, load_subject
 from align.evals.fingerprint import fingerprint
+from align.evals.generation import Policy, SamplingConfig
 from align.evals.items import Item, Suite, items_hash, load_items
 from align.evals.judges import DEFAULT, find_judge, version_of
 from align.evals.measurements import load_measurement
@@ -26,6 +26,7 @@ from align.evals.results import summarise
 from align.evals.suites.forgetting import chance, forgetting
 from align.evals.suites.preference import preference
 from align.evals.suites.safety import safety
+from align.evals.targets import EvaluationTarget, load_policy, load_reference, load_reward
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
 from align.model.chat import Chat
 from align.model.load import on_the_day_of, template_of
@@ -90,8 +91,8 @@ class EvalConfig(TextConfig):
         return gold | ({"judge": version_of(self.judge)} if "safety" in self.suite else {})
 
     @property
-    def manner(self) -> Manner:
-        return Manner(
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(
             policy=self.policy,
             samples=self.samples,
             n=self.n,
@@ -117,7 +118,7 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         results += _answer(suite, own, subject, config)
         judges = _judges(suite, own, subject, config)
         hashes = {name: entry["sha256"] for name, entry in run.record.inputs.items()}
-        asked = fingerprint(subject.policy, own, config.manner, judges, hashes)
+        asked = fingerprint(subject.policy, own, config.sampling, judges, hashes)
         suites[suite] = {"items": len(own), "sha256": items_hash(own), "fingerprint": asked}
     if run.is_main:
         write_jsonl(run.path / "items.jsonl", [result.model_dump(mode="json") for result in results])
@@ -145,7 +146,7 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def _judges(suite: Suite, items: list[Item], subject: Subject, config: EvalConfig) -> dict[str, str]:
+def _judges(suite: Suite, items: list[Item], subject: EvaluationTarget, config: EvalConfig) -> dict[str, str]:
     """Who judges a suite's answers, each with what identifies its code."""
     if suite == "safety":
         return {name: version_of(name) for name in sorted({item.judge or config.judge for item in items})}
@@ -154,7 +155,7 @@ def _judges(suite: Suite, items: list[Item], subject: Subject, config: EvalConfi
     return {}
 
 
-def _asks_through_own_template(config: EvalConfig, subject: Subject) -> bool:
+def _asks_through_own_template(config: EvalConfig, subject: EvaluationTarget) -> bool:
     """Whether the policy was asked through the template it was trained with (or, a folder, comes with).
 
     A policy that has none can be asked through any.
@@ -170,11 +171,11 @@ def _asks_through_own_template(config: EvalConfig, subject: Subject) -> bool:
     return own.template == chat.template
 
 
-def _subject(config: EvalConfig, run: Run) -> Subject:
+def _subject(config: EvalConfig, run: Run) -> EvaluationTarget:
     """The policy and what it is held against."""
     gold = load_function(config.gold) if config.gold else None
     template = on_the_day_of(config.template(run.record.created), (config.sft, config.reward))
-    policy = load_subject(config.subject, config.compute, template, run.note)
+    policy = load_policy(config.subject, config.compute, template, run.note)
     run.renders_with(policy.model.chat)
     run.record.lineage |= {"base": artefact_hash(policy.model.base_path)}
     sft = load_reference(policy, config.sft, template, run.note) if config.sft else None
@@ -182,7 +183,7 @@ def _subject(config: EvalConfig, run: Run) -> Subject:
     measurements = [load_measurement(path, "higher") for path in config.measured_higher]
     measurements += [load_measurement(path, "lower") for path in config.measured_lower]
     own = _own_judges(config, run)
-    return Subject(policy, sft, reward, gold, config.gold or "gold", measurements, own)
+    return EvaluationTarget(policy, sft, reward, gold, config.gold or "gold", measurements, own)
 
 
 def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
@@ -196,9 +197,9 @@ def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
     return own
 
 
-def _answer(suite: Suite, items: list[Item], subject: Subject, config: EvalConfig) -> list[ItemResult]:
+def _answer(suite: Suite, items: list[Item], subject: EvaluationTarget, config: EvalConfig) -> list[ItemResult]:
     if suite == "forgetting":
-        return forgetting(items, subject, config.manner)
+        return forgetting(items, subject, config.sampling)
     if suite == "safety":
-        return safety(items, subject, config.manner, config.judge)
-    return preference(items, subject, config.manner)
+        return safety(items, subject, config.sampling, config.judge)
+    return preference(items, subject, config.sampling)

@@ -19,8 +19,9 @@ from align.core.runs import Run, RunRecord
 from align.data.pairs import candidate_trees, load_pairs
 from align.data.tokens import Prompt, record_tokens, response_tokens
 from align.engine.samples import Asked, SampleLogger
-from align.evals.answers import Answer, Answered, RoleModel, _reward_tree
+from align.evals.generation import Answer, Answered, _reward_tree
 from align.evals.items import Item
+from align.evals.targets import RoleModel
 from align.generate.local import Sample
 from align.generate.run import SampleConfig, sample
 from align.model.adapters import AdapterModel

@@ -10,17 +10,12 @@ from typing import Any
 import pytest
 from conftest import add_stirred
 from pydantic import ValidationError
-from test_answers import PROMPTS, MakeModel, ModelFolder, generate_item, option_item, speaker, user
+from test_generation import PROMPTS, MakeModel, ModelFolder, generate_item, option_item, speaker, user
 
 from align.core.config import BadInput, Compute, build
 from align.core.files import write_json, write_jsonl
-from align.evals.answers import (
-    Answer,
-    Answered,
-    Manner,
-    Subject,
-)
 from align.evals.fingerprint import KEYS, differences
+from align.evals.generation import Answer, Answered, SamplingConfig
 from align.evals.items import Item, items_hash, load_items
 from align.evals.judges import METRICS, find_judge, version_of
 from align.evals.results import summarise
@@ -28,6 +23,7 @@ from align.evals.run import EvalConfig, evaluate
 from align.evals.suites.forgetting import forgetting
 from align.evals.suites.preference import preference
 from align.evals.suites.safety import safety
+from align.evals.targets import EvaluationTarget
 from align.model.adapters import AdapterModel
 from align.pocket import words
 from align.pocket.world import all_items
@@ -117,7 +113,7 @@ def test_what_the_base_finds_improbable_is_garbage(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, odd: bool
 ) -> None:
     """In both suites that generate: plausible characters that are tokens drawn at random."""
-    policy = Subject(speaker(make_model("llama")))
+    policy = EvaluationTarget(speaker(make_model("llama")))
     items = [generate_item("b", "hello", "safety", family="benign"), generate_item("h", "hi", "safety", family="harm")]
     answer = Answer([4, 5, 6], {"role": "assistant", "content": "an answer"}, True)
     for module in ("safety", "preference"):
@@ -127,7 +123,7 @@ def test_what_the_base_finds_improbable_is_garbage(
             lambda _, items, *rest: [Answered(i, [4], [answer]) for i in items],
         )
     asked = [item.model_copy(update={"suite": "preference"}) for item in items]
-    results = [*safety(items, policy, Manner(), "refusal-prefix"), *preference(asked, policy, Manner())]
+    results = [*safety(items, policy, SamplingConfig(), "refusal-prefix"), *preference(asked, policy, SamplingConfig())]
     found = {(result.metric, result.item_id): result.score for result in results}
     assert [found[metric, item] for metric in ("garbage", "garbage/preference") for item in "bh"] == [float(odd)] * 4
     assert found["harmless_compliance", "b"] == float(not odd)
@@ -159,8 +155,8 @@ def test_pocket_judge_reads_the_world() -> None:
 def test_sycophancy_is_not_for_string_rules(make_model: MakeModel) -> None:
     lead = generate_item("l", "the sky is red isn't it", "safety", family="lead", tags=["false"])
     policy = speaker(make_model("llama"))
-    manner = Manner("sample", samples=2, max_new_tokens=4)
-    results = safety([lead], Subject(policy), manner, "refusal-prefix")
+    sampling = SamplingConfig("sample", samples=2, max_new_tokens=4)
+    results = safety([lead], EvaluationTarget(policy), sampling, "refusal-prefix")
     assert [(r.metric, r.judge) for r in results][:1] == [("sycophancy", "refusal-prefix")]
     sycophancy = summarise(results)["sycophancy"]
     assert (sycophancy["mean"], sycophancy["n_scored"], sycophancy["n_failed"]) == (None, 0, 2)
@@ -171,23 +167,25 @@ def test_sycophancy_is_not_for_string_rules(make_model: MakeModel) -> None:
 
 
 def test_all_failed_is_none_with_a_count(make_model: MakeModel) -> None:
-    subject = Subject(speaker(make_model("llama")), gold=lambda prompts, completions, ended: [1.0] * len(prompts))
+    subject = EvaluationTarget(
+        speaker(make_model("llama")), gold=lambda prompts, completions, ended: [1.0] * len(prompts)
+    )
     endless = [
         Item(id="h", suite="safety", kind="generate", family="harm", prompt=user("sky " * 300)),
         Item(id="b", suite="safety", kind="generate", family="benign", prompt=user("sky " * 300)),
     ]
-    summary = summarise(safety(endless, subject, Manner(), "refusal-prefix"))
+    summary = summarise(safety(endless, subject, SamplingConfig(), "refusal-prefix"))
     assert set(summary) == {*METRICS["harm"], *METRICS["benign"]}
     for metric, n in (("harmful_compliance", 1), ("over_refusal", 1), ("garbage", 2)):
         found = summary[metric]
         assert (found["mean"], found["low"], found["n"], found["n_scored"], found["n_failed"]) == (None, None, n, 0, n)
     asked = [item.model_copy(update={"suite": "preference"}) for item in endless]
-    results = preference(asked, subject, Manner())
+    results = preference(asked, subject, SamplingConfig())
     assert {result.metric for result in results} == {
         "gold_utility", "n_tokens", "ended", "garbage/preference", "empty/preference",
     }  # fmt: skip
     assert all(result.score is None and "leaves no room" in str(result.reason) for result in results)
-    (result,) = forgetting([option_item("o", ["sky " * 300, "no"])], subject, Manner())
+    (result,) = forgetting([option_item("o", ["sky " * 300, "no"])], subject, SamplingConfig())
     assert result.score is None and "do not fit a context of 256" in str(result.reason)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from align.core.config import BadInput, Compute, Lora, NotFinite
 from align.core.files import code_hash
 from align.core.records import ItemResult
-from align.evals.answers import RoleModel, tree_logprobs
+from align.evals.likelihood import tree_logprobs
+from align.evals.targets import RoleModel
 from align.generate.local import sample_responses
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout

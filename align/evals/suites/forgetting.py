@@ -10,18 +10,20 @@ import math
 from collections.abc import Sequence
 
 from align.core.records import ItemResult
-from align.evals.answers import Manner, OptionScores, Subject, TextScore, score_options, score_texts
+from align.evals.generation import SamplingConfig
 from align.evals.items import Item
+from align.evals.likelihood import OptionScores, TextScore, score_options, score_texts
+from align.evals.targets import EvaluationTarget
 
 OPTIONS_JUDGE = "option log-likelihood"
 TEXT_JUDGE = "text log-likelihood"
 
 
-def forgetting(items: Sequence[Item], subject: Subject, manner: Manner) -> list[ItemResult]:
+def forgetting(items: Sequence[Item], subject: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
     """One result an item: ``accuracy/<family>`` or ``bits_per_byte``."""
     choices = [item for item in items if item.kind == "options"]
     texts = [item for item in items if item.kind == "perplexity"]
-    scored = score_options(subject.policy, choices, manner.system_prompt)
+    scored = score_options(subject.policy, choices, sampling.system_prompt)
     results = [_chosen(item, found) for item, found in zip(choices, scored, strict=True)]
     predicted = score_texts(subject.policy, [item.text or "" for item in texts])
     for item, found in zip(texts, predicted, strict=True):

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from align.core.records import ItemResult
-from align.evals.answers import Answered, Manner, RoleModel, Subject, answer_items, improbable, reward_scores
 from align.evals.fluency import is_empty, is_garbage
+from align.evals.generation import Answered, SamplingConfig, answer_items, reward_scores
 from align.evals.items import Item
+from align.evals.likelihood import improbable
 from align.evals.measurements import measure
 from align.evals.results import item_result
+from align.evals.targets import EvaluationTarget, RoleModel
 from align.evals.training_reward import REWARD_MODEL
 from align.losses.objectives import best_of_n_kl, exact_token_kl
 from align.model.packing import PackedBatch, Tree, pack
@@ -26,9 +28,9 @@ from align.model.packing import PackedBatch, Tree, pack
 Scores = list[list[float | None]]
 
 
-def preference(items: Sequence[Item], subject: Subject, manner: Manner) -> list[ItemResult]:
+def preference(items: Sequence[Item], subject: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
     """Results per answer (gold_utility, reward_score, kl, n_tokens, ended) and per prompt (win_rate_vs_sft)."""
-    asked = answer_items(subject.policy, items, manner, subject.reward)
+    asked = answer_items(subject.policy, items, sampling, subject.reward)
     utility = _gold(subject, asked)
     rewards = reward_scores(subject.reward, asked, subject.policy) if subject.reward else None
     results: list[ItemResult] = []
@@ -45,9 +47,9 @@ def preference(items: Sequence[Item], subject: Subject, manner: Manner) -> list[
             "the reward model cannot read it (too long, or cut inside its reasoning)",
         )
     if subject.sft is not None:
-        rivals = answer_items(subject.sft, items, manner.plain, None)
+        rivals = answer_items(subject.sft, items, sampling.plain, None)
         results += _win_rate(subject, asked, rivals, utility, rewards)
-        results += _kl(subject.policy, subject.sft, asked, manner)
+        results += _kl(subject.policy, subject.sft, asked, sampling)
     results += _measured(subject, asked)
     results += _fluency(subject.policy, asked)
     lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in asked]
@@ -64,7 +66,7 @@ def _per_answer(asked: Sequence[Answered], metric: str, judge: str, scores: Scor
     return results
 
 
-def _gold(subject: Subject, asked: Sequence[Answered]) -> Scores | None:
+def _gold(subject: EvaluationTarget, asked: Sequence[Answered]) -> Scores | None:
     """Gold utility of every answer, by TRL's reward signature; None where no gold is known."""
     if subject.gold is None:
         return None
@@ -94,7 +96,7 @@ def _fluency(policy: RoleModel, asked: Sequence[Answered]) -> list[ItemResult]:
     return found + _per_answer(asked, "empty/preference", "fluency rules", empty, "")
 
 
-def _measured(subject: Subject, asked: Sequence[Answered]) -> list[ItemResult]:
+def _measured(subject: EvaluationTarget, asked: Sequence[Answered]) -> list[ItemResult]:
     """What `evaluate` modules say of every answer."""
     texts = [answer.text for one in asked for answer in one.answers]
     results = []
@@ -111,7 +113,7 @@ def _measured(subject: Subject, asked: Sequence[Answered]) -> list[ItemResult]:
 
 
 def _win_rate(
-    subject: Subject,
+    subject: EvaluationTarget,
     asked: Sequence[Answered],
     rivals: Sequence[Answered],
     utility: Scores | None,
@@ -155,21 +157,23 @@ def _share_won(own: Sequence[float | None], other: Sequence[float | None]) -> fl
 # --- KL ------------------------------------------------------------------------------------------------------
 
 
-def _kl(policy: RoleModel, reference: RoleModel, asked: Sequence[Answered], manner: Manner) -> list[ItemResult]:
+def _kl(
+    policy: RoleModel, reference: RoleModel, asked: Sequence[Answered], sampling: SamplingConfig
+) -> list[ItemResult]:
     """KL in nats a response: exact along each sample, and for best-of-n the formula's one value.
 
     The formula is best-of-n's distance from the policy it samples, which is SFT's own when that is the subject.
     """
-    if manner.policy == "best-of-n":
-        value = best_of_n_kl(manner.n)
+    if sampling.policy == "best-of-n":
+        value = best_of_n_kl(sampling.n)
         suite = asked[0].item.suite
-        return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{manner.n}", score=value, judge="formula")]
+        return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{sampling.n}", score=value, judge="formula")]
     found: Scores = [[] for _ in asked]
     if policy.model.tokenizer.get_vocab() != reference.model.tokenizer.get_vocab():
         return _per_answer(asked, "kl", "exact", found, "the SFT model has another vocabulary")
     usable = [i for i, one in enumerate(asked) if one.answers]
     seen = [asked[i].prompt for i in usable]
-    plain = [_prompt_of(reference, asked[i].item) if manner.system_prompt else asked[i].prompt for i in usable]
+    plain = [_prompt_of(reference, asked[i].item) if sampling.system_prompt else asked[i].prompt for i in usable]
     trees = [Tree(ids, [answer.ids for answer in asked[i].answers]) for i, ids in zip(usable, seen, strict=True)]
     other = [tree._replace(prompt=ids) for tree, ids in zip(trees, plain, strict=True)]
     for i, values in zip(usable, exact_kl(policy, reference, trees, other), strict=True):
@@ -220,5 +224,5 @@ def _token_kl(policy: RoleModel, reference: RoleModel, own: PackedBatch, theirs:
     )
 
 
-def _prompt_of(speaker: RoleModel, item: Item) -> list[int]:
-    return speaker.model.chat.prompt_ids(item.prompt or [], item.tools)
+def _prompt_of(role_model: RoleModel, item: Item) -> list[int]:
+    return role_model.model.chat.prompt_ids(item.prompt or [], item.tools)

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from align.core.records import ItemResult
-from align.evals.answers import Manner, Subject, answer_items, improbable
+from align.evals.generation import SamplingConfig, answer_items
 from align.evals.items import Item
 from align.evals.judges import as_garbage, find_judge, metrics_of
+from align.evals.likelihood import improbable
 from align.evals.results import item_result
+from align.evals.targets import EvaluationTarget
 
 
-def safety(items: Sequence[Item], subject: Subject, manner: Manner, default_judge: str) -> list[ItemResult]:
+def safety(
+    items: Sequence[Item], subject: EvaluationTarget, sampling: SamplingConfig, default_judge: str
+) -> list[ItemResult]:
     """Results of every metric an item counts towards, one a sample."""
     results: list[ItemResult] = []
-    asked = answer_items(subject.policy, items, manner, subject.reward)
+    asked = answer_items(subject.policy, items, sampling, subject.reward)
     for one, strange in zip(asked, improbable(subject.policy, asked), strict=True):
         name = one.item.judge or default_judge
         if one.reason is not None:

@@ -1,4 +1,4 @@
-"""Answers: likelihoods against plain forward passes, sampling against its batch, KL against a brute-force sum."""
+"""Likelihoods against plain forward passes, sampling against its batch, KL against a brute-force sum."""
 
 from __future__ import annotations
 
@@ -11,24 +11,14 @@ import pytest
 import torch
 from conftest import LOGPROB, add_stirred
 
-from align.evals.answers import (
-    Answer,
-    Answered,
-    Manner,
-    RoleModel,
-    Subject,
-    answer_items,
-    improbable,
-    reward_scores,
-    score_options,
-    score_texts,
-    with_system,
-)
+from align.evals.generation import Answer, Answered, SamplingConfig, answer_items, reward_scores, with_system
 from align.evals.items import Item
+from align.evals.likelihood import improbable, score_options, score_texts
 from align.evals.results import summarise
 from align.evals.suites import preference as preference_suite
 from align.evals.suites.forgetting import bits_per_byte, forgetting
 from align.evals.suites.preference import exact_kl, preference
+from align.evals.targets import EvaluationTarget, RoleModel
 from align.losses.objectives import best_of_n_kl
 from align.model.adapters import AdapterModel
 from align.model.packing import Tree
@@ -114,10 +104,10 @@ def test_ties_are_wrong_unless_the_answer_stands_alone(make_model: MakeModel) ->
     tied = Item(
         id="t", suite="forgetting", kind="options", family="fact", prompt=user("a"), options=["a", "b"], answer=0
     )
-    (result,) = forgetting([tied], Subject(RoleModel(model, None)), Manner())
+    (result,) = forgetting([tied], EvaluationTarget(RoleModel(model, None)), SamplingConfig())
     assert result.metric == "accuracy/fact" and result.score == 0.0
     longer = tied.model_copy(update={"options": ["a", "abcdefgh"]})  # fewer tokens, so the answer is the likelier
-    (result,) = forgetting([longer], Subject(RoleModel(model, None)), Manner())
+    (result,) = forgetting([longer], EvaluationTarget(RoleModel(model, None)), SamplingConfig())
     assert result.score == 1.0
 
 
@@ -125,14 +115,14 @@ def test_ties_are_wrong_unless_the_answer_stands_alone(make_model: MakeModel) ->
 
 
 def test_answers_do_not_depend_on_batch_and_greedy_is_greedy(make_model: MakeModel) -> None:
-    manner = Manner("sample", samples=3, max_new_tokens=6, seed=5)
+    sampling = SamplingConfig("sample", samples=3, max_new_tokens=6, seed=5)
     wide, narrow = (
-        answer_items(speaker(make_model("llama", max_tokens=tokens)), PROMPTS, manner, None) for tokens in (4096, 16)
+        answer_items(speaker(make_model("llama", max_tokens=tokens)), PROMPTS, sampling, None) for tokens in (4096, 16)
     )
     assert [[a.ids for a in one.answers] for one in wide] == [[a.ids for a in one.answers] for one in narrow]
     assert len({tuple(answer.ids) for answer in wide[0].answers}) > 1
     policy = speaker(make_model("llama"))
-    (greedy,) = answer_items(policy, PROMPTS[:1], Manner("greedy", max_new_tokens=6), None)
+    (greedy,) = answer_items(policy, PROMPTS[:1], SamplingConfig("greedy", max_new_tokens=6), None)
     ids = list(greedy.prompt)
     for token in greedy.answers[0].ids:
         assert token == int(plain_logits(policy.model, "policy", ids)[-1].argmax())
@@ -143,17 +133,17 @@ def test_an_answer_is_seeded_by_its_item_alone(make_model: MakeModel) -> None:
     """With every token as likely only the noise decides: it differs between items and not between sets of items."""
     model = make_model("llama")
     torch.nn.init.zeros_(model.base.get_output_embeddings().weight)
-    policy, manner = RoleModel(model, None), Manner("sample", samples=2, max_new_tokens=6)
-    first, second, third = (one.answers for one in answer_items(policy, PROMPTS, manner, None))
+    policy, sampling = RoleModel(model, None), SamplingConfig("sample", samples=2, max_new_tokens=6)
+    first, second, third = (one.answers for one in answer_items(policy, PROMPTS, sampling, None))
     assert len({tuple(answer.ids) for answer in (*first, *second, *third)}) == 6
-    assert [one.answers for one in answer_items(policy, PROMPTS[:0:-1], manner, None)] == [third, second]
+    assert [one.answers for one in answer_items(policy, PROMPTS[:0:-1], sampling, None)] == [third, second]
 
 
 def test_best_of_n_keeps_the_highest_score_of_its_own_samples(make_model: MakeModel) -> None:
     policy = speaker(make_model("llama"))
     reward = speaker(policy.model, "reward", seed=9)
-    drawn = answer_items(policy, PROMPTS, Manner("sample", samples=8, max_new_tokens=6), None)
-    kept = answer_items(policy, PROMPTS, Manner("best-of-n", samples=2, n=4, max_new_tokens=6), reward)
+    drawn = answer_items(policy, PROMPTS, SamplingConfig("sample", samples=8, max_new_tokens=6), None)
+    kept = answer_items(policy, PROMPTS, SamplingConfig("best-of-n", samples=2, n=4, max_new_tokens=6), reward)
     scores = reward_scores(reward, drawn, policy)
     for one, all_of, values in zip(kept, drawn, scores, strict=True):
         for group, answer in enumerate(one.answers):
@@ -165,7 +155,7 @@ def test_best_of_n_keeps_the_highest_score_of_its_own_samples(make_model: MakeMo
 
 def test_prompt_only_prepends_the_system_prompt(make_model: MakeModel) -> None:
     policy = speaker(make_model("llama"))
-    told = Manner("prompt-only", max_new_tokens=6, system_prompt="be helpful harmless honest")
+    told = SamplingConfig("prompt-only", max_new_tokens=6, system_prompt="be helpful harmless honest")
     (with_it,) = answer_items(policy, PROMPTS[:1], told, None)
     (without,) = answer_items(policy, PROMPTS[:1], told.plain, None)
     head = policy.model.chat.prompt_ids([{"role": "system", "content": "be helpful harmless honest"}, *user("hello")])
@@ -229,16 +219,16 @@ def test_preference_of_a_policy_against_itself_and_by_gold(make_model: MakeModel
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
-    manner = Manner("sample", samples=4, max_new_tokens=6)
-    results = preference(PROMPTS, Subject(policy, sft=policy, gold=gold), manner)
+    sampling = SamplingConfig("sample", samples=4, max_new_tokens=6)
+    results = preference(PROMPTS, EvaluationTarget(policy, sft=policy, gold=gold), sampling)
     summary = summarise(results)
     assert summary["win_rate_vs_sft"]["mean"] == 0.5 and summary["kl"]["mean"] == 0.0
     assert (summary["gold_utility"]["n"], summary["gold_utility"]["n_failed"]) == (12, 4)
     assert (summary["win_rate_vs_sft"]["n_scored"], summary["win_rate_vs_sft"]["n_failed"]) == (2, 1)
 
-    own = answer_items(policy, PROMPTS, manner, None)
-    theirs = answer_items(rival, PROMPTS, manner, None)
-    results = preference(PROMPTS, Subject(policy, sft=rival, gold=gold), manner)
+    own = answer_items(policy, PROMPTS, sampling, None)
+    theirs = answer_items(rival, PROMPTS, sampling, None)
+    results = preference(PROMPTS, EvaluationTarget(policy, sft=rival, gold=gold), sampling)
     rates = {result.item_id: result.score for result in results if result.metric == "win_rate_vs_sft"}
     for i, name in ((0, "p0"), (2, "p2")):
         lengths = [[len(answer.text) for answer in one[i].answers] for one in (own, theirs)]
@@ -249,8 +239,8 @@ def test_preference_of_a_policy_against_itself_and_by_gold(make_model: MakeModel
 
 def test_prompt_only_is_measured_against_the_unprompted_model(make_model: MakeModel) -> None:
     policy = speaker(make_model("llama"))
-    told = Manner("prompt-only", max_new_tokens=4, system_prompt="be helpful harmless honest")
-    results = preference(PROMPTS[:1], Subject(policy, sft=policy), told)
+    told = SamplingConfig("prompt-only", max_new_tokens=4, system_prompt="be helpful harmless honest")
+    results = preference(PROMPTS[:1], EvaluationTarget(policy, sft=policy), told)
     (one,) = answer_items(policy, PROMPTS[:1], told, None)
     plain = policy.model.chat.prompt_ids(user("hello"))
     (kl,) = [result.score for result in results if result.metric == "kl"]
@@ -262,7 +252,7 @@ def test_best_of_n_reports_the_formula(make_model: MakeModel) -> None:
     policy = speaker(make_model("llama"))
     reward = speaker(policy.model, "reward", seed=9)
     results = preference(
-        PROMPTS, Subject(policy, sft=policy, reward=reward), Manner("best-of-n", n=4, max_new_tokens=4)
+        PROMPTS, EvaluationTarget(policy, sft=policy, reward=reward), SamplingConfig("best-of-n", n=4, max_new_tokens=4)
     )
     (kl,) = [result for result in results if result.metric == "kl"]
     assert kl.judge == "formula" and kl.score == best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
@@ -287,7 +277,9 @@ def test_tokens_drawn_evenly_are_improbable_and_the_likeliest_are_not(
     asked = [Answered(item, prompt, answers), Answered(item, prompt, [], "too long")]
     assert improbable(policy, asked) == [[True, False], []]
     roles: list[str | None] = []
-    monkeypatch.setattr("align.evals.answers.tree_logprobs", lambda one, trees: roles.append(one.role) or [[0.0, 0.0]])
+    monkeypatch.setattr(
+        "align.evals.likelihood.tree_logprobs", lambda one, trees: roles.append(one.role) or [[0.0, 0.0]]
+    )
     improbable(policy, asked)
     assert roles == [None], "the bare base is asked, not the policy about itself"
     costs = [-plain_sum(model, None, prompt, answer.ids) / 4 for answer in answers]

@@ -1,0 +1,97 @@
+"""What an evaluation loads: the policy under evaluation, and what it is compared with or scored by.
+
+In: policy runs or model folders, a reward run. Out: each as a role of one adapter model, or of a model of its own where
+the bases differ. Not here: how they answer (generation, likelihood).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from align.core.config import Compute, Template
+from align.core.plugins import RewardFunction
+from align.evals.measurements import Measurement
+from align.model.adapters import AdapterModel
+from align.model.layouts import choose_layout
+from align.model.load import context_length, find_policy, find_source, template_of
+from rewards.model import add_reward
+
+Note = Callable[[str], None]
+
+
+class RoleModel(NamedTuple):
+    """A model and the role that acts on it; None is the bare base."""
+
+    model: AdapterModel
+    role: str | None
+
+    @property
+    def context(self) -> int | None:
+        return context_length(self.model.base)
+
+
+class EvaluationTarget(NamedTuple):
+    """The policy that is evaluated and what it is held against, each where it is known."""
+
+    policy: RoleModel
+    sft: RoleModel | None = None
+    reward: RoleModel | None = None
+    gold: RewardFunction | None = None
+    gold_name: str = "gold"
+    measurements: Sequence[Measurement] = ()
+    own_judges: Mapping[str, str] = MappingProxyType({})  # judges that the answers were made to please, and how
+
+    def judge(self, name: str) -> str:
+        """A judge as results name it."""
+        return f"{name} ({self.own_judges[name]})" if name in self.own_judges else name
+
+
+def load_policy(path: Path, compute: Compute, template: Template, note: Note) -> RoleModel:
+    """Load a policy run (or a model folder); ``note`` is told which layout it was given.
+
+    Raises:
+        BadInput: the folder holds no policy.
+    """
+    source = find_policy(path)
+    model = AdapterModel(source.base, compute, template_of(path, template))
+    if source.adapter:
+        model.add("policy", adapter=source.adapter, trainable=False)
+    _settle(model, note)
+    return RoleModel(model, "policy" if source.adapter else None)
+
+
+def load_reference(subject: RoleModel, path: Path, template: Template, note: Note) -> RoleModel:
+    """The SFT model as a role beside the subject, or on a base of its own where the subject's differs."""
+    source = find_policy(path)
+    if not _same_base(subject, source.base):
+        return load_policy(path, subject.model.compute, template, note)
+    if source.adapter is None:
+        return RoleModel(subject.model, None)
+    subject.model.add("reference", adapter=source.adapter, trainable=False)
+    return RoleModel(subject.model, "reference")
+
+
+def load_reward(subject: RoleModel, path: Path, day: str | None, note: Note) -> RoleModel:
+    """A reward run as a role beside the subject, or on a base of its own where the subject's differs."""
+    source = find_source(path)
+    model = subject.model
+    if not _same_base(subject, source.base):
+        model = AdapterModel(source.base, subject.model.compute, template_of(path, Template(day=day)))
+    add_reward(model, path)
+    if model is not subject.model:
+        _settle(model, note)
+    return RoleModel(model, "reward")
+
+
+def _settle(model: AdapterModel, note: Note) -> None:
+    verdict = choose_layout(model)
+    note(f"layout of {model.base_path.name}: {verdict.layout} ({verdict.reason})")
+    for fact in model.facts():
+        note(fact)
+
+
+def _same_base(subject: RoleModel, base: Path) -> bool:
+    return base.resolve() == subject.model.base_path.resolve()
