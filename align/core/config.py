@@ -14,7 +14,6 @@ from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
-from urllib.parse import SplitResult, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -32,16 +31,6 @@ class BadInput(Exception):
 
 class NotFinite(BadInput):
     """A number that must be finite was not; nothing that was made of it is kept."""
-
-
-def http_address(url: str) -> SplitResult | None:
-    """The parts of an http(s) address with a host and, where it names one, a real port; None when it is none."""
-    try:
-        parts = urlsplit(url.strip())
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return None
-    return parts if is_address else None
 
 
 def check_meant(annotation: Any, value: Any) -> None:

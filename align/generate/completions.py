@@ -7,11 +7,8 @@ a refusal in the several forms that servers have for them. Nothing here talks to
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import json
-import math
 import re
-import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -111,23 +108,6 @@ def refused_field(data: Any) -> str | None:
     parameter = error.get("param") if isinstance(error, dict) else None
     quoted = (name for name in OPTIONAL if re.search(rf"['\"`]{name}['\"`]", words(data)))
     return parameter if parameter in OPTIONAL else next(quoted, None)
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header: a number or a date (RFC 9110, section 10.2.3).
-
-    None where it asks for no wait: nothing, a time that is past, or what is neither a number nor a date.
-    """
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _choice_fault(choice: Any, where: str) -> str | None:

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import httpx
 
-from align.core.config import BadInput, http_address
-from align.core.limits import MOST_ANSWER, masked, parse_json, shown_size
+from align.core.config import BadInput
+from align.core.http import Client, Patience, Stopped, Unanswered, redact, retry_after, server_address
+from align.core.limits import MOST_ANSWER, masked, parse_json
 from align.generate.completions import (
     WITHHELD,
     Asked,
@@ -35,7 +33,6 @@ from align.generate.completions import (
     refused_field,
     request_body,
     response,
-    retry_after,
     words,
 )
 
@@ -46,10 +43,6 @@ FIRST_PATIENCE = 5.0  # before the first answer silence and failure are likelier
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # a long response comes in one piece
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 BUSY = (408, 409, 425, 429)
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-LONGEST_WAIT = 60.0  # seconds that a server may ask to be left alone for; it is asked again after that
-LONGEST_ANSWER = 1800.0  # seconds from a request to the last byte of its answer
-LONGEST = 200  # characters of a server's words that are passed on
 
 
 class Answered(NamedTuple):
@@ -77,14 +70,6 @@ class _Refused(Exception):
         self.field = field
 
 
-class _Unanswered(Exception):
-    """No usable answer this time; ``wait`` is how many seconds a busy server wants to be left alone."""
-
-    def __init__(self, said: str, wait: float | None = None, is_busy: bool = False) -> None:
-        super().__init__(said)
-        self.wait, self.is_busy = wait, is_busy
-
-
 class _Reply(NamedTuple):
     """An answer as it came: its data (None where it is no JSON that is read), and whether the key stood in that."""
 
@@ -92,10 +77,6 @@ class _Reply(NamedTuple):
     headers: httpx.Headers
     data: Any
     was_masked: bool
-
-
-class _Stopped(Exception):
-    """Another request met a fault that ends the run."""
 
 
 class Endpoint:
@@ -109,14 +90,12 @@ class Endpoint:
         """
         self.url, self.manner = address(url), manner
         self.given_up: set[str] = set()
-        self._patience = patience
         self._key = _key()
-        is_near = urlsplit(self.url).hostname in LOOPBACK  # no proxy leads there
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        self._client = httpx.Client(timeout=TIMEOUT, headers=headers, trust_env=not is_near)
-        self._has_answered = self._takes_n = False
-        self._stop = threading.Event()
-        self._not_before = 0.0
+        self._client = Client(self.url, most=MOST_ANSWER, timeout=TIMEOUT, headers=headers)
+        pauses, kept = (SHORTEST_PAUSE, LONGEST_PAUSE), "what was answered is kept"
+        self._patience = Patience(self.url, self._key, patience, first=FIRST_PATIENCE, pauses=pauses, kept=kept)
+        self._takes_n = False
 
     def ask_all(self, questions: Iterable[Asked]) -> Iterator[Answered]:
         """Answers as they come; to be called once. A fault is raised after the answers under way were handed over.
@@ -138,13 +117,13 @@ class Endpoint:
                     for future in done:
                         try:
                             yield future.result()
-                        except _Stopped:
+                        except Stopped:
                             continue
                         except BadInput as error:
                             fault = fault or error
-                            self._stop.set()
+                            self._patience.stop.set()
             finally:
-                self._stop.set()
+                self._patience.stop.set()
         if fault is not None:
             raise fault
 
@@ -180,7 +159,7 @@ class Endpoint:
         while True:
             body = request_body(asked, self.manner, n, seed, without)
             try:
-                reply = self._insist(body)
+                reply = self._patience.insist(partial(self._send, body))
             except _Refused as refusal:
                 unproven = "n" if "n" in body and not self._takes_n else None
                 field = refusal.field if refusal.field in body else unproven
@@ -195,25 +174,6 @@ class Endpoint:
             self.given_up |= without
             return reply
 
-    def _insist(self, body: dict[str, Any]) -> _Reply:
-        """Send until there is an answer, with growing pauses, as long as patience lasts."""
-        start, pause = time.monotonic(), SHORTEST_PAUSE
-        while True:
-            self._wait_turn()
-            try:
-                return self._send(body)
-            except _Unanswered as fault:
-                rest = max(pause * random.uniform(1, 1.5), min(fault.wait or 0.0, LONGEST_WAIT))
-                is_known = self._has_answered or fault.is_busy
-                waited = time.monotonic() - start
-                if waited + rest > (self._patience if is_known else min(self._patience, FIRST_PATIENCE)):
-                    raise BadInput(self._silence(str(fault), waited, fault.wait)) from None
-                if fault.wait is not None:
-                    self._not_before = max(self._not_before, time.monotonic() + rest)  # the other requests wait too
-                elif self._stop.wait(rest):
-                    raise _Stopped from None
-            pause = min(2 * pause, LONGEST_PAUSE)
-
     def _send(self, body: dict[str, Any]) -> _Reply:
         """One request; its answer holds at least one choice."""
         reply = self._exchange(json.dumps(body).encode())
@@ -227,43 +187,34 @@ class Endpoint:
             problem = f"its answers do not have the form of chat completions ({fault})"
             raise BadInput(f"{self.url}: {problem}; set endpoint to an API that is compatible with OpenAI's")
         if not data["choices"]:
-            raise _Unanswered("an answer without a choice")
-        self._has_answered = True
+            raise Unanswered("an answer without a choice")
+        self._patience.has_answered = True
         return reply
 
     def _exchange(self, content: bytes) -> _Reply:
-        """Send and read to the end, within the limits; the key is taken out of what came back."""
-        ends, said = time.monotonic() + LONGEST_ANSWER, bytearray()
+        """Send a request; the key is taken out of its answer."""
+        answer = self._client.post(f"{self.url}/chat/completions", content=content)
         try:
-            with self._client.stream("POST", f"{self.url}/chat/completions", content=content) as reply:
-                for block in reply.iter_bytes():
-                    said += block
-                    if len(said) > MOST_ANSWER or time.monotonic() > ends:
-                        limit = f"{shown_size(MOST_ANSWER)} or {LONGEST_ANSWER / 60:.0f} minutes"
-                        raise BadInput(f"{self.url}: an answer went on beyond {limit}; is this an API for chat?")
-        except httpx.RequestError as error:
-            raise _Unanswered(f"{type(error).__name__}: {error}") from None
-        try:
-            data = parse_json(bytes(said))
+            data = parse_json(answer.content)
         except ValueError:
             data = None
         clean = masked(data, self._key)
-        return _Reply(reply.status_code, reply.headers, clean, clean != data)
+        return _Reply(answer.status_code, answer.headers, clean, clean != data)
 
     def _fault(self, status: int, reply: _Reply) -> Exception:
         """What an answer that is no completion means: ask again, never ask this again, or stop."""
         data = reply.data
-        said = self._shown(words(data))
+        said = redact(words(data), self._key)
         if status == 429 and "insufficient_quota" in json.dumps(data):
             return BadInput(f"{self.url}: the account's quota is used up ({said}); what was answered is kept")
-        if status in BUSY or 500 <= status < 600 or (status < 300 and self._has_answered):
+        if status in BUSY or 500 <= status < 600 or (status < 300 and self._patience.has_answered):
             seconds = retry_after(reply.headers.get("Retry-After"))
-            return _Unanswered(f"status {status}: {said}", seconds, is_busy=status != 500)
-        if status == 401 or (status == 403 and not self._has_answered):
+            return Unanswered(f"status {status}: {said}", seconds, is_busy=status != 500)
+        if status == 401 or (status == 403 and not self._patience.has_answered):
             problem = "refuses the key" if self._key else "wants a key"
             return BadInput(f"{self.url}: {problem} (status {status}: {said}); set {' or '.join(KEYS)}")
         if 300 <= status < 400:
-            target = self._shown(str(reply.headers.get("Location", "")).partition("?")[0])
+            target = redact(str(reply.headers.get("Location", "")).partition("?")[0], self._key)
             return BadInput(f"{self.url}: sends elsewhere ({target}); set endpoint to the address that answers")
         if status == 404 and isinstance(data, dict) and "model" in said.lower():
             return BadInput(f"{self.url}: has no model '{self.manner.model}' ({said}); set model to a name it knows")
@@ -272,42 +223,14 @@ class Endpoint:
             return BadInput(f"{self.url}: {problem}; the address of an API often ends in /v1")
         return _Refused(re.sub(r"\d+", "N", said), refused_field(data))  # counted by reason, whatever the lengths
 
-    def _silence(self, reason: str, seconds: float, wait: float | None) -> str:
-        waited = f" for {seconds:.0f} s" if seconds >= 1 else ""
-        when = f"in {wait:.0f} s, as it asks" if wait else "once it answers again"
-        return (
-            f"{self.url}: no usable answer{waited} ({self._shown(reason)}); what was answered is kept: check the "
-            f"address, or run the same command again {when}"
-        )
-
-    def _shown(self, text: str) -> str:
-        """A server's words in one line, cut, and without the key."""
-        text = " ".join((text.replace(self._key, "[key]") if self._key else text).split())
-        return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
-
-    def _wait_turn(self) -> None:
-        while (left := self._not_before - time.monotonic()) > 0 and not self._stop.is_set():
-            self._stop.wait(left)
-        if self._stop.is_set():
-            raise _Stopped
-
 
 def address(url: str) -> str:
-    """The address of an API without a slash at its end.
+    """The address of an API, without a slash at its end and what its requests add to it.
 
     Raises:
         BadInput: no http(s) address, or one that holds more, such as a password; the address is not repeated.
     """
-    parts = http_address(url)
-    if parts is None:
-        raise BadInput("endpoint: is no address of an API; write it like http://127.0.0.1:8000/v1")
-    try:
-        httpx.URL(url.strip())
-    except httpx.InvalidURL as error:
-        raise BadInput(f"endpoint: is no address of an API ({error}); write it like http://127.0.0.1:8000/v1") from None
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise BadInput(f"endpoint: holds a user name, password or parameters; leave them out, the key is {KEYS[0]}")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/chat/completions')}"
+    return server_address(url, "endpoint", "http://127.0.0.1:8000/v1", KEYS[0]).removesuffix("/chat/completions")
 
 
 def sum_known(counts: Iterable[int | None]) -> int | None:

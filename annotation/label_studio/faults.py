@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from align.core.config import BadInput, http_address
+from align.core.config import BadInput
+from align.core.http import server_address
 from align.core.limits import parse_json
 
 SECRETS = (
@@ -42,12 +43,7 @@ def address(url: str) -> str:
     Raises:
         BadInput: no http(s) address of a server, or one that holds a user name or password.
     """
-    parts = http_address(url)
-    if parts is None:
-        raise BadInput("LABEL_STUDIO_URL: is no address of a server; write it like http://127.0.0.1:8080/")
-    if "@" in parts.netloc:
-        raise BadInput("LABEL_STUDIO_URL: holds a user name or password; leave them out, the token is enough")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/"
+    return server_address(url, "LABEL_STUDIO_URL", "http://127.0.0.1:8080/", "LABEL_STUDIO_API_KEY") + "/"
 
 
 def redact(text: str, *secrets: str) -> str:

@@ -19,8 +19,9 @@ import pytest
 
 from align.cli import main
 from align.core.config import BadInput, build
+from align.core.http import retry_after
 from align.core.runs import RunRecord, read_run
-from align.generate.completions import Asked, Manner, refused_field, request_body, response, retry_after, words
+from align.generate.completions import Asked, Manner, refused_field, request_body, response, words
 from align.generate.endpoint import Endpoint, _Reply
 from align.generate.run import SampleConfig, sample
 from annotation.campaign.candidates import read_candidates
@@ -251,7 +252,7 @@ def test_every_prompt_is_answered_once_through_faults(
 ) -> None:
     def endpoint(url: str, manner: Manner) -> Endpoint:
         made = Endpoint(url, manner)
-        made._has_answered = True  # whichever of several requests at once is answered first
+        made._patience.has_answered = True  # whichever of several requests at once is answered first
         return made
 
     monkeypatch.setattr("align.generate.run.Endpoint", endpoint)
@@ -294,6 +295,8 @@ def waits(value: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     class Clock:
         """Time that passes by waiting alone."""
 
+        time = staticmethod(time.time)
+
         @staticmethod
         def monotonic() -> float:
             return sum(pauses)
@@ -306,12 +309,12 @@ def waits(value: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         def is_set(self) -> bool:
             return False
 
-    monkeypatch.setattr("align.generate.endpoint.time", Clock)
-    monkeypatch.setattr("align.generate.endpoint.random.uniform", lambda low, high: low)
+    monkeypatch.setattr("align.core.http.time", Clock)
+    monkeypatch.setattr("align.core.http.random.uniform", lambda low, high: low)
     endpoint = Endpoint("http://127.0.0.1:9/v1", Manner("m", 1.0, 1))
     reply = _Reply(429, httpx.Headers({"Retry-After": value}), {"error": {"message": "slow down"}}, False)
     monkeypatch.setattr(endpoint, "_exchange", lambda content: reply)
-    monkeypatch.setattr(endpoint, "_stop", Stop())
+    monkeypatch.setattr(endpoint._patience, "stop", Stop())
     with pytest.raises(BadInput, match="no usable answer for"):
         endpoint.ask(Asked("p", [], None, {}, [1]))
     return pauses
@@ -330,7 +333,7 @@ def test_who_waits_is_woken_when_the_run_ends(
 
     def endpoint(url: str, manner: Manner) -> Endpoint:
         made = Endpoint(url, manner)
-        made._stop = Stop()
+        made._patience.stop = Stop()
         return made
 
     monkeypatch.setattr("align.generate.run.Endpoint", endpoint)
@@ -350,7 +353,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
     def endpoint(url: str, manner: Manner) -> Endpoint:
         made = Endpoint(url, manner)
-        made._stop = Stop()
+        made._patience.stop = Stop()
         return made
 
     monkeypatch.setattr("align.generate.run.Endpoint", endpoint)
@@ -427,7 +430,7 @@ def test_a_server_that_never_answers_is_waited_for_and_named(
     [
         ({"endpoint": f"https://me:{KEY}@host/v1", "model": MODEL}, "holds a user name, password or parameters"),
         ({"endpoint": f"https://host/v1?key={KEY}", "model": MODEL}, "holds a user name, password or parameters"),
-        ({"endpoint": "host:8000", "model": MODEL}, "is no address of an API"),
+        ({"endpoint": "host:8000", "model": MODEL}, "is no address of a server"),
         ({"endpoint": "http://host/v1"}, "go together"),
         ({"endpoint": "http://host/v1", "model": MODEL, "policy": "run"}, "one of the two"),
         ({}, "one of the two"),
