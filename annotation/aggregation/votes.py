@@ -1,8 +1,8 @@
-"""Judgments to votes to tallies: what people said about each two responses, counted.
+"""Judgments to votes to tallies: what people answered about each two responses, counted.
 
 In: judgments (a ranking of k responses is one vote on each of its C(k, 2) pairs). Out: votes, and per pair of
-responses a tally with its majority. Pure functions. Only the plain majority stands here, which weighs everybody alike;
-who is more reliable, and which response is stronger, is estimated in ``truth.py``.
+responses a tally with its plain majority, which weighs everybody alike. Pure functions. Not here: the reliability of
+annotators and the strength of responses (``estimators.py``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ from align.core.records import Judgment
 
 FIRST, SECOND, TIE = 0, 1, 2
 UP, DOWN = "up", "down"  # labels of a judgment that is a thumb; no label set may use them
+BOTH_BAD = "both_bad"  # flag of a judgment that likes neither response
 UNKNOWN_SIDES = "sides unknown"  # flag of a judgment whose ``shown`` is not what a person saw
+Unit = tuple[str, int, int]  # comparison id, first and second response
 
 
 class Vote(NamedTuple):
-    """One person's word on two responses of a comparison; ``first`` < ``second`` in canonical order."""
+    """One person's answer to one question: which of two responses is better, or what a single one is called.
+
+    ``first`` < ``second`` in canonical order. ``left`` is the response shown first, None where that is unknown. Where
+    ``label`` is given it is the answer, and ``first`` = ``second`` is the response that it names.
+    """
 
     comparison_id: str
     first: int
@@ -32,12 +38,25 @@ class Vote(NamedTuple):
     source: str = "unknown"
     guideline: str | None = None
     margin: float | None = None
+    label: str | None = None
+
+    @property
+    def unit(self) -> Unit:
+        """What the vote is about, whichever task asked for it."""
+        return self.comparison_id, self.first, self.second
+
+    @property
+    def answer(self) -> int | str:
+        """The label, or the outcome of two responses."""
+        return self.outcome if self.label is None else self.label
 
 
 class Tally(NamedTuple):
-    """All votes on two responses: ``counts`` = [for first, for second, ties], ``strengths`` > 0 favour the first.
+    """All votes on two responses, and which of them wins.
 
-    Strengths are those from 0 to 3; only where nobody gave one, they are margins on their source's own scale.
+    ``counts`` = [for first, for second, ties]. ``strengths`` > 0 favour the first: those from 0 to 3, and only where
+    nobody gave one, margins on their source's own scale. ``winner`` is an outcome, None where two outcomes lead
+    together; ``weight`` is the winner's probability, where a method estimates one.
     """
 
     comparison_id: str
@@ -45,15 +64,28 @@ class Tally(NamedTuple):
     second: int
     counts: tuple[int, int, int]
     strengths: tuple[float, ...]
+    winner: int | None
+    weight: float = 1.0
+
+    @property
+    def unit(self) -> Unit:
+        return self.comparison_id, self.first, self.second
+
+    @property
+    def margin(self) -> float:
+        """Mean signed strength towards the winner; 0.0 without strengths."""
+        if not self.strengths:
+            return 0.0
+        mean = sum(self.strengths) / len(self.strengths)
+        return mean if self.winner == FIRST else -mean
 
 
-def votes(judgments: Iterable[Judgment]) -> list[Vote]:
-    """Expand judgments into votes.
+def votes_of(judgments: Iterable[Judgment]) -> list[Vote]:
+    """Expand judgments into votes on two responses each.
 
-    ``left`` is the response index shown first (None where the sides are unknown). Strength belongs to a judgment of
-    two responses; a ranking of more says nothing about how far apart two of them stand.
+    Strength belongs to a judgment of two responses; a ranking of more does not tell how far apart two of them are.
     """
-    found = []
+    votes = []
     for judgment in judgments:
         rank = {index: place for place, group in enumerate(judgment.ranking) for index in group}
         place_on_screen = {index: place for place, index in enumerate(judgment.shown)}
@@ -62,30 +94,27 @@ def votes(judgments: Iterable[Judgment]) -> list[Vote]:
         for first, second in combinations(sorted(rank), 2):
             outcome = TIE if rank[first] == rank[second] else FIRST if rank[first] < rank[second] else SECOND
             left = min(first, second, key=place_on_screen.__getitem__) if knows_sides else None
-            found.append(
-                Vote(
-                    judgment.comparison_id,
-                    first,
-                    second,
-                    judgment.annotator,
-                    outcome,
-                    strength,
-                    left,
-                    judgment.seconds,
-                    judgment.source,
-                    judgment.guideline,
-                    margin,
-                )
-            )
-    return found
+            unit = (judgment.comparison_id, first, second)
+            facts = (judgment.seconds, judgment.source, judgment.guideline)
+            votes.append(Vote(*unit, judgment.annotator, outcome, strength, left, *facts, margin))
+    return votes
 
 
-def tallies(cast: Iterable[Vote]) -> list[Tally]:
-    """Count votes by comparison and pair of responses, in that order."""
-    grouped: dict[tuple[str, int, int], list[Vote]] = {}
-    for vote in cast:
-        grouped.setdefault((vote.comparison_id, vote.first, vote.second), []).append(vote)
-    return [_tally(key, group) for key, group in sorted(grouped.items())]
+def answers_of(judgments: Sequence[Judgment]) -> list[Vote]:
+    """Votes on two responses each, and the labels of single responses as votes, too."""
+    single = [j for j in judgments if len(j.shown) == 1 and j.label is not None]
+    return votes_of(judgments) + [
+        Vote(j.comparison_id, 0, 0, j.annotator, TIE, None, None, j.seconds, j.source, j.guideline, label=j.label)
+        for j in single
+    ]
+
+
+def tallies(votes: Iterable[Vote]) -> list[Tally]:
+    """Count votes by comparison and pair of responses, in that order; the plain majority wins."""
+    by_unit: dict[Unit, list[Vote]] = {}
+    for vote in votes:
+        by_unit.setdefault(vote.unit, []).append(vote)
+    return [_tally(unit, group) for unit, group in sorted(by_unit.items())]
 
 
 def majority(counts: tuple[int, int, int]) -> int | None:
@@ -95,29 +124,20 @@ def majority(counts: tuple[int, int, int]) -> int | None:
     return leaders[0] if len(leaders) == 1 and top > 0 else None
 
 
-def margin(tally: Tally, chosen: int) -> float:
-    """Mean signed strength towards the chosen outcome; a tie counts as 0, no strengths at all give 0.0."""
-    if not tally.strengths:
-        return 0.0
-    mean = sum(tally.strengths) / len(tally.strengths)
-    return mean if chosen == FIRST else -mean
+def signed(vote: Vote, size: float) -> float:
+    """A strength that is above 0 where it favours the first response."""
+    return 0.0 if vote.outcome == TIE else float(size if vote.outcome == FIRST else -size)
 
 
-def _tally(key: tuple[str, int, int], group: list[Vote]) -> Tally:
-    outcomes = [vote.outcome for vote in group]
-    strengths = [_signed(vote, vote.strength) for vote in group if vote.strength is not None]
-    strengths = strengths or [_signed(vote, vote.margin) for vote in group if vote.margin is not None]
-    counts = (outcomes.count(FIRST), outcomes.count(SECOND), outcomes.count(TIE))
-    return Tally(*key, counts, tuple(sorted(strengths)))
-
-
-def _signed(vote: Vote, size: float) -> float:
-    if vote.outcome == TIE:
-        return 0.0
-    return float(size if vote.outcome == FIRST else -size)
-
-
-def is_shared(cast: Sequence[Vote]) -> bool:
+def is_shared(votes: Sequence[Vote]) -> bool:
     """Whether some two people voted on the same two responses."""
-    people: dict[tuple[str, int, int], str] = {}
-    return any(people.setdefault((v.comparison_id, v.first, v.second), v.annotator) != v.annotator for v in cast)
+    people: dict[Unit, str] = {}
+    return any(people.setdefault(vote.unit, vote.annotator) != vote.annotator for vote in votes)
+
+
+def _tally(unit: Unit, votes: list[Vote]) -> Tally:
+    outcomes = [vote.outcome for vote in votes]
+    strengths = [signed(vote, vote.strength) for vote in votes if vote.strength is not None]
+    strengths = strengths or [signed(vote, vote.margin) for vote in votes if vote.margin is not None]
+    counts = (outcomes.count(FIRST), outcomes.count(SECOND), outcomes.count(TIE))
+    return Tally(*unit, counts, tuple(sorted(strengths)), majority(counts))

@@ -1,10 +1,10 @@
 """`annotate open-contested`: tasks whose answers disagree go to one more person, once for each disagreement.
 
-In: what people said, as of a pull made first. Out: tasks that the server hands out again; which those are is defined in
-``opinions.py``. Only tasks whose answer nobody knows are looked at, and only those that wait for nobody: one that was
-re-opened stays as it is until the next person has answered, however often this is run and whichever ledger it is run
-with. Tasks that were answered by as many people as they ask, of whose votes too few count (somebody was excluded, an
-answer was set aside), go the same way.
+In: what people said, as of a pull made first. Out: tasks that the server hands out again; ``agreement/answers.py``
+defines which those are. Only tasks whose answer nobody knows are looked at, and only those that wait for nobody: one
+that was re-opened stays as it is until the next person has answered, however often this is run and whichever ledger it
+is run with. Tasks that were answered by as many people as they ask, of whose votes too few count (somebody was
+excluded, an answer was set aside), go the same way.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from align.core.config import BadInput
 from align.core.records import Judgment
-from annotation.aggregation.evidence import asked, evidence
+from annotation.aggregation.counting import counting_judgments, questions_of
+from annotation.aggregation.votes import answers_of
+from annotation.agreement.answers import contested
 from annotation.campaign.answers import ANSWERED
-from annotation.campaign.opinions import contested, opinions
 from annotation.campaign.pull import pull
 from annotation.campaign.settings import Campaign
 from annotation.label_studio.rows import StudioTask
@@ -86,8 +87,8 @@ def open_contested(
         project = studio.project(state.project)
         most = maximum or 2 * project.votes + 1
         most = min(most, len(campaign.annotators)) if campaign.annotators else most
-        counting = evidence(own_judgments(ledger), asked(store), excluded(store)).judgments
-        disputed = contested_tasks(ledger, contested(opinions(counting), posterior))
+        counting = counting_judgments(own_judgments(ledger), questions_of(store), excluded(store)).judgments
+        disputed = contested_tasks(ledger, contested(answers_of(counting), posterior))
         short = [key for key in short_tasks(ledger, project.votes, counting) if key not in disputed]
         keys = [*disputed, *short]
         found = _on_server(ledger, studio, project.id, keys)

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from align.core.records import Comparison, Judgment, Response
-from annotation.aggregation.votes import votes
-from annotation.agreement.ballots import hit
+from annotation.aggregation.votes import votes_of
+from annotation.agreement.columns import is_right as orders_alike
 from annotation.interface.config import Interface, verdicts
 from annotation.store.bodies import COMPARISON, JUDGMENT
 from annotation.store.ledger import Ledger, source_of
@@ -93,7 +93,7 @@ def is_right(answer: Answer, judgment: Judgment) -> bool:
     """Whether a judgment says what is known: the label, or the order of every two responses that the answer orders."""
     if answer.ranking is None:
         return judgment.label == answer.label
-    hits = [hit(vote, answer.ranking) for vote in votes([judgment])]
+    hits = [orders_alike(vote, answer.ranking) for vote in votes_of([judgment])]
     return all(found for found in hits if found is not None)
 
 

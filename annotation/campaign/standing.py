@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from annotation.agreement.answers import Agreement
 from annotation.campaign.hours import Day
-from annotation.campaign.opinions import Agreement
 from annotation.campaign.projection import Projection
 
 

@@ -20,12 +20,13 @@ from typing import NamedTuple, Protocol, TypeVar
 from align.core.config import BadInput
 from align.core.records import Judgment
 from align.core.stats.agreement import share
-from annotation.aggregation.evidence import asked, evidence
+from annotation.aggregation.counting import counting_judgments, questions_of
+from annotation.aggregation.votes import Vote, answers_of
+from annotation.agreement.answers import Agreement, agreement, contested, winners
 from annotation.campaign import gold
 from annotation.campaign.answers import ANSWERED, JUDGMENT, SET_ASIDE, SKIPS
 from annotation.campaign.contested import contested_tasks, own_judgments
 from annotation.campaign.hours import CAP, Day, days, seconds_of, write_hours
-from annotation.campaign.opinions import Agreement, Opinion, agreement, contested, opinions, winners
 from annotation.campaign.projection import Projection, project_end
 from annotation.campaign.settings import Campaign
 from annotation.campaign.standing import Guideline, Person, Status, Work
@@ -59,7 +60,7 @@ class Books(NamedTuple):
     answers: list[Pulled]
     judgments: list[Judgment]
     counting: list[Judgment]
-    opinions: list[Opinion]
+    votes: list[Vote]
     disputed: list[str]
     quarantine: dict[str, int]
     guideline: Guideline
@@ -85,7 +86,7 @@ def status(campaign: Campaign, *, hours: Path | None = None, price: float | None
     counted, listed = Counter(states.values()), days(books.answers, cap)
     if hours is not None:
         write_hours(hours, listed)
-    work, usable, agreed = _work(books.answers, listed), winners(books.opinions), agreement(books.opinions)
+    work, usable, agreed = _work(books.answers, listed), winners(books.votes), agreement(books.votes)
     cost = None if price is None else price * work.hours
     return Status(
         campaign=campaign.name,
@@ -121,7 +122,7 @@ def _books(campaign: Campaign, ledger: Ledger) -> Books:
         raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
     tasks = {key: t for key, t in ledger.tasks().items() if t.task_id is not None and t.purpose != "calibration"}
     reopened, gone, judgments = ledger.reopened(), excluded(ledger.store), own_judgments(ledger)
-    given = opinions(evidence(judgments, asked(ledger.store), gone).judgments)
+    votes = answers_of(counting_judgments(judgments, questions_of(ledger.store), gone).judgments)
     sources = {source_of(campaign.name, key) for key in tasks}
     judged = [judgment for judgment in judgments if judgment.source in sources]
     return Books(
@@ -132,8 +133,8 @@ def _books(campaign: Campaign, ledger: Ledger) -> Books:
         answers=[row for row in ledger.pulled().values() if row.outcome != ERASED],
         judgments=judged,
         counting=[judgment for judgment in judged if judgment.annotator not in gone],
-        opinions=given,
-        disputed=contested_tasks(ledger, contested(given)),
+        votes=votes,
+        disputed=contested_tasks(ledger, contested(votes)),
         quarantine=dict(Counter(row.reason for row in ledger.quarantined()).most_common()),
         guideline=_guideline(ledger, tasks.values()),
         excluded=gone,

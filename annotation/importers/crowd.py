@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
-from annotation.aggregation.votes import UNKNOWN_SIDES
+from annotation.aggregation.votes import BOTH_BAD, UNKNOWN_SIDES
 from annotation.importers.columns import Columns, Field, Labels, Outcome, number_of, text_of, word_of
 from annotation.importers.formats import container_of
 from annotation.importers.gathering import Gathering, Judged
@@ -27,7 +27,6 @@ from annotation.importers.intake import NOTHING_GIVEN, Found, Given, Unusable, c
 from annotation.importers.sides import Sides, asked_with, check, sides_of, storable, with_system
 from annotation.importers.table import Row, Table, find_columns, open_table, trimmed
 from annotation.importers.turns import BESIDE, decoded, refuse_media, template_arguments_of, tools_of
-from annotation.interface.config import BOTH_BAD
 
 LEFT_RIGHT = ("left", "right")
 NEEDED: tuple[Field, ...] = ("label", "left", "right")

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from align.core.records import Message
+from annotation.aggregation.votes import BOTH_BAD
 from annotation.importers.columns import Labels, Outcome
 from annotation.importers.intake import Unusable
 from annotation.importers.turns import messages_of
-from annotation.interface.config import BOTH_BAD
 
 UNPLACED = "_"  # where the cards of a ranking in buckets begin
 RANKINGS: Mapping[Outcome, list[list[int]]] = {

@@ -19,7 +19,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from align.core.config import BadInput, Frozen, build, read_yaml
 from align.core.records import Comparison, Response, content_hash
-from annotation.aggregation.votes import DOWN, UNKNOWN_SIDES, UP
+from annotation.aggregation.votes import BOTH_BAD, DOWN, UNKNOWN_SIDES, UP
 from annotation.interface.render import (
     RENDERING,
     Words,
@@ -38,7 +38,6 @@ Tag = Literal[
 TAGS = frozenset(get_args(Tag))
 WORDS_FOLDER = Path(__file__).parent / "words"
 LETTERS = "abcdef"
-BOTH_BAD = "both_bad"
 TOO_DISTURBING = "too_disturbing"
 RESERVED = {BOTH_BAD, TOO_DISTURBING, UNKNOWN_SIDES, UP, DOWN}
 MAX_RATING = 5

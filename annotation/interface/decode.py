@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from align.core.records import Comparison, Judgment
+from annotation.aggregation.votes import BOTH_BAD
 from annotation.interface.config import (
-    BOTH_BAD,
     MAX_RATING,
     TOO_DISTURBING,
     Control,

@@ -31,7 +31,7 @@ from align.core.records import (
     Thumb,
     content_hash,
 )
-from annotation.aggregation.evidence import Asked
+from annotation.aggregation.counting import Questions
 from annotation.aggregation.votes import DOWN, UP
 from annotation.pairs.splits import SPLITS, Placement
 from annotation.store.store import Split
@@ -68,7 +68,7 @@ def products(
     judgments: Sequence[Judgment],
     comparisons: Mapping[str, Comparison],
     placement: Placement,
-    questions: Asked,
+    questions: Questions,
     voted: Iterable[Pair],
     min_votes: int,
 ) -> Products:
@@ -225,7 +225,7 @@ def _labels(
     judgments: Iterable[Judgment],
     comparisons: Mapping[str, Comparison],
     placement: Placement,
-    questions: Asked,
+    questions: Questions,
     min_votes: int,
 ) -> Made[Labelled]:
     """One row a response and set of labels; a tie is a row without a label, as its votes are worth knowing."""

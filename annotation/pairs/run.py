@@ -7,8 +7,8 @@ everything that was left out and why. The same judgments, exclusions and config 
 order they came in and whichever store holds them; the chain head, which depends on the store's random salts, therefore
 stands in the run's record (``inputs.feedback``) and not in the manifest.
 
-Which judgments count is decided in ``evidence.py``, which response is the better one and with what weight in
-``verdicts.py``, which split a prompt belongs to in ``splits.py``; what is no pair is made in ``products.py``.
+Which judgments count is decided in ``counting.py``, which response is the better one and with what weight in
+``decisions.py``, which split a prompt belongs to in ``splits.py``; what is no pair is made in ``products.py``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from align.core.config import BadInput, StageConfig
 from align.core.files import file_hash, write_json, write_jsonl
 from align.core.records import Comparison, Judgment, Pair, Record, Response
 from align.core.runs import Run, stage
-from annotation.aggregation.evidence import Evidence, asked, beside_the_chain, evidence
-from annotation.aggregation.verdicts import Method, Ties, Verdict, called_both_bad, judge
-from annotation.aggregation.votes import FIRST, TIE, Tally, Vote, margin, tallies, votes
-from annotation.agreement.run import ceiling, measure
+from annotation.aggregation.counting import CountingJudgments, counting_judgments, exclusions_hash, questions_of
+from annotation.aggregation.decisions import Method, Ties, called_both_bad, decide
+from annotation.aggregation.votes import FIRST, TIE, Tally, Vote, tallies, votes_of
+from annotation.agreement.measures import ceiling, measure
 from annotation.pairs.card import Facts, guideline_versions, write_card
 from annotation.pairs.products import Products, Row, account, columns, files, pair_key, products, side
 from annotation.pairs.splits import SPLITS, Placement, is_for_judge, place
@@ -71,7 +71,7 @@ class PairsConfig(StageConfig):
 
     def heads(self) -> dict[str, str]:
         with Store.open(self.feedback) as store:
-            return {"feedback": store.head(), "ledger": beside_the_chain(store)}
+            return {"feedback": store.head(), "ledger": exclusions_hash(store)}
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -86,7 +86,7 @@ class PairsConfig(StageConfig):
         return self
 
 
-class Decided(NamedTuple):
+class VotedPairs(NamedTuple):
     """Pairs by comparison order, before the split, and why the others are none."""
 
     pairs: list[Pair]
@@ -103,24 +103,28 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     with Store.open(config.feedback) as store:
         head = _intact(store, run)
         judgments, comparisons, hints = store.judgments(), store.comparisons(), store.splits()
-        questions, reasons, versions = asked(store), _exclusions(config, store, judgments), guideline_versions(store)
+        questions, reasons, versions = (
+            questions_of(store),
+            _exclusions(config, store, judgments),
+            guideline_versions(store),
+        )
     placement = place(comparisons, hints, config.validation, config.test, config.seed)
     others = _of_the_other_side(config, comparisons, placement)
     comparisons = [comparison for comparison in comparisons if comparison.id not in others]
     judgments = [judgment for judgment in judgments if judgment.comparison_id not in others]
-    counting = evidence(judgments, questions, reasons)
+    counting = counting_judgments(judgments, questions, reasons)
     by_id = {comparison.id: comparison for comparison in comparisons}
-    cast = pooled(votes(counting.judgments), by_id)
-    decided, estimated = _voted(config, counting, cast, by_id, placement)
-    made = products(counting.judgments, by_id, placement, questions, decided.pairs, config.min_votes)
-    whole = sorted([*decided.pairs, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
+    votes = pooled(votes_of(counting.judgments), by_id)
+    voted, estimated = _voted(config, counting, votes, by_id, placement)
+    made = products(counting.judgments, by_id, placement, questions, voted.pairs, config.min_votes)
+    whole = sorted([*voted.pairs, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
     rows = {split: [p for p in whole if placement.split[p.comparison_id] == split] for split in SPLITS}
-    _count_drops(run, decided, made)
+    _count_drops(run, voted, made)
     outputs: dict[str, Sequence[Row]] = {f"{split}.jsonl": rows[split] for split in SPLITS}
     outputs |= files(made, placement.split)
-    _require_rows(config, outputs, decided.dropped, len(comparisons), len(judgments), has_votes=bool(cast))
+    _require_rows(config, outputs, voted.dropped, len(comparisons), len(judgments), has_votes=bool(votes))
     manifest = {
-        **_manifest(config, rows, decided.dropped, placement, comparisons, judgments, cast),
+        **_manifest(config, rows, voted.dropped, placement, comparisons, judgments, votes),
         **account(made, placement.split),
         **({_other_side(config): len(others)} if config.judge_share else {}),
         "guidelines": dict(sorted(Counter(j.guideline for j in counting.judgments if j.guideline).items())),
@@ -133,7 +137,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     for name, lines in outputs.items():
         write_jsonl(run.path / name, map(columns, lines))
     if config.card and config.licence:
-        alpha = measure(cast, by_id, config.seed)["alpha"] if cast else None
+        alpha = measure(votes, by_id, config.seed)["alpha"] if votes else None
         write_card(
             run.path / "card", outputs, Facts(config.licence, manifest, alpha, versions, _languages(outputs, by_id))
         )
@@ -142,7 +146,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     write_json(run.path / "manifest.json", manifest)
     if config.judge_share:
         run.note(f"{len(others)} comparisons of training prompts are {_other_side(config).replace('_', ' ')}")
-    for note in _remarks(config, rows, placement, decided.dropped):
+    for note in _remarks(config, rows, placement, voted.dropped):
         run.note(note)
     return {
         **{f"{split}_pairs": len(rows[split]) for split in SPLITS},
@@ -156,7 +160,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def pooled(cast: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[Vote]:
+def pooled(votes: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[Vote]:
     """Votes on rows of a file that hold the same texts under names of their own, as votes on one comparison.
 
     It is the one without a name of its own (the first row's), else the first by id.
@@ -171,7 +175,7 @@ def pooled(cast: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[
         for content, copies in alike.items()
         for comparison in copies
     }
-    return [vote._replace(comparison_id=stands_for.get(vote.comparison_id, vote.comparison_id)) for vote in cast]
+    return [vote._replace(comparison_id=stands_for.get(vote.comparison_id, vote.comparison_id)) for vote in votes]
 
 
 def _of_the_other_side(config: PairsConfig, comparisons: Iterable[Comparison], placement: Placement) -> set[str]:
@@ -190,38 +194,36 @@ def _other_side(config: PairsConfig) -> str:
     return "left_to_policies" if config.for_judge else "left_to_the_judge"
 
 
-def decide(
-    counted: Iterable[Tally], verdicts: Iterable[Verdict], comparisons: Mapping[str, Comparison], min_votes: int
-) -> Decided:
-    """Turn tallies and their verdicts into pairs; where two make the same pair, the one with more votes stays."""
+def pairs_of(decided: Iterable[Tally], comparisons: Mapping[str, Comparison], min_votes: int) -> VotedPairs:
+    """Make pairs of decided tallies; where two make the same pair, the one with more votes is kept."""
     dropped = Counter(dict.fromkeys(REASONS, 0))
     found: dict[tuple[str, ...], Pair] = {}
-    for tally, verdict in zip(counted, verdicts, strict=True):
+    for tally in decided:
         comparison = comparisons[tally.comparison_id]
         first, second = (comparison.responses[index] for index in (tally.first, tally.second))
-        if reason := _unusable(tally, verdict.winner, first.messages == second.messages, min_votes):
+        if reason := _unusable(tally, first.messages == second.messages, min_votes):
             dropped[reason] += 1
             continue
-        pair = _pair(comparison, tally, (first, second), verdict)
+        pair = _pair(comparison, tally, (first, second))
         key = pair_key(pair)
         if (rival := found.get(key)) is not None:
             dropped["duplicate"] += 1
             if sum(rival.votes) >= sum(pair.votes):
                 continue
         found[key] = pair
-    return Decided(sorted(found.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
+    return VotedPairs(sorted(found.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
 
 
-def _unusable(tally: Tally, winner: int | None, are_equal: bool, min_votes: int) -> str | None:
+def _unusable(tally: Tally, are_equal: bool, min_votes: int) -> str | None:
     if sum(tally.counts) < min_votes:
         return "too few votes"
     if are_equal:
         return "chosen equals rejected"
-    return "tie" if winner in (None, TIE) else None
+    return "tie" if tally.winner in (None, TIE) else None
 
 
-def _pair(comparison: Comparison, tally: Tally, sides: tuple[Response, Response], verdict: Verdict) -> Pair:
-    first_wins = verdict.winner == FIRST
+def _pair(comparison: Comparison, tally: Tally, sides: tuple[Response, Response]) -> Pair:
+    first_wins = tally.winner == FIRST
     chosen, rejected = sides if first_wins else sides[::-1]
     first, second, tied = tally.counts
     return Pair(
@@ -230,11 +232,11 @@ def _pair(comparison: Comparison, tally: Tally, sides: tuple[Response, Response]
         **side("rejected", rejected),
         tools=comparison.tools,
         template_arguments=comparison.template_arguments,
-        margin=margin(tally, FIRST if first_wins else 1),
+        margin=tally.margin,
         votes=[first, second, tied] if first_wins else [second, first, tied],
         comparison_id=comparison.id,
         prompt_id=comparison.prompt_id,
-        weight=verdict.weight,
+        weight=tally.weight,
     )
 
 
@@ -260,28 +262,28 @@ def _exclusions(config: PairsConfig, store: Store, judgments: Iterable[Judgment]
 
 def _voted(
     config: PairsConfig,
-    counting: Evidence,
-    cast: Sequence[Vote],
+    counting: CountingJudgments,
+    votes: Sequence[Vote],
     comparisons: Mapping[str, Comparison],
     placement: Placement,
-) -> tuple[Decided, dict[str, Any]]:
+) -> tuple[VotedPairs, dict[str, Any]]:
     """The pairs that votes make, every drop up to here, and what the method estimated on the way."""
-    counted = tallies(cast)
+    counted = tallies(votes)
     clean = [tally for tally in counted if tally.comparison_id not in placement.leaking]
     bad = called_both_bad(counting.judgments) if config.both_bad == "drop" else set()
     usable = [tally for tally in clean if tally.comparison_id not in bad]
-    judged = judge(config.method, config.ties, cast, usable, comparisons)
-    decided = decide(usable, judged.verdicts, comparisons, config.min_votes)
-    decided.dropped["leakage"] = len(counted) - len(clean)
+    decisions = decide(config.method, config.ties, votes, usable, comparisons)
+    voted = pairs_of(decisions.tallies, comparisons, config.min_votes)
+    voted.dropped["leakage"] = len(counted) - len(clean)
     if config.both_bad == "drop":
-        decided.dropped["both bad"] = len(clean) - len(usable)
-    decided.dropped.update(+counting.left_out)
-    return decided, judged.estimated
+        voted.dropped["both bad"] = len(clean) - len(usable)
+    voted.dropped.update(+counting.left_out)
+    return voted, decisions.estimated
 
 
-def _count_drops(run: Run, decided: Decided, made: Products) -> None:
+def _count_drops(run: Run, voted: VotedPairs, made: Products) -> None:
     """Into the run's record, what is no pair under the name of its kind."""
-    for reason, count in sorted(decided.dropped.items()):
+    for reason, count in sorted(voted.dropped.items()):
         run.drop(reason, count)
     for name, kind in made._asdict().items():
         for reason, count in sorted(kind.dropped.items()):
@@ -345,7 +347,7 @@ def _manifest(
     placement: Placement,
     comparisons: Sequence[Comparison],
     judgments: Sequence[Judgment],
-    cast: Sequence[Vote],
+    votes: Sequence[Vote],
 ) -> dict[str, Any]:
     used = {split: {pair.comparison_id for pair in rows[split]} for split in SPLITS}
     judged = {judgment.comparison_id for judgment in judgments}
@@ -359,8 +361,8 @@ def _manifest(
         "dropped": dict(sorted(dropped.items())),
         "near_duplicate_prompts": placement.near_duplicates,
         "ceiling": {
-            **ceiling(cast, config.seed),
-            **{split: ceiling([v for v in cast if v.comparison_id in used[split]], config.seed) for split in SPLITS},
+            **ceiling(votes, config.seed),
+            **{split: ceiling([v for v in votes if v.comparison_id in used[split]], config.seed) for split in SPLITS},
         },
         "policy": _policy(config),
         "content_sha256": _content(comparisons, judgments),

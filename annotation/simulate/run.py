@@ -21,7 +21,7 @@ from align.core.config import BadInput, Frozen, StageConfig
 from align.core.files import write_json, write_text
 from align.core.records import Comparison, Judgment, content_hash
 from align.core.runs import Run, stage
-from annotation.agreement.run import share
+from align.core.stats.agreement import share
 from annotation.campaign.candidates import CandidatePrompt, choose_groups, compare, lot, read_candidates
 from annotation.campaign.posting import post
 from annotation.campaign.settings import Campaign

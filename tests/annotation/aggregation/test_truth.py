@@ -12,8 +12,8 @@ import pytest
 from fixtures.judging import comparison, judgment, said
 
 from align.core.records import Comparison, Judgment
-from annotation.aggregation.models import PRIOR, davidson, dawid_skene, outcome_probabilities
-from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes
+from annotation.aggregation.estimators import PRIOR, davidson, dawid_skene, outcome_probabilities
+from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes_of
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.simulate.run import Annotator, simulate_votes
 from annotation.store.store import Store
@@ -83,7 +83,7 @@ def test_simulated_annotators_come_out_in_their_true_order() -> None:
         Annotator(name="cleo", reliability=0.82, position_bias=-0.1),
         Annotator(name="dan", reliability=0.80, position_bias=0.3, length_bias=0.05, careless=0.4),
     ]
-    found = dawid_skene(votes(simulate_votes(items, utilities, people, seed=0))).reliability
+    found = dawid_skene(votes_of(simulate_votes(items, utilities, people, seed=0))).reliability
     assert sorted(found, key=found.__getitem__, reverse=True) == ["ada", "ben", "cleo", "dan"], found
 
 

@@ -15,9 +15,10 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 
 from align.core.records import Comparison, Judgment
 from align.core.stats.agreement import alpha, bootstrap, bootstraps, chance_corrected, ordinal_alpha
-from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes
+from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes_of
+from annotation.agreement.measures import COEFFICIENTS, measure
 from annotation.agreement.page import page
-from annotation.agreement.run import COEFFICIENTS, AgreementConfig, agreement, measure
+from annotation.agreement.run import AgreementConfig, agreement
 from annotation.simulate.run import Annotator, simulate_votes
 from annotation.store.ledger import exclude
 from annotation.store.store import Store
@@ -136,7 +137,7 @@ ITEM, OTHER = comparison("q", "good", "bad"), comparison("q two", "good", "bad")
 
 
 def test_repeats_and_gold_are_counted_by_hand() -> None:
-    cast = votes([
+    cast = votes_of([
         said(ITEM, "good", "a", source="first"), said(ITEM, "good", "a", source="second"),
         said(ITEM, "bad", "a", source="third"), said(ITEM, "bad", "b"), said(OTHER, "good", "a"),
     ])  # fmt: skip
@@ -156,7 +157,7 @@ def test_repeats_and_gold_are_counted_by_hand() -> None:
 def test_speed_is_told_by_others_on_the_same_comparison() -> None:
     items = [comparison(f"q {n}", "good", "bad") for n in range(12)]
     seconds = {"quick": 4.0, "usual": 10.0, "steady": 12.0, "slow": 40.0}
-    cast = votes([said(item, "good", name, seconds=time) for item in items for name, time in seconds.items()])
+    cast = votes_of([said(item, "good", name, seconds=time) for item in items for name, time in seconds.items()])
     people = measure(cast, {})["annotators"]
     assert {name: found["speed"]["outlier"] for name, found in people.items()} == {
         "quick": "fast", "usual": None, "steady": None, "slow": "slow"
@@ -174,7 +175,7 @@ def test_faulty_annotators_show() -> None:
     people = [Annotator(name=f"good{n}", reliability=0.95) for n in range(3)]
     people += [Annotator(name="left", reliability=0.6, position_bias=2.0)]
     people += [Annotator(name="long", reliability=0.6, length_bias=0.5), Annotator(name="idle", careless=0.95)]
-    cast = votes(simulate_votes(items, utilities, people, seed=1, votes_per_comparison=6))
+    cast = votes_of(simulate_votes(items, utilities, people, seed=1, votes_per_comparison=6))
     report = measure(cast, {item.id: item for item in items})["annotators"]
     assert max(report, key=lambda name: report[name]["position"]["value"]) == "left"
     assert max(report, key=lambda name: report[name]["length"]["value"]) == "long"
@@ -196,7 +197,7 @@ def test_groups_are_measured_apart() -> None:
         better = "good" if n % 2 else "bad"
         cast += [said(g, better, name, guideline="v1") for name in "ab"]
         cast += [said(e, better, "a", guideline="v2"), said(e, "bad", "b")]
-    report = measure(votes(cast), {item.id: item for item in german + english})
+    report = measure(votes_of(cast), {item.id: item for item in german + english})
     assert {k: v["pairwise_agreement"]["value"] for k, v in report["by_language"].items()} == {"de": 1.0, "en": 0.6}
     guidelines = {k: (v["votes"], v["pairwise_agreement"]["value"]) for k, v in report["by_guideline"].items()}
     assert guidelines == {"v1": (10, 1.0), "v2": (5, None), "none recorded": (5, None)}

@@ -10,16 +10,9 @@ import pytest
 from fixtures.judging import comparison
 
 from align.core.records import Judgment
-from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes
-from annotation.agreement.run import (
-    against_others,
-    alpha,
-    bootstrap,
-    ceiling,
-    count,
-    measure,
-    pairwise_agreement,
-)
+from align.core.stats.agreement import alpha, bootstrap, pairwise_agreement
+from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes_of
+from annotation.agreement.measures import against_others, ceiling, count, measure
 
 
 def random_votes(seed: int, units: int, people: int) -> tuple[list[Vote], np.ndarray]:
@@ -105,7 +98,7 @@ def test_position_and_length_are_counted_by_hand() -> None:
     long = [r.text for r in item.responses].index("one two three")
     shown = [long, 1 - long]
     rankings = [[[long], [1 - long]], [[long], [1 - long]], [[1 - long], [long]], [[0, 1]]]
-    cast = votes(
+    cast = votes_of(
         Judgment(comparison_id=item.id, annotator=f"p{i}", ranking=r, shown=shown, seconds=i + 1)
         for i, r in enumerate(rankings)
     )

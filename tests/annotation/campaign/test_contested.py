@@ -14,8 +14,9 @@ from fixtures.studio import PATIENT, rows, vote
 
 from align.core.config import BadInput
 from align.core.records import Judgment
+from annotation.aggregation.votes import answers_of
+from annotation.agreement.answers import agreement, certainty, contested, winners
 from annotation.campaign.contested import open_contested
-from annotation.campaign.opinions import agreement, certainty, contested, opinions, winners
 from annotation.campaign.people import people as who
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
@@ -59,20 +60,20 @@ def labelled(*labels: str) -> list[Judgment]:
     ],
 )
 def test_a_pair_is_contested_without_a_strict_majority(rankings: list[list[list[int]]], is_contested: bool) -> None:
-    assert contested(opinions(said(rankings))) == ({"t"} if is_contested else set())
+    assert contested(answers_of(said(rankings))) == ({"t"} if is_contested else set())
 
 
 def test_a_ranking_is_contested_when_half_of_its_pairs_are_undecided() -> None:
     one_swap = said([[[0], [1], [2]], [[1], [0], [2]]])  # one of three pairs
     two_swaps = said([[[0], [1], [2]], [[2], [0], [1]]])
-    assert contested(opinions(one_swap)) == set() and contested(opinions(two_swaps)) == {"t"}
+    assert contested(answers_of(one_swap)) == set() and contested(answers_of(two_swaps)) == {"t"}
 
 
 def test_a_label_is_contested_like_a_pair_and_only_in_its_own_task() -> None:
-    assert contested(opinions(labelled("refusal", "refusal", "answer"))) == set()
-    assert contested(opinions(labelled("refusal", "answer"))) == {"t"}
+    assert contested(answers_of(labelled("refusal", "refusal", "answer"))) == set()
+    assert contested(answers_of(labelled("refusal", "answer"))) == {"t"}
     apart = [*said([FIRST], "a"), *said([SECOND], "b")]  # the same two texts in two tasks, one word on each
-    assert contested(opinions(apart)) == set()
+    assert contested(answers_of(apart)) == set()
 
 
 def test_a_bound_also_doubts_what_unreliable_people_agree_on() -> None:
@@ -82,7 +83,7 @@ def test_a_bound_also_doubts_what_unreliable_people_agree_on() -> None:
     right = [(FIRST, SECOND)[n % 2] for n in range(20)]
     good = [cast(who, right[n], n) for n in range(20) for who in ("ann", "bob", "cem")]
     noisy = [cast("dot", right[n // 2], n) for n in range(20)]  # right half of the time
-    given = opinions([*good, *noisy, cast("dot", FIRST, 90), cast("ann", FIRST, 91)])
+    given = answers_of([*good, *noisy, cast("dot", FIRST, 90), cast("ann", FIRST, 91)])
     sure = certainty(given)
     assert sure["t90", 0, 1] < 0.7 < 0.95 < sure["t91", 0, 1]
     assert contested(given) == set() and contested(given, posterior=0.8) == {"t90"}
@@ -90,13 +91,13 @@ def test_a_bound_also_doubts_what_unreliable_people_agree_on() -> None:
 
 def test_agreement_and_winners_of_a_small_table() -> None:
     judgments = [*said([FIRST, FIRST, SECOND]), judgment(THREE, "person 0", [[0], [1, 2]], source="u")]
-    found = agreement(opinions(judgments))
+    found = agreement(answers_of(judgments))
     # person 0 and 1 each have one that agrees and one that does not: no single answer of most others; person 2 is alone
     assert (found.overall["value"], found.overall["n_scored"], found.overall["n"]) == (0.0, 1, 6)
     assert found.by_person["person 2"]["value"] == 0.0 and found.by_person["person 0"]["value"] is None
-    assert winners(opinions(judgments)) == 3  # of the pair, and two of three in the ranking
+    assert winners(answers_of(judgments)) == 3  # of the pair, and two of three in the ranking
     apart = [judgment(PAIR, "ann", FIRST, source="work"), judgment(PAIR, "bob", FIRST, source="repeated")]
-    assert (agreement(opinions(apart)).overall["value"], winners(opinions(apart))) == (1.0, 1)  # of one question
+    assert (agreement(answers_of(apart)).overall["value"], winners(answers_of(apart))) == (1.0, 1)  # of one question
     assert agreement([]).alpha["value"] is None and winners([]) == 0
 
 

@@ -163,12 +163,12 @@ def test_agreement_knows_gold_and_leaves_calibration_out(tmp_path: Path) -> None
 
 
 def test_a_ranking_is_one_answer_however_many_pairs_it_orders(tmp_path: Path) -> None:
-    from annotation.aggregation.votes import votes
+    from annotation.aggregation.votes import votes_of
     from annotation.agreement.run import measure
 
     item = comparison("which?", "a", "b", "c", "d")
     orders = [[[0], [1], [2], [3]], [[1], [0], [2], [3]], [[0], [3], [1], [2]]]
-    cast = votes(
+    cast = votes_of(
         Judgment(comparison_id=item.id, annotator=f"p{n}", ranking=order, shown=[0, 1, 2, 3])
         for n, order in enumerate(orders)
     )

@@ -15,7 +15,7 @@ import pytest
 from align.cli.main import run
 from align.core.config import BadInput, build
 from align.core.files import read_jsonl, write_jsonl
-from annotation.aggregation.evidence import asked, evidence
+from annotation.aggregation.counting import counting_judgments, questions_of
 from annotation.importers.columns import Columns, Labels
 from annotation.importers.crowd import read_votes
 from annotation.importers.intake import Found
@@ -121,7 +121,7 @@ def test_who_votes_again_is_compared_with_themselves_and_a_copied_row_counts_onc
     assert (again.headline["judgments"], again.headline["new_judgments"]) == (3, 0)
     with Store.open(config.feedback) as store:
         assert len(store.judgments()) == 3 and store.verify().ok
-        counting = evidence(store.judgments(), asked(store), ())
+        counting = counting_judgments(store.judgments(), questions_of(store), ())
     assert [entry.source for entry in counting.judgments] == ["import:v.csv#1"] and counting.left_out[
         "asked again"
     ] == 2

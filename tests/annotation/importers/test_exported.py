@@ -15,7 +15,7 @@ from fixtures.campaigns import GOOD, answer, choice, for_good, judged, tasks, te
 from align.cli.main import run
 from align.core.config import BadInput
 from align.core.files import read_jsonl
-from annotation.aggregation.votes import votes
+from annotation.aggregation.votes import votes_of
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
@@ -208,7 +208,7 @@ def test_rankings_by_order_and_by_bucket(studio: Studio, tmp_path: Path) -> None
         assert reasons(found) == [
             "a card stands twice", "cards are missing", "the order is the one that was shown", "unknown card"
         ]  # fmt: skip
-    assert len(votes(found.judgments)) == 6
+    assert len(votes_of(found.judgments)) == 6
 
     number, ids = project(studio, "buckets", BUCKETS, cards(3))
     say(studio, ids[0], rank({"_": [], "bad": ["c1"], "good": ["c3", "c0", "c2"]}))

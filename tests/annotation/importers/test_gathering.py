@@ -12,7 +12,7 @@ import pytest
 from align.core.config import BadInput, build
 from align.core.files import read_jsonl
 from align.core.records import Comparison
-from annotation.aggregation.votes import votes
+from annotation.aggregation.votes import votes_of
 from annotation.campaign.candidates import compare, read_candidates
 from annotation.campaign.settings import Campaign, work_of
 from annotation.importers.intake import Given
@@ -73,7 +73,7 @@ def test_three_people_against_one_are_four_votes_on_one_pair(tmp_path: Path, col
     assert (pair["chosen"][0]["content"], pair["votes"]) == ("x", [3, 1, 0])
     with Store.open(tmp_path / "f.db") as store:
         assert {judgment.annotator for judgment in store.judgments()} == {"r0", "r1", "r2", "r3"}
-        assert all(vote.left is None for vote in votes(store.judgments())), "sides must not count as shown"
+        assert all(vote.left is None for vote in votes_of(store.judgments())), "sides must not count as shown"
 
 
 def test_a_named_person_who_answers_again_is_kept_apart_and_a_copied_row_is_none(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl
-from annotation.aggregation.votes import votes
-from annotation.agreement.run import measure
+from annotation.aggregation.votes import votes_of
+from annotation.agreement.measures import measure
 from annotation.importers.formats import Format, read_hh
 from annotation.importers.run import ImportConfig, import_preferences, read_preferences
 from annotation.store.store import Store
@@ -306,7 +306,7 @@ def test_import_again_adds_nothing_and_limit_reads_the_first_rows(tmp_path: Path
     with Store.open(feedback) as store:
         assert again.inputs["feedback"]["sha256"] == store.head() and store.verify().ok
         ids = {comparison.id for comparison in store.comparisons()}
-        report = measure(votes(store.judgments()), {})
+        report = measure(votes_of(store.judgments()), {})
     traced = read_jsonl(tmp_path / "runs" / "two" / "rows.jsonl")
     assert {row["comparison_id"] for row in traced} == ids and [row["id"] for row in traced] == list("01234")
     assert report["position"]["value"] is None, "the order in a file is not an order on a screen"

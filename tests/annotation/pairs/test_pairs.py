@@ -12,11 +12,8 @@ from align.core.config import BadInput, build
 from align.core.files import file_hash
 from align.core.messages import normalised
 from align.core.records import Comparison, Judgment
-from annotation.aggregation.votes import FIRST, SECOND, TIE, majority, margin, tallies, votes
-from annotation.agreement.run import (
-    AgreementConfig,
-    agreement,
-)
+from annotation.aggregation.votes import FIRST, SECOND, TIE, majority, tallies, votes_of
+from annotation.agreement.run import AgreementConfig, agreement
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.pairs.splits import place
 from annotation.store.store import Store
@@ -64,7 +61,7 @@ def test_majority(counts: tuple[int, int, int], expected: int | None) -> None:
 
 def test_a_ranking_votes_on_all_its_pairs(tmp_path: Path) -> None:
     item = comparison("rank", "one", "two", "three", "four")
-    cast = votes([judgment(item, "p", [[2], [0, 3], [1]])])
+    cast = votes_of([judgment(item, "p", [[2], [0, 3], [1]])])
     outcomes = {(vote.first, vote.second): vote.outcome for vote in cast}
     assert outcomes == {(0, 1): FIRST, (0, 2): SECOND, (0, 3): TIE, (1, 2): SECOND, (1, 3): SECOND, (2, 3): FIRST}
     assert [t.counts for t in tallies(cast)][2] == (0, 0, 1)
@@ -167,7 +164,7 @@ def test_what_older_stores_hold_keeps_its_ids_and_its_hash(tmp_path: Path) -> No
 def test_margins_count_where_nobody_gave_a_strength(tmp_path: Path) -> None:
     item = comparison("q", "good", "bad")
     judged = [said(item, "good", "a", margin=6.0), said(item, "good", "b", margin=2.5), said(item, "bad", "c")]
-    (counted,) = tallies(votes(judged))
-    assert margin(counted, FIRST if item.responses[0].text == "good" else SECOND) == 4.25
-    (both,) = tallies(votes([*judged, said(item, "good", "d", strength=1)]))
+    (counted,) = tallies(votes_of(judged))
+    assert counted.winner == (FIRST if item.responses[0].text == "good" else SECOND) and counted.margin == 4.25
+    (both,) = tallies(votes_of([*judged, said(item, "good", "d", strength=1)]))
     assert [abs(size) for size in both.strengths] == [1.0], "two scales are not mixed"

@@ -12,12 +12,9 @@ from fixtures.judging import comparison
 from align.core.config import BadInput, build
 from align.core.files import read_jsonl
 from align.core.records import Judgment, Pair
-from annotation.aggregation.votes import votes
-from annotation.agreement.run import (
-    AgreementConfig,
-    agreement,
-    measure,
-)
+from annotation.aggregation.votes import votes_of
+from annotation.agreement.measures import measure
+from annotation.agreement.run import AgreementConfig, agreement
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.simulate.run import Annotator, SimulateConfig, simulate, simulate_votes
 from annotation.store.store import Store
@@ -62,7 +59,7 @@ def test_faults_are_recovered_from_many_votes() -> None:
 
 def test_careless_annotator_is_fast_and_ranks_last() -> None:
     people = [Annotator(name=name, reliability=0.9) for name in "abc"] + [Annotator(name="z", careless=0.9)]
-    cast = votes(simulate_votes(MANY[:800], BETTER, people, seed=5))
+    cast = votes_of(simulate_votes(MANY[:800], BETTER, people, seed=5))
     report = measure(cast, {})["annotators"]
     by_agreement = sorted(report, key=lambda name: report[name]["agreement_with_others"]["value"])
     assert by_agreement[0] == "z"

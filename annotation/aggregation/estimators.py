@@ -1,9 +1,9 @@
-"""What is true behind votes that disagree: one-coin Dawid-Skene over annotators, Davidson's strengths over responses.
+"""Dawid-Skene and Bradley-Terry aggregation of votes: reliabilities of annotators, strengths of responses.
 
 In: votes, or the counts of a comparison graph. Out: probabilities per item and reliabilities per annotator, or
 strengths and the probability that one response beats another. No sampling; votes are put in a canonical order first,
-so the order they come in moves no bit. Not here: what becomes of the probabilities (``verdicts.py``), and annotators
-with a full confusion matrix, which takes more votes a person than campaigns have.
+so the order they come in moves no bit. Not here: what is made of the probabilities (``decisions.py``), and annotators
+with a full confusion matrix, which takes more votes per person than campaigns have.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
-from annotation.aggregation.votes import TIE, Vote
+from annotation.aggregation.votes import TIE, Unit, Vote
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
-Unit = tuple[str, int, int]  # comparison id, first and second response
 
 FLOOR = 1e-10  # crowd-kit's: no probability inside the logarithms is smaller
-TOLERANCE = 1e-5  # crowd-kit's: gain of the bound, nats a vote, below which EM stops
+TOLERANCE = 1e-5  # crowd-kit's: gain of the bound, nats per vote, below which EM stops
 ITERATIONS = 100
 PRIOR = 1.5  # standard deviation of a log-strength: one vote alone is then worth a probability of .75
 
 
-class Estimate(NamedTuple):
-    """``posterior_IL``: probability of each label per item; ``reliability_A``: share of votes that hit it, a person."""
+class OneCoinFit(NamedTuple):
+    """``posterior_IL``: probability of each label per item; ``reliability_A``: expected share of right votes."""
 
     posterior_IL: Array
     reliability_A: Array
     iterations: int
 
 
-class Truth(NamedTuple):
+class DawidSkeneFit(NamedTuple):
     """Per unit the probabilities of (first, second, tie), and per annotator a reliability from 0 to 1."""
 
     posterior: dict[Unit, tuple[float, float, float]]
@@ -50,26 +49,26 @@ class Strengths(NamedTuple):
     tie: float
 
 
-def dawid_skene(cast: Iterable[Vote]) -> Truth:
+def dawid_skene(votes: Iterable[Vote]) -> DawidSkeneFit:
     """One-coin Dawid-Skene over votes; labels are the outcomes that somebody chose."""
-    ordered = sorted(cast, key=lambda v: (v.comparison_id, v.first, v.second, v.annotator, v.source, v.outcome))
+    ordered = sorted(votes, key=lambda v: (v.unit, v.annotator, v.source, v.outcome))
     if not ordered:
-        return Truth({}, {})
+        return DawidSkeneFit({}, {})
     units: dict[Unit, int] = {}
-    item_V = np.array([units.setdefault((v.comparison_id, v.first, v.second), len(units)) for v in ordered])
+    item_V = np.array([units.setdefault(v.unit, len(units)) for v in ordered])
     names, annotator_V = np.unique([v.annotator for v in ordered], return_inverse=True)
     labels, label_V = np.unique([v.outcome for v in ordered], return_inverse=True)
-    found = one_coin(item_V, annotator_V, label_V)
+    fit = one_coin(item_V, annotator_V, label_V)
     posterior_IO = np.zeros((len(units), 3))
-    posterior_IO[:, labels] = found.posterior_IL
+    posterior_IO[:, labels] = fit.posterior_IL
     rows = zip(units, posterior_IO.tolist(), strict=True)
-    return Truth(
+    return DawidSkeneFit(
         {unit: (row[0], row[1], row[2]) for unit, row in rows},
-        dict(zip(names.tolist(), found.reliability_A.tolist(), strict=True)),
+        dict(zip(names.tolist(), fit.reliability_A.tolist(), strict=True)),
     )
 
 
-def one_coin(item_V: Numbers, annotator_V: Numbers, label_V: Numbers) -> Estimate:
+def one_coin(item_V: Numbers, annotator_V: Numbers, label_V: Numbers) -> OneCoinFit:
     """EM for annotators who hit the true label with one probability and else err evenly over the other labels.
 
     Zhang, Chen, Zhou and Jordan, "Spectral methods meet EM" (https://arxiv.org/abs/1406.3824), as in crowd-kit's
@@ -95,7 +94,7 @@ def one_coin(item_V: Numbers, annotator_V: Numbers, label_V: Numbers) -> Estimat
         before, bound = bound, _bound(posterior_IL, likelihood_VL, prior_L, item_V)
         if bound - before < TOLERANCE:
             break
-    return Estimate(posterior_IL, reliability_A, iterations)
+    return OneCoinFit(posterior_IL, reliability_A, iterations)
 
 
 def davidson(first_E: Numbers, second_E: Numbers, counts_EO: Array, n_nodes: int) -> Strengths:
@@ -158,7 +157,7 @@ def _log_likelihood(reliability_V: Array, label_V: Numbers, n_labels: int) -> Ar
 
 
 def _bound(posterior_IL: Array, likelihood_VL: Array, prior_L: Array, item_V: Numbers) -> float:
-    """Evidence lower bound a vote. The prior counts once a vote, as in crowd-kit; it only says when to stop."""
+    """Evidence lower bound per vote. The prior counts once per vote, as in crowd-kit; it only says when to stop."""
     expected = float((posterior_IL[item_V] * (likelihood_VL + np.log(prior_L))).sum())
     kept_IL = np.maximum(posterior_IL, FLOOR)
     return (expected - float((kept_IL * np.log(kept_IL)).sum())) / len(item_V)

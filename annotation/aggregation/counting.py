@@ -1,13 +1,13 @@
-"""Which judgments count: nobody's who was excluded, no answer to a known question, and nobody's word twice.
+"""Which judgments count: none of excluded people, no answer to a known question, and one answer per person.
 
 In: a store's judgments, its exclusions, and what it knows of its tasks. Out: the judgments that pairs, thumbs and
-labels are made of, and how many were left out, by reason. A task is found by the source of a judgment; judgments that
-came otherwise (imported, simulated) are taken as they stand, one a person, comparison and file.
+labels are made of, and how many were left out, by reason. A task is known by the source of a judgment; of judgments
+that came otherwise (imported, simulated) one counts per person, comparison and file.
 
 When a person meets a comparison again (a repeated task, or another campaign), the first task's answer counts. The
 store keeps no time of an answer, so "first" is by purpose: work before its repetition, then by the name of the source.
-The second answer still tells how far people agree with themselves (``agreement.py``). Not here: who deserves to be
-excluded.
+The second answer still tells how far people agree with themselves (``agreement/measures.py``). Not here: whom to
+exclude.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LABELLING_SERVER = "label-studio:"  # begins the source of a judgment on a task,
 OPEN_QUESTIONS = ("work", "repeat")  # purposes of tasks whose answer nobody knew beforehand
 
 
-class Asked(NamedTuple):
+class Questions(NamedTuple):
     """Purposes of tasks by the source of their judgments, plain work left out; labels that campaigns offer, by name."""
 
     purposes: Mapping[str, str]
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
         return self.labels.get(campaign, ()) if judgment.source.startswith(LABELLING_SERVER) else ()
 
 
-class Evidence(NamedTuple):
+class CountingJudgments(NamedTuple):
     """What counts, in the order it came, what was left out by reason, and how many judgments of whom were excluded."""
 
     judgments: list[Judgment]
@@ -48,42 +48,44 @@ class Evidence(NamedTuple):
     excluded: Counter[str]
 
 
-def asked(store: Store) -> Asked:
+def questions_of(store: Store) -> Questions:
     """What a store knows of the questions behind its judgments."""
     tasks = purposes(store)
     known = {(campaign, item): purpose for campaign, _, item, purpose in tasks if purpose not in OPEN_QUESTIONS}
-    return Asked(  # to ask a known answer again is still to ask for a known answer
+    return Questions(  # to ask a known answer again is still to ask for a known answer
         {source_of(campaign, key): known.get((campaign, item), purpose) for campaign, key, item, purpose in tasks},
         labels(store),
     )
 
 
-def beside_the_chain(store: Store) -> str:
+def exclusions_hash(store: Store) -> str:
     """Hash of what decides which judgments count and is no entry of the chain: exclusions, and purposes of tasks."""
     sources = {row[0] for row in store.read("SELECT DISTINCT source FROM bodies WHERE kind = 'judgment'")}
-    purposes = {source: purpose for source, purpose in asked(store).purposes.items() if source in sources}
+    purposes = {source: purpose for source, purpose in questions_of(store).purposes.items() if source in sources}
     return hashlib.sha256(json.dumps([excluded(store), purposes], sort_keys=True).encode()).hexdigest()
 
 
-def evidence(judgments: Iterable[Judgment], questions: Asked, without: Iterable[str]) -> Evidence:
+def counting_judgments(
+    judgments: Iterable[Judgment], questions: Questions, without: Iterable[str]
+) -> CountingJudgments:
     """Choose the judgments that count; ``without`` are the people that do not."""
     gone, left_out, by_person = set(without), Counter[str](), Counter[str]()
-    standing = []
+    kept = []
     for judgment in judgments:
         if judgment.annotator in gone:
             by_person[judgment.annotator] += 1
         elif questions.purposes.get(judgment.source, "work") not in OPEN_QUESTIONS:
             left_out[KNOWN] += 1
         else:
-            standing.append(judgment)
+            kept.append(judgment)
     left_out[EXCLUDED] = by_person.total()
-    once = _first_words(standing, questions)
-    left_out[AGAIN] = len(standing) - len(once)
-    return Evidence(once, left_out, by_person)
+    once = _first_answers(kept, questions)
+    left_out[AGAIN] = len(kept) - len(once)
+    return CountingJudgments(once, left_out, by_person)
 
 
-def _first_words(judgments: list[Judgment], questions: Asked) -> list[Judgment]:
-    """One judgment a person, comparison and question of those that a labelling server gave; all others."""
+def _first_answers(judgments: list[Judgment], questions: Questions) -> list[Judgment]:
+    """One judgment per person, comparison and question of those that a labelling server gave; all others."""
     first: dict[tuple[str, ...], tuple[bool, str]] = {}
     keys = [_question(judgment, questions) for judgment in judgments]
     ranks = [(questions.purposes.get(judgment.source) == "repeat", judgment.source) for judgment in judgments]
@@ -92,7 +94,7 @@ def _first_words(judgments: list[Judgment], questions: Asked) -> list[Judgment]:
     return [j for j, key, rank in zip(judgments, keys, ranks, strict=True) if first[key] == rank]
 
 
-def _question(judgment: Judgment, questions: Asked) -> tuple[str, ...]:
+def _question(judgment: Judgment, questions: Questions) -> tuple[str, ...]:
     """What was asked of whom: an order, a thumb and each set of labels are different questions."""
     if not judgment.source.startswith(LABELLING_SERVER):
         return (judgment.comparison_id, judgment.annotator, judgment.source.partition("#")[0])  # by file
