@@ -96,7 +96,7 @@ def _pairs(stage: Any, path: Path) -> Iterator[Exchange]:
 
 
 def _prompts(stage: Any, path: Path) -> Iterator[Exchange]:
-    from align.generate.run import read_prompts
+    from align.generate.prompts import read_prompts
 
     for prompt in read_prompts(path, stage.split):
         yield Exchange(prompt.messages, [], prompt.tools, prompt.arguments)

@@ -11,12 +11,13 @@ import torch
 from align.core.files import read_jsonl
 from align.core.plugins import RewardFunction
 from align.core.records import Message, prompt_id
-from align.generate.local import sample_responses
+from align.generate.local import LocalSampler
+from align.generate.sampler import Request, Sample, Sampler, sample_all
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
 from align.model.load import context_length
 from align.model.packing import Tree, pack
-from align.model.parsing import parse_response
+from align.model.roles import RoleModel
 
 
 class Asked(NamedTuple):
@@ -36,6 +37,7 @@ class SampleLogger:
 
     Args:
         rows: the prompts, rendered as they are for training.
+        sampler: what answers; the model's own role unless given.
         score: gives each response of each tree the score that is written beside it, where there is one.
         gold: the world's own utility, where it is known (TRL's reward signature).
     """
@@ -47,11 +49,12 @@ class SampleLogger:
         *,
         max_new_tokens: int,
         seed: int,
+        sampler: Sampler | None = None,
         score: Callable[[Sequence[Tree]], list[list[float]]] | None = None,
         gold: RewardFunction | None = None,
     ) -> None:
         self.model, self.max_new_tokens, self.seed = model, max_new_tokens, seed
-        self.score, self.gold = score, gold
+        self.sampler, self.score, self.gold = sampler or LocalSampler(), score, gold
         context = context_length(model.base) or 1 << 30
         found = [(row, ids) for row in rows if (ids := _ids(model.chat, row)) is not None]
         self.prompts = [(row, ids) for row, ids in found if len(ids) + max_new_tokens <= context]
@@ -65,33 +68,43 @@ class SampleLogger:
             return self._look(role)
 
     def _look(self, role: str | None) -> list[dict[str, Any]]:
-        keys = [(self.seed, "watch", row.id) for row, _ in self.prompts]
-        samples = [
-            found[0]
-            for found in sample_responses(
-                self.model, role, [ids for _, ids in self.prompts], keys, max_new_tokens=self.max_new_tokens
+        requests = [
+            Request(
+                str(number),
+                (self.seed, "watch", row.id),
+                row.messages,
+                row.tools,
+                row.arguments or {},
+                ids,
+                max_new_tokens=self.max_new_tokens,
             )
+            for number, (row, ids) in enumerate(self.prompts)
         ]
-        trees = [Tree(ids, [sample.ids]) for (_, ids), sample in zip(self.prompts, samples, strict=True)]
-        kl = self._kl(role, trees)
-        scores = [found[0] for found in self.score(trees)] if self.score else None
-        messages = [
-            parse_response(self.model.chat, ids, sample.ids, row.tools)
-            for (row, ids), sample in zip(self.prompts, samples, strict=True)
+        replies = sample_all(self.sampler, requests, RoleModel(self.model, role))
+        answered = [
+            (row, ids, reply.samples[0])
+            for (row, ids), reply in zip(self.prompts, replies, strict=True)
+            if reply.refused is None
         ]
-        utility = self._utility(messages, [sample.ended for sample in samples])
+        kl: Sequence[float | None] = [None] * len(answered)
+        scores: Sequence[float | None] = kl
+        if self.sampler.GIVES_TOKENS:
+            trees = [Tree(ids, [sample.require_ids()]) for _, ids, sample in answered]
+            kl = self._kl(role, trees)
+            scores = [score for (score,) in self.score(trees)] if self.score else scores
+        utility = self._utility([(row.messages, sample) for row, _, sample in answered])
         return [
             {
                 "prompt_id": row.id,
                 "prompt": str(row.messages[-1].get("content") or ""),
-                "response": messages[i]["content"],
-                **{key: value for key, value in messages[i].items() if key in ("reasoning_content", "tool_calls")},
-                "score": scores[i] if scores else None,
+                "response": sample.message["content"],
+                **{key: value for key, value in sample.message.items() if key in ("reasoning_content", "tool_calls")},
+                "score": scores[i],
                 "kl": kl[i],
-                "ended": samples[i].ended,
+                "ended": sample.ended,
                 "utility": utility[i],
             }
-            for i, (row, _) in enumerate(self.prompts)
+            for i, (row, _, sample) in enumerate(answered)
         ]
 
     def _kl(self, role: str | None, trees: Sequence[Tree]) -> list[float]:
@@ -108,11 +121,14 @@ class SampleLogger:
                 found[tree] = value
         return found
 
-    def _utility(self, messages: Sequence[Message], ended: Sequence[bool]) -> list[float | None]:
+    def _utility(self, answered: Sequence[tuple[list[Message], Sample]]) -> list[float | None]:
         if self.gold is None:
-            return [None] * len(messages)
-        completions = [[message] for message in messages]
-        return self.gold(prompts=[row.messages for row, _ in self.prompts], completions=completions, ended=list(ended))
+            return [None] * len(answered)
+        return self.gold(
+            prompts=[messages for messages, _ in answered],
+            completions=[[sample.message] for _, sample in answered],
+            ended=[sample.ended for _, sample in answered],
+        )
 
 
 def watched_rows(pairs: Path, n: int) -> list[Asked]:

@@ -14,7 +14,7 @@ from align.evals.items import Item, items_hash
 
 if TYPE_CHECKING:
     from align.evals.generation import SamplingConfig
-    from align.evals.targets import RoleModel
+    from align.model.roles import RoleModel
 
 KEYS: Mapping[str, str] = {
     "template_sha256": "the chat template in effect",
@@ -28,6 +28,7 @@ KEYS: Mapping[str, str] = {
     "judges": "who judged, each with the sha256 of its code",
     "policy": "sample, greedy, prompt-only or best-of-n",
     "sampler": "what is drawn from",
+    "sampled_by": "the sampler and its settings, where it is not the local one",
     "temperature": "of the draws",
     "samples": "answers an item",
     "best_of": "answers that each of them was chosen from",
@@ -39,7 +40,9 @@ KEYS: Mapping[str, str] = {
     "measurements": "sha256 of each `evaluate` module",
 }
 # what a contender with its own way of acting (a system prompt, best-of-n) differs in from a policy that acts by itself
-MANNER = frozenset({"policy", "sampler", "temperature", "samples", "best_of", "chosen_by", "system_prompt"})
+MANNER = frozenset(
+    {"policy", "sampler", "sampled_by", "temperature", "samples", "best_of", "chosen_by", "system_prompt"}
+)
 
 
 def fingerprint(
@@ -73,6 +76,7 @@ def fingerprint(
     found |= {
         "policy": sampling.policy,
         "sampler": "the likeliest token" if greedy else "the full distribution, no top-k or top-p",
+        "sampled_by": None if sampling.sampler.kind == "local" else sampling.sampler.model_dump(mode="json"),
         "temperature": None if greedy else sampling.temperature,
         "samples": sampling.samples,
         "best_of": sampling.n if chosen else None,

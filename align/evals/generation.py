@@ -1,6 +1,6 @@
 """How a policy answers items in text: every prompt is answered one or more times, and best-of-n keeps the best.
 
-Generation goes through :func:`align.generate.local.sample_responses`. An item that cannot be answered has a reason and
+A sampler generates (:mod:`align.generate.sampler`). An item that cannot be answered has a reason and
 is never scored as 0. Not here: what an answer is worth (judges, suites).
 """
 
@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from tqdm import tqdm
-
 from align.core.reasoning import visible_text
 from align.core.records import Message
 from align.data.tokens import Prompt, response_tokens
 from align.evals.items import Item
-from align.evals.targets import RoleModel
-from align.generate.local import Sample, sample_responses
-from align.model.chat import Chat, Unusable
+from align.generate.local import LocalSampler
+from align.generate.sampler import Request, Sampler, sample_all
+from align.model.chat import Unusable
 from align.model.packing import Tree
-from align.model.parsing import parse_response
+from align.model.roles import RoleModel
 from rewards.model import score
-
-PIECE = 768  # responses between two moves of the progress bar
 
 Policy = Literal["greedy", "sample", "prompt-only", "best-of-n"]
 
@@ -37,12 +33,27 @@ class SamplingConfig(NamedTuple):
     max_new_tokens: int = 64
     system_prompt: str | None = None
     seed: int = 0
+    sampler: Sampler = LocalSampler()
 
     @property
     def plain(self) -> SamplingConfig:
         """The same without best-of-n and system prompt: how the SFT model acts that it is compared with."""
         policy: Policy = "greedy" if self.policy == "greedy" else "sample"
         return self._replace(policy=policy, n=1, system_prompt=None)
+
+    def request(self, number: int, item: Item) -> Request:
+        """What the sampler is asked for an item; ``number`` tells requests of one call apart."""
+        greedy = self.policy == "greedy"
+        drawn = self.samples * self.n if self.policy == "best-of-n" else self.samples
+        return Request(
+            str(number),
+            (self.seed, "eval", item.suite, item.id),
+            with_system(item.prompt or [], self.system_prompt),
+            item.tools,
+            n=1 if greedy else drawn,
+            temperature=0.0 if greedy else self.temperature,
+            max_new_tokens=self.max_new_tokens,
+        )
 
 
 class Answer(NamedTuple):
@@ -84,49 +95,21 @@ def answer_items(
 
     An answer is seeded by (seed, suite, item id, number): two policies meet the same noise on the same item.
     """
-    asked = [_ask(role_model, item, sampling) for item in items]
-    order = [i for i, one in enumerate(asked) if one.reason is None]
-    order.sort(key=lambda i: (-len(asked[i].prompt), i))
-    greedy = sampling.policy == "greedy"
-    drawn = sampling.samples * sampling.n if sampling.policy == "best-of-n" else sampling.samples
-    step = max(1, PIECE // drawn)
-    for begin in tqdm(range(0, len(order), step), desc=items[0].suite, unit="batch", disable=not order):
-        piece = order[begin : begin + step]
-        found = sample_responses(
-            role_model.model,
-            role_model.role,
-            [asked[i].prompt for i in piece],
-            [(sampling.seed, "eval", items[i].suite, items[i].id) for i in piece],
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=0.0 if greedy else sampling.temperature,
-            k=1 if greedy else drawn,
+    requests = [sampling.request(number, item) for number, item in enumerate(items)]
+    replies = sample_all(sampling.sampler, requests, role_model, progress=items[0].suite)
+    asked = [
+        Answered(
+            item,
+            list(reply.prompt_ids or []),
+            [Answer(sample.require_ids(), sample.message, sample.ended) for sample in reply.samples],
+            reply.refused.removeprefix("prompt: ") if reply.refused else None,
         )
-        for i, samples in zip(piece, found, strict=True):
-            asked[i] = asked[i]._replace(
-                answers=[_answer(role_model.model.chat, asked[i], sample) for sample in samples]
-            )
+        for item, reply in zip(items, replies, strict=True)
+    ]
     if sampling.policy != "best-of-n":
         return asked
     assert reward is not None
     return _keep_best(asked, role_model, reward, sampling.n)
-
-
-def _ask(role_model: RoleModel, item: Item, sampling: SamplingConfig) -> Answered:
-    try:
-        prompt = role_model.model.chat.prompt_ids(with_system(item.prompt or [], sampling.system_prompt), item.tools)
-    except Unusable as error:
-        return Answered(item, [], [], str(error))
-    context = role_model.context
-    if context is not None and len(prompt) + sampling.max_new_tokens > context:
-        room = (
-            f"a prompt of {len(prompt)} tokens leaves no room for {sampling.max_new_tokens} in a context of {context}"
-        )
-        return Answered(item, prompt, [], room)
-    return Answered(item, prompt, [])
-
-
-def _answer(chat: Chat, asked: Answered, sample: Sample) -> Answer:
-    return Answer(sample.ids, parse_response(chat, asked.prompt, sample.ids, asked.item.tools), sample.ended)
 
 
 def _keep_best(asked: Sequence[Answered], role_model: RoleModel, reward: RoleModel, n: int) -> list[Answered]:

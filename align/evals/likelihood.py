@@ -15,9 +15,9 @@ import torch
 from align.core.config import NotFinite
 from align.evals.generation import Answered, with_system
 from align.evals.items import Item
-from align.evals.targets import RoleModel
 from align.model.chat import Chat, Unusable
 from align.model.packing import Tree, pack
+from align.model.roles import RoleModel
 
 WINDOW = 2048  # tokens of text predicted at once by a model that states no context
 

@@ -28,6 +28,8 @@ from align.evals.suites.preference import preference
 from align.evals.suites.safety import safety
 from align.evals.targets import EvaluationTarget, load_policy, load_reference, load_reward
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
+from align.generate.local import LocalSampler
+from align.generate.sampler import TokenSampler
 from align.model.chat import Chat
 from align.model.load import on_the_day_of, template_of
 from rewards.functions import load_function, origin_of
@@ -62,6 +64,7 @@ class EvalConfig(TextConfig):
     )
     measured_lower: list[Path] = Field(default_factory=list, description="the same, and less is better")
     system_prompt: str | None = None
+    sampler: TokenSampler | None = Field(default=None, description="kind: local, or module:Class; null is local")
     compute: Compute = Compute()
 
     @field_validator("suite", mode="before")
@@ -100,6 +103,7 @@ class EvalConfig(TextConfig):
             max_new_tokens=self.max_new_tokens,
             system_prompt=self.system_prompt,
             seed=self.seed,
+            sampler=self.sampler or LocalSampler(),
         )
 
 

@@ -16,21 +16,11 @@ from align.core.plugins import RewardFunction
 from align.evals.measurements import Measurement
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
-from align.model.load import context_length, find_policy, find_source, template_of
+from align.model.load import find_policy, find_source, template_of
+from align.model.roles import RoleModel
 from rewards.model import add_reward
 
 Note = Callable[[str], None]
-
-
-class RoleModel(NamedTuple):
-    """A model and the role that acts on it; None is the bare base."""
-
-    model: AdapterModel
-    role: str | None
-
-    @property
-    def context(self) -> int | None:
-        return context_length(self.model.base)
 
 
 class EvaluationTarget(NamedTuple):

@@ -1,7 +1,7 @@
 """The chat-completions protocol: what is sent to an OpenAI-compatible endpoint, and what its answers say.
 
-In: prompts as messages, and decoded answers. Out: request bodies, responses as candidates hold them, and the words of
-a refusal in the several forms that servers have for them. Nothing here talks to a server (``endpoint.py`` does).
+In: requests, and decoded answers. Out: request bodies, samples, and the words of a refusal in the several forms that
+servers have for them. Nothing here talks to a server (``endpoint.py`` does).
 """
 
 from __future__ import annotations
@@ -10,51 +10,34 @@ import contextlib
 import json
 import re
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 from align.core.messages import REASONING, NoMessage, arguments_of
 from align.core.reasoning import split_reasoning
 from align.core.records import Message
+from align.generate.sampler import Request, Sample
 
 OPTIONAL = ("n", "seed", "max_tokens")  # fields that a server may refuse and still be of use
 ENDED = ("stop", "tool_calls", "function_call")
 WITHHELD = ("content_filter", "error")  # reasons to end of a response that its server kept back or gave up on
 
 
-class Asked(NamedTuple):
-    """A prompt to send; ``seeds`` hold one seed for each response that is wanted."""
-
-    id: str
-    messages: list[Message]
-    tools: list[dict[str, Any]] | None
-    arguments: dict[str, Any]
-    seeds: list[int]
-
-
-class Manner(NamedTuple):
-    """How a model is asked, the same for all prompts."""
-
-    model: str
-    temperature: float
-    max_new_tokens: int
-
-
-def request_body(asked: Asked, manner: Manner, n: int, seed: int, without: Collection[str]) -> dict[str, Any]:
-    """The request for ``n`` responses; ``without`` names optional fields that the server does not take."""
+def request_body(request: Request, model: str, n: int, seed: int, without: Collection[str]) -> dict[str, Any]:
+    """The body that asks for ``n`` responses; ``without`` names optional fields that the server does not take."""
     limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
     body: dict[str, Any] = {
-        "model": manner.model,
-        "messages": [_as_sent(message) for message in asked.messages],
-        "temperature": manner.temperature,
-        limit: manner.max_new_tokens,
+        "model": model,
+        "messages": [_as_sent(message) for message in request.messages],
+        "temperature": request.temperature,
+        limit: request.max_new_tokens,
         "seed": seed,
     }
     if n > 1:
         body["n"] = n
-    if asked.tools:
-        body["tools"] = asked.tools
-    if asked.arguments:
-        body["chat_template_kwargs"] = asked.arguments
+    if request.tools:
+        body["tools"] = request.tools
+    if request.arguments:
+        body["chat_template_kwargs"] = dict(request.arguments)
     return {name: value for name, value in body.items() if name not in without}
 
 
@@ -74,8 +57,8 @@ def counted_tokens(data: dict[str, Any], name: str) -> int | None:
     return count if type(count) is int and count >= 0 else None
 
 
-def response(choice: dict[str, Any], origin: str) -> dict[str, Any]:
-    """A choice as a response of ``candidates.jsonl``; reasoning and tool calls are kept."""
+def sample_of(choice: dict[str, Any]) -> Sample:
+    """A choice as a sample; reasoning and tool calls are kept."""
     said = choice["message"]
     called = said.get("function_call")  # the form before tool calls
     if isinstance(called, dict) and isinstance(called.get("name"), str) and not said.get("tool_calls"):
@@ -87,7 +70,7 @@ def response(choice: dict[str, Any], origin: str) -> dict[str, Any]:
         message["reasoning_content"] = reasoning
     if calls := said.get("tool_calls"):
         message["tool_calls"] = [_read_call(call) for call in calls]
-    return {"messages": [message], "origin": origin, "ended": choice.get("finish_reason") in ENDED}
+    return Sample(message, ended=choice.get("finish_reason") in ENDED)
 
 
 def words(data: Any) -> str:

@@ -13,28 +13,31 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
+from pydantic import Field, field_validator
 
 from align.core.config import BadInput
 from align.core.http import Client, Patience, Stopped, Unanswered, redact, retry_after, server_address
 from align.core.limits import MOST_ANSWER, masked, parse_json
 from align.generate.completions import (
     WITHHELD,
-    Asked,
-    Manner,
     completion_fault,
     counted_tokens,
     refused_field,
     request_body,
-    response,
+    sample_of,
     words,
 )
+from align.generate.sampler import Reply, Request, Sampler
+
+if TYPE_CHECKING:
+    from align.model.roles import RoleModel
 
 KEYS = ("ALIGN_ENDPOINT_KEY", "OPENAI_API_KEY")
 WORKERS = 4  # prompts on their way at once
@@ -43,23 +46,6 @@ FIRST_PATIENCE = 5.0  # before the first answer silence and failure are likelier
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # a long response comes in one piece
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 BUSY = (408, 409, 425, 429)
-
-
-class Answered(NamedTuple):
-    """What came back to a prompt: responses as candidates hold them, or why it was refused.
-
-    ``withheld`` counts responses that the endpoint kept back or gave up on; ``served_by`` names the models that it
-    says it ran; tokens are those it counted, None where it did not; ``masked`` are answers that repeated the key.
-    """
-
-    id: str
-    responses: list[dict[str, Any]]
-    refused: str | None
-    withheld: int
-    served_by: list[str]
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    masked: int = 0
 
 
 class _Refused(Exception):
@@ -79,16 +65,38 @@ class _Reply(NamedTuple):
     was_masked: bool
 
 
+class EndpointSampler(Sampler):
+    """A model behind an OpenAI-compatible endpoint, by its name there."""
+
+    kind: str = "endpoint"
+    url: str = Field(description="address of an API, such as http://127.0.0.1:8000/v1")
+    model: str = Field(description="the model's name at the endpoint")
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        return address(url)
+
+    @property
+    def origin(self) -> str:
+        """The model's name, as the endpoint knows it."""
+        return self.model
+
+    def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
+        """Replies as they come; a fault is raised after those under way were handed over."""
+        return Endpoint(self.url, self.model).ask_all(requests)
+
+
 class Endpoint:
     """A model behind an address; ``given_up`` names the optional fields that the server turned out not to take."""
 
-    def __init__(self, url: str, manner: Manner, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, model: str, patience: float = PATIENCE) -> None:
         """Make a client; nothing is sent yet.
 
         Raises:
             BadInput: no address, or a key that no header can hold.
         """
-        self.url, self.manner = address(url), manner
+        self.url, self.model = address(url), model
         self.given_up: set[str] = set()
         self._key = _key()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
@@ -97,20 +105,20 @@ class Endpoint:
         self._patience = Patience(self.url, self._key, patience, first=FIRST_PATIENCE, pauses=pauses, kept=kept)
         self._takes_n = False
 
-    def ask_all(self, questions: Iterable[Asked]) -> Iterator[Answered]:
-        """Answers as they come; to be called once. A fault is raised after the answers under way were handed over.
+    def ask_all(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Replies as they come; to be called once. A fault is raised after the answers under way were handed over.
 
         Raises:
             BadInput: a wrong address, key or model, or an endpoint that stays silent or busy.
         """
-        remaining, under_way = iter(questions), set[Future[Answered]]()
+        remaining, under_way = iter(requests), set[Future[Reply]]()
         fault: BadInput | None = None
         with self._client, ThreadPoolExecutor(WORKERS) as pool:
             try:
                 while True:
                     if fault is None:
                         free = WORKERS - len(under_way)
-                        under_way |= {pool.submit(self.ask, asked) for asked in islice(remaining, free)}
+                        under_way |= {pool.submit(self.ask, request) for request in islice(remaining, free)}
                     if not under_way:
                         break
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
@@ -127,37 +135,40 @@ class Endpoint:
         if fault is not None:
             raise fault
 
-    def ask(self, asked: Asked) -> Answered:
-        """As many responses as there are seeds, in one request where the server knows how, else one by one."""
+    def ask(self, request: Request) -> Reply:
+        """As many samples as are asked for, in one HTTP request where the server knows how, else one by one."""
+        seeds = [seed % 2**31 for seed in request.seeds]
         choices: list[dict[str, Any]] = []
         replies: list[_Reply] = []
         refused = None
-        while len(choices) < len(asked.seeds):
-            wanted = len(asked.seeds) - len(choices)
+        while len(choices) < request.n:
+            wanted = request.n - len(choices)
             try:
-                reply = self._complete(asked, wanted, asked.seeds[len(choices)])
+                reply = self._complete(request, wanted, seeds[len(choices)])
             except _Refused as refusal:
-                refused = str(refusal)
+                refused = f"prompt refused by the endpoint: {refusal}"
                 break
             choices += reply.data["choices"][:wanted]
             replies.append(reply)
         kept = [choice for choice in choices if choice.get("finish_reason") not in WITHHELD]
-        return Answered(
-            id=asked.id,
-            responses=[response(choice, self.manner.model) for choice in kept],
+        unseeded = f"{self.url} takes no seeds: what it wrote cannot be drawn again"
+        return Reply(
+            id=request.id,
+            samples=[sample_of(choice) for choice in kept],
             refused=None if choices else refused,
-            withheld=len(asked.seeds) - len(kept) if choices else 0,
-            served_by=sorted({str(reply.data.get("model") or self.manner.model) for reply in replies}),
+            withheld=request.n - len(kept) if choices else 0,
+            masked=sum(reply.was_masked for reply in replies),
+            served_by=sorted({str(reply.data.get("model") or self.model) for reply in replies}),
             prompt_tokens=sum_known(counted_tokens(reply.data, "prompt_tokens") for reply in replies),
             completion_tokens=sum_known(counted_tokens(reply.data, "completion_tokens") for reply in replies),
-            masked=sum(reply.was_masked for reply in replies),
+            remarks=[unseeded] if "seed" in self.given_up else [],
         )
 
-    def _complete(self, asked: Asked, n: int, seed: int) -> _Reply:
+    def _complete(self, request: Request, n: int, seed: int) -> _Reply:
         """A completion; a field that the server does not take is left out from then on, once that proved to help."""
         without = set(self.given_up)
         while True:
-            body = request_body(asked, self.manner, n, seed, without)
+            body = request_body(request, self.model, n, seed, without)
             try:
                 reply = self._patience.insist(partial(self._send, body))
             except _Refused as refusal:
@@ -217,7 +228,7 @@ class Endpoint:
             target = redact(str(reply.headers.get("Location", "")).partition("?")[0], self._key)
             return BadInput(f"{self.url}: sends elsewhere ({target}); set endpoint to the address that answers")
         if status == 404 and isinstance(data, dict) and "model" in said.lower():
-            return BadInput(f"{self.url}: has no model '{self.manner.model}' ({said}); set model to a name it knows")
+            return BadInput(f"{self.url}: has no model '{self.model}' ({said}); set model to a name it knows")
         if status in (404, 405) or status < 300:
             problem = f"no chat completions there (status {status}: {said})"
             return BadInput(f"{self.url}: {problem}; the address of an API often ends in /v1")

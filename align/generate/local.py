@@ -1,31 +1,34 @@
-"""The one way a policy acts: token ids of prompts in, sampled responses out.
+"""Sample responses from a policy on this machine, through transformers' ``generate``.
 
 Each sequence owns a random generator seeded from its own key, used as Gumbel noise on the full distribution
-(Maddison et al. 2014, "A* sampling"), so a sample depends on neither its batch nor on the one beside it.
-No top-k and no top-p: what is sampled is what log-probabilities are computed of. Another sampler (vLLM)
-would stand behind :func:`sample_responses`.
+(Maddison et al. 2014, "A* sampling"), so a sample depends on neither its batch nor the sample beside it.
+No top-k and no top-p: the distribution that is sampled is the one whose log-probabilities are computed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from align.core.config import NotFinite
+from align.core.config import BadInput, NotFinite
+from align.generate.sampler import Reply, Request, Sample, Sampler, sequence_seed
 from align.model.adapters import AdapterModel
+from align.model.chat import Unusable
+from align.model.parsing import parse_response
+from align.model.roles import RoleModel
 
+PIECE = 768  # responses that are sampled before their replies are handed over
 SEGMENT = 16  # tokens written between two looks at which rows have ended and need no further work
 PADDED, ROUNDED = 1e-4, 0.2  # nats, mean over the vocabulary: what left padding may move, in fp32 and in less
 SMALLEST = 2.0**-25  # below the least exponential that fp32 draws, so that its zeros do not become infinite noise
 
 
-class Sample(NamedTuple):
+class TokenSample(NamedTuple):
     """A response as token ids (with its stop token when it ended) and the sampler's own log-probabilities.
 
     ``logprobs`` is empty when the response was not drawn (temperature 0).
@@ -34,6 +37,76 @@ class Sample(NamedTuple):
     ids: list[int]
     ended: bool
     logprobs: list[float]
+
+
+class LocalSampler(Sampler):
+    """The policy on this machine."""
+
+    GIVES_TOKENS: ClassVar[bool] = True
+
+    kind: str = "local"
+
+    def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
+        """Answer the requests that the template can render and that leave room for an answer, longest prompt first."""
+        if policy is None:
+            raise BadInput("sampler local: no policy to sample from; set policy to a run or a model folder")
+        prompts: list[tuple[Request, Sequence[int]]] = []
+        for request in requests:
+            try:
+                ids = _prompt_ids(request, policy)
+            except Unusable as error:
+                yield Reply(request.id, [], refused=f"prompt: {error}")
+                continue
+            if policy.context is not None and len(ids) + request.max_new_tokens > policy.context:
+                room = f"{request.max_new_tokens} new tokens in a context of {policy.context}"
+                yield Reply(request.id, [], refused=f"prompt leaves no room for {room}", prompt_ids=ids)
+                continue
+            prompts.append((request, ids))
+        for part in _parts(prompts):
+            first, _ = part[0]
+            found = sample_responses(
+                policy.model,
+                policy.role,
+                [ids for _, ids in part],
+                [request.key for request, _ in part],
+                max_new_tokens=first.max_new_tokens,
+                temperature=first.temperature,
+                k=first.n,
+            )
+            for (request, ids), responses in zip(part, found, strict=True):
+                yield Reply(
+                    request.id,
+                    [
+                        Sample(
+                            parse_response(policy.model.chat, ids, response.ids, request.tools),
+                            response.ended,
+                            response.ids,
+                            response.logprobs,
+                        )
+                        for response in responses
+                    ],
+                    prompt_ids=ids,
+                )
+
+
+def _prompt_ids(request: Request, policy: RoleModel) -> Sequence[int]:
+    if request.prompt_ids is not None:
+        return request.prompt_ids
+    return policy.model.chat.prompt_ids(request.messages, request.tools, request.arguments)
+
+
+def _parts(prompts: Sequence[tuple[Request, Sequence[int]]]) -> Iterator[list[tuple[Request, Sequence[int]]]]:
+    """Prompts that are sampled together: the same settings, and like lengths."""
+
+    def settings(request: Request) -> tuple[int, float, int]:
+        return request.n, request.temperature, request.max_new_tokens
+
+    for wanted in dict.fromkeys(settings(request) for request, _ in prompts):
+        alike = [prompt for prompt in prompts if settings(prompt[0]) == wanted]
+        alike.sort(key=lambda prompt: -len(prompt[1]))
+        step = max(1, PIECE // wanted[0])
+        for begin in range(0, len(alike), step):
+            yield alike[begin : begin + step]
 
 
 class _Gumbel(LogitsProcessor):
@@ -54,12 +127,6 @@ class _Gumbel(LogitsProcessor):
         return noisy
 
 
-def sequence_seed(*key: object) -> int:
-    """A 63-bit seed from a key such as (seed, stage, iteration, prompt id, k): the same on every machine."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 @torch.no_grad()
 def sample_responses(
     model: AdapterModel,
@@ -70,18 +137,18 @@ def sample_responses(
     max_new_tokens: int,
     temperature: float = 1.0,
     k: int = 1,
-) -> list[list[Sample]]:
+) -> list[list[TokenSample]]:
     """Sample k responses for each prompt; ``temperature = 0`` is greedy.
 
     Args:
         role: the adapter that acts; None is the bare base.
         prompts: token ids, each with its generation prompt.
-        keys: one key a prompt; with the sample's number it seeds the sequence.
+        keys: one key per prompt; with the sample's number it seeds the sequence.
         max_new_tokens: tokens after which an unfinished response is cut (``ended`` is then False).
     """
     rows = [(index, number) for index in range(len(prompts)) for number in range(k)]
     rows.sort(key=lambda row: (-len(prompts[row[0]]), row))
-    found: dict[tuple[int, int], Sample] = {}
+    found: dict[tuple[int, int], TokenSample] = {}
     with model.use(role):
         while rows:
             longest = len(prompts[rows[0][0]]) + max_new_tokens
@@ -98,10 +165,10 @@ def sample_responses(
 
 def _write(
     model: AdapterModel, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, temperature: float
-) -> list[Sample]:
+) -> list[TokenSample]:
     """One batch to its end, a segment at a time; after each, only the rows that have not ended go on."""
     generators = [torch.Generator(device=model.device).manual_seed(seed) for seed in seeds]
-    samples = [Sample([], False, []) for _ in prompts]
+    samples = [TokenSample([], False, []) for _ in prompts]
     going = list(range(len(prompts)))
     written = 0
     while going and written < max_new_tokens:
@@ -112,7 +179,7 @@ def _write(
             raise NotFinite("sampling: log-probabilities are not finite; the policy's weights or dtype cannot be used")
         for row, part in zip(going, parts, strict=True):
             before = samples[row]
-            samples[row] = Sample(before.ids + part.ids, part.ended, before.logprobs + part.logprobs)
+            samples[row] = TokenSample(before.ids + part.ids, part.ended, before.logprobs + part.logprobs)
         going = [row for row in going if not samples[row].ended]
         written += room
     return samples
@@ -148,7 +215,7 @@ def _greedy_logprobs(model: AdapterModel, row: list[int], padding: list[int]) ->
 
 def _segment(
     model: AdapterModel, rows: Sequence[Sequence[int]], noise: _Gumbel | None, max_new_tokens: int
-) -> list[Sample]:
+) -> list[TokenSample]:
     """What ``generate`` adds to left-padded rows; the pad id is covered by the attention mask."""
     longest = max(map(len, rows))
     ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -175,9 +242,9 @@ def _segment(
     return [_until_stop(row, found, set(stops)) for row, found in zip(added, logprobs, strict=True)]
 
 
-def _until_stop(ids: list[int], logprobs: list[float], stops: set[int]) -> Sample:
+def _until_stop(ids: list[int], logprobs: list[float], stops: set[int]) -> TokenSample:
     """Cut after the first stop token: positions, not ids, decide what is padding."""
     for position, token in enumerate(ids):
         if token in stops:
-            return Sample(ids[: position + 1], True, logprobs[: position + 1])
-    return Sample(ids, False, logprobs)
+            return TokenSample(ids[: position + 1], True, logprobs[: position + 1])
+    return TokenSample(ids, False, logprobs)

@@ -25,21 +25,16 @@ from align.core.files import artefact_hash, code_hash
 from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.engine.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from align.engine.distributed import Distributed
-from align.engine.loop import epochs, stage_seed
-from align.engine.metrics_logger import MetricsLogger
-from align.engine.optimizer import RoleOptimizer
+from align.engine.loop import Distributed, MetricsLogger, RoleOptimizer, epochs, stage_seed
 from align.engine.samples import SampleLogger, watched_rows
-from align.generate.local import Sample, sample_responses
-from align.losses.kl import KlKind, token_kl
-from align.losses.masked import masked_sum
-from align.losses.policy_gradient import gae, policy_loss, shape_rewards, whiten
-from align.losses.value import value_loss
+from align.generate.local import LocalSampler
+from align.generate.sampler import Request, Sample, TokenSampler, sample_all
+from align.losses import objectives
 from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import find_policy, template_of
 from align.model.packing import Tree
-from align.model.parsing import parse_response
+from align.model.roles import RoleModel
 from align.train import guards
 from align.train.rollouts import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, score_rollouts
 from rewards.functions import load_function, origin_of
@@ -70,6 +65,7 @@ class PPOConfig(TextConfig):
     value_clip: float = Field(default=0.2, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=64, ge=1)
+    sampler: TokenSampler | None = Field(default=None, description="kind: local, or module:Class; null is local")
     missing_eos_penalty: float = Field(default=1.0, ge=0, description="taken off the score of a cut response")
     kl_prompts: int = Field(default=64, ge=1, description="prompts for the three KL estimates at the end")
     optim: Optim = Optim(lr=5e-5, eps=1e-5)
@@ -90,6 +86,7 @@ class PPO:
 
     def __init__(self, config: PPOConfig, run: Run, gold: RewardFunction | None) -> None:
         self.config, self.gold = config, gold
+        self.sampler = config.sampler or LocalSampler()
         self.functions = [load_function(name) for name in config.functions]
         torch.manual_seed(stage_seed(config.seed, "ppo"))
         source = find_policy(config.policy)
@@ -119,24 +116,31 @@ class PPO:
         return [chosen[m :: self.config.minibatches] for m in range(min(self.config.minibatches, len(chosen)))]
 
     # 1 act
-    def act(self, iteration: int | str, prompts: Sequence[Prompt]) -> list[list[Sample]]:
+    def act(self, iteration: int | str, prompts: Sequence[Prompt]) -> list[Sequence[Sample]]:
         """Sample responses; each sequence is seeded by (seed, stage, iteration, prompt, k)."""
         config = self.config
-        return sample_responses(
-            self.model,
-            "policy",
-            [prompt.ids for prompt in prompts],
-            [(config.seed, "ppo", iteration, prompt.id) for prompt in prompts],
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            k=config.samples,
-        )
+        requests = [
+            Request(
+                prompt.id,
+                (config.seed, "ppo", iteration, prompt.id),
+                prompt.messages,
+                prompt_ids=prompt.ids,
+                n=config.samples,
+                temperature=config.temperature,
+                max_new_tokens=config.max_new_tokens,
+            )
+            for prompt in prompts
+        ]
+        replies = sample_all(self.sampler, requests, RoleModel(self.model, "policy"))
+        if refused := next((reply for reply in replies if reply.refused is not None), None):
+            raise BadInput(f"ppo: sampler {self.sampler.kind}: prompt {refused.id}: {refused.refused}")
+        return [reply.samples for reply in replies]
 
     # 2 judge
-    def judge(self, prompts: Sequence[Prompt], samples: list[list[Sample]]) -> Judged:
+    def judge(self, prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]]) -> Judged:
         """Scores of reward functions (and the penalty of a cut response), beside the reward model's fast path."""
         flat = [(prompt, sample) for prompt, found in zip(prompts, samples, strict=True) for sample in found]
-        texts = [[parse_response(self.model.chat, prompt.ids, sample.ids)] for prompt, sample in flat]
+        texts = [[sample.message] for _, sample in flat]
         asked = [prompt.messages for prompt, _ in flat]
         ended = [sample.ended for _, sample in flat]
         extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]
@@ -147,7 +151,7 @@ class PPO:
             extra[i] += sum(value for value in values if value is not None)
         gold = self.gold(prompts=asked, completions=texts, ended=ended) if self.gold else [None] * len(flat)
         k = self.config.samples
-        trees = [Tree(p.ids, [sample.ids for sample in found]) for p, found in zip(prompts, samples, strict=True)]
+        trees = [Tree(p.ids, [s.require_ids() for s in found]) for p, found in zip(prompts, samples, strict=True)]
         return Judged(trees, samples, _chunks(extra, k), _chunks(gold, k))
 
     # 3 assign credit
@@ -158,16 +162,19 @@ class PPO:
         for rollouts in minibatches:
             part = []
             for r in rollouts:
-                kl_BT = token_kl(r.old_BT, r.reference_BT, "k1")
-                rewards_BT = shape_rewards(r.scores_B, kl_BT, r.mask_BT, config.kl)
-                credit = gae(rewards_BT, r.values_BT, r.mask_BT, config.gamma, config.lam)
-                part.append(r._replace(advantages_BT=credit.advantages_BT, returns_BT=credit.returns_BT))
+                kl_ST = objectives.token_kl(r.old_ST, r.reference_ST, "k1")
+                rewards_ST = objectives.shape_rewards(r.scores_S, kl_ST, r.mask_ST, config.kl)
+                credit = objectives.gae(rewards_ST, r.values_ST, r.mask_ST, config.gamma, config.lam)
+                part.append(r._replace(advantages_ST=credit.advantages_BT, returns_ST=credit.returns_BT))
             credited.append(part)
         mean, variance = self._moments([r for part in credited for r in part])
-        return [[r._replace(advantages_BT=whiten(r.advantages_BT, mean, variance)) for r in part] for part in credited]
+        return [
+            [r._replace(advantages_ST=objectives.standardise(r.advantages_ST, mean, variance)) for r in part]
+            for part in credited
+        ]
 
     def _moments(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
-        advantages = [r.advantages_BT[r.mask_BT].double() for r in rollouts]
+        advantages = [r.advantages_ST[r.mask_ST].double() for r in rollouts]
         n, total = self.processes.sum([sum(map(len, advantages)), sum(float(a.sum()) for a in advantages)])
         mean = total / n
         (squares,) = self.processes.sum([sum(float(((a - mean) ** 2).sum()) for a in advantages)])
@@ -180,7 +187,7 @@ class PPO:
         found: list[dict[str, float]] = []
         for epoch in range(self.config.epochs):
             for number, rollouts in enumerate(minibatches):
-                (n_tokens,) = self.processes.sum([float(sum(int(r.mask_BT.sum()) for r in rollouts))])
+                (n_tokens,) = self.processes.sum([float(sum(int(r.mask_ST.sum()) for r in rollouts))])
                 sums = [0.0] * 5
                 for rollout in rollouts:
                     part = self._backward(rollout, n_tokens, check and epoch == 0 and number == 0)
@@ -196,14 +203,14 @@ class PPO:
         """Gradients of one packed, role by role: a backward pass comes before the next switch."""
         config = self.config
         with self.model.use("policy"):
-            logprob_BT = r.packed.by_response(self.model.logprobs(r.packed, config.temperature))
+            logprob_ST = r.packed.by_response(self.model.logprobs(r.packed, config.temperature))
             if check:
-                guards.same_ratio(logprob_BT.detach(), r.old_BT, r.mask_BT, self.model.compute.dtype)
-            policy = policy_loss(logprob_BT, r.old_BT, r.advantages_BT, r.mask_BT, config.clip, n_tokens)
+                guards.same_ratio(logprob_ST.detach(), r.old_ST, r.mask_ST, self.model.compute.dtype)
+            policy = objectives.policy_loss(logprob_ST, r.old_ST, r.advantages_ST, r.mask_ST, config.clip, n_tokens)
             policy.loss.backward()
         with self.model.use("value"):
-            values_BT = r.packed.by_response(self.model.values("value", r.packed))
-            value = value_loss(values_BT, r.values_BT, r.returns_BT, r.mask_BT, config.value_clip, n_tokens)
+            values_ST = r.packed.by_response(self.model.values("value", r.packed))
+            value = objectives.value_loss(values_ST, r.values_ST, r.returns_ST, r.mask_ST, config.value_clip, n_tokens)
             value.loss.backward()
         stats = (policy.loss, policy.clip_fraction, policy.approx_kl, value.loss, value.clip_fraction)
         return [number.item() for number in stats]
@@ -215,17 +222,17 @@ class PPO:
         samples = [sample for found in judged for row in found.samples for sample in row]
         gold = [value for found in judged for row in found.gold for value in row if value is not None]
 
-        def total(kind: KlKind) -> float:
-            kls = (token_kl(r.old_BT, r.reference_BT, kind) for r in rollouts)
-            return sum(float(masked_sum(kl, r.mask_BT)) for kl, r in zip(kls, rollouts, strict=True))
+        def total(kind: objectives.KlKind) -> float:
+            kls = (objectives.token_kl(r.old_ST, r.reference_ST, kind) for r in rollouts)
+            return sum(float(objectives.masked_sum(kl, r.mask_ST)) for kl, r in zip(kls, rollouts, strict=True))
 
         n, score, k1, k3, tokens, ended, gold_sum, n_gold = self.processes.sum(
             [
                 len(samples),
-                sum(float(r.scores_B.sum()) for r in rollouts),
+                sum(float(r.scores_S.sum()) for r in rollouts),
                 total("k1"),
                 total("k3"),
-                sum(len(sample.ids) for sample in samples),
+                sum(len(sample.require_ids()) for sample in samples),
                 sum(sample.ended for sample in samples),
                 sum(gold),
                 len(gold),
@@ -251,7 +258,7 @@ class PPO:
         """Three estimates of the final KL on fresh rollouts."""
         prompts = self.prompts[: self.config.kl_prompts]
         samples = self.act("end", prompts)
-        trees = [Tree(p.ids, [s.ids for s in found]) for p, found in zip(prompts, samples, strict=True)]
+        trees = [Tree(p.ids, [s.require_ids() for s in found]) for p, found in zip(prompts, samples, strict=True)]
         return guards.three_kls(self.model, trees, self.config.temperature, self.config.kl_max)
 
 
@@ -290,6 +297,7 @@ def _iterate(config: PPOConfig, run: Run, state: PPO, journal: MetricsLogger, st
         watched_rows(config.pairs, config.watch.prompts),
         max_new_tokens=config.watch.max_new_tokens,
         seed=config.seed,
+        sampler=state.sampler,
         score=functools.partial(score, state.model, "reward") if config.reward else None,
         gold=state.gold,
     )

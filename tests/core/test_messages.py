@@ -13,8 +13,8 @@ from align.core.config import BadInput
 from align.core.files import write_jsonl
 from align.core.messages import NoMessage, read_messages
 from align.evals.items import Item
-from align.generate.completions import response
-from align.generate.run import read_prompts
+from align.generate.completions import sample_of
+from align.generate.prompts import read_prompts
 from align.train.sft import SFTConfig, sft
 from annotation.importers.demonstrations import read_demonstrations
 from annotation.importers.preferences import read_preferences
@@ -169,7 +169,7 @@ def test_prompts_and_items_are_read_in_the_same_form(tmp_path: Path) -> None:
 
 def test_an_endpoints_reasoning_and_calls_come_in_the_same_form() -> None:
     said = {"content": None, "thinking": "hm", "tool_calls": [{"function": {"name": "f", "arguments": '{"x": 1}'}}]}
-    (message,) = response({"message": said, "finish_reason": "tool_calls"}, "m")["messages"]
+    message = sample_of({"message": said, "finish_reason": "tool_calls"}).message
     assert message["reasoning_content"] == "hm"
     assert message["tool_calls"][0]["function"]["arguments"] == {"x": 1}
 
@@ -191,9 +191,9 @@ def test_a_file_of_which_no_row_can_be_learnt_from_trains_nothing(
 def test_a_call_in_the_form_before_tool_calls_is_kept() -> None:
     called = {"name": "look_up", "arguments": '{"word": "sky"}'}
     choice = {"message": {"content": "hm", "function_call": called}, "finish_reason": "function_call"}
-    (message,) = response(choice, "m")["messages"]
+    message = sample_of(choice).message
     assert message["tool_calls"] == [
         {"type": "function", "function": {"name": "look_up", "arguments": {"word": "sky"}}}
     ]
-    (odd,) = response({"message": {"content": "hm", "function_call": 5}, "finish_reason": "stop"}, "m")["messages"]
-    assert "tool_calls" not in odd
+    odd = sample_of({"message": {"content": "hm", "function_call": 5}, "finish_reason": "stop"})
+    assert "tool_calls" not in odd.message

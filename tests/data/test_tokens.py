@@ -21,12 +21,12 @@ from align.data.tokens import Prompt, record_tokens, response_tokens
 from align.engine.samples import Asked, SampleLogger
 from align.evals.generation import Answer, Answered, _reward_tree
 from align.evals.items import Item
-from align.evals.targets import RoleModel
-from align.generate.local import Sample
+from align.generate.local import TokenSample
 from align.generate.run import SampleConfig, sample
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
 from align.model.packing import Tree
+from align.model.roles import RoleModel
 from align.train.sft import SFTConfig, _demonstrations, _rows
 from annotation.campaign.candidates import compare, read_candidates
 from annotation.campaign.privacy import count
@@ -203,8 +203,8 @@ def test_judges_read_the_answer_after_its_reasoning() -> None:
 def test_what_a_policy_writes_while_it_trains_is_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = family_tokenizer("gpt-oss")
     folder = writer(tmp_path, tokenizer, Chat(tokenizer).prompt_ids(USER), CHANNELS)
-    written = Sample(token_ids(tokenizer, CHANNELS), True, [])
-    monkeypatch.setattr("align.engine.samples.sample_responses", lambda *_, **__: [[written]])
+    written = TokenSample(token_ids(tokenizer, CHANNELS), True, [])
+    monkeypatch.setattr("align.generate.local.sample_responses", lambda *_, **__: [[written]])
     seen: list[Any] = []
 
     def gold(prompts: Any, completions: Any, ended: Any) -> list[float | None]:

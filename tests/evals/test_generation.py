@@ -18,10 +18,11 @@ from align.evals.results import summarise
 from align.evals.suites import preference as preference_suite
 from align.evals.suites.forgetting import bits_per_byte, forgetting
 from align.evals.suites.preference import exact_kl, preference
-from align.evals.targets import EvaluationTarget, RoleModel
-from align.losses.kl import best_of_n_kl
+from align.evals.targets import EvaluationTarget
+from align.losses.objectives import best_of_n_kl
 from align.model.adapters import AdapterModel
 from align.model.packing import Tree
+from align.model.roles import RoleModel
 
 MakeModel = Callable[..., AdapterModel]
 ModelFolder = Callable[[str], Path]

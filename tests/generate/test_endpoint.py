@@ -21,9 +21,10 @@ from align.cli import main
 from align.core.config import BadInput, build
 from align.core.http import retry_after
 from align.core.runs import RunRecord, read_run
-from align.generate.completions import Asked, Manner, refused_field, request_body, response, words
+from align.generate.completions import refused_field, request_body, sample_of, words
 from align.generate.endpoint import Endpoint, _Reply
 from align.generate.run import SampleConfig, sample
+from align.generate.sampler import Request, Sample
 from annotation.campaign.candidates import read_candidates
 
 KEY = "sk-secret-7f3a"
@@ -179,15 +180,10 @@ def run(folder: Path, url: str, file: Path, **changes: Any) -> tuple[RunRecord, 
 def test_reasoning_between_marks_is_parted_from_the_answer() -> None:
     """Servers without a parser of reasoning send it as content."""
     choice = {"message": {"content": "<think>\nlet me see\n</think>\n\nblue"}, "finish_reason": "stop"}
-    assert response(choice, MODEL)["messages"] == [
-        {"role": "assistant", "content": "blue", "reasoning_content": "let me see"}
-    ]
+    assert sample_of(choice).message == {"role": "assistant", "content": "blue", "reasoning_content": "let me see"}
     cut = {"message": {"content": "<think>\nlet me"}, "finish_reason": "length"}
-    assert response(cut, MODEL) == {
-        "messages": [{"role": "assistant", "content": "", "reasoning_content": "let me"}],
-        "origin": MODEL,
-        "ended": False,
-    }
+    message = {"role": "assistant", "content": "", "reasoning_content": "let me"}
+    assert sample_of(cut) == Sample(message, ended=False, ids=None, logprobs=None)
 
 
 def test_responses_come_as_candidates_with_what_they_hold(tmp_path: Path, server: Completions) -> None:
@@ -250,12 +246,12 @@ def test_a_server_that_does_not_sample_is_told_of(tmp_path: Path, server: Comple
 def test_every_prompt_is_answered_once_through_faults(
     tmp_path: Path, server: Completions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def endpoint(url: str, manner: Manner) -> Endpoint:
-        made = Endpoint(url, manner)
+    def endpoint(url: str, model: str) -> Endpoint:
+        made = Endpoint(url, model)
         made._patience.has_answered = True  # whichever of several requests at once is answered first
         return made
 
-    monkeypatch.setattr("align.generate.run.Endpoint", endpoint)
+    monkeypatch.setattr("align.generate.endpoint.Endpoint", endpoint)
     texts = [f"question {i}" for i in range(12)]
     server.faults = ["503", "", "hang up", "hidden", "wait", "", "page", "500", "hang up", "", "408"]
     _, rows = run(tmp_path / "run", server.url, prompts(tmp_path, *texts))
@@ -311,12 +307,12 @@ def waits(value: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr("align.core.http.time", Clock)
     monkeypatch.setattr("align.core.http.random.uniform", lambda low, high: low)
-    endpoint = Endpoint("http://127.0.0.1:9/v1", Manner("m", 1.0, 1))
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m")
     reply = _Reply(429, httpx.Headers({"Retry-After": value}), {"error": {"message": "slow down"}}, False)
     monkeypatch.setattr(endpoint, "_exchange", lambda content: reply)
     monkeypatch.setattr(endpoint._patience, "stop", Stop())
     with pytest.raises(BadInput, match="no usable answer for"):
-        endpoint.ask(Asked("p", [], None, {}, [1]))
+        endpoint.ask(Request("p", ("key",), []))
     return pauses
 
 
@@ -331,12 +327,12 @@ def test_who_waits_is_woken_when_the_run_ends(
             waits.append(super().wait(timeout))
             return waits[-1]
 
-    def endpoint(url: str, manner: Manner) -> Endpoint:
-        made = Endpoint(url, manner)
+    def endpoint(url: str, model: str) -> Endpoint:
+        made = Endpoint(url, model)
         made._patience.stop = Stop()
         return made
 
-    monkeypatch.setattr("align.generate.run.Endpoint", endpoint)
+    monkeypatch.setattr("align.generate.endpoint.Endpoint", endpoint)
     server.faults = ["", "", "later", "401 then"]
     with pytest.raises(BadInput, match="refuses the key"):
         run(tmp_path / "run", server.url, prompts(tmp_path, *(f"question {i}" for i in range(4))))
@@ -351,12 +347,12 @@ def test_an_interrupted_run_goes_on_where_it_was(
             super().set()
             server.ended.set()
 
-    def endpoint(url: str, manner: Manner) -> Endpoint:
-        made = Endpoint(url, manner)
+    def endpoint(url: str, model: str) -> Endpoint:
+        made = Endpoint(url, model)
         made._patience.stop = Stop()
         return made
 
-    monkeypatch.setattr("align.generate.run.Endpoint", endpoint)
+    monkeypatch.setattr("align.generate.endpoint.Endpoint", endpoint)
     texts = [f"question {i}" for i in range(20)]
     file = prompts(tmp_path, *texts, "forbidden")
     server.faults = [""] * 9 + ["401"] + ["held"] * 20
@@ -365,7 +361,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     answered = [body["messages"][0]["content"] for body in server.seen]
     server.faults = []
     assert 9 <= len(answered) < 20, "answers under way are kept, the rest is not asked"
-    part = tmp_path / "run" / "checkpoints" / "answers.jsonl"
+    part = tmp_path / "run" / "checkpoints" / "replies.jsonl"
     assert len(part.read_text().splitlines()) == len(answered)
     beyond = json.loads(part.read_text().splitlines()[0]) | {"step": 21}
     with open(part, "a") as file_:  # a number there is no prompt of, a row of other code, and half a line
@@ -418,7 +414,7 @@ def test_a_fault_that_cannot_be_waited_for_is_one_line_without_the_key(
 def test_a_server_that_never_answers_is_waited_for_and_named(
     tmp_path: Path, server: Completions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("align.generate.run.Endpoint", lambda url, manner: Endpoint(url, manner, patience=0.3))
+    monkeypatch.setattr("align.generate.endpoint.Endpoint", lambda url, model: Endpoint(url, model, patience=0.3))
     server.faults = ["500"] * 99
     with pytest.raises(BadInput, match=r"no usable answer.*status 500.*what was answered is kept") as told:
         run(tmp_path / "run", server.url, prompts(tmp_path, "hello"))
@@ -445,9 +441,8 @@ def test_a_source_that_cannot_be_is_refused_by_the_config(tmp_path: Path, given:
 def test_tool_calls_of_a_prompt_are_sent_as_the_protocol_wants_them() -> None:
     call = {"function": {"name": "look_up", "arguments": {"word": "ciel é"}}}
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    body = request_body(
-        Asked("p", messages, [{"type": "function"}], {"think": False}, [4]), Manner("m", 1.0, 5), 1, 4, ()
-    )
+    request = Request("p", ("key",), messages, [{"type": "function"}], {"think": False})
+    body = request_body(request, "m", 1, 4, ())
     sent = body["messages"][1]["tool_calls"][0]
     assert sent == {"type": "function", "function": {"name": "look_up", "arguments": '{"word": "ciel é"}'}}
     assert body["tools"] == [{"type": "function"}] and body["chat_template_kwargs"] == {"think": False}

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from align.core.config import Compute
 from align.engine.samples import Asked, SampleLogger, asked
 from align.generate import local
-from align.generate.local import Sample, sample_responses
+from align.generate.local import TokenSample, sample_responses
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
 from align.model.packing import Tree, pack
@@ -27,7 +27,7 @@ def prompts(model: AdapterModel, n: int) -> list[list[int]]:
     return [model.chat.prompt_ids([{"role": "user", "content": f"{words[i % 4]} {i}"}]) for i in range(n)]
 
 
-def sampled(model: AdapterModel, n: int, max_new_tokens: int, temperature: float = 1.0) -> list[Sample]:
+def sampled(model: AdapterModel, n: int, max_new_tokens: int, temperature: float = 1.0) -> list[TokenSample]:
     keys = [("test", i) for i in range(n)]
     rows = sample_responses(
         model, None, prompts(model, n), keys, max_new_tokens=max_new_tokens, temperature=temperature
@@ -58,8 +58,8 @@ def test_samples_have_the_scorers_logprobs(make_model: Callable[..., AdapterMode
     trees = [Tree(ids, [row[0].ids]) for ids, row in zip(asked, found, strict=True)]
     for packed in pack(trees, 4096, model.layout):
         with model.use("policy"):
-            logprob_BT = packed.by_response(model.logprobs(packed)).tolist()
-        for row, (tree, _) in zip(logprob_BT, packed.response_index, strict=True):
+            logprob_ST = packed.by_response(model.logprobs(packed)).tolist()
+        for row, (tree, _) in zip(logprob_ST, packed.response_index, strict=True):
             own = found[tree][0].logprobs
             assert len(own) == len(found[tree][0].ids) > 0
             assert row[: len(own)] == pytest.approx(own, abs=SAMPLER)

@@ -17,7 +17,8 @@ from fixtures.templates import tokenizer_of
 from align.core.config import BadInput, Compute, Template, TextConfig, build
 from align.core.files import write_jsonl
 from align.core.runs import Run, RunRecord
-from align.generate.run import Prompt, SampleConfig, _asked, sample
+from align.generate.prompts import Prompt
+from align.generate.run import SampleConfig, _request, sample
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
 from align.model.load import on_the_day_of, template_of
@@ -194,8 +195,8 @@ def test_an_endpoint_is_asked_with_the_runs_arguments_under_the_rows(tmp_path: P
         template_arguments={"enable_thinking": False, "reasoning_effort": "low"},
     )  # fmt: skip
     row = Prompt("id", USER, None, {"reasoning_effort": "high"}, "", "")
-    assert _asked(config, row).arguments == {"enable_thinking": False, "reasoning_effort": "high"}
-    with pytest.raises(ValueError, match="an endpoint prints its own date"):
+    assert _request(config, row).arguments == {"enable_thinking": False, "reasoning_effort": "high"}
+    with pytest.raises(ValueError, match="sampler endpoint prints its own date"):
         SampleConfig(
             run=tmp_path, endpoint="http://127.0.0.1:9/v1", model="m", prompts=tmp_path,
             template_arguments={"date": "2025-02-03"},

@@ -15,7 +15,8 @@ from align.core.config import BadInput, Optim, Watch
 from align.core.files import code_hash, write_jsonl
 from align.core.records import prompt_id
 from align.core.runs import Run, RunRecord, read_run
-from align.generate.local import Sample
+from align.generate.local import TokenSample
+from align.generate.sampler import Sample
 from align.train.ppo import PPO, PPOConfig, ppo
 from rewards.functions import load_function
 from rewards.run import RewardConfig, reward
@@ -88,7 +89,9 @@ def test_a_cut_response_loses_the_penalty(
     )  # fmt: skip
     record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
     state = PPO(config, Run(record), None)
-    ended, cut = Sample([30, state.model.chat.stop_id], True, [-1.0, -1.0]), Sample([30, 31, 32, 33], False, [-1.0] * 4)
+    message = {"role": "assistant", "content": "yes"}
+    ended = Sample(message, True, [30, state.model.chat.stop_id], [-1.0, -1.0])
+    cut = Sample(message, False, [30, 31, 32, 33], [-1.0] * 4)
     judged = state.judge(state.prompts[:2], [[ended, cut], [cut, ended]])
     assert judged.extra == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
 
@@ -102,7 +105,7 @@ def listening(prompts: Any, completions: Any, **_: Any) -> list[float]:
 
 
 def test_reward_functions_and_gold_read_what_the_reader_sees(
-    pairs: Path, model_folder: ModelFolder, tmp_path: Path
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wish in the reasoning is no answer: content and reasoning come apart, without the stop token."""
     config = PPOConfig(
@@ -114,7 +117,9 @@ def test_reward_functions_and_gold_read_what_the_reader_sees(
     tokenizer, stop = state.model.chat.tokenizer, state.model.chat.stop_id
     written = [[*token_ids(tokenizer, text), stop] for text in ("<think>yes</think>no", "<think>no</think>yes")]
     heard.clear()
-    judged = state.judge(state.prompts[:1], [[Sample(ids, True, [-1.0] * len(ids)) for ids in written]])
+    samples = [TokenSample(ids, True, [-1.0] * len(ids)) for ids in written]
+    monkeypatch.setattr("align.generate.local.sample_responses", lambda *_, **__: [samples])
+    judged = state.judge(state.prompts[:1], state.act(1, state.prompts[:1]))
     assert judged.extra == judged.gold == [[0.0, 1.0]]
     said = [("no", "yes"), ("yes", "no")]
     expected = [[{"role": "assistant", "content": c, "reasoning_content": r}] for c, r in said]

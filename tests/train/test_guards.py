@@ -18,12 +18,12 @@ from align.core.config import BadInput, Compute, Lora, NotFinite
 from align.core.files import code_hash
 from align.core.records import ItemResult
 from align.evals.likelihood import tree_logprobs
-from align.evals.targets import RoleModel
 from align.generate.local import sample_responses
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
 from align.model.load import load_base
 from align.model.packing import PackedBatch, Tree, pack
+from align.model.roles import RoleModel
 from align.model.weights import load_tensors
 from align.train import guards
 from rewards.functions import load_function, rewards_of

@@ -20,10 +20,11 @@ from align.evals.items import Item
 from align.evals.likelihood import improbable
 from align.evals.measurements import measure
 from align.evals.results import item_result
-from align.evals.targets import EvaluationTarget, RoleModel
+from align.evals.targets import EvaluationTarget
 from align.evals.training_reward import REWARD_MODEL
-from align.losses.kl import best_of_n_kl, exact_token_kl
+from align.losses.objectives import best_of_n_kl, exact_token_kl
 from align.model.packing import PackedBatch, Tree, pack
+from align.model.roles import RoleModel
 
 Scores = list[list[float | None]]
 
