@@ -8,13 +8,11 @@ control and direction characters are written out. What is missing says "not meas
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from align.audit import history, story
@@ -25,12 +23,12 @@ from align.core.stats.differences import higher_is_better, metric_of
 from align.core.stats.estimates import mean_interval
 from align.evals.training_reward import LABEL
 from align.report import tables
+from align.report.page import template, visible
 from align.report.plots import Bar, bar_chart
 
 TRAINED = ("sft", "reward", "dpo", "ppo", "kto")
 ORDER = ("fail", "insufficient", "pass")
 SECTIONS = {"forgetting": "Forgetting", "safety": "Safety", "preference": "Preference"}
-JOINERS = "\u200c\u200d"  # needed to write Persian, Hindi and emoji
 
 
 class ReportConfig(StageConfig):
@@ -73,7 +71,7 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
     policies = [one for one in runs if one.record.stage != "reward"]
     rows = comparison["rows"] if comparison else _measured(finished)
     overoptimised = [found for one in runs if (found := story.overoptimisation(one))]
-    page = _environment().get_template("report.html")
+    page = template(Path(__file__).parent / "report.html")
     html = page.render(
         title=config.title,
         audits=sorted(audits, key=lambda audit: ORDER.index(audit["verdict"])),
@@ -98,38 +96,6 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
         "runs": len(finished),
         "overoptimised": [o.name for o in overoptimised if o.is_overoptimised],
     }
-
-
-def visible(text: str) -> str:
-    """Text whose control, direction and other unseen characters are written out, as in ``⟨U+202E⟩``."""
-    return "".join(f"⟨U+{ord(c):04X}⟩" if _is_unseen(c) else c for c in text)
-
-
-def _is_unseen(character: str) -> bool:
-    if character in "\n\t" + JOINERS:
-        return False
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters |= {"number": tables.number, "estimate": tables.estimate, "direction": tables.direction}
-    environment.filters |= {"name": lambda path: Path(str(path)).name, "short": lambda text: str(text or "–")[:12]}
-    return environment
-
-
-def _shown(value: Any) -> Any:
-    """Every expression of the page passes here before it is escaped; markup of ours does not need to."""
-    if value is None:
-        return "–"
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _content(path: Path, stage_name: str) -> dict[str, Any]:

@@ -82,6 +82,33 @@ def bar_chart(title: str, bars: Sequence[Bar], note: str = "") -> Markup:
     return _svg(title, WIDTH, height, parts)
 
 
+def dot_chart(title: str, bars: Sequence[Bar], mark: float | None = None, note: str = "") -> Markup:
+    """Dots with interval whiskers, one per row; ``mark`` is a value to compare with. Empty without dots."""
+    known = [value for bar in bars for value in (bar.mean, bar.low, bar.high) if value is not None]
+    if not known:
+        return Markup()
+    measured = known if mark is None else [*known, mark]
+    left, row = 150, 22
+    height = TOP + row * len(bars) + 26
+    axis = Axis(*_padded(min(measured), max(measured)), left, WIDTH - 60)
+    parts = [_text(8, 18, title, "t"), _text(WIDTH - RIGHT, 18, note, "l", "end")]
+    for tick in ticks(axis.low, axis.high, 4):
+        x = axis.at(tick)
+        parts += [_rule(x, TOP, x, height - 24), _text(x, height - 8, label(tick), "l", "middle")]
+    if mark is not None:
+        parts.append(_rule(axis.at(mark), TOP, axis.at(mark), height - 24, "w"))
+    for index, bar in enumerate(bars):
+        y = TOP + row * (index + 0.5)
+        parts.append(_text(left - 8, y + 4, bar.name, "l", "end"))
+        if bar.mean is None:
+            continue
+        if bar.low is not None and bar.high is not None:
+            parts.append(_rule(axis.at(bar.low), y, axis.at(bar.high), y, "w"))
+        dot = Markup('<circle class="d c{}" cx="{:.1f}" cy="{:.1f}" r="4"/>')
+        parts += [dot.format(bar.colour, axis.at(bar.mean), y), _text(WIDTH - 52, y + 4, f"{bar.mean:.3g}", "l")]
+    return _svg(title, WIDTH, height, parts)
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About ``count`` round numbers between two bounds."""
     raw = (high - low) / count
@@ -159,8 +186,8 @@ def _bar(bar: Bar, axis: Axis, y: float, left: float) -> list[Markup]:
     return parts
 
 
-def _rule(x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="g" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(x1, y1, x2, y2)
+def _rule(x1: float, y1: float, x2: float, y2: float, kind: str = "g") -> Markup:
+    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> Markup:

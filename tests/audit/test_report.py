@@ -16,12 +16,13 @@ from fixtures.audit_world import compared, edit_run, make_world, measured, resul
 
 from align.audit import story
 from align.audit.compare import compare
-from align.audit.report import ReportConfig, report, visible
+from align.audit.report import ReportConfig, report
 from align.audit.run import AuditConfig, audit
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl, write_text
 from align.core.runs import read_run
 from align.core.stats.estimates import mean_interval
+from align.report.page import visible
 from align.report.plots import Bar, Series, bar_chart, line_chart, ticks
 from align.report.tables import estimate, number
 

@@ -15,6 +15,7 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 
 from align.core.records import Comparison, Judgment
 from align.core.stats.agreement import alpha, bootstrap, bootstraps, chance_corrected, ordinal_alpha
+from align.report.tables import number
 from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes_of
 from annotation.agreement.measures import COEFFICIENTS, measure
 from annotation.agreement.page import page
@@ -298,5 +299,5 @@ def test_the_page_shows_every_two_annotators() -> None:
     report = measure(cast, {})
     shown = page(report)
     lowest = min(report["couples"], key=lambda couple: couple["value"])
-    assert "Every two annotators" in shown and f"<td>{lowest['value']:.3g}<span" in shown
+    assert "Every two annotators" in shown and f"<td>{number(lowest['value'])}<span" in shown
     assert "4 couples judged nothing together." in shown
