@@ -41,7 +41,10 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = Path(__file__).with_name("survivors.yaml")
 SAMPLE, SEED, JOBS = 40, 0, 2
 OWN_TESTS = {
-    "align/losses/objectives.py": ["test_objectives", "test_padding"],
+    "align/losses/kl.py": ["test_equations", "test_padding"],
+    "align/losses/pairwise.py": ["test_equations", "test_padding"],
+    "align/losses/policy_gradient.py": ["test_equations", "test_padding"],
+    "align/losses/value.py": ["test_equations", "test_padding"],
     "align/model/packing.py": ["test_packing", "test_pair_trees", "test_turns"],
     "align/model/layouts.py": ["test_layout", "test_guards", "test_packing"],
     "align/core/stats/differences.py": ["test_stats", "test_intervals", "test_compare"],

@@ -33,8 +33,11 @@ from align.data.pairs import (
     total_weight,
 )
 from align.engine.checkpoints import load_checkpoint, save_checkpoint
-from align.engine.loop import Distributed, MetricsLogger, RoleOptimizer, epochs, stage_seed
-from align.losses.objectives import bradley_terry
+from align.engine.distributed import Distributed
+from align.engine.loop import epochs, stage_seed
+from align.engine.metrics_logger import MetricsLogger
+from align.engine.optimizer import RoleOptimizer
+from align.losses.pairwise import bradley_terry
 from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import context_length, find_policy, template_of
@@ -156,8 +159,8 @@ def _backward(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: 
         packed = packed.to(model.device)
         pairs = index_pairs(packed, prompts)
         with model.use("reward"):
-            scores_S = model.scores("reward", packed)
-            loss = bradley_terry(scores_S[pairs.chosen_P], scores_S[pairs.rejected_P], pairs.weight_P, denominator)
+            scores_B = model.scores("reward", packed)
+            loss = bradley_terry(scores_B[pairs.chosen_P], scores_B[pairs.rejected_P], pairs.weight_P, denominator)
             loss.loss.backward()
         loss_sum += loss.loss.item()
         right += (loss.margin_P > 0).sum().item()

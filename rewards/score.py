@@ -44,8 +44,8 @@ class ScoreConfig(TextConfig):
 class Scored(NamedTuple):
     """Scores ``(n,)`` and final hidden states ``(n, D)`` of all responses, tree by tree."""
 
-    scores_S: Tensor
-    embeddings_SD: Tensor
+    scores_B: Tensor
+    embeddings_BD: Tensor
 
 
 @stage
@@ -61,11 +61,11 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     if not trees:
         raise BadInput(f"{config.candidates}: no response can be scored ({run.record.dropped or 'no rows'})")
     scored = embed(model, "reward", trees)
-    table = [row | {"score": float(value)} for row, value in zip(rows, scored.scores_S, strict=True)]
+    table = [row | {"score": float(value)} for row, value in zip(rows, scored.scores_B, strict=True)]
     if run.is_main:
         write_bytes(run.path / "scores.parquet", _parquet(table))
-        write_bytes(run.path / "embeddings.safetensors", save({"embeddings": scored.embeddings_SD.contiguous()}))
-    spread = scored.scores_S.double()
+        write_bytes(run.path / "embeddings.safetensors", save({"embeddings": scored.embeddings_BD.contiguous()}))
+    spread = scored.scores_B.double()
     return {
         "prompts": len(trees),
         "responses": len(rows),
@@ -77,7 +77,7 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
             "max": float(spread.max()),
             "n": len(rows),
         },
-        "width": int(scored.embeddings_SD.shape[1]),
+        "width": int(scored.embeddings_BD.shape[1]),
     }
 
 
@@ -87,16 +87,16 @@ def embed(model: AdapterModel, role: str, trees: Sequence[Tree]) -> Scored:
     first = [0]
     for tree in trees:
         first.append(first[-1] + len(tree.responses))
-    scores_S = torch.empty(first[-1])
-    embeddings_SD = torch.empty(first[-1], width(model.base))
+    scores_B = torch.empty(first[-1])
+    embeddings_BD = torch.empty(first[-1], width(model.base))
     with model.use(role):
         for packed in pack(trees, model.compute.max_tokens, model.layout):
             packed = packed.to(model.device)
-            hidden_SD = model.hidden(packed)[packed.stop_row_S, packed.stop_column_S]
-            place_S = torch.tensor([first[tree] + k for tree, k in packed.response_index])
-            embeddings_SD[place_S] = hidden_SD.float().cpu()
-            scores_S[place_S] = model.heads[role](hidden_SD).cpu()
-    return Scored(scores_S, embeddings_SD)
+            hidden_BD = model.hidden(packed)[packed.stop_row_B, packed.stop_column_B]
+            place_B = torch.tensor([first[tree] + k for tree, k in packed.response_index])
+            embeddings_BD[place_B] = hidden_BD.float().cpu()
+            scores_B[place_B] = model.heads[role](hidden_BD).cpu()
+    return Scored(scores_B, embeddings_BD)
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

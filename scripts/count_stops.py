@@ -90,7 +90,7 @@ def _caller(frame: FrameType) -> str | None:
 
 def _align(*words: str) -> None:
     """Run a command as `align` would; a code other than 0 ends the trace."""
-    module = importlib.import_module("align.cli.main.main" if (ROOT / "align" / "cli").is_dir() else "align.cli.main")
+    module = importlib.import_module("align.cli.main" if (ROOT / "align" / "cli").is_dir() else "align.cli")
     if code := module.run(list(words)):
         raise SystemExit(f"align {' '.join(words)}: ended with {code}")
 

@@ -37,12 +37,12 @@ class PromptPairs(NamedTuple):
 
 
 class PairIndex(NamedTuple):
-    """Pairs of a packed by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(S,)``."""
+    """Pairs of a packed by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(B,)``."""
 
     chosen_P: Tensor
     rejected_P: Tensor
     weight_P: Tensor
-    n_tokens_S: Tensor
+    n_tokens_B: Tensor
 
 
 class CandidateRow(BaseModel):

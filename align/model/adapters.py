@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from align.core.config import BadInput, Compute, Lora, Template
 from align.core.files import write_bytes, write_json
-from align.losses.objectives import exact_token_kl
+from align.losses.kl import exact_token_kl
 from align.model.chat import Chat
 from align.model.load import batch_limit, device_of, load_base, load_tokenizer, refuse_tokens_beyond, width
 from align.model.packing import Layout, PackedBatch
@@ -248,9 +248,9 @@ class AdapterModel:
         return torch.cat(parts)
 
     def scores(self, role: str, packed: PackedBatch) -> Tensor:
-        """One number a response ``(S,)``: the role's head read at the response's last token."""
+        """One number a response ``(B,)``: the role's head read at the response's last token."""
         hidden_RLD = self.hidden(packed)
-        return self.heads[role](hidden_RLD[packed.stop_row_S, packed.stop_column_S])
+        return self.heads[role](hidden_RLD[packed.stop_row_B, packed.stop_column_B])
 
     def values(self, role: str, packed: PackedBatch) -> Tensor:
         """One number a response token ``(N,)``: the role's head read where that token is predicted."""

@@ -7,7 +7,7 @@ prompt and to itself only, and its positions restart at ``len(prompt)``.
 
 Nothing here looks at what a token id means: no mask is derived from ids, so pad = EOS is harmless. Tokens of a
 response that the policy did not write (a tool's output) are read and never predicted: they are in no N.
-Axes: R rows, L length, N predicted response tokens of the packed, S responses of the packed, T longest response.
+Axes: R rows, L length, N predicted response tokens of the batch, B its responses, T tokens of the longest one.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class PackedBatch(NamedTuple):
     target_N: Tensor
     response_N: Tensor
     step_N: Tensor
-    stop_row_S: Tensor
-    stop_column_S: Tensor
+    stop_row_B: Tensor
+    stop_column_B: Tensor
     response_index: list[tuple[int, int]]
 
     @property
@@ -77,18 +77,18 @@ class PackedBatch(NamedTuple):
         return self.enter_RL >= 0
 
     def by_response(self, values_N: Tensor) -> Tensor:
-        """Spread per-token values over ``(S, T)``; every other cell holds 0 (see :meth:`mask`)."""
-        values_ST = values_N.new_zeros(self.n_responses, self._longest())
-        return values_ST.index_put((self.response_N, self.step_N), values_N)
+        """Spread per-token values over ``(B, T)``; every other cell holds 0 (see :meth:`mask`)."""
+        values_BT = values_N.new_zeros(self.n_responses, self._longest())
+        return values_BT.index_put((self.response_N, self.step_N), values_N)
 
     def mask(self) -> Tensor:
-        """``(S, T)`` bool: True where :meth:`by_response` holds a token."""
-        mask_ST = torch.zeros(self.n_responses, self._longest(), dtype=torch.bool, device=self.step_N.device)
-        mask_ST[self.response_N, self.step_N] = True
-        return mask_ST
+        """``(B, T)`` bool: True where :meth:`by_response` holds a token."""
+        mask_BT = torch.zeros(self.n_responses, self._longest(), dtype=torch.bool, device=self.step_N.device)
+        mask_BT[self.response_N, self.step_N] = True
+        return mask_BT
 
     def sums(self, values_N: Tensor) -> Tensor:
-        """Per-response sums ``(S,)`` of per-token values."""
+        """Per-response sums ``(B,)`` of per-token values."""
         return values_N.new_zeros(self.n_responses).index_add(0, self.response_N, values_N)
 
     def _longest(self) -> int:
@@ -175,7 +175,7 @@ def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> P
             stops.append((row, end - 1))
             response_index.append((index, k))
             at = end
-    stop_row_S, stop_column_S = torch.tensor(stops).unbind(1)
+    stop_row_B, stop_column_B = torch.tensor(stops).unbind(1)
     return PackedBatch(
         layout=layout,
         tokens_RL=tokens,
@@ -187,7 +187,7 @@ def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> P
         target_N=torch.tensor(target_N),
         response_N=torch.tensor(response_N),
         step_N=torch.tensor(step_N),
-        stop_row_S=stop_row_S,
-        stop_column_S=stop_column_S,
+        stop_row_B=stop_row_B,
+        stop_column_B=stop_column_B,
         response_index=response_index,
     )

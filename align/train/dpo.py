@@ -22,9 +22,12 @@ from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
 from align.engine.checkpoints import load_checkpoint, save_checkpoint
-from align.engine.loop import Distributed, MetricsLogger, RoleOptimizer, epochs, stage_seed
+from align.engine.distributed import Distributed
+from align.engine.loop import epochs, stage_seed
+from align.engine.metrics_logger import MetricsLogger
+from align.engine.optimizer import RoleOptimizer
 from align.engine.samples import SampleLogger, watched_rows
-from align.losses.objectives import dpo_loss, likelihood_loss
+from align.losses.pairwise import dpo_loss, likelihood_loss
 from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import context_length, find_policy, template_of
@@ -124,26 +127,26 @@ def _backward(config: DPOConfig, model: AdapterModel, prompts: Sequence[PromptPa
         packed = packed.to(model.device)
         pairs = index_pairs(packed, prompts)
         with torch.no_grad(), model.use(model.reference):
-            reference_S = packed.sums(model.logprobs(packed))
+            reference_B = packed.sums(model.logprobs(packed))
         with model.use("policy"):
-            policy_S = packed.sums(model.logprobs(packed))
+            policy_B = packed.sums(model.logprobs(packed))
             c, r = pairs.chosen_P, pairs.rejected_P
             found = dpo_loss(
-                policy_S[c], policy_S[r], reference_S[c], reference_S[r], pairs.weight_P, config.beta, denominator
+                policy_B[c], policy_B[r], reference_B[c], reference_B[r], pairs.weight_P, config.beta, denominator
             )
             loss = found.loss
             if config.sft_weight:
-                n_tokens_P = pairs.n_tokens_S[c]
-                nll = likelihood_loss(policy_S[c], n_tokens_P, pairs.weight_P, denominator)
+                n_tokens_P = pairs.n_tokens_B[c]
+                nll = likelihood_loss(policy_B[c], n_tokens_P, pairs.weight_P, denominator)
                 loss = loss + config.sft_weight * nll
             loss.backward()
-        ratio_S = (policy_S - reference_S).detach()
+        ratio_B = (policy_B - reference_B).detach()
         part = Sums(
             loss.item(),
             (found.margin_P > 0).sum().item(),
             found.margin_P.sum().item(),
-            ratio_S[c].sum().item(),
-            ratio_S[r].sum().item(),
+            ratio_B[c].sum().item(),
+            ratio_B[r].sum().item(),
             float(len(c)),
         )
         total = Sums(*(a + b for a, b in zip(total, part, strict=True)))

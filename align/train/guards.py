@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.core.config import BadInput, NotFinite
-from align.losses import objectives
+from align.losses.kl import token_kl
 from align.model.adapters import AdapterModel
 from align.model.packing import Tree, pack
 
@@ -20,11 +20,11 @@ SAMPLER = {"float32": 1e-4, "bfloat16": 5e-2}  # mean |sampler - scorer|, nats a
 START = {"float32": 1e-3, "bfloat16": 1e-1}  # nats a response between a policy and its own copy
 
 
-def same_ratio(logprob_ST: Tensor, old_ST: Tensor, mask_ST: Tensor, dtype: str) -> None:
+def same_ratio(logprob_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, dtype: str) -> None:
     """Scorer against updater: before the first update every ratio is 1."""
-    _finite("ppo", logprob_ST[mask_ST])
-    off_ST = torch.where(mask_ST, ((logprob_ST - old_ST).exp() - 1).abs(), 0.0)
-    worst = float(off_ST.max())
+    _finite("ppo", logprob_BT[mask_BT])
+    off_BT = torch.where(mask_BT, ((logprob_BT - old_BT).exp() - 1).abs(), 0.0)
+    worst = float(off_BT.max())
     if not worst <= RATIO[dtype]:
         raise BadInput(
             f"ppo: the first ratio differs from 1 by {worst:.2e} before any update; scorer and updater disagree "
@@ -71,8 +71,8 @@ def three_kls(model: AdapterModel, trees: Sequence[Tree], temperature: float, bo
             policy_N = model.logprobs(packed, temperature)
         with model.use(model.reference):
             reference_N = model.logprobs(packed, temperature)
-        found["k1"] += packed.sums(objectives.token_kl(policy_N, reference_N, "k1")).tolist()
-        found["k3"] += packed.sums(objectives.token_kl(policy_N, reference_N, "k3")).tolist()
+        found["k1"] += packed.sums(token_kl(policy_N, reference_N, "k1")).tolist()
+        found["k3"] += packed.sums(token_kl(policy_N, reference_N, "k3")).tolist()
         exact_N = model.exact_kl(packed, "policy", model.reference, temperature)
         found["exact"] += packed.sums(exact_N).tolist()
     means = {name: sum(values) / len(values) for name, values in found.items()}

@@ -25,11 +25,17 @@ from align.core.files import artefact_hash, code_hash
 from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.engine.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from align.engine.loop import Distributed, MetricsLogger, RoleOptimizer, epochs, stage_seed
+from align.engine.distributed import Distributed
+from align.engine.loop import epochs, stage_seed
+from align.engine.metrics_logger import MetricsLogger
+from align.engine.optimizer import RoleOptimizer
 from align.engine.samples import SampleLogger, watched_rows
 from align.generate.local import LocalSampler
 from align.generate.sampler import Request, Sample, TokenSampler, sample_all
-from align.losses import objectives
+from align.losses.kl import KlKind, token_kl
+from align.losses.masked import masked_sum
+from align.losses.policy_gradient import gae, policy_loss, shape_rewards, whiten
+from align.losses.value import value_loss
 from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.load import find_policy, template_of
@@ -162,19 +168,16 @@ class PPO:
         for rollouts in minibatches:
             part = []
             for r in rollouts:
-                kl_ST = objectives.token_kl(r.old_ST, r.reference_ST, "k1")
-                rewards_ST = objectives.shape_rewards(r.scores_S, kl_ST, r.mask_ST, config.kl)
-                credit = objectives.gae(rewards_ST, r.values_ST, r.mask_ST, config.gamma, config.lam)
-                part.append(r._replace(advantages_ST=credit.advantages_BT, returns_ST=credit.returns_BT))
+                kl_BT = token_kl(r.old_BT, r.reference_BT, "k1")
+                rewards_BT = shape_rewards(r.scores_B, kl_BT, r.mask_BT, config.kl)
+                credit = gae(rewards_BT, r.values_BT, r.mask_BT, config.gamma, config.lam)
+                part.append(r._replace(advantages_BT=credit.advantages_BT, returns_BT=credit.returns_BT))
             credited.append(part)
         mean, variance = self._moments([r for part in credited for r in part])
-        return [
-            [r._replace(advantages_ST=objectives.standardise(r.advantages_ST, mean, variance)) for r in part]
-            for part in credited
-        ]
+        return [[r._replace(advantages_BT=whiten(r.advantages_BT, mean, variance)) for r in part] for part in credited]
 
     def _moments(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
-        advantages = [r.advantages_ST[r.mask_ST].double() for r in rollouts]
+        advantages = [r.advantages_BT[r.mask_BT].double() for r in rollouts]
         n, total = self.processes.sum([sum(map(len, advantages)), sum(float(a.sum()) for a in advantages)])
         mean = total / n
         (squares,) = self.processes.sum([sum(float(((a - mean) ** 2).sum()) for a in advantages)])
@@ -187,7 +190,7 @@ class PPO:
         found: list[dict[str, float]] = []
         for epoch in range(self.config.epochs):
             for number, rollouts in enumerate(minibatches):
-                (n_tokens,) = self.processes.sum([float(sum(int(r.mask_ST.sum()) for r in rollouts))])
+                (n_tokens,) = self.processes.sum([float(sum(int(r.mask_BT.sum()) for r in rollouts))])
                 sums = [0.0] * 5
                 for rollout in rollouts:
                     part = self._backward(rollout, n_tokens, check and epoch == 0 and number == 0)
@@ -203,14 +206,14 @@ class PPO:
         """Gradients of one packed, role by role: a backward pass comes before the next switch."""
         config = self.config
         with self.model.use("policy"):
-            logprob_ST = r.packed.by_response(self.model.logprobs(r.packed, config.temperature))
+            logprob_BT = r.packed.by_response(self.model.logprobs(r.packed, config.temperature))
             if check:
-                guards.same_ratio(logprob_ST.detach(), r.old_ST, r.mask_ST, self.model.compute.dtype)
-            policy = objectives.policy_loss(logprob_ST, r.old_ST, r.advantages_ST, r.mask_ST, config.clip, n_tokens)
+                guards.same_ratio(logprob_BT.detach(), r.old_BT, r.mask_BT, self.model.compute.dtype)
+            policy = policy_loss(logprob_BT, r.old_BT, r.advantages_BT, r.mask_BT, config.clip, n_tokens)
             policy.loss.backward()
         with self.model.use("value"):
-            values_ST = r.packed.by_response(self.model.values("value", r.packed))
-            value = objectives.value_loss(values_ST, r.values_ST, r.returns_ST, r.mask_ST, config.value_clip, n_tokens)
+            values_BT = r.packed.by_response(self.model.values("value", r.packed))
+            value = value_loss(values_BT, r.values_BT, r.returns_BT, r.mask_BT, config.value_clip, n_tokens)
             value.loss.backward()
         stats = (policy.loss, policy.clip_fraction, policy.approx_kl, value.loss, value.clip_fraction)
         return [number.item() for number in stats]
@@ -222,14 +225,14 @@ class PPO:
         samples = [sample for found in judged for row in found.samples for sample in row]
         gold = [value for found in judged for row in found.gold for value in row if value is not None]
 
-        def total(kind: objectives.KlKind) -> float:
-            kls = (objectives.token_kl(r.old_ST, r.reference_ST, kind) for r in rollouts)
-            return sum(float(objectives.masked_sum(kl, r.mask_ST)) for kl, r in zip(kls, rollouts, strict=True))
+        def total(kind: KlKind) -> float:
+            kls = (token_kl(r.old_BT, r.reference_BT, kind) for r in rollouts)
+            return sum(float(masked_sum(kl, r.mask_BT)) for kl, r in zip(kls, rollouts, strict=True))
 
         n, score, k1, k3, tokens, ended, gold_sum, n_gold = self.processes.sum(
             [
                 len(samples),
-                sum(float(r.scores_S.sum()) for r in rollouts),
+                sum(float(r.scores_B.sum()) for r in rollouts),
                 total("k1"),
                 total("k3"),
                 sum(len(sample.require_ids()) for sample in samples),

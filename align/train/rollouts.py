@@ -13,7 +13,7 @@ from align.core.records import Message
 from align.core.runs import Run
 from align.data.pairs import load_pairs, prompts_hash
 from align.generate.sampler import Sample
-from align.losses import objectives
+from align.losses.value import explained_variance
 from align.model.adapters import AdapterModel
 from align.model.load import context_length
 from align.model.packing import PackedBatch, Tree, pack
@@ -27,16 +27,16 @@ class Prompt(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """One packed of responses and what PPO knows of them; S responses, T tokens. In memory only."""
+    """One packed of responses and what PPO knows of them; B responses, T tokens. In memory only."""
 
     packed: PackedBatch
-    mask_ST: Tensor
-    old_ST: Tensor
-    reference_ST: Tensor
-    values_ST: Tensor
-    scores_S: Tensor
-    advantages_ST: Tensor
-    returns_ST: Tensor
+    mask_BT: Tensor
+    old_BT: Tensor
+    reference_BT: Tensor
+    values_BT: Tensor
+    scores_B: Tensor
+    advantages_BT: Tensor
+    returns_BT: Tensor
 
 
 class Judged(NamedTuple):
@@ -65,19 +65,19 @@ def score_rollouts(model: AdapterModel, judged: Judged, temperature: float) -> l
     rollouts = []
     for packed in pack(judged.trees, model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
-        scores_S = torch.tensor([judged.extra[tree][k] for tree, k in packed.response_index], device=model.device)
+        scores_B = torch.tensor([judged.extra[tree][k] for tree, k in packed.response_index], device=model.device)
         if "reward" in model.heads:
             with model.use("reward"):
-                scores_S = scores_S + model.scores("reward", packed)
+                scores_B = scores_B + model.scores("reward", packed)
         with model.use(model.reference):
             reference_N = model.logprobs(packed, temperature)
         with model.use("value"):
             values_N = model.values("value", packed)
         with model.use("policy"):
             old_N = model.logprobs(packed, temperature)
-        old_ST, reference_ST, values_ST = map(packed.by_response, (old_N, reference_N, values_N))
-        nothing = torch.zeros_like(old_ST)
-        rollouts.append(Rollout(packed, packed.mask(), old_ST, reference_ST, values_ST, scores_S, nothing, nothing))
+        old_BT, reference_BT, values_BT = map(packed.by_response, (old_N, reference_N, values_N))
+        nothing = torch.zeros_like(old_BT)
+        rollouts.append(Rollout(packed, packed.mask(), old_BT, reference_BT, values_BT, scores_B, nothing, nothing))
     return rollouts
 
 
@@ -87,7 +87,7 @@ def check_sampler(judged: Sequence[Judged], rollouts: Sequence[Sequence[Rollout]
     sampled: list[float] = []
     for found, part in zip(judged, rollouts, strict=True):
         for r in part:
-            for own_T, (tree, k) in zip(r.old_ST.tolist(), r.packed.response_index, strict=True):
+            for own_T, (tree, k) in zip(r.old_BT.tolist(), r.packed.response_index, strict=True):
                 drawn = found.samples[tree][k].logprobs or []
                 sampled += drawn
                 scored += own_T[: len(drawn)]
@@ -97,8 +97,8 @@ def check_sampler(judged: Sequence[Judged], rollouts: Sequence[Sequence[Rollout]
 def explained(rollouts: Sequence[Rollout]) -> float | None:
     """How much of the returns' variance the critic explains, over all rollouts of an iteration."""
     values, returns, masks = (
-        [getattr(r, name)[r.mask_ST][None] for r in rollouts] for name in ("values_ST", "returns_ST", "mask_ST")
+        [getattr(r, name)[r.mask_BT][None] for r in rollouts] for name in ("values_BT", "returns_BT", "mask_BT")
     )
     if not values:
         return None
-    return objectives.explained_variance(torch.cat(values, 1), torch.cat(returns, 1), torch.cat(masks, 1))
+    return explained_variance(torch.cat(values, 1), torch.cat(returns, 1), torch.cat(masks, 1))

@@ -25,7 +25,8 @@ from align.core.records import Tokens, is_empty, prompt_id
 from align.core.runs import Run, is_run, stage
 from align.data.tokens import Prompt, Source, note_sources, response_tokens
 from align.engine.checkpoints import METRICS, load_checkpoint
-from align.engine.loop import MetricsLogger, stage_seed
+from align.engine.loop import stage_seed
+from align.engine.metrics_logger import MetricsLogger
 from align.engine.samples import Asked, SampleLogger, asked
 from align.generate.local import sample_responses
 from align.model.adapters import AdapterModel

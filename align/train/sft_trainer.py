@@ -19,7 +19,8 @@ from trl import SFTTrainer
 
 from align.core.runs import Run
 from align.engine.checkpoints import Checkpoint, save_checkpoint
-from align.engine.loop import MetricsLogger, adamw_tensors, misfit, restore_adamw
+from align.engine.metrics_logger import MetricsLogger
+from align.engine.optimizer import adamw_tensors, misfit, restore_adamw
 from align.engine.samples import SampleLogger
 
 CPU, CUDA = "rng.cpu", "rng.cuda"  # a base model with dropout draws from these

@@ -113,7 +113,7 @@ def test_pairs_of_a_rectangle_are_found_by_response_number(run: Run, chat: Chat)
         place = next(i for i, row in enumerate(prompts[tree].rows) if row.weight == weight)
         assert (better, worse) == (prompts[tree].chosen[place], prompts[tree].rejected[place])
     lengths = [len(prompts[tree].tree.responses[k]) for tree, k in packed.response_index]
-    assert index.n_tokens_S.tolist() == lengths and index.chosen_P.dtype == torch.int64
+    assert index.n_tokens_B.tolist() == lengths and index.chosen_P.dtype == torch.int64
 
 
 def test_the_hash_of_prompts_knows_no_order(run: Run, chat: Chat) -> None:

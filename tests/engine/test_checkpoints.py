@@ -18,7 +18,7 @@ from align.core.config import Optim
 from align.core.files import file_hash, read_jsonl
 from align.core.runs import Run, RunRecord, read_run
 from align.engine.checkpoints import load_checkpoint, save_checkpoint
-from align.engine.loop import MetricsLogger
+from align.engine.metrics_logger import MetricsLogger
 from rewards.run import RewardConfig, reward
 
 STEPS = 12  # of 24 prompts in batches of 4, two epochs; a checkpoint every third step

@@ -10,8 +10,10 @@ from conftest import add_stirred
 from fixtures.small_trees import TREES, MakeModel, packed_of
 from safetensors.torch import load, save
 
-from align.core.config import Optim
-from align.engine.loop import Distributed, NotFinite, RoleOptimizer, epochs, stage_seed
+from align.core.config import NotFinite, Optim
+from align.engine.distributed import Distributed
+from align.engine.loop import epochs, stage_seed
+from align.engine.optimizer import RoleOptimizer
 from align.model.adapters import AdapterModel
 
 

@@ -19,7 +19,7 @@ from align.evals.suites import preference as preference_suite
 from align.evals.suites.forgetting import bits_per_byte, forgetting
 from align.evals.suites.preference import exact_kl, preference
 from align.evals.targets import EvaluationTarget
-from align.losses.objectives import best_of_n_kl
+from align.losses.kl import best_of_n_kl
 from align.model.adapters import AdapterModel
 from align.model.packing import Tree
 from align.model.roles import RoleModel

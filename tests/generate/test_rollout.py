@@ -58,8 +58,8 @@ def test_samples_have_the_scorers_logprobs(make_model: Callable[..., AdapterMode
     trees = [Tree(ids, [row[0].ids]) for ids, row in zip(asked, found, strict=True)]
     for packed in pack(trees, 4096, model.layout):
         with model.use("policy"):
-            logprob_ST = packed.by_response(model.logprobs(packed)).tolist()
-        for row, (tree, _) in zip(logprob_ST, packed.response_index, strict=True):
+            logprob_BT = packed.by_response(model.logprobs(packed)).tolist()
+        for row, (tree, _) in zip(logprob_BT, packed.response_index, strict=True):
             own = found[tree][0].logprobs
             assert len(own) == len(found[tree][0].ids) > 0
             assert row[: len(own)] == pytest.approx(own, abs=SAMPLER)

@@ -141,12 +141,12 @@ def test_scores_are_the_head_on_the_embeddings(tmp_path: Path, model_folder: Mod
     reward = reward_run(tmp_path / "reward", base)
     record = score(ScoreConfig(run=tmp_path / "scores", candidates=tmp_path / "candidates", reward=reward))
     table = pyarrow.parquet.read_table(tmp_path / "scores" / "scores.parquet").to_pylist()
-    embeddings_SD = load_file(tmp_path / "scores" / "embeddings.safetensors")["embeddings"]
+    embeddings_BD = load_file(tmp_path / "scores" / "embeddings.safetensors")["embeddings"]
     head = load_file(reward / "adapter" / "head.safetensors")
-    scores_S = torch.tensor([row["score"] for row in table])
-    assert embeddings_SD.dtype == torch.float32 and record.headline["responses"] == len(table) == len(embeddings_SD)
-    assert float(scores_S.std()) > 0.01
-    torch.testing.assert_close(embeddings_SD @ head["weight"][0] + head["bias"], scores_S, atol=1e-5, rtol=0)
+    scores_B = torch.tensor([row["score"] for row in table])
+    assert embeddings_BD.dtype == torch.float32 and record.headline["responses"] == len(table) == len(embeddings_BD)
+    assert float(scores_B.std()) > 0.01
+    torch.testing.assert_close(embeddings_BD @ head["weight"][0] + head["bias"], scores_B, atol=1e-5, rtol=0)
 
     model = AdapterModel(base, Compute(device="cpu"))
     model.add("reward", adapter=reward / "adapter", trainable=False)

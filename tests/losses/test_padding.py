@@ -12,7 +12,10 @@ from conftest import EXACT
 from fixtures.masked import JUNK, LENGTHS, MASK, B, T, close, draw
 from torch import Tensor
 
-from align.losses import objectives as o
+from align.losses import kl, masked, pairwise, value
+from align.losses import policy_gradient as pg
+
+EQUATIONS = (kl, masked, pairwise, pg, value)
 
 # --- pad test: masked-out columns may hold anything ----------------------------------------------------------
 
@@ -43,22 +46,18 @@ def equations(fill: Fill) -> dict[str, Any]:
         return torch.where(MASK, found[:, :T], torch.zeros(())) if found.dim() == 2 else found
 
     found = {
-        "masked_sum": o.masked_sum(a, mask),
-        "masked_mean": o.masked_mean(a, mask),
-        "bradley_terry": o.bradley_terry(sums(a), sums(b), one, B),
-        "dpo_loss": o.dpo_loss(sums(a), sums(b), sums(c), sums(d), one, 0.1, B),
-        "likelihood_loss": o.likelihood_loss(sums(a), mask.sum(1).float(), one, B),
-        "token_kl": (o.token_kl(a, b, "k1"), o.token_kl(a, b, "k3")),
-        "shape_rewards": o.shape_rewards(scores, a, mask, 0.1),
-        "gae": o.gae(a, b, mask, 0.99, 0.9),
-        "whiten": o.whiten(a, mask),
-        "scale": o.scale(a, mask),
-        "standardise": o.standardise(a, torch.tensor(0.3), torch.tensor(2.0)),
-        "policy_loss": o.policy_loss(a, b, c, mask, 0.2, float(mask.sum())),
-        "value_loss": o.value_loss(a, b, c, mask, 0.2, float(mask.sum())),
-        "explained_variance": torch.tensor(o.explained_variance(a, b, mask)),
-        "exact_token_kl": o.exact_token_kl(a[:, :T], b[:, :T]),  # rows are positions: junk columns are not masked
-        "entropy": o.entropy(a[:, :T]),
+        "masked_sum": masked.masked_sum(a, mask),
+        "bradley_terry": pairwise.bradley_terry(sums(a), sums(b), one, B),
+        "dpo_loss": pairwise.dpo_loss(sums(a), sums(b), sums(c), sums(d), one, 0.1, B),
+        "likelihood_loss": pairwise.likelihood_loss(sums(a), mask.sum(1).float(), one, B),
+        "token_kl": (kl.token_kl(a, b, "k1"), kl.token_kl(a, b, "k3")),
+        "shape_rewards": pg.shape_rewards(scores, a, mask, 0.1),
+        "gae": pg.gae(a, b, mask, 0.99, 0.9),
+        "whiten": pg.whiten(a, torch.tensor(0.3), torch.tensor(2.0)),
+        "policy_loss": pg.policy_loss(a, b, c, mask, 0.2, float(mask.sum())),
+        "value_loss": value.value_loss(a, b, c, mask, 0.2, float(mask.sum())),
+        "explained_variance": torch.tensor(value.explained_variance(a, b, mask)),
+        "exact_token_kl": kl.exact_token_kl(a[:, :T], b[:, :T]),  # rows are positions: junk columns are not masked
     }
     return {name: cut(value) for name, value in found.items()}
 
@@ -69,8 +68,9 @@ NOT_MASKED = {"best_of_n_kl"}  # a function of a number
 def test_the_pad_test_covers_every_equation_and_no_other_loss_exists() -> None:
     public = {
         name
-        for name, function in inspect.getmembers(o, inspect.isfunction)
-        if function.__module__ == o.__name__ and not name.startswith("_")
+        for module in EQUATIONS
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
     }
     assert public == set(equations(lambda x: x)) | NOT_MASKED
 
@@ -86,13 +86,13 @@ def test_padding_changes_nothing(name: str, value: float) -> None:
         torch.testing.assert_close(after, before, atol=EXACT, rtol=EXACT)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("name", ["policy_loss", "value_loss"])
-def test_padding_gets_no_gradient(name: str, value: float) -> None:
-    loss = getattr(o, name)
-    a, b, c = (junk(value)(draw(seed, B, T)) for seed in range(3))
+def test_padding_gets_no_gradient(name: str, filler: float) -> None:
+    loss = pg.policy_loss if name == "policy_loss" else value.value_loss
+    a, b, c = (junk(filler)(draw(seed, B, T)) for seed in range(3))
     a.requires_grad_()
-    loss(a, b, c, junk(value)(MASK), 0.2, 20.0).loss.backward()
+    loss(a, b, c, junk(filler)(MASK), 0.2, 20.0).loss.backward()
     plain = draw(0, B, T).requires_grad_()
     loss(plain, b[:, :T], c[:, :T], MASK, 0.2, 20.0).loss.backward()
     assert a.grad is not None and plain.grad is not None
@@ -105,13 +105,13 @@ def test_padding_gets_no_gradient(name: str, value: float) -> None:
 WEIGHT = draw(8, B).abs() + 0.1
 TOTAL = float(WEIGHT.sum())
 SPLIT: dict[str, Callable[[Tensor, slice], Any]] = {
-    "bradley_terry": lambda x, s: o.bradley_terry(x[s, 0], x[s, 1], WEIGHT[s], TOTAL).loss,
-    "dpo_loss": lambda x, s: o.dpo_loss(
+    "bradley_terry": lambda x, s: pairwise.bradley_terry(x[s, 0], x[s, 1], WEIGHT[s], TOTAL).loss,
+    "dpo_loss": lambda x, s: pairwise.dpo_loss(
         x[s, 0], x[s, 1], draw(1, B)[s], draw(2, B)[s], WEIGHT[s], 0.2, TOTAL
     ).loss,
-    "likelihood_loss": lambda x, s: o.likelihood_loss(x[s, 0], LENGTHS[s].float(), WEIGHT[s], TOTAL),
-    "policy_loss": lambda x, s: o.policy_loss(x[s], draw(1, B, T)[s], draw(2, B, T)[s], MASK[s], 0.2, 24.0),
-    "value_loss": lambda x, s: o.value_loss(x[s], draw(1, B, T)[s], draw(2, B, T)[s], MASK[s], 0.2, 24.0),
+    "likelihood_loss": lambda x, s: pairwise.likelihood_loss(x[s, 0], LENGTHS[s].float(), WEIGHT[s], TOTAL),
+    "policy_loss": lambda x, s: pg.policy_loss(x[s], draw(1, B, T)[s], draw(2, B, T)[s], MASK[s], 0.2, 24.0),
+    "value_loss": lambda x, s: value.value_loss(x[s], draw(1, B, T)[s], draw(2, B, T)[s], MASK[s], 0.2, 24.0),
 }  # fmt: skip
 
 

@@ -28,7 +28,8 @@ from transformers import (
 )
 
 from align.core.config import BadInput, Compute, Lora, Optim
-from align.engine.loop import Distributed, RoleOptimizer
+from align.engine.distributed import Distributed
+from align.engine.optimizer import RoleOptimizer
 from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.packing import Tree, pack

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, Phi3Config
 
 from align.core.config import BadInput, Compute, Lora, Optim, StageConfig
 from align.core.runs import Run, stage
-from align.engine.loop import Distributed, RoleOptimizer
+from align.engine.distributed import Distributed
+from align.engine.optimizer import RoleOptimizer
 from align.model import adapters
 from align.model.adapters import AdapterModel
 from align.model.load import context_length, find_source, load_base

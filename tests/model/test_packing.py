@@ -243,7 +243,7 @@ def test_token_ids_mean_nothing_to_the_packer(tokenizer: Any, make_model: Callab
         (a,), (b,) = pack(odd, 4096, layout), pack(usual, 4096, layout)
         assert torch.equal(a.attention(), b.attention()) and torch.equal(a.mask(), b.mask())
         assert torch.equal(a.filled(), b.filled()) and torch.equal(a.positions_RL, b.positions_RL)
-        assert torch.equal(a.stop_column_S, b.stop_column_S)
+        assert torch.equal(a.stop_column_B, b.stop_column_B)
     model = make_model("llama")
     add_stirred(model, ROLE, head=True)
     for layout in ("tree", "padded"):

@@ -23,7 +23,7 @@ from align.core.files import artefact_hash, read_jsonl, write_json, write_jsonl
 from align.core.records import Pair, prompt_id
 from align.core.runs import Run, RunRecord, read_run
 from align.data.pairs import PromptPairs
-from align.engine.loop import MetricsLogger
+from align.engine.metrics_logger import MetricsLogger
 from align.model.packing import Tree
 from rewards import learning_curve
 from rewards.run import RewardConfig, reward

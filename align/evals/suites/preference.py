@@ -22,7 +22,7 @@ from align.evals.measurements import measure
 from align.evals.results import item_result
 from align.evals.targets import EvaluationTarget
 from align.evals.training_reward import REWARD_MODEL
-from align.losses.objectives import best_of_n_kl, exact_token_kl
+from align.losses.kl import best_of_n_kl, exact_token_kl
 from align.model.packing import PackedBatch, Tree, pack
 from align.model.roles import RoleModel
 

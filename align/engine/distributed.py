@@ -1,0 +1,46 @@
+"""One process among those that share a stage's work: its part of the prompts, and sums over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+
+class Distributed:
+    """This process's place among its siblings; alone, every method is the identity.
+
+    ``device`` is where the stage's model lives: it decides what the siblings talk over (NCCL or gloo).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.state = PartialState(cpu=device.type == "cpu")
+        self.index, self.count = self.state.process_index, self.state.num_processes
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of a step's items."""
+        return list(items[self.index :: self.count])
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over processes, in float64."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(list(values), dtype=torch.float64, device=self.state.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add gradients over processes in one flat all-reduce; a missing gradient counts as zero."""
+        if self.count == 1:
+            return
+        owned = list(parameters)
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in owned])
+        torch.distributed.all_reduce(flat)
+        for parameter, part in zip(owned, flat.split([p.numel() for p in owned]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def wait(self) -> None:
+        self.state.wait_for_everyone()
