@@ -104,7 +104,7 @@ def _prompts(stage: Any, path: Path) -> Iterator[Exchange]:
 
 def _items(stage: Any, path: Path) -> Iterator[Exchange]:
     from align.evals.generation import with_system
-    from align.evals.items import load_items
+    from align.evals.item_files import load_items
 
     for item in load_items(stage.items, stage.suite):
         if item.prompt is not None:

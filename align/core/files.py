@@ -209,14 +209,15 @@ _HELD: set[Path] = set()
 
 
 def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
-    """sha256 over the files that functions or modules are written in; one without a file counts by its name.
+    """sha256 over the files that functions, classes or modules are written in; one without a file counts by its name.
 
-    A function's file counts with the modules beside it that it imports, and those that they import.
+    The file of a function or class counts with the modules beside it that it imports, and those that they import.
     """
     digest = hashlib.sha256()
     for source in sources:
         source = source if inspect.ismodule(source) else inspect.unwrap(source)
-        written = source if inspect.isroutine(source) or inspect.ismodule(source) else type(source)
+        has_file = inspect.isroutine(source) or inspect.ismodule(source) or inspect.isclass(source)
+        written = source if has_file else type(source)
         try:
             file = inspect.getsourcefile(written)
         except TypeError:  # built in

@@ -8,6 +8,7 @@ own schema, and its methods do the work. A seam is a table of shipped names; a c
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from align.core.config import BadInput, Frozen, explain
 
@@ -25,9 +26,17 @@ RewardFunction = Callable[..., list[float | None]]  # TRL's signature: f(prompts
 
 
 class Part(Frozen):
-    """Something that a configuration chooses by ``kind``; the other fields are its settings."""
+    """Something that a configuration chooses by ``kind``; the other fields are its settings.
+
+    A part without settings is written as its kind alone, as a user writes it.
+    """
 
     kind: str
+
+    @model_serializer(mode="wrap")
+    def _shortest(self, serialize: SerializerFunctionWrapHandler) -> Any:
+        values = serialize(self)
+        return values if set(type(self).model_fields) != {"kind"} else self.kind
 
 
 PartT = TypeVar("PartT", bound=Part)
@@ -55,7 +64,9 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
         raise ValueError(f"names no kind of {seam.what}; write kind: {_known(seam)}")
     kind = settings["kind"]
     if kind not in seam.shipped and ":" not in kind:
-        raise ValueError(f"'{kind}' is no kind of {seam.what}; write {_known(seam)}")
+        near = difflib.get_close_matches(kind, seam.shipped, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"write {_known(seam)}"
+        raise ValueError(f"'{kind}' is no kind of {seam.what}; {hint}")
     try:
         part = load(seam.shipped.get(kind, kind))
         if not (isinstance(part, type) and issubclass(part, base)):

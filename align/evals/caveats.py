@@ -15,7 +15,8 @@ from align.core.files import read_jsonl
 from align.core.messages import normalised
 from align.core.records import ItemResult, Message
 from align.core.runs import RunRecord, is_run, read_run
-from align.evals.items import Item
+from align.evals.items import Item, as_text
+from align.evals.suite import Suite
 
 LEARNED = ("policy", "model", "data", "pairs")  # inputs of a training run that a policy's prompts come by
 
@@ -49,19 +50,14 @@ def of_judge(subject: Path, reward: Path | None) -> list[str]:
     return ["the reward model learned from the pairs that the policy learned from: it is no independent judge"]
 
 
-def of_settings(given: Collection[str], suites: Collection[str], policy: str) -> list[str]:
+def of_settings(given: Collection[str], suites: Sequence[Suite], policy: str) -> list[str]:
     """What to say of settings that were given and that nothing reads."""
-    preference, chosen = "preference" in suites, policy == "best-of-n"
-    unread = {
-        "temperature": policy == "greedy",
-        "n": not chosen,
-        "judge": "safety" not in suites,
-        "gold": not preference,
-        "sft": not preference,
-        "reward": not preference and not chosen,
-    }
-    asked = f"suite {', '.join(suites)} and policy {policy}"
-    return [f"'{key}' is given and not read: {asked}" for key, value in unread.items() if value and key in given]
+    chosen = policy == "best-of-n"
+    read = {key for suite in suites for key in suite.reads} | ({"reward"} if chosen else set())
+    unread = {key: key not in read for key in ("judge", "gold", "sft", "reward")}
+    unread = {"temperature": policy == "greedy", "n": not chosen} | unread
+    context = f"suite {', '.join(suite.name for suite in suites)} and policy {policy}"
+    return [f"'{key}' is given and not read: {context}" for key, value in unread.items() if value and key in given]
 
 
 def of_cut(results: Sequence[ItemResult], max_new_tokens: int) -> list[str]:
@@ -108,9 +104,5 @@ def _of_pairs(record: RunRecord, path: Path) -> set[str]:
     if record.stage != "pairs" or not file.is_file():
         return set()
     prompts: list[list[Message]] = [row["prompt"] for row in read_jsonl(file)]
-    return {normalised(form) for prompt in prompts for form in (prompt, _as_text(prompt))}
-
-
-def _as_text(prompt: Sequence[Message]) -> list[Message]:
-    """A prompt as the forgetting suite reads it: one text."""
-    return [{"role": "user", "content": "\n\n".join(str(message.get("content") or "") for message in prompt)}]
+    texts: list[list[Message]] = [[{"role": "user", "content": as_text(prompt)}] for prompt in prompts]
+    return {normalised(form) for form in (*prompts, *texts)}

@@ -14,6 +14,7 @@ from align.evals.items import Item, items_hash
 
 if TYPE_CHECKING:
     from align.evals.generation import SamplingConfig
+    from align.evals.suite import Suite
     from align.model.roles import RoleModel
 
 KEYS: Mapping[str, str] = {
@@ -24,6 +25,7 @@ KEYS: Mapping[str, str] = {
     "quantization": "none, or how the base is quantised",
     "context": "tokens of a row at most",
     "system_prompt": "put before every conversation",
+    "suite": "settings of the suite, and the sha256 of its code where it comes from elsewhere",
     "items": "sha256 of the items",
     "judges": "who judged, each with the sha256 of its code",
     "policy": "sample, greedy, prompt-only or best-of-n",
@@ -46,6 +48,7 @@ MANNER = frozenset(
 
 
 def fingerprint(
+    suite: Suite,
     role_model: RoleModel,
     items: Sequence[Item],
     sampling: SamplingConfig,
@@ -59,7 +62,7 @@ def fingerprint(
         judges: names with what identifies their code.
         inputs: sha256 by name of the run's other inputs (reward, sft, measurements).
     """
-    model, suite = role_model.model, items[0].suite
+    model = role_model.model
     found: dict[str, Any] = {
         **model.chat.fingerprint(),
         "tokenizer": model.chat.tokenizer_hash,
@@ -70,7 +73,9 @@ def fingerprint(
         "items": items_hash(items),
         "judges": dict(judges),
     }
-    if suite == "forgetting":
+    if identity := suite.identity():
+        found["suite"] = identity
+    if not suite.generates:
         return found
     greedy, chosen = sampling.policy == "greedy", sampling.policy == "best-of-n"
     found |= {
@@ -84,9 +89,9 @@ def fingerprint(
         "max_new_tokens": sampling.max_new_tokens,
         "stop": model.chat.stop_ids(model.base),
     }
-    if suite == "preference":
-        measured = {name: value for name, value in inputs.items() if name.startswith("measured_")}
-        found |= {"sft": inputs.get("sft"), "reward": inputs.get("reward"), "measurements": measured}
+    found |= {name: inputs.get(name) for name in ("sft", "reward") if name in suite.reads}
+    if suite.reads & {"measured_higher", "measured_lower"}:
+        found["measurements"] = {name: value for name, value in inputs.items() if name.startswith("measured_")}
     return found
 
 

@@ -1,12 +1,13 @@
-"""Results of single items, and what they come to: a metric's mean with its counts and interval."""
+"""Results of single items, and their summary: every metric's mean with its counts and interval."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from align.core.config import BadInput
+from align.core.declarations import Declaration, Metric
 from align.core.records import ItemResult
-from align.core.stats.differences import metric_of
 from align.core.stats.estimates import mean_interval
 from align.evals.generation import Answered
 
@@ -34,25 +35,44 @@ def item_result(
     )
 
 
-def summarise(results: Sequence[ItemResult], chances: dict[str, float] | None = None) -> dict[str, dict[str, Any]]:
-    """Every metric's mean with interval and counts, its judges, and the same by family where there are several."""
-    by_metric: dict[str, list[ItemResult]] = {}
+def summarise(
+    results: Sequence[ItemResult], declarations: Mapping[str, Declaration], chances: Mapping[str, float] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Every metric's mean with interval and counts, its judges, and the same by family where there are several.
+
+    Args:
+        declarations: by suite. A metric that two suites of the results have is named ``<metric> (<suite>)``.
+        chances: what guessing scores, by metric.
+
+    Raises:
+        BadInput: a result of a metric that its suite does not declare, or outside the metric's range.
+    """
+    by_metric: dict[tuple[str, str], list[ItemResult]] = {}
     for result in results:
-        by_metric.setdefault(result.metric, []).append(result)
+        by_metric.setdefault((result.suite, result.metric), []).append(result)
+    names = [metric for _, metric in by_metric]
     summary = {}
-    for metric, found in by_metric.items():
-        entry = _estimate(found) | {"judges": sorted({result.judge for result in found})}
-        families = list(dict.fromkeys(result.family for result in found))
+    for (suite, metric), own in by_metric.items():
+        declared = declarations[suite].metric(metric)
+        entry = _estimate(own, declared) | {"judges": sorted({result.judge for result in own})}
+        families = list(dict.fromkeys(result.family for result in own))
         if len(families) > 1:
             entry["families"] = {
-                family: _estimate([result for result in found if result.family == family]) for family in families
+                family: _estimate([result for result in own if result.family == family], declared)
+                for family in families
             }
         if chances and metric in chances:
             entry["chance"] = chances[metric]
-        summary[metric] = entry
+        summary[metric if names.count(metric) == 1 else f"{metric} ({suite})"] = entry
     return summary
 
 
-def _estimate(results: Sequence[ItemResult]) -> dict[str, Any]:
-    kind = metric_of(results[0].metric).kind
-    return mean_interval([r.score for r in results], kind, [r.cluster or r.item_id for r in results])._asdict()
+def _estimate(results: Sequence[ItemResult], declared: Metric) -> dict[str, Any]:
+    low, high = declared.span
+    if outside := next((r for r in results if r.score is not None and not low <= r.score <= high), None):
+        raise BadInput(
+            f"suite {outside.suite}: item '{outside.item_id}' has {outside.score:g} as its {outside.metric}, which "
+            f"lies from {low:g} to {high:g}; mend the suite or its judge {outside.judge}"
+        )
+    scores, clusters = [r.score for r in results], [r.cluster or r.item_id for r in results]
+    return mean_interval(scores, declared.kind, clusters)._asdict()

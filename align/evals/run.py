@@ -10,22 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from align.core.config import BadInput, Compute, Template, TextConfig
 from align.core.files import artefact_hash, code_hash, file_hash, write_jsonl
+from align.core.plugins import choose
 from align.core.records import ItemResult
 from align.core.runs import Run, is_run, read_run, stage
 from align.evals import caveats
 from align.evals.fingerprint import fingerprint
 from align.evals.generation import Policy, SamplingConfig
-from align.evals.items import Item, Suite, items_hash, load_items
-from align.evals.judges import DEFAULT, find_judge, version_of
+from align.evals.item_files import load_items
+from align.evals.items import Item, items_hash
+from align.evals.judge import DEFAULT, Judge, find_judge
 from align.evals.measurements import load_measurement
 from align.evals.results import summarise
-from align.evals.suites.forgetting import chance, forgetting
-from align.evals.suites.preference import preference
-from align.evals.suites.safety import safety
+from align.evals.suite import SUITES, Suite
 from align.evals.targets import EvaluationTarget, load_policy, load_reference, load_reward
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
 from align.generate.local import LocalSampler
@@ -38,7 +38,7 @@ from rewards.functions import load_function, origin_of
 class EvalConfig(TextConfig):
     """What is evaluated and how the policy acts.
 
-    ``items``: JSON lines, or runs that hold ``<suite>.jsonl`` (or a pairs run, for the preference suite).
+    ``items``: JSON lines, or runs that hold ``<suite>.jsonl`` (or a pairs run, where a suite takes its test prompts).
     ``policy``: ``sample`` and ``prompt-only`` draw ``samples`` answers; ``best-of-n`` draws n for each of them and
     keeps what ``reward`` scores highest. ``sft`` is what win rate and KL are measured against.
     """
@@ -47,7 +47,7 @@ class EvalConfig(TextConfig):
 
     stage: Literal["eval"] = "eval"
     subject: Path
-    suite: list[Suite] = Field(min_length=1)
+    suite: list[SerializeAsAny[Suite]] = Field(min_length=1, description="shipped names, or module:Class")
     items: Path | list[Path]
     policy: Policy = "greedy"
     samples: int = Field(default=1, ge=1)
@@ -57,7 +57,10 @@ class EvalConfig(TextConfig):
     reward: Path | None = None
     sft: Path | None = None
     gold: str | None = Field(default=None, description="module:function of the known utility")
-    judge: str = Field(default=DEFAULT, description="for safety items that name none")
+    judge: SerializeAsAny[Judge] = Field(
+        default_factory=lambda: find_judge(DEFAULT),
+        description="for items that name none: a shipped name, module:function, or module:Class with its settings",
+    )
     measured_higher: list[Path] = Field(
         default_factory=list,
         description="local `evaluate` modules that judge answers to the preference items: more is better",
@@ -69,29 +72,37 @@ class EvalConfig(TextConfig):
 
     @field_validator("suite", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return value.split(",") if isinstance(value, str) else value
+    def _chosen(cls, value: Any) -> list[Suite]:
+        given = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        return [choose(SUITES, Suite, one) for one in given]
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _judge(cls, value: Any) -> Judge:
+        return find_judge(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(set(self.suite)) < len(self.suite):
+        names = [suite.name for suite in self.suite]
+        if len(set(names)) < len(names):
             raise ValueError("suite: a suite stands twice; name each once")
         if self.policy == "best-of-n" and self.reward is None:
             raise ValueError("policy best-of-n needs reward: RUN to choose by")
-        if self.policy == "best-of-n" and "forgetting" in self.suite:
-            raise ValueError("suite forgetting scores options and texts, and best-of-n has no likelihood; use greedy")
+        if self.policy == "best-of-n" and (silent := [suite.name for suite in self.suite if not suite.generates]):
+            raise ValueError(f"suite {silent[0]} scores options and texts, and best-of-n has no likelihood; use greedy")
         if (self.policy == "prompt-only") != (self.system_prompt is not None):
             raise ValueError("policy prompt-only and system_prompt go together: set both or neither")
         if self.policy == "greedy" and self.samples > 1:
             raise ValueError("policy greedy gives the same answer every time; set samples: 1 or policy: sample")
-        if (self.measured_higher or self.measured_lower) and "preference" not in self.suite:
-            raise ValueError("measurements read answers to the preference items; add preference to suite")
+        for key in ("measured_higher", "measured_lower"):
+            if getattr(self, key) and not any(key in suite.reads for suite in self.suite):
+                raise ValueError(f"{key}: suite {', '.join(names)} reads no measurements; add a suite that does")
         return self
 
     def heads(self) -> dict[str, str]:
         """What the known utility and the rules are written in: other code judges anew."""
         gold = {"gold": code_hash(load_function(self.gold))} if self.gold else {}
-        return gold | ({"judge": version_of(self.judge)} if "safety" in self.suite else {})
+        return gold | ({"judge": self.judge.version()} if any("judge" in suite.reads for suite in self.suite) else {})
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -112,31 +123,34 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     """Answer every item of the suites and write ``items.jsonl``."""
     paths = config.items if isinstance(config.items, list) else [config.items]
     items = load_items(paths, config.suite)
-    for name in {config.judge, *(item.judge for item in items if item.judge)}:
-        find_judge(name)
-    subject = _subject(config, run)
+    _check_judges(items)
+    target = _target(config, run)
     results: list[ItemResult] = []
     suites: dict[str, Any] = {}
+    chances: dict[str, float] = {}
+    declarations = {suite.name: suite.declaration() for suite in config.suite}
     for suite in config.suite:
-        own = [item for item in items if item.suite == suite]
-        results += _answer(suite, own, subject, config)
-        judges = _judges(suite, own, subject, config)
+        own = [item for item in items if item.suite == suite.name]
+        results += suite.results(own, target, config.sampling)
         hashes = {name: entry["sha256"] for name, entry in run.record.inputs.items()}
-        asked = fingerprint(subject.policy, own, config.sampling, judges, hashes)
-        suites[suite] = {"items": len(own), "sha256": items_hash(own), "fingerprint": asked}
+        how = fingerprint(suite, target.policy, own, config.sampling, suite.judges(own, target), hashes)
+        chances |= suite.chance(own)
+        suites[suite.name] = {"items": len(own), "sha256": items_hash(own), "fingerprint": how}
+        suites[suite.name]["declaration"] = declarations[suite.name].model_dump(mode="json")
+    metrics = summarise(results, declarations, chances)
     if run.is_main:
         write_jsonl(run.path / "items.jsonl", [result.model_dump(mode="json") for result in results])
     by_suite = caveats.trained_on_items(config.subject, items)
-    said = [*caveats.of_training(by_suite, items), *caveats.of_judge(config.subject, config.reward)]
+    limits = [*caveats.of_training(by_suite, items), *caveats.of_judge(config.subject, config.reward)]
     unread = caveats.of_settings(config.model_fields_set, config.suite, config.policy)
-    for line in (*said, *unread, *caveats.of_cut(results, config.max_new_tokens)):
+    for line in (*limits, *unread, *caveats.of_cut(results, config.max_new_tokens)):
         run.note(line)
     judged_by = sorted({result.judge for result in results})
     run.note(f"judged by: {', '.join(judged_by)}")
     if by_training := sorted({result.metric for result in results if LABEL in result.judge}):
         run.note(f"{', '.join(by_training)}: by what the policy was trained on ({LABEL}): no test of it")
     return {
-        "metrics": summarise(results, chance(items)),
+        "metrics": metrics,
         "items_sha256": items_hash(items),
         "results_sha256": file_hash(run.path / "items.jsonl") if run.is_main else None,
         "suites": suites,
@@ -144,27 +158,27 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         "judges": judged_by,
         "gold": origin_of(config.gold) if config.gold else None,
         "training_reward": by_training,
-        "caveats": said,
+        "caveats": limits,
         "trained_on_items": by_suite,
-        "own_template": _asks_through_own_template(config, subject),
+        "own_template": _asks_through_own_template(config, target),
     }
 
 
-def _judges(suite: Suite, items: list[Item], subject: EvaluationTarget, config: EvalConfig) -> dict[str, str]:
-    """Who judges a suite's answers, each with what identifies its code."""
-    if suite == "safety":
-        return {name: version_of(name) for name in sorted({item.judge or config.judge for item in items})}
-    if suite == "preference" and subject.gold is not None:
-        return {subject.gold_name: code_hash(subject.gold)}
-    return {}
+def _check_judges(items: list[Item]) -> None:
+    """Refuse, before anything is loaded, an item that names a judge which does not exist."""
+    for name, item in {item.judge: item for item in reversed(items) if item.judge}.items():
+        try:
+            find_judge(name)
+        except ValueError as error:
+            raise BadInput(f"item '{item.id}' of suite {item.suite}: judge: {error}") from None
 
 
-def _asks_through_own_template(config: EvalConfig, subject: EvaluationTarget) -> bool:
+def _asks_through_own_template(config: EvalConfig, target: EvaluationTarget) -> bool:
     """Whether the policy was asked through the template it was trained with (or, a folder, comes with).
 
     A policy that has none can be asked through any.
     """
-    chat = subject.policy.model.chat
+    chat = target.policy.model.chat
     trained = read_run(config.subject).template.get("template_sha256") if is_run(config.subject) else None
     if trained is not None:
         return trained == chat.fingerprint()["template_sha256"]
@@ -175,7 +189,7 @@ def _asks_through_own_template(config: EvalConfig, subject: EvaluationTarget) ->
     return own.template == chat.template
 
 
-def _subject(config: EvalConfig, run: Run) -> EvaluationTarget:
+def _target(config: EvalConfig, run: Run) -> EvaluationTarget:
     """The policy and what it is held against."""
     gold = load_function(config.gold) if config.gold else None
     template = on_the_day_of(config.template(run.record.created), (config.sft, config.reward))
@@ -186,8 +200,9 @@ def _subject(config: EvalConfig, run: Run) -> EvaluationTarget:
     reward = load_reward(policy, config.reward, template.day, run.note) if config.reward else None
     measurements = [load_measurement(path, "higher") for path in config.measured_higher]
     measurements += [load_measurement(path, "lower") for path in config.measured_lower]
-    own = _own_judges(config, run)
-    return EvaluationTarget(policy, sft, reward, gold, config.gold or "gold", measurements, own)
+    return EvaluationTarget(
+        policy, sft, reward, gold, config.gold or "gold", measurements, _own_judges(config, run), config.judge
+    )
 
 
 def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
@@ -199,11 +214,3 @@ def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
     if config.policy == "best-of-n":
         own.setdefault(REWARD_MODEL, "which chose among the answers")
     return own
-
-
-def _answer(suite: Suite, items: list[Item], subject: EvaluationTarget, config: EvalConfig) -> list[ItemResult]:
-    if suite == "forgetting":
-        return forgetting(items, subject, config.sampling)
-    if suite == "safety":
-        return safety(items, subject, config.sampling, config.judge)
-    return preference(items, subject, config.sampling)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from align.core.config import Compute, Template
 from align.core.plugins import RewardFunction
+from align.evals.items import Item
+from align.evals.judge import DEFAULT, Judge, find_judge
 from align.evals.measurements import Measurement
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
@@ -24,7 +26,11 @@ Note = Callable[[str], None]
 
 
 class EvaluationTarget(NamedTuple):
-    """The policy that is evaluated and what it is held against, each where it is known."""
+    """The policy under evaluation and what it is compared with or scored by, each where it is given.
+
+    ``judge`` reads answers to items that name none. ``own_judges`` are judges that the answers were made to please,
+    each with how.
+    """
 
     policy: RoleModel
     sft: RoleModel | None = None
@@ -32,11 +38,18 @@ class EvaluationTarget(NamedTuple):
     gold: RewardFunction | None = None
     gold_name: str = "gold"
     measurements: Sequence[Measurement] = ()
-    own_judges: Mapping[str, str] = MappingProxyType({})  # judges that the answers were made to please, and how
+    own_judges: Mapping[str, str] = MappingProxyType({})
+    judge: Judge | None = None
 
-    def judge(self, name: str) -> str:
+    def named(self, judge: str) -> str:
         """A judge as results name it."""
-        return f"{name} ({self.own_judges[name]})" if name in self.own_judges else name
+        return f"{judge} ({self.own_judges[judge]})" if judge in self.own_judges else judge
+
+    def judge_of(self, item: Item, of_suite: str | None = None) -> Judge:
+        """The judge that an item names, else its suite's, else the evaluation's."""
+        if name := item.judge or of_suite:
+            return find_judge(name)
+        return self.judge or find_judge(DEFAULT)
 
 
 def load_policy(path: Path, compute: Compute, template: Template, note: Note) -> RoleModel:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from fixtures.shipped_suites import DECLARATIONS
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
 
@@ -56,7 +57,7 @@ def test_numbers_are_what_their_metric_says_whatever_their_values() -> None:
     """21 exact KLs of 0 are no proportion: there is no interval, in an evaluation's summary either."""
     assert mean_interval([0.0] * 21, "unbounded")[:3] == (0.0, None, None)
     rows = [ItemResult(suite="preference", metric="kl", item_id=str(i), score=0.0, judge="exact") for i in range(21)]
-    kl = summarise(rows)["kl"]
+    kl = summarise(rows, DECLARATIONS)["kl"]
     assert (kl["mean"], kl["low"], kl["high"]) == (0.0, None, None)
     loss = clustered_mean([0.0] * 21, [str(i) for i in range(21)])
     assert (loss["mean"], loss["low"]) == (0.0, None)

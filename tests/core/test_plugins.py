@@ -41,7 +41,8 @@ def test_a_class_of_ones_own_is_found_in_the_current_folder(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("gray", "'gray' is no kind of colour; write one of grey, or module:Class of your own"),
+        ("gray", "'gray' is no kind of colour; did you mean 'grey'?"),
+        ("blue", "'blue' is no kind of colour; write one of grey, or module:Class of your own"),
         ({"share": 1}, "names no kind of colour; write kind: one of grey"),
         (7, "names no kind of colour"),
         ({"kind": "grey", "shade": 1}, "colour grey: unknown key 'shade'; did you mean 'share'?"),

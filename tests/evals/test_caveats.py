@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fixtures.audit_world import World, content, measured, verdicts, write_evaluation, write_run
+from fixtures.shipped_suites import FORGETTING, PREFERENCE, SAFETY
 
 from align.core.records import ItemResult
 from align.evals.caveats import of_cut, of_judge, of_settings, of_training, trained_on_items
@@ -49,14 +50,14 @@ def test_a_judge_of_the_same_pairs_is_named(tmp_path: Path) -> None:
 
 def test_settings_that_nothing_reads_are_named() -> None:
     given = {"temperature", "n", "judge", "gold", "sft", "reward", "suite"}
-    said = of_settings(given, ["forgetting"], "greedy")
+    said = of_settings(given, [FORGETTING], "greedy")
     assert [line.split("'")[1] for line in said] == ["temperature", "n", "judge", "gold", "sft", "reward"]
     assert said[1] == "'n' is given and not read: suite forgetting and policy greedy"
-    assert of_settings(given, ["safety", "preference"], "best-of-n") == []
-    assert of_settings(given - {"temperature"}, ["safety", "preference"], "sample") == [
+    assert of_settings(given, [SAFETY, PREFERENCE], "best-of-n") == []
+    assert of_settings(given - {"temperature"}, [SAFETY, PREFERENCE], "sample") == [
         "'n' is given and not read: suite safety, preference and policy sample"
     ]
-    assert of_settings({"suite"}, ["forgetting"], "greedy") == []
+    assert of_settings({"suite"}, [FORGETTING], "greedy") == []
 
 
 def test_cut_answers_are_counted_once_each(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import LOGPROB, add_stirred
+from fixtures.shipped_suites import DECLARATIONS, FORGETTING, PREFERENCE, SAFETY
 
 from align.evals.generation import Answer, Answered, SamplingConfig, answer_items, reward_scores, with_system
 from align.evals.items import Item
 from align.evals.likelihood import improbable, score_options, score_texts
 from align.evals.results import summarise
 from align.evals.suites import preference as preference_suite
-from align.evals.suites.forgetting import bits_per_byte, forgetting
-from align.evals.suites.preference import exact_kl, preference
+from align.evals.suites.forgetting import bits_per_byte
+from align.evals.suites.preference import exact_kl
 from align.evals.targets import EvaluationTarget
 from align.losses.kl import best_of_n_kl
 from align.model.adapters import AdapterModel
@@ -33,7 +34,8 @@ def user(text: str) -> list[dict[str, Any]]:
 
 
 def generate_item(name: str, text: str, suite: Any = "preference", **more: Any) -> Item:
-    return Item(id=name, suite=suite, kind="generate", prompt=user(text), **more)
+    schema = SAFETY.item if suite == "safety" else Item
+    return schema(id=name, suite=suite, kind="generate", prompt=user(text), **more)
 
 
 def option_item(name: str, options: list[str], answer: int = 0, text: str = "what colour is the sky") -> Item:
@@ -105,10 +107,10 @@ def test_ties_are_wrong_unless_the_answer_stands_alone(make_model: MakeModel) ->
     tied = Item(
         id="t", suite="forgetting", kind="options", family="fact", prompt=user("a"), options=["a", "b"], answer=0
     )
-    (result,) = forgetting([tied], EvaluationTarget(RoleModel(model, None)), SamplingConfig())
+    (result,) = FORGETTING.results([tied], EvaluationTarget(RoleModel(model, None)), SamplingConfig())
     assert result.metric == "accuracy/fact" and result.score == 0.0
     longer = tied.model_copy(update={"options": ["a", "abcdefgh"]})  # fewer tokens, so the answer is the likelier
-    (result,) = forgetting([longer], EvaluationTarget(RoleModel(model, None)), SamplingConfig())
+    (result,) = FORGETTING.results([longer], EvaluationTarget(RoleModel(model, None)), SamplingConfig())
     assert result.score == 1.0
 
 
@@ -221,15 +223,15 @@ def test_preference_of_a_policy_against_itself_and_by_gold(make_model: MakeModel
         ]
 
     sampling = SamplingConfig("sample", samples=4, max_new_tokens=6)
-    results = preference(PROMPTS, EvaluationTarget(policy, sft=policy, gold=gold), sampling)
-    summary = summarise(results)
+    results = PREFERENCE.results(PROMPTS, EvaluationTarget(policy, sft=policy, gold=gold), sampling)
+    summary = summarise(results, DECLARATIONS)
     assert summary["win_rate_vs_sft"]["mean"] == 0.5 and summary["kl"]["mean"] == 0.0
     assert (summary["gold_utility"]["n"], summary["gold_utility"]["n_failed"]) == (12, 4)
     assert (summary["win_rate_vs_sft"]["n_scored"], summary["win_rate_vs_sft"]["n_failed"]) == (2, 1)
 
     own = answer_items(policy, PROMPTS, sampling, None)
     theirs = answer_items(rival, PROMPTS, sampling, None)
-    results = preference(PROMPTS, EvaluationTarget(policy, sft=rival, gold=gold), sampling)
+    results = PREFERENCE.results(PROMPTS, EvaluationTarget(policy, sft=rival, gold=gold), sampling)
     rates = {result.item_id: result.score for result in results if result.metric == "win_rate_vs_sft"}
     for i, name in ((0, "p0"), (2, "p2")):
         lengths = [[len(answer.text) for answer in one[i].answers] for one in (own, theirs)]
@@ -241,7 +243,7 @@ def test_preference_of_a_policy_against_itself_and_by_gold(make_model: MakeModel
 def test_prompt_only_is_measured_against_the_unprompted_model(make_model: MakeModel) -> None:
     policy = speaker(make_model("llama"))
     told = SamplingConfig("prompt-only", max_new_tokens=4, system_prompt="be helpful harmless honest")
-    results = preference(PROMPTS[:1], EvaluationTarget(policy, sft=policy), told)
+    results = PREFERENCE.results(PROMPTS[:1], EvaluationTarget(policy, sft=policy), told)
     (one,) = answer_items(policy, PROMPTS[:1], told, None)
     plain = policy.model.chat.prompt_ids(user("hello"))
     (kl,) = [result.score for result in results if result.metric == "kl"]
@@ -252,12 +254,12 @@ def test_prompt_only_is_measured_against_the_unprompted_model(make_model: MakeMo
 def test_best_of_n_reports_the_formula(make_model: MakeModel) -> None:
     policy = speaker(make_model("llama"))
     reward = speaker(policy.model, "reward", seed=9)
-    results = preference(
+    results = PREFERENCE.results(
         PROMPTS, EvaluationTarget(policy, sft=policy, reward=reward), SamplingConfig("best-of-n", n=4, max_new_tokens=4)
     )
     (kl,) = [result for result in results if result.metric == "kl"]
     assert kl.judge == "formula" and kl.score == best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
-    assert summarise(results)["win_rate_vs_sft"]["mean"] > 0.5
+    assert summarise(results, DECLARATIONS)["win_rate_vs_sft"]["mean"] > 0.5
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -98,5 +98,5 @@ def test_a_measurement_stands_among_the_metrics_of_an_evaluation(
 
 
 def test_measurements_want_the_suite_they_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="add preference to suite"):
+    with pytest.raises(ValueError, match="measured_higher: suite safety reads no measurements"):
         EvalConfig(run=tmp_path, subject=tmp_path, suite=["safety"], items=tmp_path, measured_higher=[tmp_path])

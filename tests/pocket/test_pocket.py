@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.paths import ROOT
+from fixtures.shipped_suites import FORGETTING, PREFERENCE, SAFETY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align.evals.items import load_items
+from align.evals.item_files import load_items
 from align.pocket import words
 from align.pocket.corpus import SHOWN, base_documents, demonstrations
 from align.pocket.run import PocketConfig, pocket
@@ -287,7 +288,7 @@ def test_no_item_of_a_world_asks_what_another_one_asks(tmp_path: Path, seed: int
     """The evaluations would refuse the world's own items."""
     pocket(PocketConfig(run=tmp_path / "world", seed=seed))
     files = [tmp_path / "world" / f"{suite}.jsonl" for suite in ("forgetting", "safety", "preference")]
-    items = load_items(files, ["forgetting", "safety", "preference"])
+    items = load_items(files, [FORGETTING, SAFETY, PREFERENCE])
     assert sum(item.family == "text" for item in items) == 160
 
 

@@ -7,53 +7,75 @@ that merely talks in another style has forgotten nothing. Not here: the comparis
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from align.core.declarations import Metric
 from align.core.records import ItemResult
 from align.evals.generation import SamplingConfig
-from align.evals.items import Item
+from align.evals.items import Item, as_text
 from align.evals.likelihood import OptionScores, TextScore, score_options, score_texts
+from align.evals.suite import Suite
 from align.evals.targets import EvaluationTarget
 
 OPTIONS_JUDGE = "option log-likelihood"
 TEXT_JUDGE = "text log-likelihood"
 
 
-def forgetting(items: Sequence[Item], subject: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
-    """One result an item: ``accuracy/<family>`` or ``bits_per_byte``."""
-    choices = [item for item in items if item.kind == "options"]
-    texts = [item for item in items if item.kind == "perplexity"]
-    scored = score_options(subject.policy, choices, sampling.system_prompt)
-    results = [_chosen(item, found) for item, found in zip(choices, scored, strict=True)]
-    predicted = score_texts(subject.policy, [item.text or "" for item in texts])
-    for item, found in zip(texts, predicted, strict=True):
-        results.append(
-            ItemResult(
-                suite=item.suite,
-                metric="bits_per_byte",
-                item_id=item.id,
-                family=item.family,
-                cluster=item.cluster,
-                score=bits_per_byte(found) if found.logprob is not None else None,
-                reason=found.reason,
-                judge=TEXT_JUDGE,
-                prompt=item.text,
-                n_tokens=found.n_tokens,
-            )
-        )
-    return results
+class ForgettingItem(Item):
+    """Options to choose among, or a text to predict."""
+
+    kinds = ("options", "perplexity")
 
 
-def _chosen(item: Item, found: OptionScores) -> ItemResult:
+class Forgetting(Suite):
+    """Accuracy by option log-likelihood, per family, and bits per byte."""
+
+    name = "forgetting"
+    title = "Forgetting"
+    item = ForgettingItem
+    generates = False
+    metrics = (
+        Metric(name="accuracy", higher_is_better=True, kind="binary", has_chance=True),
+        # a byte by chance costs 8 bits
+        Metric(name="bits_per_byte", higher_is_better=False, kind="unbounded", low=0.0, widest=8.0, has_own_scale=True),
+    )
+
+    def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
+        """One result per item: ``accuracy/<family>`` or ``bits_per_byte``."""
+        choices = [item for item in items if item.kind == "options"]
+        texts = [item for item in items if item.kind == "perplexity"]
+        scored = score_options(target.policy, choices, sampling.system_prompt)
+        predicted = score_texts(target.policy, [item.text or "" for item in texts])
+        return [
+            *(_chosen(item, scores) for item, scores in zip(choices, scored, strict=True)),
+            *(_predicted(item, score) for item, score in zip(texts, predicted, strict=True)),
+        ]
+
+    def chance(self, items: Sequence[Item]) -> dict[str, float]:
+        """What guessing scores on each family: the mean of one over the number of options."""
+        shares: dict[str, list[float]] = {}
+        for item in items:
+            if item.kind == "options" and item.options:
+                shares.setdefault(f"accuracy/{item.family or 'all'}", []).append(1 / len(item.options))
+        return {metric: sum(values) / len(values) for metric, values in shares.items()}
+
+    def row_of_pair(self, name: str, pair: Mapping[str, Any]) -> dict[str, Any]:
+        """A held-out prompt as text to predict: language that no stage was trained to write."""
+        text = as_text(pair["prompt"])
+        return {"id": name, "suite": self.name, "kind": "perplexity", "family": "text", "text": text}
+
+
+def _chosen(item: Item, scores: OptionScores) -> ItemResult:
     """Right if the answer alone has the highest sum: an answer tied with another option is not known."""
     score, text = None, None
-    if found.logprobs is not None:
-        top = max(found.logprobs)
-        best = [k for k, value in enumerate(found.logprobs) if value == top]
+    if scores.logprobs is not None:
+        top = max(scores.logprobs)
+        best = [k for k, value in enumerate(scores.logprobs) if value == top]
         score = float(best == [item.answer])
         text = "\n".join(
             f"{'>' if k in best else ' '} {option} ({value:.4f} nats)"
-            for k, (option, value) in enumerate(zip(item.options or [], found.logprobs, strict=True))
+            for k, (option, value) in enumerate(zip(item.options or [], scores.logprobs, strict=True))
         )
     return ItemResult(
         suite=item.suite,
@@ -62,23 +84,29 @@ def _chosen(item: Item, found: OptionScores) -> ItemResult:
         family=item.family,
         cluster=item.cluster,
         score=score,
-        reason=found.reason,
+        reason=scores.reason,
         judge=OPTIONS_JUDGE,
         text=text,
         prompt=item.prompt_text,
     )
 
 
-def chance(items: Sequence[Item]) -> dict[str, float]:
-    """What guessing scores on each accuracy metric: the mean of one over the number of options."""
-    shares: dict[str, list[float]] = {}
-    for item in items:
-        if item.kind == "options" and item.options:
-            shares.setdefault(f"accuracy/{item.family or 'all'}", []).append(1 / len(item.options))
-    return {metric: sum(values) / len(values) for metric, values in shares.items()}
+def _predicted(item: Item, score: TextScore) -> ItemResult:
+    return ItemResult(
+        suite=item.suite,
+        metric="bits_per_byte",
+        item_id=item.id,
+        family=item.family,
+        cluster=item.cluster,
+        score=bits_per_byte(score) if score.logprob is not None else None,
+        reason=score.reason,
+        judge=TEXT_JUDGE,
+        prompt=item.text,
+        n_tokens=score.n_tokens,
+    )
 
 
-def bits_per_byte(found: TextScore) -> float:
+def bits_per_byte(score: TextScore) -> float:
     """``-log-likelihood / (ln 2 * bytes)``: comparable between tokenizers."""
-    assert found.logprob is not None
-    return -found.logprob / (math.log(2) * found.n_bytes)
+    assert score.logprob is not None
+    return -score.logprob / (math.log(2) * score.n_bytes)

@@ -7,19 +7,24 @@ because both buy reward. Not here: length-controlled win rates, human or model j
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from align.core.declarations import FORMULA, Metric
+from align.core.files import code_hash
 from align.core.records import ItemResult
+from align.core.stats.estimates import Kind
 from align.evals.fluency import is_empty, is_garbage
 from align.evals.generation import Answered, SamplingConfig, answer_items, reward_scores
 from align.evals.items import Item
 from align.evals.likelihood import improbable
 from align.evals.measurements import measure
 from align.evals.results import item_result
+from align.evals.suite import Suite
 from align.evals.targets import EvaluationTarget
 from align.evals.training_reward import REWARD_MODEL
 from align.losses.kl import best_of_n_kl, exact_token_kl
@@ -29,34 +34,77 @@ from align.model.roles import RoleModel
 Scores = list[list[float | None]]
 
 
-def preference(items: Sequence[Item], subject: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
-    """Results per answer (gold_utility, reward_score, kl, n_tokens, ended) and per prompt (win_rate_vs_sft)."""
-    asked = answer_items(subject.policy, items, sampling, subject.reward)
-    utility = _gold(subject, asked)
-    rewards = reward_scores(subject.reward, asked, subject.policy) if subject.reward else None
-    results: list[ItemResult] = []
-    if utility is not None:
-        results += _per_answer(
-            asked, "gold_utility", subject.judge(subject.gold_name), utility, "the utility has no opinion"
-        )
-    if rewards is not None:
-        results += _per_answer(
-            asked,
-            "reward_score",
-            subject.judge(REWARD_MODEL),
-            rewards,
-            "the reward model cannot read it (too long, or cut inside its reasoning)",
-        )
-    if subject.sft is not None:
-        rivals = answer_items(subject.sft, items, sampling.plain, None)
-        results += _win_rate(subject, asked, rivals, utility, rewards)
-        results += _kl(subject.policy, subject.sft, asked, sampling)
-    results += _measured(subject, asked)
-    results += _fluency(subject.policy, asked)
-    lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in asked]
-    ended: Scores = [[float(answer.ended) for answer in one.answers] for one in asked]
-    results += _per_answer(asked, "n_tokens", "count", lengths, "")
-    return results + _per_answer(asked, "ended", "count", ended, "")
+class PreferenceItem(Item):
+    """A prompt to answer."""
+
+    kinds = ("generate",)
+
+
+def _metric(name: str, higher_is_better: bool, kind: Kind = "unbounded", **facts: Any) -> Metric:
+    """A metric that garbage may score well on: rewards are easily pleased."""
+    return Metric(name=name, higher_is_better=higher_is_better, kind=kind, needs_answers=True, **facts)
+
+
+class Preference(Suite):
+    """Generated answers, by gold utility, reward, and against SFT's own."""
+
+    name = "preference"
+    title = "Preference"
+    item = PreferenceItem
+    reads: ClassVar = frozenset({"gold", "reward", "sft", "measured_higher", "measured_lower"})
+    garbage_metric = "garbage"
+    says_missing = False
+    metrics = (
+        _metric("gold_utility", True, judged_by=("gold",)),
+        _metric("reward_score", True, judged_by=("reward",)),
+        _metric(
+            "win_rate_vs_sft", True, "share", against="sft", judged_by=("gold", "reward"), length_metric="n_tokens"
+        ),
+        _metric("kl", False, low=0.0, has_own_scale=True, against="sft"),
+        _metric("measured_higher", True, has_slices_only=True),
+        _metric("measured_lower", False, has_slices_only=True),
+        Metric(name="garbage", higher_is_better=False, kind="binary"),
+        Metric(name="empty", higher_is_better=False, kind="binary"),
+        _metric("n_tokens", False, low=0.0, capped_by="max_new_tokens"),
+        _metric("ended", True, "binary"),
+    )
+
+    def judges(self, items: Sequence[Item], target: EvaluationTarget) -> dict[str, str]:
+        return {} if target.gold is None else {target.gold_name: code_hash(target.gold)}
+
+    def row_of_pair(self, name: str, pair: Mapping[str, Any]) -> dict[str, Any]:
+        """A held-out prompt, to be answered."""
+        prompt = {"prompt": pair["prompt"], "tools": pair.get("tools")}
+        return {"id": name, "suite": self.name, "kind": "generate"} | prompt
+
+    def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
+        """Results per answer (gold_utility, reward_score, kl, n_tokens, ended) and per prompt (win_rate_vs_sft)."""
+        asked = answer_items(target.policy, items, sampling, target.reward)
+        utility = _gold(target, asked)
+        rewards = reward_scores(target.reward, asked, target.policy) if target.reward else None
+        results: list[ItemResult] = []
+        if utility is not None:
+            results += _per_answer(
+                asked, "gold_utility", target.named(target.gold_name), utility, "the utility has no opinion"
+            )
+        if rewards is not None:
+            results += _per_answer(
+                asked,
+                "reward_score",
+                target.named(REWARD_MODEL),
+                rewards,
+                "the reward model cannot read it (too long, or cut inside its reasoning)",
+            )
+        if target.sft is not None:
+            rivals = answer_items(target.sft, items, sampling.plain, None)
+            results += _win_rate(target, asked, rivals, utility, rewards)
+            results += _kl(target.policy, target.sft, asked, sampling)
+        results += _measured(target, asked)
+        results += _fluency(target.policy, asked)
+        lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in asked]
+        ended: Scores = [[float(answer.ended) for answer in one.answers] for one in asked]
+        results += _per_answer(asked, "n_tokens", "count", lengths, "")
+        return results + _per_answer(asked, "ended", "count", ended, "")
 
 
 def _per_answer(asked: Sequence[Answered], metric: str, judge: str, scores: Scores, reason: str) -> list[ItemResult]:
@@ -67,14 +115,14 @@ def _per_answer(asked: Sequence[Answered], metric: str, judge: str, scores: Scor
     return results
 
 
-def _gold(subject: EvaluationTarget, asked: Sequence[Answered]) -> Scores | None:
+def _gold(target: EvaluationTarget, asked: Sequence[Answered]) -> Scores | None:
     """Gold utility of every answer, by TRL's reward signature; None where no gold is known."""
-    if subject.gold is None:
+    if target.gold is None:
         return None
     flat = [(one, answer) for one in asked for answer in one.answers]
     completions = [[{**answer.message, "content": answer.text}] for _, answer in flat]
     values = iter(
-        subject.gold(
+        target.gold(
             prompts=[one.item.prompt for one, _ in flat],
             completions=completions,
             ended=[answer.ended for _, answer in flat],
@@ -97,11 +145,11 @@ def _fluency(policy: RoleModel, asked: Sequence[Answered]) -> list[ItemResult]:
     return found + _per_answer(asked, "empty/preference", "fluency rules", empty, "")
 
 
-def _measured(subject: EvaluationTarget, asked: Sequence[Answered]) -> list[ItemResult]:
+def _measured(target: EvaluationTarget, asked: Sequence[Answered]) -> list[ItemResult]:
     """What `evaluate` modules say of every answer."""
     texts = [answer.text for one in asked for answer in one.answers]
     results = []
-    for measurement in subject.measurements:
+    for measurement in target.measurements:
         for metric, values in measure(measurement, texts).items():
             rest = iter(values)
             scores: Scores = [[next(rest) for _ in one.answers] for one in asked]
@@ -114,7 +162,7 @@ def _measured(subject: EvaluationTarget, asked: Sequence[Answered]) -> list[Item
 
 
 def _win_rate(
-    subject: EvaluationTarget,
+    target: EvaluationTarget,
     asked: Sequence[Answered],
     rivals: Sequence[Answered],
     utility: Scores | None,
@@ -125,12 +173,12 @@ def _win_rate(
     Judged by gold utility where it has an opinion on all of them, else by reward; never by what the policy was trained
     on, or what chose its answers.
     """
-    assert subject.sft is not None
+    assert target.sft is not None
     sides: list[tuple[str, Scores, Scores]] = []
-    if utility is not None and subject.gold_name not in subject.own_judges:
-        sides.append((subject.gold_name, utility, _gold(subject, rivals) or []))
-    if rewards is not None and subject.reward is not None and REWARD_MODEL not in subject.own_judges:
-        sides.append((REWARD_MODEL, rewards, reward_scores(subject.reward, rivals, subject.sft)))
+    if utility is not None and target.gold_name not in target.own_judges:
+        sides.append((target.gold_name, utility, _gold(target, rivals) or []))
+    if rewards is not None and target.reward is not None and REWARD_MODEL not in target.own_judges:
+        sides.append((REWARD_MODEL, rewards, reward_scores(target.reward, rivals, target.sft)))
     if not sides:
         return []
     results = []
@@ -163,12 +211,12 @@ def _kl(
 ) -> list[ItemResult]:
     """KL in nats a response: exact along each sample, and for best-of-n the formula's one value.
 
-    The formula is best-of-n's distance from the policy it samples, which is SFT's own when that is the subject.
+    The formula is best-of-n's distance from the policy it samples, SFT's own when SFT is evaluated.
     """
     if sampling.policy == "best-of-n":
         value = best_of_n_kl(sampling.n)
         suite = asked[0].item.suite
-        return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{sampling.n}", score=value, judge="formula")]
+        return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{sampling.n}", score=value, judge=FORMULA)]
     found: Scores = [[] for _ in asked]
     if policy.model.tokenizer.get_vocab() != reference.model.tokenizer.get_vocab():
         return _per_answer(asked, "kl", "exact", found, "the SFT model has another vocabulary")

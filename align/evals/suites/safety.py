@@ -7,32 +7,80 @@ policy that babbles neither complies nor refuses. Not here: attacks that search 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
+
+from align.core.declarations import Metric
 from align.core.records import ItemResult
-from align.evals.generation import SamplingConfig, answer_items
+from align.evals.generation import SamplingConfig
 from align.evals.items import Item
-from align.evals.judges import as_garbage, find_judge, metrics_of
-from align.evals.likelihood import improbable
-from align.evals.results import item_result
+from align.evals.judging import judged_answers
+from align.evals.suite import Suite
 from align.evals.targets import EvaluationTarget
 
+Side = Literal["harm", "benign", "lead"]
+SIDES: tuple[Side, ...] = ("harm", "benign", "lead")
+FLUENCY = ("garbage", "empty")  # counted of every answer
+BY_SIDE: Mapping[Side, tuple[str, ...]] = {
+    "harm": ("harmful_compliance", *FLUENCY),
+    "benign": ("over_refusal", "harmless_compliance", *FLUENCY),
+    "lead": ("sycophancy", *FLUENCY),
+}
+GUARDS = ("garbage", "harmless_compliance")  # what a policy that babbles is caught by
 
-def safety(
-    items: Sequence[Item], subject: EvaluationTarget, sampling: SamplingConfig, default_judge: str
-) -> list[ItemResult]:
-    """Results of every metric an item counts towards, one a sample."""
-    results: list[ItemResult] = []
-    asked = answer_items(subject.policy, items, sampling, subject.reward)
-    for one, strange in zip(asked, improbable(subject.policy, asked), strict=True):
-        name = one.item.judge or default_judge
-        if one.reason is not None:
-            results += [item_result(one, metric, name, None, one.reason) for metric in metrics_of(one.item)]
-            continue
-        for number, answer in enumerate(one.answers):
-            opinions = find_judge(name)(one.item, answer.text, answer.ended)
-            if strange[number]:
-                opinions = as_garbage(opinions)
-            for metric, opinion in opinions.items():
-                results.append(item_result(one, metric, name, opinion.score, opinion.reason, number))
-    return results
+
+def _fault(name: str) -> Metric:
+    """A share of answers that is best at zero, and that a policy that babbles has none of."""
+    return Metric(name=name, higher_is_better=False, kind="binary", guarded_by=GUARDS, needs_answers=True)
+
+
+class SafetyItem(Item):
+    """A prompt on one ``side``, said by its family or a tag.
+
+    harm: should be refused; benign: should not be; lead: carries a claim, tag ``true`` or ``false``.
+    """
+
+    kinds = ("generate",)
+    takes_judge = True
+
+    @model_validator(mode="after")
+    def _has_one_side(self) -> Self:
+        sides = [side for side in SIDES if side == self.family or side in self.tags]
+        if len(sides) != 1:
+            named = f"names {' and '.join(sides)}" if sides else "names none"
+            raise ValueError(f"a safety item has its family or a tag among {', '.join(SIDES)}, one; this {named}")
+        if sides == ["lead"] and ("true" in self.tags) == ("false" in self.tags):
+            raise ValueError("a lead item carries a claim: one of its tags is 'true' or 'false', to say which it is")
+        return self
+
+    @property
+    def side(self) -> Side:
+        return next(side for side in SIDES if side == self.family or side in self.tags)
+
+
+class Safety(Suite):
+    """Generated answers under a judge."""
+
+    name = "safety"
+    title = "Safety"
+    item = SafetyItem
+    reads: ClassVar = frozenset({"judge"})
+    garbage_metric = "garbage"
+    metrics = (
+        _fault("harmful_compliance"),
+        _fault("over_refusal"),
+        Metric(name="harmless_compliance", higher_is_better=True, kind="binary", of_garbage=0.0),
+        _fault("sycophancy"),
+        Metric(name="garbage", higher_is_better=False, kind="binary", of_garbage=1.0),
+        Metric(name="empty", higher_is_better=False, kind="binary"),
+    )
+
+    def metrics_of(self, item: Item) -> Sequence[str]:
+        """A true claim cannot be flattered, so it has no sycophancy."""
+        assert isinstance(item, SafetyItem)
+        return BY_SIDE[item.side] if item.side != "lead" or "true" not in item.tags else FLUENCY
+
+    def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
+        return judged_answers(self, items, target, sampling)
