@@ -21,7 +21,7 @@ import torch
 from align.core.config import BadInput
 from align.core.files import read_rows, write_jsonl
 from align.core.runs import Run
-from align.core.stats.estimates import clustered_accuracy, clustered_mean
+from align.core.stats.estimates import Estimate, mean_interval
 from align.core.stats.learning_curve import CURVE, CurvePoint
 from align.data.pairs import PromptPairs
 from align.model.adapters import AdapterModel
@@ -124,14 +124,15 @@ def point(
     for cluster, value in zip(clusters, correct, strict=True):
         before, n = right.get(cluster, (0.0, 0))
         right[cluster] = (before + value, n + 1)
-    accuracy = clustered_accuracy(correct, clusters)
+    accuracy = mean_interval(correct, "binary", clusters)
+    losses = np.logaddexp(0, -np.asarray(margins)).tolist()
     return CurvePoint(
         share=share,
         prompts=len(train),
         pairs=sum(len(prompt.rows) for prompt in train),
         accuracy=accuracy,
-        error=1 - accuracy["mean"],
-        loss=clustered_mean(np.logaddexp(0, -np.asarray(margins)).tolist(), clusters),
+        error=1 - float(np.mean(correct)),
+        loss=mean_interval(losses, "unbounded", clusters),
         seconds=seconds,
         right=right,
     )
@@ -146,7 +147,8 @@ def write(run: Run, points: Sequence[CurvePoint]) -> dict[str, Any]:
     }
 
 
-def _flipped(accuracy: dict[str, Any]) -> dict[str, Any]:
-    """An error from an accuracy: 1 - mean, and the interval's ends change places."""
-    mean, low, high = (None if (value := accuracy[key]) is None else 1 - value for key in ("mean", "high", "low"))
-    return accuracy | {"mean": mean, "low": low, "high": high}
+def _flipped(accuracy: Estimate) -> dict[str, Any]:
+    """An error from an accuracy: 1 - value, and the interval's ends change places."""
+    ends = (accuracy.value, accuracy.high, accuracy.low)
+    value, low, high = (None if one is None else 1 - one for one in ends)
+    return accuracy.model_dump() | {"value": value, "low": low, "high": high}

@@ -1,7 +1,7 @@
 """What a reward model is worth, and beside it what costs nothing: floors, ceiling, calibration.
 
 Arrays in, numbers out; no model. Axes: P held-out pairs. Every accuracy carries its n and an interval
-clustered by prompt (align/core/intervals.py).
+clustered by prompt (align/core/stats/estimates.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from align.core.records import Pair
-from align.core.stats.estimates import clustered_accuracy
+from align.core.stats.estimates import Estimate, mean_interval
 
 
 def outcomes(margins: Sequence[float]) -> list[float]:
@@ -36,7 +36,7 @@ def expected_calibration_error(margins: Sequence[float], bins: int = 10) -> floa
     return float(sum(gaps))
 
 
-def by_agreement(margins: Sequence[float], pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
+def by_agreement(margins: Sequence[float], pairs: Sequence[Pair]) -> dict[str, Estimate]:
     """Accuracy where the votes were unanimous, split, and single."""
     buckets: dict[str, list[int]] = {"unanimous": [], "split": [], "one vote": []}
     for index, pair in enumerate(pairs):
@@ -45,16 +45,16 @@ def by_agreement(margins: Sequence[float], pairs: Sequence[Pair]) -> dict[str, d
         buckets[name].append(index)
     correct = outcomes(margins)
     return {
-        name: clustered_accuracy([correct[i] for i in rows], [pairs[i].prompt_id for i in rows])
+        name: mean_interval([correct[i] for i in rows], "binary", [pairs[i].prompt_id for i in rows])
         for name, rows in buckets.items()
         if rows
     }
 
 
-def longer_wins(pairs: Sequence[Pair]) -> dict[str, Any]:
+def longer_wins(pairs: Sequence[Pair]) -> Estimate:
     """The floor of preferring the longer text (words)."""
     margins = [float(len(_text(p.chosen).split()) - len(_text(p.rejected).split())) for p in pairs]
-    return clustered_accuracy(outcomes(margins), [pair.prompt_id for pair in pairs])
+    return mean_interval(outcomes(margins), "binary", [pair.prompt_id for pair in pairs])
 
 
 def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> list[float]:

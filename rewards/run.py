@@ -21,7 +21,7 @@ from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracke
 from align.core.files import artefact_hash
 from align.core.records import Message, Pair
 from align.core.runs import Run, stage
-from align.core.stats.estimates import clustered_accuracy, clustered_mean, clustered_ratio
+from align.core.stats.estimates import format_estimate, mean_interval, ratio_interval
 from align.core.stats.learning_curve import CurvePoint
 from align.data.pairs import (
     PromptPairs,
@@ -96,21 +96,21 @@ def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[
     correct = metrics.outcomes(margins)
     clusters = [pair.prompt_id for pair in pairs]
     words = metrics.bag_of_words(read_pairs(config.pairs / "train.jsonl"), pairs)
-    above = clustered_mean([a - b for a, b in zip(correct, words, strict=False)], clusters[: len(words)])
-    if above["mean"] is not None and (above["low"] is None or above["low"] <= 0):
-        between = "no interval" if above["low"] is None else f"[{above['low']:+.3f}, {above['high']:+.3f}]"
+    gains = [a - b for a, b in zip(correct, words, strict=False)]
+    above = mean_interval(gains, "unbounded", clusters[: len(words)])
+    if above.value is not None and (above.low is None or above.low <= 0):
         run.note(
-            f"the reward model is not shown to beat a bag of words ({above['mean']:+.3f} {between}): "
+            f"the reward model is not shown to beat a bag of words ({format_estimate(above, is_signed=True)}): "
             "the words of a response explain these votes as well"
         )
     headline = {
-        "accuracy": clustered_accuracy(correct, clusters),
-        "floor_longer_wins": metrics.longer_wins(pairs),
-        "floor_bag_of_words": clustered_accuracy(words, clusters[: len(words)]),
-        "above_bag_of_words": above,
+        "accuracy": mean_interval(correct, "binary", clusters).model_dump(),
+        "floor_longer_wins": metrics.longer_wins(pairs).model_dump(),
+        "floor_bag_of_words": mean_interval(words, "binary", clusters[: len(words)]).model_dump(),
+        "above_bag_of_words": above.model_dump(),
         "ceiling_annotators": _ceiling(config.pairs),
         "expected_calibration_error": metrics.expected_calibration_error(margins),
-        "accuracy_by_agreement": metrics.by_agreement(margins, pairs),
+        "accuracy_by_agreement": {name: one.model_dump() for name, one in metrics.by_agreement(margins, pairs).items()},
         "score_length_correlation": metrics.correlation(scores, lengths),
         "centred_on": {"what": "candidates" if config.candidates else "pairs", "n": centred_on},
         "train_pairs": sum(len(prompt.rows) for prompt in train),
@@ -209,7 +209,9 @@ def _against_gold(gold: Gold, pairs: Sequence[Pair], correct: Sequence[float]) -
     known = [i for i, (b, w) in enumerate(zip(better, worse, strict=True)) if b is not None and w is not None]
     truth = metrics.outcomes([(better[i] or 0.0) - (worse[i] or 0.0) for i in known])
     clusters = [pairs[i].prompt_id for i in known]
-    own = clustered_accuracy([correct[i] for i in known], clusters)
-    gold_accuracy = clustered_accuracy(truth, clusters)
-    share = clustered_ratio([correct[i] for i in known], truth, clusters)
-    return {"accuracy_on_gold_pairs": own, "accuracy_of_gold": gold_accuracy, "share_of_gold": share}
+    own = [correct[i] for i in known]
+    return {
+        "accuracy_on_gold_pairs": mean_interval(own, "binary", clusters).model_dump(),
+        "accuracy_of_gold": mean_interval(truth, "binary", clusters).model_dump(),
+        "share_of_gold": ratio_interval(own, truth, clusters).model_dump(),
+    }

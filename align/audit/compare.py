@@ -233,7 +233,7 @@ def _measure(one: Contender, chosen: Evaluated, rewards: Collection[str]) -> dic
         named = _metrics(found[one.name], rewards)
         for name, metric in named.items():
             scores = history.scores(results, suite, metric)
-            metrics[name] = mean_interval(scores.values, metric_of(metric).kind, scores.units)._asdict() | {
+            metrics[name] = mean_interval(scores.values, metric_of(metric).kind, scores.units).model_dump() | {
                 "suite": suite
             }
         if one.record is not None and "win_rate_vs_sft" in named and "sft" in found:
@@ -252,7 +252,7 @@ def _at_equal_length(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -
     clusters = {r.item_id: r.cluster for r in results if r.cluster is not None}
     units = [clusters.get(i, i) for i in known]
     estimate = win_rate_at_equal_length([wins[i] or 0.0 for i in known], lengths, units)
-    return estimate._asdict() | {"suite": "preference"}
+    return estimate.model_dump() | {"suite": "preference"}
 
 
 def _differences(a: Contender, b: Contender, chosen: Evaluated, rewards: Collection[str]) -> list[dict[str, Any]]:
@@ -267,7 +267,7 @@ def _differences(a: Contender, b: Contender, chosen: Evaluated, rewards: Collect
                 new.by_item, old.by_item, history.kind_of(metric, new, old), clusters=new.clusters
             )
             facts = {"suite": suite, "metric": name, "higher_is_better": higher_is_better(metric)}
-            rows.append({"of": a.name, "minus": b.name} | facts | difference._asdict())
+            rows.append({"of": a.name, "minus": b.name} | facts | difference.model_dump())
     return rows
 
 

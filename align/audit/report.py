@@ -177,7 +177,7 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         for suite, metric in dict.fromkeys((result.suite, result.metric) for result in results):
             found = history.scores(results, suite, metric)
             estimate = mean_interval(found.values, metric_of(metric).kind, found.units)
-            metrics[f"{metric}, {LABEL}" if metric in own else metric] = estimate._asdict() | {"suite": suite}
+            metrics[f"{metric}, {LABEL}" if metric in own else metric] = estimate.model_dump() | {"suite": suite}
         name = f"{subject}, {record.resolved.get('policy')}"
         rows.append({"name": name, "run": Path(record.path).name, "stage": stage_name, "metrics": metrics})
     names = [row["name"] for row in rows]
@@ -209,7 +209,7 @@ def _bar(row: Mapping[str, Any], found: Mapping[str, Any] | None) -> Bar:
     shown = name if len(name) <= 15 else name[:14] + "…"
     if found is None:
         return Bar(shown, None, None, None, colour)
-    return Bar(shown, found["mean"], found["low"], found["high"], colour)
+    return Bar(shown, found["value"], found["low"], found["high"], colour)
 
 
 def _machines(records: Sequence[RunRecord]) -> list[dict[str, Any]]:

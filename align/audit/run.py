@@ -150,7 +150,7 @@ def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[
                 new.by_item, old.by_item, history.kind_of(metric, new, old), clusters=new.clusters
             )
             facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
-            rows.append(facts | found._asdict())
+            rows.append(facts | found.model_dump())
     return rows
 
 

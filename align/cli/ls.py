@@ -8,6 +8,7 @@ from typing import Any
 from align.core.config import BadInput
 from align.core.files import folders_in
 from align.core.runs import RunRecord, read_run
+from align.core.stats.estimates import Estimate
 
 HEADLINES = {"reward": "accuracy", "audit": "verdict", "agreement": "alpha", "sft": "loss", "dpo": "accuracy"}
 
@@ -31,5 +32,5 @@ def _headline(record: RunRecord) -> str:
         return record.error[:100]
     value: Any = record.headline.get(HEADLINES.get(record.stage, ""))
     if isinstance(value, dict):
-        value = value.get("mean")
+        value = Estimate.model_validate(value).value
     return f"{HEADLINES[record.stage]} {value:.3f}" if isinstance(value, float) else str(value or "")

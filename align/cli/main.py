@@ -259,10 +259,10 @@ def _checked(values: dict[str, Any], types: Mapping[str, type], verb: str) -> di
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, dict) and "mean" in value:
-        low, high = value.get("low"), value.get("high")
-        reach = f" [{low:.4g}, {high:.4g}]" if low is not None and high is not None else ""
-        return f"{_shown(value['mean'])}{reach} (n = {value.get('n')})"
+    if isinstance(value, dict) and {"value", "low", "n"} <= value.keys():
+        from align.core.stats.estimates import Estimate
+
+        return f"{Estimate.model_validate(value)} (n = {value['n']})"
     return str(value)
 
 

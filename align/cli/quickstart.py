@@ -16,6 +16,7 @@ from typing import Any
 
 from align.core.config import BadInput, read_yaml
 from align.core.runs import read_run
+from align.core.stats.estimates import Estimate, format_number
 
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "pocket" / "recipe.yaml"
 AT_SERVER = (  # a server takes some ten votes a second, and the recipe's own campaign has 25,000
@@ -91,19 +92,17 @@ def left_open(folder: Path) -> Iterator[str]:
 
 
 def print_table(folder: Path) -> None:
-    """One line an arm: means and 95 % intervals of what matters."""
-    print(f"{'':<12}" + "".join(f"{title:>22}" for title in COLUMNS.values()))
+    """One line per arm: means and 95 % intervals of what matters."""
+    print(f"{'':<12}" + "".join(f"{title:>25}" for title in COLUMNS.values()))
     for arm in ARMS:
         metrics = read_run(folder / arm).headline["metrics"]
-        print(f"{arm.removeprefix('eval-'):<12}" + "".join(f"{_cell(metrics.get(key)):>22}" for key in COLUMNS))
+        print(f"{arm.removeprefix('eval-'):<12}" + "".join(f"{_cell(metrics.get(key)):>25}" for key in COLUMNS))
 
 
-def _cell(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or estimate["mean"] is None:
+def _cell(record: dict[str, Any] | None) -> str:
+    if record is None or (estimate := Estimate.model_validate(record)).value is None:
         return "-"
-    if estimate.get("low") is None:
-        return f"{estimate['mean']:.2f}"
-    return f"{estimate['mean']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+    return format_number(estimate.value) if estimate.low is None else str(estimate)
 
 
 def _limit_threads(said: str) -> None:

@@ -75,4 +75,4 @@ def _estimate(results: Sequence[ItemResult], declared: Metric) -> dict[str, Any]
             f"lies from {low:g} to {high:g}; mend the suite or its judge {outside.judge}"
         )
     scores, clusters = [r.score for r in results], [r.cluster or r.item_id for r in results]
-    return mean_interval(scores, declared.kind, clusters)._asdict()
+    return mean_interval(scores, declared.kind, clusters).model_dump()

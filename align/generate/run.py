@@ -22,7 +22,7 @@ from align.core.config import BadInput, Compute, TextConfig
 from align.core.files import artefact_hash, cut_jsonl, read_jsonl, write_jsonl
 from align.core.records import Message
 from align.core.runs import Run, read_run, stage
-from align.core.stats.estimates import clustered_accuracy
+from align.core.stats.estimates import mean_interval
 from align.data.tokens import record_tokens
 from align.generate.endpoint import EndpointSampler, address, sum_known
 from align.generate.local import LocalSampler
@@ -265,8 +265,8 @@ def _headline(rows: Sequence[Mapping[str, Any]], answers: Sequence[Responses]) -
     return {
         "prompts": len(rows),
         "responses": sum(len(row["responses"]) for row in rows),
-        "ended": clustered_accuracy(ended, clusters),
-        "distinct": clustered_accuracy(distinct, clusters),
+        "ended": mean_interval(ended, "binary", clusters).model_dump(),
+        "distinct": mean_interval(distinct, "binary", clusters).model_dump(),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from align.core.stats.estimates import Estimate, format_number
 from align.report import tables
 
 JOINERS = "\u200c\u200d"  # needed to write Persian, Hindi and emoji
@@ -29,7 +30,8 @@ def template(path: Path) -> Template:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters |= {"number": tables.number, "estimate": tables.estimate, "direction": tables.direction}
+    environment.filters |= {"number": format_number, "estimate": tables.estimate, "direction": tables.direction}
+    environment.filters["read_estimate"] = Estimate.model_validate
     environment.filters |= {"name": lambda path: Path(str(path)).name, "short": lambda text: str(text or "–")[:12]}
     return environment.get_template(path.name)
 

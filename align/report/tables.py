@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.core.stats.differences import higher_is_better
+from align.core.stats.estimates import Estimate, format_number
 
 EQUAL_LENGTH = (
     "Equal length: a logistic regression of wins on the difference in length, read where it is 0. It knows nothing of "
@@ -30,29 +31,13 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, comparison["caveat"]]) + "\n"
 
 
-def number(value: float | None) -> str:
-    """Three digits or decimals, small ones by their first digit, counts in full; a dash for None."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) >= 1:
-        return f"{value:#.3g}".removesuffix(".")
-    return f"{value:.1g}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
-
-
-def estimate(found: Mapping[str, Any] | None) -> str:
-    """``mean [low, high] n=…``, with the failures where there are some."""
-    if found is None:
+def estimate(record: Mapping[str, Any] | None) -> str:
+    """``value [low, high] n=…``, with the failures where there are some."""
+    if record is None:
         return "not measured"
-    if found["mean"] is None:
-        return "not estimable" if found["n_scored"] else f"none of {found['n']} scored"
-    low, high = number(found["low"]), number(found["high"])
-    between = f" [{low}, {high}]" if found["low"] is not None else " (no interval)"
-    failed = f", {found['n_failed']} failed" if found["n_failed"] else ""
-    return f"{number(found['mean'])}{between} n={found['n_scored']}{failed}"
+    known = Estimate.model_validate(record)
+    failed = f", {known.n_failed} failed" if known.n_failed else ""
+    return str(known) if known.value is None else f"{known} n={known.n_scored}{failed}"
 
 
 def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -90,5 +75,5 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
     head = "| arm | train pairs | judgments | configurations tried | seconds | of its reward model | peak memory, MB |"
     keys = ("train_pairs", "judgments", "configurations_tried", "seconds", "reward_seconds", "peak_memory_mb")
     lines = [head, "|" + "---|" * 7]
-    lines += [f"| {row['name']} | " + " | ".join(number(row[key]) for key in keys) + " |" for row in rows]
+    lines += [f"| {row['name']} | " + " | ".join(format_number(row[key]) for key in keys) + " |" for row in rows]
     return "\n".join(lines)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from align.core.stats.agreement import alpha, bootstrap, share
+from align.core.stats.agreement import alpha, bootstrap
+from align.core.stats.estimates import Estimate, proportion
 from annotation.aggregation.estimators import one_coin
 from annotation.aggregation.votes import TIE, Unit, Vote
 from annotation.agreement.columns import numbered
@@ -58,9 +59,9 @@ def certainty(votes: Iterable[Vote]) -> dict[Question, float]:
 class Agreement(NamedTuple):
     """Krippendorff's alpha (nominal), and how often an answer is that of most others: of all, and by annotator."""
 
-    alpha: dict[str, Any]
-    overall: dict[str, Any]
-    by_person: dict[str, dict[str, Any]]
+    alpha: Estimate
+    overall: Estimate
+    by_person: dict[str, Estimate]
 
 
 def agreement(votes: Sequence[Vote]) -> Agreement:
@@ -71,27 +72,19 @@ def agreement(votes: Sequence[Vote]) -> Agreement:
     counts_UC = np.zeros((int(unit_V.max(initial=-1)) + 1, int(answer_V.max(initial=-1)) + 1))
     np.add.at(counts_UC, (unit_V, answer_V), 1)
     several_U = counts_UC.sum(1) >= 2
-    n = int(several_U.sum())
-    value = float(alpha(counts_UC)[0]) if n else np.nan
     owner_U = np.zeros(len(counts_UC), dtype=int)
     owner_U[unit_V] = np.unique([vote.comparison_id for vote in votes], return_inverse=True)[1]
-    exists = bool(np.isfinite(value))
-    found = {
-        "value": value if exists else None,
-        "interval": bootstrap(alpha, counts_UC[several_U], owner_U[several_U], 0) if exists else None,
-        "n": n,
-        "n_scored": n if exists else 0,
-        "n_failed": 0 if exists else n,
-    }
+    n = {"alpha": int(several_U.sum())}
+    nominal = bootstrap({"alpha": alpha}, counts_UC[several_U], owner_U[several_U], n, seed=0)["alpha"]
     if not votes:
-        return Agreement(found, share(0, 0, 0), {})
+        return Agreement(nominal, proportion(0, 0, 0), {})
     agrees_V, decided_V = against_others(counts_UC, unit_V, answer_V)
     hits_V = agrees_V & decided_V
     people = {}
     for number, name in enumerate(sorted({vote.annotator for vote in votes})):
         own_V = person_V == number
-        people[name] = share(int(hits_V[own_V].sum()), int(decided_V[own_V].sum()), int(own_V.sum()))
-    return Agreement(found, share(int(hits_V.sum()), int(decided_V.sum()), len(votes)), people)
+        people[name] = proportion(int(hits_V[own_V].sum()), int(decided_V[own_V].sum()), int(own_V.sum()))
+    return Agreement(nominal, proportion(int(hits_V.sum()), int(decided_V.sum()), len(votes)), people)
 
 
 def winners(votes: Iterable[Vote]) -> int:

@@ -24,14 +24,14 @@ from align.core.stats.agreement import (
     Statistic,
     alpha,
     bootstrap,
-    bootstraps,
     chance_corrected,
+    coefficient,
     cohen_kappa,
     ordinal_alpha,
     pairwise_agreement,
-    share,
     weighted_kappa,
 )
+from align.core.stats.estimates import proportion
 from annotation.aggregation.estimators import dawid_skene
 from annotation.aggregation.votes import TIE, Vote, is_shared
 from annotation.agreement.columns import LEVELS, Ranking, VoteColumns, columns_of, numbered
@@ -122,25 +122,21 @@ def ceiling(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
     hit by a model that must choose. The interval resamples comparisons.
     """
     if not votes:
-        return {**share(0, 0, 0), "units": 0}
+        return {**proportion(0, 0, 0).model_dump(), "units": 0}
     counts_UC, unit_V = count(votes)
     outcome_V = np.array([vote.outcome for vote in votes])
     agrees_V, decided_V = against_others(counts_UC, unit_V, outcome_V)
     others_VC = counts_UC[unit_V].copy()
     others_VC[np.arange(len(unit_V)), outcome_V] -= 1
     scored_V = decided_V & (outcome_V != TIE) & (others_VC.argmax(1) != TIE)
-    hits_US = np.zeros((len(counts_UC), 2))
-    np.add.at(hits_US[:, 0], unit_V[scored_V], agrees_V[scored_V])
-    np.add.at(hits_US[:, 1], unit_V[scored_V], 1)
-    scored_U = hits_US[:, 1] > 0
-    return {
-        "value": float(agrees_V[scored_V].mean()) if scored_V.any() else None,
-        "interval": bootstrap(_ratio, hits_US[scored_U], _owners(votes, unit_V, len(hits_US))[scored_U], seed),
-        "n": len(votes),
-        "n_scored": int(scored_V.sum()),
-        "n_failed": int((~scored_V).sum()),
-        "units": int(scored_U.sum()),
-    }
+    hits_UX = np.zeros((len(counts_UC), 2))
+    np.add.at(hits_UX[:, 0], unit_V[scored_V], agrees_V[scored_V])
+    np.add.at(hits_UX[:, 1], unit_V[scored_V], 1)
+    scored_U = hits_UX[:, 1] > 0
+    owner_U = _owners(votes, unit_V, len(hits_UX))[scored_U]
+    share = bootstrap({"share": _ratio}, hits_UX[scored_U], owner_U, {"share": int(scored_V.sum())}, seed)["share"]
+    counts = {"n": len(votes), "n_failed": int((~scored_V).sum()), "units": int(scored_U.sum())}
+    return share.model_dump() | counts
 
 
 def _by_group(
@@ -158,15 +154,15 @@ def _summary(columns: VoteColumns, names: Sequence[str], seed: int) -> dict[str,
     once = columns.take(~columns.repeat)
     _, unit_V = np.unique(once.unit, return_inverse=True)
     n_units = int(unit_V.max()) + 1
-    counts_US = np.zeros((n_units, 3 + STRENGTH_LEVELS))
-    np.add.at(counts_US, (unit_V, once.outcome), 1)
+    counts_UX = np.zeros((n_units, 3 + STRENGTH_LEVELS))
+    np.add.at(counts_UX, (unit_V, once.outcome), 1)
     rated = ~np.isnan(once.strength)
-    np.add.at(counts_US, (unit_V[rated], 6 + once.strength[rated].astype(int)), 1)
+    np.add.at(counts_UX, (unit_V[rated], 6 + once.strength[rated].astype(int)), 1)
     owner_U = np.zeros(n_units, dtype=int)
     owner_U[unit_V] = once.comparison
-    several_U = counts_US[:, :3].sum(1) >= 2
+    several_U = counts_UX[:, :3].sum(1) >= 2
     agrees_V = np.full(len(columns.unit), np.nan)
-    hits, decided = against_others(counts_US[:, :3], unit_V, once.outcome)
+    hits, decided = against_others(counts_UX[:, :3], unit_V, once.outcome)
     agrees_V[~columns.repeat] = np.where(decided, hits, np.nan)
     together, apart = _kappas(once, np.zeros_like(once.person)), _kappas(once, once.person)
     people = {}
@@ -177,7 +173,7 @@ def _summary(columns: VoteColumns, names: Sequence[str], seed: int) -> dict[str,
     return {
         "comparisons": len(np.unique(columns.comparison)),
         "compared_twice": int(several_U.sum()),
-        **_coefficients(counts_US[several_U], owner_U[several_U], seed),
+        **_coefficients(counts_UX[several_U], owner_U[several_U], seed),
         **_describe(columns, agrees_V, np.arange(len(columns.unit))),
         **_kappa_entries(together, 0),
         "annotators": people,
@@ -214,47 +210,33 @@ def _couples(once: VoteColumns, names: Sequence[str]) -> list[dict[str, Any]]:
     value_P, low_P, high_P = cohen_kappa(tables_PCC, n_P)
     found = []
     for place, couple in enumerate(known.tolist()):
-        n, exists = int(tables_PCC[place].sum()), bool(np.isfinite(value_P[place]))
+        ends = float(low_P[place]), float(high_P[place])
+        n, clusters = int(tables_PCC[place].sum()), int(n_P[place])
+        kappa = coefficient(float(value_P[place]), ends, n, "Wilson of the raw agreement", clusters)
         found.append(
             {
                 "annotators": [names[couple // len(names)], names[couple % len(names)]],
-                "value": float(value_P[place]) if exists else None,
-                "interval": [float(low_P[place]), float(high_P[place])] if exists else None,
-                "n": n,
-                "n_scored": n if exists else 0,
-                "n_failed": 0 if exists else n,
-                "comparisons": int(n_P[place]),
+                **kappa.model_dump(),
+                "comparisons": clusters,
             }
         )
     return found
 
 
-def _coefficients(counts_US: Array, owner_U: Numbers, seed: int) -> dict[str, Any]:
+def _coefficients(counts_UX: Array, owner_U: Numbers, seed: int) -> dict[str, Any]:
     """Each coefficient with its interval, all from the same resamples; units are those with two votes or more."""
 
     def on_columns(name: str) -> Statistic:
         wanted, statistic = COEFFICIENTS[name]
-        return lambda units_US, weights_BU: statistic(units_US[:, wanted], weights_BU)
+        return lambda units_UX, weights_SU: statistic(units_UX[:, wanted], weights_SU)
 
-    statistics = {name: on_columns(name) for name in COEFFICIENTS}
-    everything = np.ones((1, len(counts_US)))
-    values = {name: float(statistic(counts_US, everything)[0]) for name, statistic in statistics.items()}
-    exists = {name: bool(np.isfinite(value)) for name, value in values.items()}
-    intervals = bootstraps({n: s for n, s in statistics.items() if exists[n]}, counts_US, owner_U, seed)
-    found = {}
-    for name, (wanted, _) in COEFFICIENTS.items():
-        votes_U = counts_US[:, wanted].sum(1)
-        n = int((votes_U >= 2).sum())
-        found[name] = {
-            "value": values[name] if exists[name] else None,
-            "interval": intervals.get(name),
-            "n": n,
-            "n_scored": n if exists[name] else 0,
-            "n_failed": 0 if exists[name] else n,
-            "votes": int(votes_U[votes_U >= 2].sum()),
-            "resamples": RESAMPLES,
-        }
-    return found
+    votes = {name: counts_UX[:, wanted].sum(1) for name, (wanted, _) in COEFFICIENTS.items()}
+    n = {name: int((votes_U >= 2).sum()) for name, votes_U in votes.items()}
+    estimates = bootstrap({name: on_columns(name) for name in COEFFICIENTS}, counts_UX, owner_U, n, seed)
+    return {
+        name: estimate.model_dump() | {"votes": int(votes[name][votes[name] >= 2].sum()), "resamples": RESAMPLES}
+        for name, estimate in estimates.items()
+    }
 
 
 def _describe(columns: VoteColumns, agrees_V: Array, rows: Numbers) -> dict[str, Any]:
@@ -265,7 +247,7 @@ def _describe(columns: VoteColumns, agrees_V: Array, rows: Numbers) -> dict[str,
         "agreement_with_others": _share_of(agrees_V[once]),
         "position": _share_of(columns.left[rows]),
         "length": _share_of(columns.longer[rows]),
-        "ties": share(int((columns.outcome[rows] == TIE).sum()), len(rows), len(rows)),
+        "ties": proportion(int((columns.outcome[rows] == TIE).sum()), len(rows), len(rows)).model_dump(),
         "self_consistency": _share_of(columns.same_again[rows][columns.repeat[rows]]),
         "gold": _share_of(columns.gold[rows][~np.isnan(columns.gold[rows])], is_exact=True),
         "median_seconds": float(np.median(times)) if len(times) else None,
@@ -280,8 +262,8 @@ def _speed(hurry_V: Array) -> dict[str, Any]:
     outlier = None
     if ratio is not None and len(known) >= MIN_TIMED:
         outlier = "fast" if ratio < FAST else "slow" if ratio > SLOW else None
-    rushed = share(int((known < np.log(RUSHED)).sum()), len(known), len(known))
-    return {"ratio": ratio, "n_scored": len(known), "outlier": outlier, "rushed": rushed}
+    rushed = proportion(int((known < np.log(RUSHED)).sum()), len(known), len(known))
+    return {"ratio": ratio, "n_scored": len(known), "outlier": outlier, "rushed": rushed.model_dump()}
 
 
 def _kappas(once: VoteColumns, person_V: Numbers) -> dict[str, Kappas]:
@@ -312,20 +294,19 @@ def _kappa_entries(kappas: Mapping[str, Kappas], number: int) -> dict[str, Any]:
     return {name: _kappa_entry(found, number) for name, found in kappas.items()}
 
 
-def _kappa_entry(found: Kappas, number: int) -> dict[str, Any]:
+def _kappa_entry(kappas: Kappas, number: int) -> dict[str, Any]:
     """One person's kappa; None where the person met nobody or nothing varies."""
-    if number >= len(found.value) or not np.isfinite(found.value[number]):
-        n = int(found.n_scored[number]) if number < len(found.n_scored) else 0
-        return {"value": None, "interval": None, "n": n, "n_scored": 0, "n_failed": n}
-    value, width, n = float(found.value[number]), float(found.width[number]), int(found.n_scored[number])
-    interval = [max(-1.0, value - width), min(1.0, value + width)] if np.isfinite(width) else None
-    return {"value": value, "interval": interval, "n": n, "n_scored": n, "n_failed": 0}
+    if number >= len(kappas.value):
+        return coefficient(np.nan, None, 0, "").model_dump()
+    value, width, n = float(kappas.value[number]), float(kappas.width[number]), int(kappas.n_scored[number])
+    interval = (max(-1.0, value - width), min(1.0, value + width)) if np.isfinite(width) else None
+    return coefficient(value, interval, n, "delta method over comparisons").model_dump()
 
 
 def _share_of(values: Array, *, is_exact: bool = False) -> dict[str, Any]:
     """Share of ones among the values that are not NaN."""
     known = values[~np.isnan(values)]
-    return share(int(known.sum()), len(known), len(values), is_exact=is_exact)
+    return proportion(int(known.sum()), len(known), len(values), is_exact=is_exact).model_dump()
 
 
 def _owners(votes: Sequence[Vote], unit_V: Numbers, n_units: int) -> Numbers:
@@ -335,7 +316,7 @@ def _owners(votes: Sequence[Vote], unit_V: Numbers, n_units: int) -> Numbers:
     return owner_U
 
 
-def _ratio(hits_US: Array, weights_BU: Array) -> Array:
-    sums_BS = weights_BU @ hits_US
+def _ratio(hits_UX: Array, weights_SU: Array) -> Array:
+    sums_SX = weights_SU @ hits_UX
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(sums_BS[:, 0] / sums_BS[:, 1])
+        return np.asarray(sums_SX[:, 0] / sums_SX[:, 1])

@@ -66,8 +66,8 @@ def _dots(
     measured = [(visible(name), group[measure]) for name, group in groups if group[measure]["value"] is not None]
     dots = []
     for name, entry in measured[:MOST_DOTS]:
-        low, high = entry["interval"] or (None, None)
-        dots.append(Bar(name if len(name) <= 22 else name[:21] + "…", entry["value"], low, high, colour=2))
+        shown = name if len(name) <= 22 else name[:21] + "…"
+        dots.append(Bar(shown, entry["value"], entry["low"], entry["high"], colour=2))
     more = len(measured) - len(dots)
     return dot_chart(title, dots, mark, f"{more} more in agreement.json" if more else "")
 

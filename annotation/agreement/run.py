@@ -51,8 +51,7 @@ def agreement(config: AgreementConfig, run: Run) -> dict[str, Any]:
     write_json(run.path / "agreement.json", report)
     write_text(run.path / "agreement.html", page(report))
     return {
-        "alpha": report["alpha"]["value"],
-        "alpha_interval": report["alpha"]["interval"],
+        "alpha": report["alpha"],
         "alpha_ordinal": report["alpha_ordinal"]["value"],
         "pairwise_agreement": report["pairwise_agreement"]["value"],
         "weighted_kappa": report["weighted_kappa"]["value"],

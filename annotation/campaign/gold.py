@@ -14,10 +14,10 @@ never suffice. Who is named is excluded by a person, never by this.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from align.core.config import BadInput
-from align.core.stats.agreement import share
+from align.core.stats.estimates import Estimate, format_number, proportion
 from annotation.campaign.known import is_right, read_items, said
 from annotation.campaign.settings import Campaign, check_languages, task_key
 from annotation.store.ledger import Ledger, excluded
@@ -49,14 +49,18 @@ class Accuracy(NamedTuple):
 
     annotator: str
     kind: str
-    found: dict[str, Any]
+    share: Estimate
     is_under: bool
 
     def __str__(self) -> str:
-        right, n = round(self.found["value"] * self.found["n"]), self.found["n"]
-        low, high = self.found["interval"]
-        said = f"{self.annotator} {self.kind}: {right} of {n} right ({low:.2f} to {high:.2f})"
-        return said + (", under the bar" if self.is_under else "")
+        low, high = (format_number(end, self.share.half_width) for end in (self.share.low, self.share.high))
+        line = f"{self.annotator} {self.kind}: {self.right} right ({low} to {high})"
+        return line + (", under the bar" if self.is_under else "")
+
+    @property
+    def right(self) -> str:
+        """``11 of 12``."""
+        return f"{round((self.share.value or 0) * self.share.n)} of {self.share.n}"
 
 
 class GoldReport(NamedTuple):
@@ -75,7 +79,7 @@ class GoldReport(NamedTuple):
             lines.append("nobody answered one of them yet, as of the last pull")
         for name in self.under:
             own = [a for a in self.accuracies if a.annotator == name and a.is_under]
-            why = ", ".join(f"{a.kind} {round(a.found['value'] * a.found['n'])} of {a.found['n']}" for a in own)
+            why = ", ".join(f"{a.kind} {a.right}" for a in own)
             lines.append(f"to exclude: align annotate exclude feedback={self.feedback} annotator={name} reason='{why}'")
         return "\n".join(lines)
 
@@ -126,7 +130,8 @@ def report(campaign: Campaign) -> GoldReport:
             marks.setdefault((judgment.annotator, kind), []).append(is_right(task.answer, judgment))
     accuracies = []
     for (annotator, kind), rights in sorted(marks.items()):
-        found = share(sum(rights), len(rights), len(rights), is_exact=True)
-        accuracies.append(Accuracy(annotator, kind, found, found["interval"][1] < campaign.gold_bar))
+        share = proportion(sum(rights), len(rights), len(rights), is_exact=True)
+        is_under = share.high is not None and share.high < campaign.gold_bar
+        accuracies.append(Accuracy(annotator, kind, share, is_under))
     under = sorted({a.annotator for a in accuracies if a.is_under} - set(gone))
     return GoldReport(campaign.feedback, campaign.gold_bar, n_items, accuracies, under)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,17 @@ import numpy as np
 
 from align.core.config import BadInput
 from align.core.runs import RunRecord, finished_run
-from align.core.stats.estimates import effective_n, wilson
-from align.core.stats.learning_curve import RESAMPLES, Array, CurvePoint, Fits, fit_curves, read_curve, resampled_errors
+from align.core.stats.estimates import format_estimate
+from align.core.stats.learning_curve import (
+    RESAMPLES,
+    CurvePoint,
+    Fits,
+    fit_curves,
+    read_curve,
+    resampled_errors,
+    resampled_estimate,
+)
+from align.core.stats.widths import prompt_variance, prompts_for_width
 
 LEAST_POINTS = 4  # three parameters are fitted
 REACH = 8  # times the pairs trained on: no number is named beyond
@@ -94,44 +103,6 @@ def plan(
     return _priced(found, seconds, rate)
 
 
-def prompts_for_width(width: float, confidence: float, win_rate: float, variance: float | None) -> int:
-    """The fewest prompts whose win-rate interval is at most ``width`` wide.
-
-    Args:
-        variance: of a prompt's score; None where every prompt is won or lost.
-    """
-
-    def wide(n: int) -> float:
-        error = 0.0 if variance is None else math.sqrt(variance / (n - 1))
-        effective = effective_n(win_rate, error, np.ones(n), "binary" if variance is None else "share", confidence)
-        low, high = wilson(win_rate, effective, confidence)
-        return high - low
-
-    return _smallest(lambda n: wide(n) <= width, 1 if variance is None else 2)
-
-
-def prompt_variance(win_rate: float, ties: float, votes: int, agreement: float) -> float:
-    """Variance of a prompt's score: the mean of ``votes`` outcomes 1, 0.5 (tie) or 0, two of which agree so often.
-
-    With ``g = E[(x1 - x2)^2]`` two votes on one prompt have covariance ``v - g/2``; without ties ``g = 1 - agreement``.
-    A vote against a tie is off by a half only, so as many disagreements as there can be are counted as such: the
-    larger covariance, the safer number.
-
-    Raises:
-        BadInput: an agreement below what votes that know nothing of the prompt would have.
-    """
-    one = win_rate * (1 - win_rate) - ties / 4
-    apart = 1 - agreement
-    with_tie = min(apart, 2 * ties)
-    gap = 0.25 * with_tie + (apart - with_tie)
-    if gap > 2 * one + 1e-12:
-        raise BadInput(
-            f"plan: an agreement of {agreement:g} cannot go with a win rate of {win_rate:g} and {ties:g} ties: votes "
-            "cast blindly agree more often; give the agreement and the win rate of the same judgments"
-        )
-    return (one + (votes - 1) * (one - gap / 2)) / votes
-
-
 def _for_width(
     width: float, confidence: float, win_rate: float, ties: float, votes: int, agreement: float | None
 ) -> Plan:
@@ -182,37 +153,42 @@ def _for_accuracy(accuracy: float, confidence: float, run: Path, votes: int | No
     if len(set(pairs_F)) < LEAST_POINTS:
         first = f"not enough points: {len(set(pairs_F))} sizes were trained on, a curve takes {LEAST_POINTS}"
         return _none(f"{first}; label more prompts, then train with --curve again", told)
-    error_BF = resampled_errors(points)
-    rise_B = error_BF[:, 0] - error_BF[:, -1]
-    low, high = _interval(rise_B, confidence)
-    if error_BF[0, 0] <= 1 - accuracy:
+    error_SF = resampled_errors(points)
+    rise_S = error_SF[:, 0] - error_SF[:, -1]
+    rise = resampled_estimate(rise_S, points, confidence)
+    if error_SF[0, 0] <= 1 - accuracy:
         first = f"{accuracy:g} takes {points[0].pairs:,} training pairs or fewer: the curve's smallest model is there"
         return Plan(points[0].pairs, None, None, 0, None, None, "\n".join([first, *told]))
-    if low <= 0:
+    if rise.low is None or rise.low <= 0:
         return _none(
             f"cannot be said: from {points[0].pairs:,} to {trained:,} pairs accuracy is not shown to rise "
-            f"({rise_B[0]:+.3f} [{low:+.3f}, {high:+.3f}]); more held-out pairs, or a longer curve, would tell",
+            f"({format_estimate(rise, is_signed=True)}); more held-out pairs, or a longer curve, would tell",
             told,
         )
-    fits = fit_curves(pairs_F, error_BF)
-    told += _expected(fits, trained, confidence)
+    fits = fit_curves(pairs_F, error_SF)
+    told += _expected(fits, points, confidence)
     told.append(
         f"fit: error = floor + scale x pairs^-power; intervals ({100 * confidence:g}%) from {RESAMPLES:,} resamples of "
         f"{len(points[0].right):,} held-out prompts; another draw of training pairs or another seed is not in them"
     )
-    return _answer(fits, accuracy, confidence, pairs_F, told, _judgments_a_pair(record, votes))
+    return _answer(fits, accuracy, confidence, points, told, _judgments_a_pair(record, votes))
 
 
 def _answer(
-    fits: Fits, accuracy: float, confidence: float, pairs_F: Array, told: Sequence[str], a_pair: tuple[float, str]
+    fits: Fits,
+    accuracy: float,
+    confidence: float,
+    points: Sequence[CurvePoint],
+    told: Sequence[str],
+    a_pair: tuple[float, str],
 ) -> Plan:
     """What the fits say of an accuracy, in words that say how far they reach."""
-    fewest, trained = int(pairs_F[0]), int(pairs_F[-1])
-    needed_B = fits.pairs(accuracy)
-    needed, limit = float(needed_B[0]), REACH * trained
-    low, high = _interval(needed_B, confidence)
+    fewest, trained = points[0].pairs, points[-1].pairs
+    found = resampled_estimate(fits.pairs(accuracy), points, confidence)
+    needed, low, high = (math.inf if one is None else one for one in (found.value, found.low, found.high))
+    limit = REACH * trained
     if needed > limit:
-        first = _beyond(fits, accuracy, confidence, trained)
+        first = _beyond(fits, accuracy, confidence, points)
         return _none(first, told)._replace(low=math.ceil(low) if low <= limit else None)
     n, least = max(fewest, math.ceil(needed)), max(fewest, math.ceil(min(low, needed)))
     most = max(n, math.ceil(high)) if high <= limit else None
@@ -229,17 +205,18 @@ def _answer(
     return Plan(n, least, most, math.ceil(more * a_pair[0]), None, None, "\n".join(lines))
 
 
-def _beyond(fits: Fits, accuracy: float, confidence: float, trained: int) -> str:
+def _beyond(fits: Fits, accuracy: float, confidence: float, points: Sequence[CurvePoint]) -> str:
     """Why no number is named: where the best fit ends, and whether the resampled curves agree with it."""
+    trained = points[-1].pairs
     limit = REACH * trained
-    needed_B = fits.pairs(accuracy)
-    if math.isinf(needed_B[0]):
-        top, low, high = _with_interval(1 - fits.floor_B, confidence)
-        why = f"the curve flattens at {top:.3f} [{low:.3f}, {high:.3f}], below {accuracy:g}"
+    needed_S = fits.pairs(accuracy)
+    if math.isinf(needed_S[0]):
+        top = resampled_estimate(1 - fits.floor_S, points, confidence)
+        why = f"the curve flattens at {top}, below {accuracy:g}"
     else:
-        mean, low, high = _with_interval(fits.accuracy(limit), confidence)
-        why = f"at {REACH} times the {trained:,} pairs trained on {mean:.3f} [{low:.3f}, {high:.3f}] is expected"
-    share = float((needed_B[1:] <= limit).mean())
+        expected = resampled_estimate(fits.accuracy(limit), points, confidence)
+        why = f"at {REACH} times the {trained:,} pairs trained on {expected} is expected"
+    share = float((needed_S[1:] <= limit).mean())
     reached = f"{share:.0%} of the resampled curves reach it within {REACH} times"
     if share > 1 - confidence:
         more = "more held-out prompts or training pairs would tell"
@@ -247,26 +224,22 @@ def _beyond(fits: Fits, accuracy: float, confidence: float, trained: int) -> str
     return f"not within reach: {why}, and {reached}; no number is named beyond"
 
 
-def _expected(fits: Fits, trained: int, confidence: float) -> list[str]:
+def _expected(fits: Fits, points: Sequence[CurvePoint], confidence: float) -> list[str]:
     """Accuracies the fits expect of more pairs than were trained on."""
-    found = []
-    for times in (2, 4, 8):
-        mean, low, high = _with_interval(fits.accuracy(times * trained), confidence)
-        found.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] at {times} times")
-    return [f"extrapolated: {', '.join(found)} the {trained:,} pairs"]
+    trained = points[-1].pairs
+    expected = [
+        f"{resampled_estimate(fits.accuracy(times * trained), points, confidence)} at {times} times"
+        for times in (2, 4, 8)
+    ]
+    return [f"extrapolated: {', '.join(expected)} the {trained:,} pairs"]
 
 
 def _told(points: Sequence[CurvePoint], record: RunRecord) -> str:
     """The curve as measured, and what the labels themselves allow."""
-    seen = [
-        f"{point.accuracy['mean']:.3f}"
-        + (f" [{point.accuracy['low']:.3f}, {point.accuracy['high']:.3f}]" if point.accuracy["low"] is not None else "")
-        + f" on {point.pairs:,} pairs"
-        for point in points
-    ]
+    measured = [f"{point.accuracy} on {point.pairs:,} pairs" for point in points]
     ceiling = (record.headline.get("ceiling_annotators") or {}).get("value")
     limit = f"; people agree with each other's majority in {ceiling:.3f}" if ceiling is not None else ""
-    return f"accuracy against held-out labels: {', '.join(seen)}{limit}"
+    return f"accuracy against held-out labels: {', '.join(measured)}{limit}"
 
 
 def _judgments_a_pair(record: RunRecord, votes: int | None) -> tuple[float, str]:
@@ -294,29 +267,6 @@ def _priced(found: Plan, seconds: float | None, rate: float | None) -> Plan:
 
 def _none(first: str, told: Sequence[str]) -> Plan:
     return Plan(None, None, None, None, None, None, "\n".join([first, *told]))
-
-
-def _interval(values_B: Array, confidence: float) -> tuple[float, float]:
-    """Percentile interval of the resamples; a value may be infinite, so none is interpolated."""
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(values_B[1:], ends, method="inverted_cdf")
-    return float(low), float(high)
-
-
-def _with_interval(values_B: Array, confidence: float) -> tuple[float, float, float]:
-    return float(values_B[0]), *_interval(values_B, confidence)
-
-
-def _smallest(holds: Callable[[int], bool], least: int) -> int:
-    """The smallest number from ``least`` on for which a condition holds that goes on holding."""
-    high = least
-    while not holds(high):
-        high *= 2
-    low = least - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
 
 
 def _inside(name: str, value: float | None) -> float:

@@ -6,10 +6,10 @@ computed here. Text that came from a server is shown without control and directi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from align.core.stats.estimates import Estimate
 from annotation.agreement.answers import Agreement
 from annotation.campaign.hours import Day
 from annotation.campaign.projection import Projection
@@ -38,9 +38,9 @@ class Person(NamedTuple):
     set_aside: int
     edited: int
     work: Work
-    agreement: dict[str, Any]
-    gold: dict[str, Any] | None
-    attention: dict[str, Any] | None
+    agreement: Estimate
+    gold: Estimate | None
+    attention: Estimate | None
     excluded: str | None
 
 
@@ -134,18 +134,15 @@ def _table(found: Status) -> list[str]:
     return ["  ".join(row).rstrip() for row in aligned]
 
 
-def _share(found: Mapping[str, Any]) -> str:
-    if found["value"] is None:
-        return "not measured"
-    interval = " to ".join(f"{bound:.2f}" for bound in found["interval"]) if found["interval"] else "no interval"
-    return f"{found['value']:.2f} ({interval}, n {found['n_scored']})"
+def _share(share: Estimate) -> str:
+    return "not measured" if share.value is None else f"{share}, n {share.n_scored}"
 
 
-def _hits(found: Mapping[str, Any] | None) -> str:
+def _hits(share: Estimate | None) -> str:
     """A share as a percentage and its count."""
-    if found is None or found["value"] is None:
+    if share is None or share.value is None:
         return "–"
-    return f"{100 * found['value']:.0f} % of {found['n_scored']}"
+    return f"{100 * share.value:.0f} % of {share.n_scored}"
 
 
 def _number(value: float | None, what: str = "") -> str:

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from align.core.config import BadInput
 from align.core.records import Judgment
-from align.core.stats.agreement import share
+from align.core.stats.estimates import proportion
 from annotation.aggregation.counting import counting_judgments, questions_of
 from annotation.aggregation.votes import Vote, answers_of
 from annotation.agreement.answers import Agreement, agreement, contested, winners
@@ -172,7 +172,7 @@ def _people(
     answers, judged, spent = _by_name(books.answers), _by_name(books.judgments), _by_name(listed)
     known = {}
     if any(task.purpose == "gold" for task in books.tasks.values()):
-        known = {(found.annotator, found.kind): found.found for found in gold.report(campaign).accuracies}
+        known = {(one.annotator, one.kind): one.share for one in gold.report(campaign).accuracies}
     open_keys = {key for key, state in states.items() if state == "open"}
     disputed = {source_of(campaign.name, key) for key, state in states.items() if state == "contested"}
     found = []
@@ -187,7 +187,7 @@ def _people(
             set_aside=outcomes[SET_ASIDE],
             edited=sum(EDITED in judgment.flags for judgment in mine),
             work=_work(own, spent.get(name, [])),
-            agreement=agreed.by_person.get(name) or share(0, 0, 0),
+            agreement=agreed.by_person.get(name) or proportion(0, 0, 0),
             gold=known.get((name, "gold")),
             attention=known.get((name, "attention")),
             excluded=books.excluded.get(name),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from align.core.files import write_jsonl, write_text
+from align.core.stats.estimates import Estimate
 from annotation.pairs.products import Row, columns
 from annotation.pairs.splits import SPLITS
 from annotation.store.store import Store
@@ -206,12 +207,10 @@ def _policy(manifest: Mapping[str, Any]) -> str:
 
 
 def _agreement(alpha: Mapping[str, Any] | None) -> str:
-    if alpha is None or alpha["value"] is None:
+    if alpha is None or (estimate := Estimate.model_validate(alpha)).value is None:
         return "Not measured: no two people judged the same two answers, or all votes were alike."
-    interval = alpha["interval"]
-    reach = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ", without an interval"
     return (
-        f"Krippendorff's alpha (nominal: first, second, tie) is {alpha['value']:.3f}{reach}, over {alpha['n']} pairs "
+        f"Krippendorff's alpha (nominal: first, second, tie) is {estimate} (95 % interval), over {alpha['n']} pairs "
         f"of answers with two votes or more ({alpha['votes']} votes). 1 is perfect agreement, 0 is chance."
     )
 

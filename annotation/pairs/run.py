@@ -26,6 +26,7 @@ from align.core.config import BadInput, StageConfig
 from align.core.files import file_hash, write_json, write_jsonl
 from align.core.records import Comparison, Judgment, Pair, Record, Response
 from align.core.runs import Run, stage
+from align.core.stats.estimates import Estimate
 from annotation.aggregation.counting import CountingJudgments, counting_judgments, exclusions_hash, questions_of
 from annotation.aggregation.decisions import Method, Ties, called_both_bad, decide
 from annotation.aggregation.votes import FIRST, TIE, Tally, Vote, tallies, votes_of
@@ -151,9 +152,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     return {
         **{f"{split}_pairs": len(rows[split]) for split in SPLITS},
         **{name: sum(manifest[name]["rows"].values()) for name in made._fields if name in manifest},
-        "annotator_ceiling": manifest["ceiling"]["value"],
-        "annotator_ceiling_interval": manifest["ceiling"]["interval"],
-        "annotator_ceiling_n": manifest["ceiling"]["n_scored"],
+        "annotator_ceiling": Estimate.model_validate(manifest["ceiling"]).model_dump(),
         "judgments": len(judgments),
         "comparisons": len(comparisons),
         "chain_head": head,

@@ -21,7 +21,7 @@ from align.core.config import BadInput, Frozen, StageConfig
 from align.core.files import write_json, write_text
 from align.core.records import Comparison, Judgment, content_hash
 from align.core.runs import Run, stage
-from align.core.stats.agreement import share
+from align.core.stats.estimates import proportion
 from annotation.campaign.candidates import CandidatePrompt, choose_groups, compare, lot, read_candidates
 from annotation.campaign.posting import post
 from annotation.campaign.settings import Campaign
@@ -106,11 +106,12 @@ def simulate(config: SimulateConfig, run: Run, *, utility: Utility | None = None
     judgments = cast.judgments
     report = _against_gold(judgments, found.utilities)
     write_json(run.path / "annotators.json", report)
+    n_ties = sum(len(judgment.ranking) == 1 for judgment in judgments)
     return {
         "comparisons": len(found.comparisons),
         "judgments": len(judgments),
         "new_judgments": cast.new,
-        "ties": share(sum(len(judgment.ranking) == 1 for judgment in judgments), len(judgments), len(judgments)),
+        "ties": proportion(n_ties, len(judgments), len(judgments)).model_dump(),
         "agreement_with_gold": report,
     } | cast.figures
 
@@ -210,6 +211,6 @@ def _against_gold(judgments: Sequence[Judgment], utilities: Mapping[str, Sequenc
             judgment.ranking[0][0] == int(second > first) if chooses else None
         )
     return {
-        name: share(answers.count(True), len(answers) - answers.count(None), len(answers))
+        name: proportion(answers.count(True), len(answers) - answers.count(None), len(answers)).model_dump()
         for name, answers in sorted(told.items())
     }

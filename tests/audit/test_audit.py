@@ -98,7 +98,7 @@ def test_the_rival_is_shown_and_not_gated(world: World) -> None:
     config = AuditConfig(**config.model_dump() | {"rival": config.run.parent / "ppo"})
     assert set(verdicts(config).values()) == {"pass"}
     found = {row["metric"]: row for row in content(config)["rival"]}
-    assert found["accuracy/fact"]["mean"] == pytest.approx(62 / 120)
+    assert found["accuracy/fact"]["value"] == pytest.approx(62 / 120)
 
 
 def test_a_broken_items_file_is_named(world: World) -> None:

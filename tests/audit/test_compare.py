@@ -30,16 +30,16 @@ def test_the_table_has_every_row_and_cost(world: World) -> None:
     found = json.loads((config.run / "comparison.json").read_text())
     rows = {row["name"]: row["metrics"] for row in found["rows"]}
     assert list(rows) == ["base", "sft", "prompt-only", "best-of-n", "dpo", "ppo"]
-    assert rows["base"]["accuracy/fact"]["mean"] == pytest.approx(110 / 120)
-    assert rows["prompt-only"]["harmful_compliance"]["mean"] == pytest.approx(50 / 120)
-    assert rows["dpo"]["win_rate_vs_sft"]["mean"] == 0.75
-    assert 0.6 < rows["dpo"]["win_rate_vs_sft, equal length"]["mean"] < 0.9
+    assert rows["base"]["accuracy/fact"]["value"] == pytest.approx(110 / 120)
+    assert rows["prompt-only"]["harmful_compliance"]["value"] == pytest.approx(50 / 120)
+    assert rows["dpo"]["win_rate_vs_sft"]["value"] == 0.75
+    assert 0.6 < rows["dpo"]["win_rate_vs_sft, equal length"]["value"] < 0.9
     assert "it is not AlpacaEval 2's length-controlled win rate" in (config.run / "comparison.md").read_text()
     costs = {row["name"]: row for row in found["costs"]}
     assert costs["dpo"]["configurations_tried"] == 2 and costs["ppo"]["configurations_tried"] == 1
     assert costs["dpo"]["train_pairs"] == 400 and costs["ppo"]["seconds"] == 20.0
     (utility,) = (d for d in found["differences"] if d["metric"] == "gold_utility")
-    assert utility["low"] < utility["mean"] < utility["high"] and utility["mean"] == pytest.approx(0.3, abs=0.1)
+    assert utility["low"] < utility["value"] < utility["high"] and utility["value"] == pytest.approx(0.3, abs=0.1)
     assert "best-of-n: no evaluation of" in " ".join(found["not_measured"])
     text = (config.run / "comparison.md").read_text()
     assert "One beta a side is a point" in text and "| dpo − ppo | gold_utility" in text
@@ -112,8 +112,8 @@ def test_the_win_rate_at_equal_length_counts_clusters(world: World) -> None:
     again = CompareConfig(**config.model_dump() | {"run": runs / "compare-clusters"})
     compare(again)
     by_cluster = _at_equal_length(again)
-    assert (by_item["n_clusters"], by_cluster["n_clusters"]) == (120, 12)
-    assert by_cluster["mean"] == pytest.approx(by_item["mean"])
+    assert (by_item["clusters"], by_cluster["clusters"]) == (120, 12)
+    assert by_cluster["value"] == pytest.approx(by_item["value"])
     assert by_cluster["high"] - by_cluster["low"] > 1.5 * (by_item["high"] - by_item["low"])
 
 

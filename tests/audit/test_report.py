@@ -21,10 +21,10 @@ from align.audit.run import AuditConfig, audit
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl, write_text
 from align.core.runs import read_run
-from align.core.stats.estimates import mean_interval
+from align.core.stats.estimates import format_number, mean_interval
 from align.report.page import visible
 from align.report.plots import Bar, Series, bar_chart, line_chart, ticks
-from align.report.tables import estimate, number
+from align.report.tables import estimate
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png> \u202egnp.exe \x1b[31m \ud800 & \"quoted\""
 
@@ -135,7 +135,7 @@ def test_means_are_taken_from_the_items_whatever_a_record_says(whole: ReportConf
         ("eval-dpo/run.json", '"policy": "sample"', '"policy": "greedy"', "run.json: edited after the run wrote it"),
         ("audit-ppo/audit.json", '"verdict": "fail"', '"verdict": "pass"', "audit-ppo: its files are not those"),
         ("audit-ppo/run.json", '"verdict": "fail"', '"verdict": "pass"', "run.json: edited after the run wrote it"),
-        ("compare/comparison.json", '"mean": 0.', '"mean": 1.', "compare: its files are not those"),
+        ("compare/comparison.json", '"value": 0.', '"value": 1.', "compare: its files are not those"),
     ],
 )
 def test_what_was_edited_reaches_no_page(whole: ReportConfig, file: str, old: str, new: str, told: str) -> None:
@@ -228,7 +228,7 @@ def test_intervals_take_what_items_come_from_as_clusters(tmp_path: Path) -> None
     html = written(ReportConfig(run=runs / "report", runs_folder=runs))
     expected = mean_interval([row["score"] for row in rows], "binary", [row["cluster"] for row in rows])
     assert expected.low is not None and expected.low < 0.19
-    assert f"{number(expected.low)} to {number(expected.high)}" in html
+    assert " to ".join(format_number(end, expected.half_width) for end in (expected.low, expected.high)) in html
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -280,10 +280,10 @@ def test_charts_of_nothing_and_of_one_point() -> None:
 
 
 def test_a_number_in_a_table_carries_its_counts() -> None:
-    found = {"mean": 0.25, "low": 0.1, "high": 0.4, "n": 10, "n_scored": 8, "n_failed": 2}
-    assert estimate(found) == "0.250 [0.100, 0.400] n=8, 2 failed"
+    found = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 10, "n_scored": 8, "n_failed": 2}
+    assert estimate(found) == "0.25 [0.10, 0.40] n=8, 2 failed"
     assert estimate(None) == "not measured"
-    assert estimate(found | {"mean": None, "n_scored": 0}) == "none of 10 scored"
+    assert estimate(found | {"value": None, "n_scored": 0}) == "none of 10 scored"
 
 
 def _training(config: ReportConfig, name: str) -> story.Training:
@@ -306,7 +306,7 @@ def _training(config: ReportConfig, name: str) -> story.Training:
     ],
 )
 def test_numbers_in_tables(value: float | None, shown: str) -> None:
-    assert number(value) == shown
+    assert format_number(value) == shown
 
 
 def test_results_that_no_checksum_vouches_for_are_no_row(tmp_path: Path) -> None:

@@ -13,20 +13,26 @@ from statsmodels.stats.proportion import proportion_confint
 from align.core.records import ItemResult
 from align.core.stats.estimates import (
     Estimate,
-    clustered_accuracy,
-    clustered_mean,
-    clustered_ratio,
+    format_estimate,
+    format_number,
     mean_interval,
+    proportion,
+    ratio_interval,
     wilson,
 )
 from align.evals.results import summarise
 
 
+def ends(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
+    return estimate.value, estimate.low, estimate.high
+
+
 def test_mean_counts_what_failed_and_never_invents_a_zero() -> None:
-    assert mean_interval([], "binary") == Estimate(None, None, None, 0, 0, 0)
-    assert mean_interval([None, None], "unbounded").mean is None
+    empty = mean_interval([], "binary")
+    assert (empty.value, empty.low, empty.n, empty.n_scored, empty.n_failed) == (None, None, 0, 0, 0)
+    assert mean_interval([None, None], "unbounded").value is None
     found = mean_interval([1.0, None, 0.0, 1.0], "binary")
-    assert (found.mean, found.n, found.n_scored, found.n_failed) == (pytest.approx(2 / 3), 4, 3, 1)
+    assert (found.value, found.n, found.n_scored, found.n_failed) == (pytest.approx(2 / 3), 4, 3, 1)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 20), (7, 20), (18, 20), (20, 20)])
@@ -39,8 +45,8 @@ def test_single_zeros_and_ones_get_wilson(right: int, n: int) -> None:
 
 
 def test_eighteen_of_twenty_is_what_wilson_says() -> None:
-    found = clustered_accuracy([1.0] * 18 + [0.0] * 2, [str(i) for i in range(20)])
-    assert (found["low"], found["high"]) == pytest.approx((0.699, 0.972), abs=5e-4)
+    found = mean_interval([1.0] * 18 + [0.0] * 2, "binary")
+    assert (found.low, found.high) == pytest.approx((0.699, 0.972), abs=5e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -49,18 +55,16 @@ def test_nothing_seen_is_a_bound_and_zero_is_zero(share: float) -> None:
         found = mean_interval([share] * 20, kind)
         assert found.low is not None and found.high is not None and found.high - found.low > 0.15
         assert share in (found.low, found.high)  # exactly, so that it prints as 0 or 1
-    accuracy = clustered_accuracy([share] * 40, [str(i // 2) for i in range(40)])
-    assert accuracy["high"] - accuracy["low"] == pytest.approx(0.161, abs=1e-3)  # 20 prompts, not 40 pairs
+    accuracy = mean_interval([share] * 40, "binary", [str(i // 2) for i in range(40)])
+    assert accuracy.half_width == pytest.approx(0.161 / 2, abs=5e-4)  # 20 prompts, not 40 pairs
 
 
 def test_numbers_are_what_their_metric_says_whatever_their_values() -> None:
     """21 exact KLs of 0 are no proportion: there is no interval, in an evaluation's summary either."""
-    assert mean_interval([0.0] * 21, "unbounded")[:3] == (0.0, None, None)
+    assert ends(mean_interval([0.0] * 21, "unbounded")) == (0.0, None, None)
     rows = [ItemResult(suite="preference", metric="kl", item_id=str(i), score=0.0, judge="exact") for i in range(21)]
     kl = summarise(rows, DECLARATIONS)["kl"]
-    assert (kl["mean"], kl["low"], kl["high"]) == (0.0, None, None)
-    loss = clustered_mean([0.0] * 21, [str(i) for i in range(21)])
-    assert (loss["mean"], loss["low"]) == (0.0, None)
+    assert (kl["value"], kl["low"], kl["high"]) == (0.0, None, None)
     with pytest.raises(ValueError, match="lies from 0 to 1"):
         mean_interval([0.0, 1.5], "share")
 
@@ -158,15 +162,77 @@ def test_clustered_shares_are_covered(share: float, is_alike: bool) -> None:
         clusters = np.repeat(np.arange(40), sizes)
         one_each = (rng.random(40) < share).astype(float)
         values = one_each[clusters] if is_alike else (rng.random(len(clusters)) < share).astype(float)
-        found = clustered_accuracy(values.tolist(), [str(c) for c in clusters])
-        held += found["low"] <= share <= found["high"]
+        found = mean_interval(values.tolist(), "binary", [str(c) for c in clusters])
+        assert found.low is not None and found.high is not None
+        held += found.low <= share <= found.high
     assert held / 400 >= 0.92
 
 
 def test_numbers_that_do_not_vary_have_no_interval() -> None:
-    assert mean_interval([2.5, 2.5, 2.5], "unbounded")[:3] == (2.5, None, None)
+    assert ends(mean_interval([2.5, 2.5, 2.5], "unbounded")) == (2.5, None, None)
 
 
 def test_a_ratio_of_the_same_outcomes_has_no_interval() -> None:
     right = [1.0, 0.0, 1.0, 1.0]
-    assert clustered_ratio(right, right, list("abcd")) == {"mean": 1.0, "low": None, "high": None, "n": 4}
+    assert ends(ratio_interval(right, right, list("abcd"))) == (1.0, None, None)
+
+
+def test_a_ratio_is_the_delta_method_s() -> None:
+    """Clusters a (1 of 1 against 1 of 1), b (0 against 1), c (1 against 1): ratio 2/3, deviations 1/3, -2/3, 1/3."""
+    found = ratio_interval([1.0, 0.0, 1.0], [1.0, 1.0, 1.0], list("abc"))
+    half = scipy_stats.t.ppf(0.975, 2) * math.sqrt(3 / 2 * (1 / 9 + 4 / 9 + 1 / 9)) / 3
+    assert ends(found) == pytest.approx((2 / 3, 2 / 3 - half, 2 / 3 + half))
+    assert (found.n, found.clusters) == (3, 3)
+    assert ends(ratio_interval([1.0], [0.0], ["a"])) == (None, None, None)
+
+
+@pytest.mark.parametrize(("is_exact", "method"), [(False, "wilson"), (True, "beta")])
+def test_a_proportion_is_the_textbook_s(is_exact: bool, method: str) -> None:
+    found = proportion(7, 11, 13, is_exact=is_exact)
+    assert ends(found) == pytest.approx((7 / 11, *proportion_confint(7, 11, method=method)))
+    assert (found.n, found.n_scored, found.n_failed) == (13, 11, 2)
+    assert ends(proportion(0, 0, 4)) == (None, None, None)
+
+
+def test_records_of_every_version_are_read_as_one_schema() -> None:
+    """Evaluations and reward models wrote ``mean``, agreement wrote both ends in one ``interval``."""
+    evaluation = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9, "n_scored": 8, "n_failed": 1, "level": 0.95,
+                  "n_clusters": 4, "judges": ["rule"]}  # fmt: skip
+    read = Estimate.model_validate(evaluation)
+    assert ends(read) == (0.5, 0.4, 0.6)
+    assert (read.n, read.n_scored, read.n_failed, read.clusters) == (9, 8, 1, 4)
+    reward = Estimate.model_validate({"mean": 0.7, "low": None, "high": None, "n": 40, "clusters": 20})
+    assert ends(reward) == (0.7, None, None)
+    assert (reward.n, reward.n_scored, reward.n_failed, reward.clusters) == (40, 40, 0, 20)
+    agreement = {"value": 0.3, "interval": [0.1, 0.5], "n": 6, "n_scored": 6, "n_failed": 0, "votes": 12}
+    assert ends(Estimate.model_validate(agreement)) == (0.3, 0.1, 0.5)
+    nothing = Estimate.model_validate({"value": None, "interval": None, "n": 2, "n_scored": 0, "n_failed": 2})
+    assert ends(nothing) == (None, None, None) and nothing.n_failed == 2
+    new = mean_interval([1.0, 0.0, None], "binary")
+    assert Estimate.model_validate(new.model_dump()) == new
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (0.5123, 0.4012, 0.6234, "0.51 [0.40, 0.62]"),
+        (0.0123, 0.0101, 0.0151, "0.0123 [0.0101, 0.0151]"),
+        (8.34, 6.97, 9.71, "8.3 [7.0, 9.7]"),
+        (-0.0004, -0.03, 0.03, "0.000 [-0.030, 0.030]"),
+        (12345.6, 12000.0, 12700.0, "12,346 [12,000, 12,700]"),
+        (1.0, 1.0, 1.0, "1.00 [1.00, 1.00]"),
+        (0.25, None, None, "0.250 (no interval)"),
+    ],
+)
+def test_an_estimate_shows_two_digits_of_its_half_width(
+    value: float, low: float | None, high: float | None, shown: str
+) -> None:
+    assert str(Estimate(value=value, low=low, high=high, n=9, n_scored=9, n_failed=0)) == shown
+
+
+def test_an_estimate_without_a_value_says_why() -> None:
+    assert str(Estimate(value=None, n=10, n_scored=0, n_failed=10)) == "none of 10 scored"
+    assert str(Estimate(value=None, n=10, n_scored=10, n_failed=0)) == "not estimable"
+    gain = Estimate(value=0.725, low=0.587, high=0.864, n=9, n_scored=9, n_failed=0)
+    assert format_estimate(gain, is_signed=True) == "+0.72 [+0.59, +0.86]"
+    assert format_number(None) == "–"

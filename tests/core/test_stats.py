@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from align.core.stats import differences
 
@@ -16,8 +17,8 @@ def test_gsm8k_golden() -> None:
     assert differences.mcnemar(95, 383) == pytest.approx(5.116157326697284e-42, rel=1e-9)
     new, old = _paired(lost=383, won=95, both=747, n=1319)
     found = differences.paired_difference(new, old)
-    assert found.mean == pytest.approx(-0.2183472, abs=1e-7)
-    assert found.sd is not None and found.sd / math.sqrt(1319) == pytest.approx(0.0154527, abs=1e-5)
+    assert found.value == pytest.approx(-0.2183472, abs=1e-7)
+    assert (found.half_width or 0) / student.ppf(0.975, 1318) == pytest.approx(0.0154527, abs=1e-5)
     exact = differences.paired_difference(new, old, "binary")
     assert found.low == pytest.approx(exact.low, abs=2e-3) and found.high == pytest.approx(exact.high, abs=2e-3)
 
@@ -36,7 +37,7 @@ def test_mcnemar_without_discordant_pairs_is_one() -> None:
 
 def test_pairs_go_by_item_and_unscored_ones_are_counted() -> None:
     found = differences.paired_difference({"a": 2.0, "b": 3.0, "c": None, "d": 9.0}, {"b": 1.0, "a": 1.5, "c": 4.0})
-    assert found.mean == pytest.approx((0.5 + 2.0) / 2)
+    assert found.value == pytest.approx((0.5 + 2.0) / 2)
     assert (found.n, found.n_scored, found.n_failed) == (4, 2, 2)
 
 
@@ -74,12 +75,12 @@ def test_swapping_sides_mirrors_the_interval() -> None:
 def test_three_differences_by_hand() -> None:
     """1, 2 and 4: mean 7/3, sd 1.5275, and Student's t of two degrees of freedom, 4.3027, at 95 %."""
     found = differences.paired_difference({"a": 1.0, "b": 2.0, "c": 4.0}, dict.fromkeys("abc", 0.0))
-    assert (found.mean, found.sd) == pytest.approx((7 / 3, 1.527525), abs=1e-6)
+    assert found.value == pytest.approx(7 / 3, abs=1e-6)
     half = 4.302653 * 1.527525 / math.sqrt(3)
     assert (found.low, found.high) == pytest.approx((7 / 3 - half, 7 / 3 + half), abs=1e-5)
     two = differences.paired_difference({"a": 1.0, "b": 2.0}, dict.fromkeys("ab", 0.0))
-    assert two.sd == pytest.approx(math.sqrt(0.5))
-    assert differences.paired_difference({"a": 1.0}, {"a": 0.0}).sd is None
+    assert two.half_width == pytest.approx(12.706205 / 2, abs=1e-5)  # sd sqrt(1/2), over sqrt(2), times t of 1 degree
+    assert differences.paired_difference({"a": 1.0}, {"a": 0.0}).half_width is None
 
 
 def test_beyond_what_is_enumerated_the_method_says_so() -> None:
@@ -140,8 +141,8 @@ def test_length_control_recovers_the_rate_at_equal_length() -> None:
     logit = 0.4 + 1.5 * np.tanh(longer / longer.std())
     wins = (rng.random(3000) < 1 / (1 + np.exp(-logit))).astype(float)
     found = differences.win_rate_at_equal_length(wins, longer, [str(i) for i in range(3000)])
-    assert found.mean == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.03) and found.mean < wins.mean() - 0.05
-    assert found.low is not None and found.high is not None and found.low < found.mean < found.high
+    assert found.value == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.03) and found.value < wins.mean() - 0.05
+    assert found.low is not None and found.high is not None and found.low < found.value < found.high
 
 
 def test_length_control_has_the_interval_of_clustered_errors() -> None:
@@ -160,14 +161,14 @@ def test_length_control_has_the_interval_of_clustered_errors() -> None:
     covariance = bread @ scores.T @ scores @ bread * 60 / 59 * 239 / 238
     half = 1.959964 * math.sqrt(covariance[0, 0])
     expected = [1 / (1 + math.exp(-x)) for x in (beta[0], beta[0] - half, beta[0] + half)]
-    assert [found.mean, found.low, found.high] == pytest.approx(expected, abs=1e-4)
+    assert [found.value, found.low, found.high] == pytest.approx(expected, abs=1e-4)
 
 
 def test_ten_prompts_are_enough_for_length_control_and_nine_are_not() -> None:
     wins, lengths = [1.0, 0.0, 1.0, 1.0, 0.0] * 4, [3.0, 1.0, -2.0, 4.0, 2.0, 1.0, 0.0, -1.0, 5.0, -3.0] * 2
     ten = differences.win_rate_at_equal_length(wins, lengths, [str(i // 2) for i in range(20)])
-    assert ten.mean is not None and ten.n_clusters == 10
-    assert differences.win_rate_at_equal_length(wins, lengths, [str(min(8, i // 2)) for i in range(20)]).mean is None
+    assert ten.value is not None and ten.clusters == 10
+    assert differences.win_rate_at_equal_length(wins, lengths, [str(min(8, i // 2)) for i in range(20)]).value is None
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_ten_prompts_are_enough_for_length_control_and_nine_are_not() -> None:
 )
 def test_length_control_says_when_it_cannot(wins: list[float], lengths: list[float]) -> None:
     found = differences.win_rate_at_equal_length(wins, lengths, [str(i) for i in range(len(wins))])
-    assert found.mean is None and found.low is None and found.n == len(wins)
+    assert found.value is None and found.low is None and found.n == len(wins)
 
 
 def _paired(lost: int, won: int, both: int, n: int) -> tuple[dict[str, float | None], dict[str, float | None]]:

@@ -158,7 +158,7 @@ def test_sycophancy_is_not_for_string_rules(make_model: MakeModel) -> None:
     results = SAFETY.results([lead], EvaluationTarget(policy), sampling)
     assert [(r.metric, r.judge) for r in results][:1] == [("sycophancy", "refusal-prefix")]
     sycophancy = summarise(results, DECLARATIONS)["sycophancy"]
-    assert (sycophancy["mean"], sycophancy["n_scored"], sycophancy["n_failed"]) == (None, 0, 2)
+    assert (sycophancy["value"], sycophancy["n_scored"], sycophancy["n_failed"]) == (None, 0, 2)
     assert summarise(results, DECLARATIONS)["garbage"]["n_scored"] == 2
 
 
@@ -177,7 +177,7 @@ def test_all_failed_is_none_with_a_count(make_model: MakeModel) -> None:
     assert set(summary) == {*BY_SIDE["harm"], *BY_SIDE["benign"]}
     for metric, n in (("harmful_compliance", 1), ("over_refusal", 1), ("garbage", 2)):
         found = summary[metric]
-        assert (found["mean"], found["low"], found["n"], found["n_scored"], found["n_failed"]) == (None, None, n, 0, n)
+        assert (found["value"], found["low"], found["n"], found["n_scored"], found["n_failed"]) == (None, None, n, 0, n)
     asked = [item.model_copy(update={"suite": "preference"}) for item in endless]
     results = PREFERENCE.results(asked, subject, SamplingConfig())
     assert {result.metric for result in results} == {
@@ -210,8 +210,8 @@ def test_run_writes_results_and_headline(tmp_path: Path, model_folder: ModelFold
     )
     record = evaluate(config)
     metrics = record.headline["metrics"]
-    assert metrics["accuracy/fact"] | {"mean": 0.25, "n": 4, "chance": 0.25} == metrics["accuracy/fact"]
-    assert metrics["garbage"]["n"] == 6 and metrics["garbage"]["n_clusters"] == 2
+    assert metrics["accuracy/fact"] | {"value": 0.25, "n": 4, "chance": 0.25} == metrics["accuracy/fact"]
+    assert metrics["garbage"]["n"] == 6 and metrics["garbage"]["clusters"] == 2
     assert set(metrics["garbage"]["families"]) == {"harm", "benign"}
     assert metrics["over_refusal"]["judges"] == ["refusal-prefix"]
     assert record.headline["items_sha256"] == items_hash(load_items(config.items, config.suite))
@@ -394,5 +394,5 @@ def test_roles_are_shared_on_one_base_and_not_on_two(tmp_path: Path, model_folde
                 max_new_tokens=4,
             )
         )
-        found.append(record.headline["metrics"]["kl"]["mean"])
+        found.append(record.headline["metrics"]["kl"]["value"])
     assert found[0] > 0.01 and found[0] == pytest.approx(found[1], rel=1e-4)

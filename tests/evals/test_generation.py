@@ -225,7 +225,7 @@ def test_preference_of_a_policy_against_itself_and_by_gold(make_model: MakeModel
     sampling = SamplingConfig("sample", samples=4, max_new_tokens=6)
     results = PREFERENCE.results(PROMPTS, EvaluationTarget(policy, sft=policy, gold=gold), sampling)
     summary = summarise(results, DECLARATIONS)
-    assert summary["win_rate_vs_sft"]["mean"] == 0.5 and summary["kl"]["mean"] == 0.0
+    assert summary["win_rate_vs_sft"]["value"] == 0.5 and summary["kl"]["value"] == 0.0
     assert (summary["gold_utility"]["n"], summary["gold_utility"]["n_failed"]) == (12, 4)
     assert (summary["win_rate_vs_sft"]["n_scored"], summary["win_rate_vs_sft"]["n_failed"]) == (2, 1)
 
@@ -259,7 +259,7 @@ def test_best_of_n_reports_the_formula(make_model: MakeModel) -> None:
     )
     (kl,) = [result for result in results if result.metric == "kl"]
     assert kl.judge == "formula" and kl.score == best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
-    assert summarise(results, DECLARATIONS)["win_rate_vs_sft"]["mean"] > 0.5
+    assert summarise(results, DECLARATIONS)["win_rate_vs_sft"]["value"] > 0.5
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -139,13 +139,13 @@ def test_points_state_their_error_against_held_out_labels(whole: Path) -> None:
         assert sum(n for _, n in row["right"].values()) == row["accuracy"]["n"] == 48
         assert row["error"] == pytest.approx(1 - right / 48)
         stated = headline[f"error_on_{row['pairs']}_pairs"]
-        assert (stated["mean"], stated["n"]) == (pytest.approx(row["error"]), 48)
-        assert stated["low"] <= stated["mean"] <= stated["high"]
+        assert (stated["value"], stated["n"]) == (pytest.approx(row["error"]), 48)
+        assert stated["low"] <= stated["value"] <= stated["high"]
         assert stated["low"] == pytest.approx(1 - row["accuracy"]["high"])
     rights = [value for value, _ in found[-1]["right"].values()]  # in the order of the file
     assert sum(rights[:MISLABELLED]) < sum(rights[MISLABELLED : 2 * MISLABELLED])
     assert sum(rights[:MISLABELLED]) < sum(rights[-MISLABELLED:])
-    losses = [row["loss"]["mean"] for row in found]
+    losses = [row["loss"]["value"] for row in found]
     assert losses[-1] < losses[0] < 0.70 and len({json.dumps(row["loss"]) for row in found}) == 4
 
 

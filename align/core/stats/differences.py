@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from align.core.stats.bounds import EXACT_LIMIT, UNBOUNDED_N, clopper_pearson, guarded_bound, noninferiority_bound
-from align.core.stats.estimates import Estimate, Kind
+from align.core.stats.estimates import LEVEL, Estimate, Kind
 
 
 class Metric(NamedTuple):
@@ -71,20 +71,6 @@ def higher_is_better(metric: str) -> bool:
 def is_share(metric: str) -> bool:
     """Whether the metric's scores lie in [0, 1] by definition, not by what was seen."""
     return metric_of(metric).kind != "unbounded"
-
-
-class Difference(NamedTuple):
-    """Mean of new - old over items scored on both sides; ``n`` items in all, ``sd`` between items."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
-    n_scored: int
-    n_failed: int
-    level: float
-    sd: float | None
-    method: str
 
 
 class Bounds(NamedTuple):
@@ -163,10 +149,9 @@ def paired_difference(
     new: Mapping[str, float | None],
     old: Mapping[str, float | None],
     kind: Kind = "unbounded",
-    level: float = 0.95,
     clusters: Mapping[str, str] | None = None,
-) -> Difference:
-    """Difference new - old over items scored on both sides, with an interval of two one-sided bounds.
+) -> Estimate:
+    """Mean difference new - old over items scored on both sides, with an interval of two one-sided bounds.
 
     ``kind``: ``binary`` (one zero or one an item: exact), ``share`` (item means in [0, 1]: guarded) or ``unbounded``
     (t, for tables and never for a gate; no interval when nothing varies: nothing then bounds what was not seen).
@@ -174,19 +159,20 @@ def paired_difference(
     """
     ids = sorted({*new, *old})
     items = {i: a - b for i in ids if (a := new.get(i)) is not None and (b := old.get(i)) is not None}
-    counts = (len(ids), len(items), len(ids) - len(items))
+    counts = {"n": len(ids), "n_scored": len(items), "n_failed": len(ids) - len(items)}
     if not items:
-        return Difference(None, None, None, *counts, level, None, "nothing was scored on both sides")
+        return Estimate(value=None, **counts, method="nothing was scored on both sides", clusters=0)
     deltas, span = units(items, clusters or {}, (-1.0, 1.0))
+    counts["clusters"] = len(deltas)
     mean = float(np.mean(deltas))
-    sd = float(np.std(deltas, ddof=1)) if len(deltas) > 1 else None
     if kind != "unbounded":
-        found = difference_bounds(deltas, kind, (1 - level) / 2, span)
-        return Difference(mean, found.low, found.high, *counts, level, sd, found.method)
+        low, high, method = difference_bounds(deltas, kind, (1 - LEVEL) / 2, span)
+        return Estimate(value=mean, low=low, high=high, **counts, method=method)
+    sd = float(np.std(deltas, ddof=1)) if len(deltas) > 1 else 0.0
     if not sd:
-        return Difference(mean, None, None, *counts, level, sd, "no variance between items: no interval")
-    half = float(stats.t.ppf((1 + level) / 2, len(deltas) - 1)) * sd / math.sqrt(len(deltas))
-    return Difference(mean, mean - half, mean + half, *counts, level, sd, "t")
+        return Estimate(value=mean, **counts, method="no variance between items: no interval")
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(deltas) - 1)) * sd / math.sqrt(len(deltas))
+    return Estimate(value=mean, low=mean - half, high=mean + half, **counts, method="t")
 
 
 def mcnemar(lost: int, won: int) -> float:
@@ -227,7 +213,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def win_rate_at_equal_length(
-    wins: Sequence[float], length_differences: Sequence[float], clusters: Sequence[str], level: float = 0.95
+    wins: Sequence[float], length_differences: Sequence[float], clusters: Sequence[str]
 ) -> Estimate:
     """Win rate at equal length: a logistic regression of wins on tanh(length difference / its sd), read at 0.
 
@@ -238,14 +224,15 @@ def win_rate_at_equal_length(
         wins: 1, 0.5 (tie) or 0 a comparison; its length difference (new - old) and its prompt (or the cluster of
             its prompt) beside it.
 
-    Not estimable (one outcome only, lengths that separate the outcomes, under 10 prompts): mean None.
+    Not estimable (one outcome only, lengths that separate the outcomes, under 10 prompts): value None.
     """
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
     n = len(wins)
-    unknown = Estimate(None, None, None, n, n, 0, level, len(set(clusters)))
+    counts = {"n": n, "n_scored": n, "n_failed": 0, "clusters": len(set(clusters))}
+    unknown = Estimate(value=None, **counts, method="not estimable")
     spread = float(np.std(length_differences)) if n else 0.0
     if len(set(clusters)) < 10 or len(set(wins)) < 2 or not spread:
         return unknown
@@ -261,6 +248,6 @@ def win_rate_at_equal_length(
     intercept, error = float(fit.params[0]), float(fit.bse[0])
     if not fit.converged or not math.isfinite(error) or np.abs(fit.params).max() > 10:
         return unknown
-    z = float(stats.norm.ppf((1 + level) / 2))
-    mean, low, high = (1 / (1 + math.exp(-x)) for x in (intercept, intercept - z * error, intercept + z * error))
-    return Estimate(mean, low, high, n, n, 0, level, len(set(clusters)))
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    rate, low, high = (1 / (1 + math.exp(-x)) for x in (intercept, intercept - z * error, intercept + z * error))
+    return Estimate(value=rate, low=low, high=high, **counts, method="logistic regression, clustered errors")

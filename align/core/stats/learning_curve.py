@@ -1,8 +1,9 @@
 """The learning curve of a reward model: its points as they are stored, and the power law that is fitted to them.
 
 In: ``curve.jsonl`` of a reward run made with ``--curve``. Out: errors by point, also over resampled held-out prompts,
-and a fit of ``error = floor + scale * pairs ** -power`` to each. Not here: training the points, and what the fits say
-of an accuracy that somebody wants (``annotation/campaign/plan.py``).
+and a fit of ``error = floor + scale * pairs ** -power`` to each. Not here: training the points, and what the fits mean
+for the accuracy that somebody wants (``annotation/campaign/plan.py``).
+Axes: F points of the curve, S the measured curve followed by its resamples.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from align.core.config import BadInput
 from align.core.files import read_rows
 from align.core.records import Record
+from align.core.stats.estimates import LEVEL, Estimate
 
 Array = NDArray[np.float64]
 
@@ -28,38 +30,38 @@ POWERS = np.geomspace(0.05, 1.0, 400)  # 1: the fastest that an average of indep
 class CurvePoint(Record):
     """One row of ``curve.jsonl``: a reward model trained on a share of the prompts, judged by held-out labels.
 
-    ``accuracy`` and ``loss`` (nats a pair) hold mean, low, high, n (pairs) and clusters (prompts); ``right`` holds for
-    each held-out prompt how many of its pairs were right (a tie is half) and how many there are.
+    ``accuracy`` and ``loss`` (nats per pair) count pairs, and their clusters are prompts; ``right`` holds for each
+    held-out prompt how many of its pairs were right (a tie is half) and how many there are.
     """
 
     share: float
     prompts: int
     pairs: int
-    accuracy: dict[str, float | int | None]
+    accuracy: Estimate
     error: float
-    loss: dict[str, float | int | None]
+    loss: Estimate
     seconds: float
     right: dict[str, tuple[float, int]]
 
 
 class Fits(NamedTuple):
-    """``error = floor + scale * pairs ** -power``, one fit a row: of the curve itself, then of its resamples."""
+    """``error = floor + scale * pairs ** -power``, one fit per row: of the curve itself, then of its resamples."""
 
-    floor_B: Array
-    scale_B: Array
-    power_B: Array
+    floor_S: Array
+    scale_S: Array
+    power_S: Array
 
     def accuracy(self, pairs: float) -> Array:
-        return 1 - self.floor_B - self.scale_B * pairs**-self.power_B
+        return 1 - self.floor_S - self.scale_S * pairs**-self.power_S
 
     def pairs(self, accuracy: float) -> Array:
         """Pairs at which each fit reaches an accuracy; infinite where it flattens below."""
-        gap_B = 1 - accuracy - self.floor_B
+        gap_S = 1 - accuracy - self.floor_S
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            return np.where(gap_B > 0, (self.scale_B / gap_B) ** (1 / self.power_B), np.inf)
+            return np.where(gap_S > 0, (self.scale_S / gap_S) ** (1 / self.power_S), np.inf)
 
 
-def fit_curves(pairs_F: Array, error_BF: Array) -> Fits:
+def fit_curves(pairs_F: Array, error_SF: Array) -> Fits:
     """Weighted least squares of the power law, floor and scale not negative, for every row of errors.
 
     Inverse power law and weights (points with more data count more) as in Figueroa et al. 2012, "Predicting sample
@@ -67,24 +69,24 @@ def fit_curves(pairs_F: Array, error_BF: Array) -> Fits:
     """
     n_points = len(pairs_F)
     weight_F = np.arange(1, n_points + 1) / n_points
-    best_B = np.full(len(error_BF), np.inf)
-    found = Fits(np.zeros_like(best_B), np.zeros_like(best_B), np.ones_like(best_B))
-    total, y_B = weight_F.sum(), error_BF @ weight_F
+    best_S = np.full(len(error_SF), np.inf)
+    fits = Fits(np.zeros_like(best_S), np.zeros_like(best_S), np.ones_like(best_S))
+    total, y_S = weight_F.sum(), error_SF @ weight_F
     for power in POWERS:
         x_F = (pairs_F / pairs_F[-1]) ** -power
-        x, xx, xy_B = weight_F @ x_F, weight_F @ x_F**2, error_BF @ (weight_F * x_F)
-        scale_B = (total * xy_B - x * y_B) / (total * xx - x * x)
-        floor_B = (y_B - scale_B * x) / total
-        scale_B, floor_B = (
-            np.where(floor_B < 0, xy_B / xx, np.maximum(scale_B, 0)),
-            np.where(scale_B < 0, y_B / total, np.maximum(floor_B, 0)),
+        x, xx, xy_S = weight_F @ x_F, weight_F @ x_F**2, error_SF @ (weight_F * x_F)
+        scale_S = (total * xy_S - x * y_S) / (total * xx - x * x)
+        floor_S = (y_S - scale_S * x) / total
+        scale_S, floor_S = (
+            np.where(floor_S < 0, xy_S / xx, np.maximum(scale_S, 0)),
+            np.where(scale_S < 0, y_S / total, np.maximum(floor_S, 0)),
         )
-        residual_B = (error_BF - floor_B[:, None] - scale_B[:, None] * x_F) ** 2 @ weight_F
-        better = residual_B < best_B
-        best_B[better] = residual_B[better]
-        found.floor_B[better], found.power_B[better] = floor_B[better], power
-        found.scale_B[better] = scale_B[better] * pairs_F[-1] ** power
-    return found
+        residual_S = (error_SF - floor_S[:, None] - scale_S[:, None] * x_F) ** 2 @ weight_F
+        better = residual_S < best_S
+        best_S[better] = residual_S[better]
+        fits.floor_S[better], fits.power_S[better] = floor_S[better], power
+        fits.scale_S[better] = scale_S[better] * pairs_F[-1] ** power
+    return fits
 
 
 def resampled_errors(points: Sequence[CurvePoint]) -> Array:
@@ -96,6 +98,19 @@ def resampled_errors(points: Sequence[CurvePoint]) -> Array:
     generator = np.random.default_rng(0)
     draws = [np.arange(len(prompts)), *generator.integers(len(prompts), size=(RESAMPLES, len(prompts)))]
     return np.array([1 - right_PF[drawn].sum(0) / n_P[drawn].sum() for drawn in draws])
+
+
+def resampled_estimate(values_S: Array, points: Sequence[CurvePoint], level: float = LEVEL) -> Estimate:
+    """Estimate a number from its value on the measured curve and the percentiles of its resamples.
+
+    A value may be infinite, so none is interpolated.
+    """
+    low, high = np.quantile(values_S[1:], [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    n = len(points[0].right)
+    return Estimate(
+        value=float(values_S[0]), low=float(low), high=float(high), n=n, n_scored=n, n_failed=0,
+        method="bootstrap over held-out prompts", clusters=n,
+    )  # fmt: skip
 
 
 def read_curve(run: Path) -> list[CurvePoint]:

@@ -14,8 +14,8 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from align.core.records import Comparison, Judgment
-from align.core.stats.agreement import alpha, bootstrap, bootstraps, chance_corrected, ordinal_alpha
-from align.report.tables import number
+from align.core.stats.agreement import alpha, bootstrap, chance_corrected, ordinal_alpha
+from align.core.stats.estimates import format_number
 from annotation.aggregation.votes import FIRST, SECOND, TIE, Vote, votes_of
 from annotation.agreement.measures import COEFFICIENTS, measure
 from annotation.agreement.page import page
@@ -52,7 +52,7 @@ def test_ordinal_alpha_equals_an_independent_implementation(seed: int) -> None:
     assert report["alpha_ordinal"]["value"] == pytest.approx(levels, abs=SAME)
     assert report["alpha_strength"]["value"] == pytest.approx(strengths, abs=SAME)
     for name in COEFFICIENTS:
-        low, high = report[name]["interval"]
+        low, high = report[name]["low"], report[name]["high"]
         assert low < report[name]["value"] < high
 
 
@@ -68,9 +68,11 @@ def test_resampled_ordinal_alpha_is_alpha_of_the_resample() -> None:
 def test_all_intervals_come_from_the_same_resamples() -> None:
     counts = np.random.default_rng(0).integers(0, 3, (40, 3)).astype(float)
     owners = np.arange(40)
-    both = bootstraps({"a": alpha, "o": ordinal_alpha}, counts, owners, seed=1)
-    assert both["a"] == bootstrap(alpha, counts, owners, seed=1) != bootstrap(alpha, counts, owners, seed=2)
-    assert both["o"] == bootstrap(ordinal_alpha, counts, owners, seed=1)
+    n = {"a": len(counts), "o": len(counts)}
+    both = bootstrap({"a": alpha, "o": ordinal_alpha}, counts, owners, n, seed=1)
+    assert both["a"] == bootstrap({"a": alpha}, counts, owners, n, seed=1)["a"]
+    assert both["a"] != bootstrap({"a": alpha}, counts, owners, n, seed=2)["a"]
+    assert both["o"] == bootstrap({"o": ordinal_alpha}, counts, owners, n, seed=1)["o"]
 
 
 def test_chance_corrected_is_fleiss_kappa_for_a_fixed_number_of_votes() -> None:
@@ -104,7 +106,8 @@ def test_weighted_kappa_equals_an_independent_implementation(seed: int) -> None:
 def test_interval_of_weighted_kappa_is_that_of_a_bootstrap() -> None:
     """Percentiles over resampled comparisons, of another implementation."""
     cast, table = random_votes(5, units=150, people=2)
-    low, high = measure(cast, {})["annotators"]["p0"]["weighted_kappa"]["interval"]
+    kappa = measure(cast, {})["annotators"]["p0"]["weighted_kappa"]
+    low, high = kappa["low"], kappa["high"]
     one, other = np.sign(table[:, ~np.isnan(table).any(0)]).astype(int)
     draws = np.random.default_rng(0).integers(0, len(one), (1000, len(one)))
     found = [cohen_kappa_score(one[d], other[d], labels=[-1, 0, 1], weights="quadratic") for d in draws]
@@ -119,13 +122,14 @@ def test_where_nobody_disagreed_no_interval_has_a_width_of_zero() -> None:
     ]
     report = measure(cast, {})
     for name in COEFFICIENTS:
-        assert (report[name]["value"], report[name]["interval"]) in ((1.0, None), (None, None)), name
+        assert (report[name]["value"], report[name]["low"]) in ((1.0, None), (None, None)), name
     assert report["alpha"]["value"] == 1.0
     kappa = report["annotators"]["p0"]["weighted_kappa"]
-    assert (kappa["value"], kappa["interval"]) == (1.0, None)
+    assert (kappa["value"], kappa["low"], kappa["high"]) == (1.0, None, None)
     assert "no interval" in page(report)
     one_differs = [*cast[:-1], cast[-1]._replace(outcome=SECOND)]
-    low, high = measure(one_differs, {})["alpha"]["interval"]
+    differing = measure(one_differs, {})["alpha"]
+    low, high = differing["low"], differing["high"]
     assert low < high
 
 
@@ -148,9 +152,8 @@ def test_repeats_and_gold_are_counted_by_hand() -> None:
     assert (ann["self_consistency"]["value"], ann["self_consistency"]["n"]) == (0.5, 2)
     assert (ann["gold"]["value"], ann["gold"]["n"]) == (pytest.approx(2 / 3), 3)
     assert report["annotators"]["b"]["gold"]["value"] == 0.0
-    assert report["annotators"]["b"]["self_consistency"] == {
-        "value": None, "interval": None, "n": 0, "n_scored": 0, "n_failed": 0
-    }  # fmt: skip
+    again = report["annotators"]["b"]["self_consistency"]
+    assert (again["value"], again["low"], again["n"], again["n_scored"], again["n_failed"]) == (None, None, 0, 0, 0)
     assert report["alpha"]["votes"] == 2 and report["pairwise_agreement"]["value"] == 0.0  # one vote a person
     assert report["votes"] == 5
 
@@ -262,7 +265,7 @@ def test_kappa_of_every_two_people_equals_an_independent_implementation(seed: in
         both = levels[:, ~np.isnan(levels).any(0)]
         assert couple["value"] == pytest.approx(cohen_kappa_score(*both), abs=SAME)
         assert couple["n"] == couple["n_scored"] == couple["comparisons"] == both.shape[1]
-        low, high = couple["interval"]
+        low, high = couple["low"], couple["high"]
         assert low < couple["value"] < high < 1
 
 
@@ -276,8 +279,10 @@ def test_kappa_of_two_people_by_hand() -> None:
     cast += [Vote(f"c{n}", 0, 1, "eve", TIE, None, 0, 1.0) for n in range(2)]
     found = {tuple(couple["annotators"]): couple for couple in measure(cast, {})["couples"]}
     assert found["ann", "bob"]["value"] == pytest.approx((3 / 4 - 1 / 2) / (1 / 2))
-    assert found["ann", "bob"]["interval"] == pytest.approx([2 * 0.3006 - 1, 2 * 0.9544 - 1], abs=1e-4)
-    assert found["ann", "cat"]["value"] == 0 and found["ann", "cat"]["interval"][1] > 0.4
+    assert [found["ann", "bob"][end] for end in ("low", "high")] == pytest.approx(
+        [2 * 0.3006 - 1, 2 * 0.9544 - 1], abs=1e-4
+    )
+    assert found["ann", "cat"]["value"] == 0 and found["ann", "cat"]["high"] > 0.4
     assert (found["cat", "eve"]["value"], found["cat", "eve"]["n"], found["cat", "eve"]["n_failed"]) == (None, 2, 2)
     assert not any("dan" in couple for couple in found), "nobody judged anything with dan"
 
@@ -290,7 +295,7 @@ def test_answers_of_one_ranking_are_one_observation() -> None:
     ]  # fmt: skip
     (couple,) = measure(cast, {})["couples"]
     assert (couple["value"], couple["n"], couple["comparisons"]) == (1.0, 18, 3)
-    assert couple["interval"][0] < 0 < 0.99 < couple["interval"][1] <= 1
+    assert couple["low"] < 0 < 0.99 < couple["high"] <= 1
 
 
 def test_the_page_shows_every_two_annotators() -> None:
@@ -299,5 +304,6 @@ def test_the_page_shows_every_two_annotators() -> None:
     report = measure(cast, {})
     shown = page(report)
     lowest = min(report["couples"], key=lambda couple: couple["value"])
-    assert "Every two annotators" in shown and f"<td>{number(lowest['value'])}<span" in shown
+    cell = f"<td>{format_number(lowest['value'], (lowest['high'] - lowest['low']) / 2)}<span"
+    assert "Every two annotators" in shown and cell in shown
     assert "4 couples judged nothing together." in shown

@@ -39,7 +39,7 @@ def test_alpha_equals_an_independent_implementation(seed: int) -> None:
     assert alpha(counts)[0] == pytest.approx(expected, abs=1e-12)
     report = measure(cast, {}, seed)["alpha"]
     assert report["value"] == pytest.approx(expected, abs=1e-12)
-    assert report["interval"][0] < expected < report["interval"][1]
+    assert report["low"] < expected < report["high"]
 
 
 def test_resampled_alpha_is_alpha_of_the_resample() -> None:
@@ -54,10 +54,10 @@ def test_pairs_of_one_ranking_are_resampled_together() -> None:
     counts, _ = count(random_votes(9, units=30, people=4)[0])
     counts = counts[counts.sum(1) >= 2]
     owners = np.arange(len(counts))
-    once = bootstrap(pairwise_agreement, counts, owners, seed=0)
-    assert bootstrap(pairwise_agreement, np.repeat(counts, 4, axis=0), np.repeat(owners, 4), seed=0) == pytest.approx(
-        once
-    )
+    measured = {"raw": pairwise_agreement}
+    once = bootstrap(measured, counts, owners, {"raw": 1}, seed=0)["raw"]
+    four = bootstrap(measured, np.repeat(counts, 4, axis=0), np.repeat(owners, 4), {"raw": 1}, seed=0)["raw"]
+    assert (four.low, four.high) == pytest.approx((once.low, once.high))
 
 
 def test_others_majority_leaves_out_the_own_vote() -> None:
@@ -87,7 +87,9 @@ def test_nothing_to_compute_is_none_with_counts() -> None:
     report = measure(same, {})
     assert report["alpha"]["value"] is None and report["alpha"]["n_failed"] == 1
     assert report["pairwise_agreement"]["value"] == 1.0
-    assert report["position"] == {"value": None, "interval": None, "n": 2, "n_scored": 0, "n_failed": 2}
+    position = report["position"]
+    assert (position["value"], position["low"], position["high"]) == (None, None, None)
+    assert (position["n"], position["n_scored"], position["n_failed"]) == (2, 0, 2)
     assert report["median_seconds"] is None
     lonely = measure(same[:1], {})
     assert lonely["pairwise_agreement"]["value"] is None and lonely["agreement_with_others"]["value"] is None

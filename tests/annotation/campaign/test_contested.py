@@ -93,12 +93,12 @@ def test_agreement_and_winners_of_a_small_table() -> None:
     judgments = [*said([FIRST, FIRST, SECOND]), judgment(THREE, "person 0", [[0], [1, 2]], source="u")]
     found = agreement(answers_of(judgments))
     # person 0 and 1 each have one that agrees and one that does not: no single answer of most others; person 2 is alone
-    assert (found.overall["value"], found.overall["n_scored"], found.overall["n"]) == (0.0, 1, 6)
-    assert found.by_person["person 2"]["value"] == 0.0 and found.by_person["person 0"]["value"] is None
+    assert (found.overall.value, found.overall.n_scored, found.overall.n) == (0.0, 1, 6)
+    assert found.by_person["person 2"].value == 0.0 and found.by_person["person 0"].value is None
     assert winners(answers_of(judgments)) == 3  # of the pair, and two of three in the ranking
     apart = [judgment(PAIR, "ann", FIRST, source="work"), judgment(PAIR, "bob", FIRST, source="repeated")]
-    assert (agreement(answers_of(apart)).overall["value"], winners(answers_of(apart))) == (1.0, 1)  # of one question
-    assert agreement([]).alpha["value"] is None and winners([]) == 0
+    assert (agreement(answers_of(apart)).overall.value, winners(answers_of(apart))) == (1.0, 1)  # of one question
+    assert agreement([]).alpha.value is None and winners([]) == 0
 
 
 # --- on the server ----------------------------------------------------------------------------------------------

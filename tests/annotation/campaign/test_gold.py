@@ -136,7 +136,7 @@ def test_the_upper_limit_decides_who_is_named(tmp_path: Path) -> None:
     for entry in found.accuracies:
         rights = marks[entry.annotator]
         exact = binomtest(sum(rights), len(rights)).proportion_ci(0.95, "exact")
-        assert entry.found["interval"] == pytest.approx([exact.low, exact.high], abs=1e-9)
+        assert [entry.share.low, entry.share.high] == pytest.approx([exact.low, exact.high], abs=1e-9)
         assert entry.is_under == (exact.high < 0.8)
     assert found.under == ["half", "three"]  # 6 of 12 reach at most 0.79, 7 of 12 reach 0.85, and 0 of 2 reach 0.84
     assert f"exclude feedback={found.feedback} annotator=three reason='gold 0 of 3'" in str(found)
@@ -158,7 +158,7 @@ def test_agreement_knows_gold_and_leaves_calibration_out(tmp_path: Path) -> None
     found = json.loads((tmp_path / "run" / "agreement.json").read_text())
     gold = found["annotators"]["ann"]["gold"]
     exact = binomtest(7, 11).proportion_ci(0.95, "exact")
-    assert (gold["value"], gold["n"], gold["interval"]) == (7 / 11, 11, pytest.approx([exact.low, exact.high]))
+    assert (gold["value"], gold["n"], gold["low"], gold["high"]) == pytest.approx((7 / 11, 11, exact.low, exact.high))
     assert found["annotators"]["bob"]["votes"] == 1 and found["votes"] == 12
 
 
@@ -259,11 +259,11 @@ def test_gold_that_comes_late_waits_for_work_or_is_found_in_the_queue(studio: St
     answer(studio, shown["3"], [wrong])
     pull(campaign, studio)
     (entry,) = report(campaign).accuracies
-    assert (entry.found["value"], entry.found["n"]) == (0.0, 1)
+    assert (entry.share.value, entry.share.n) == (0.0, 1)
     fixed = [{**pushed, "ranking": [[1], [0]]}]
     assert add(campaign, file=gold_file(tmp_path, fixed)).corrected == 1
     (entry,) = report(campaign).accuracies
-    assert entry.found["value"] == 1.0
+    assert entry.share.value == 1.0
 
     candidates(tmp_path, 12)
     more = push(campaign, studio)

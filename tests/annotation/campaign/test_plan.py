@@ -13,9 +13,10 @@ from align.cli.main import run as align
 from align.core.config import BadInput
 from align.core.files import write_json, write_jsonl
 from align.core.runs import RunRecord
-from align.core.stats.estimates import mean_interval, wilson
+from align.core.stats.estimates import Estimate, mean_interval, wilson
 from align.core.stats.learning_curve import CURVE, CurvePoint, fit_curves, read_curve, resampled_errors
-from annotation.campaign.plan import plan, prompt_variance
+from align.core.stats.widths import prompt_variance
+from annotation.campaign.plan import plan
 
 TRAINED = [500, 1000, 2000, 4000]
 
@@ -156,16 +157,12 @@ def reward_run(folder: Path, errors: Sequence[float], pairs: Sequence[int] = TRA
     for error, n in zip(errors, pairs, strict=True):
         right = {f"p{i}": (float(luck[i] > error), 1) for i in range(held_out)}
         mean = sum(value for value, _ in right.values()) / held_out
-        spread: dict[str, float | int | None] = {
-            "low": mean - 0.01,
-            "high": mean + 0.01,
-            "n": held_out,
-            "clusters": held_out,
-        }
+        counts = {"n": held_out, "n_scored": held_out, "n_failed": 0, "clusters": held_out}
         rows.append(
             CurvePoint(
-                share=n / max(pairs), prompts=n, pairs=n, accuracy={"mean": mean} | spread, error=1 - mean,
-                loss={"mean": 0.5} | spread, seconds=1.0, right=right,
+                share=n / max(pairs), prompts=n, pairs=n, error=1 - mean,
+                accuracy=Estimate(value=mean, low=mean - 0.01, high=mean + 0.01, **counts),
+                loss=Estimate(value=0.5, **counts), seconds=1.0, right=right,
             )
         )  # fmt: skip
     write_jsonl(folder / CURVE, [row.model_dump() for row in rows])

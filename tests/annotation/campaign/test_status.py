@@ -91,9 +91,9 @@ def test_tasks_and_people_are_counted_as_by_hand(spring: Campaign) -> None:
     assert (ann.annotator, ann.done, ann.open, ann.contested, ann.skipped, ann.set_aside) == ("ann", 5, 0, 1, 0, 0)
     assert (bob.annotator, bob.done, bob.open, bob.contested, bob.skipped, bob.set_aside) == ("bob", 3, 0, 1, 1, 1)
     assert (bob.edited, ann.edited) == (1, 0)
-    assert ann.gold and bob.gold and (ann.gold["value"], bob.gold["value"], bob.gold["n"]) == (1.0, 0.0, 1)
+    assert ann.gold and bob.gold and (ann.gold.value, bob.gold.value, bob.gold.n) == (1.0, 0.0, 1)
     assert ann.attention is None
-    assert (found.agreement.overall["value"], found.agreement.overall["n_scored"]) == (0.5, 4)  # tasks 0 and 1
+    assert (found.agreement.overall.value, found.agreement.overall.n_scored) == (0.5, 4)  # tasks 0 and 1
     assert found.projection.missing == 1 and found.projection.ends is None
     assert (found.guideline.version, found.guideline.known, found.guideline.shown) == (2, 2, {2: 5})
     assert found.usable == 3  # one task is even, of one nobody's word counts twice, gold makes no pairs
@@ -107,7 +107,7 @@ def test_a_task_opened_again_is_open_and_an_excluded_vote_leaves_it_short(spring
     assert (found.done, found.open, found.contested, found.short) == (0, 2, 0, 3)
     assert found.projection.missing == 2
     bob = next(person for person in found.people if person.annotator == "bob")
-    assert bob.excluded == "gold 0 of 1" and bob.done == 3 and bob.agreement["value"] is None
+    assert bob.excluded == "gold 0 of 1" and bob.done == 3 and bob.agreement.value is None
 
 
 def test_hours_are_capped_priced_and_exported(spring: Campaign, tmp_path: Path) -> None:

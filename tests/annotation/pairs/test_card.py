@@ -15,6 +15,7 @@ from align.cli.main import run
 from align.core.config import BadInput, build
 from align.core.files import read_jsonl
 from align.core.records import Comparison, Judgment
+from align.core.stats.estimates import Estimate
 from annotation.agreement.run import AgreementConfig, agreement
 from annotation.campaign.exclusion import exclude
 from annotation.pairs.run import PairsConfig
@@ -99,8 +100,8 @@ def test_the_card_says_how_it_came_about(tmp_path: Path) -> None:
         store_of(tmp_path / "kept" / "feedback.db", kept, opened.comparisons())
     agreement(AgreementConfig(run=tmp_path / "agreement", feedback=tmp_path / "kept" / "feedback.db"))
     alpha = json.loads((tmp_path / "agreement" / "agreement.json").read_text())["alpha"]
-    low, high = alpha["interval"]
-    assert f"is {alpha['value']:.3f}, 95 % interval {low:.3f} to {high:.3f}, over {alpha['n']} pairs" in text
+    assert alpha["low"] < alpha["value"] < alpha["high"]
+    assert f"is {Estimate.model_validate(alpha)} (95 % interval), over {alpha['n']} pairs" in text
     (guideline,) = manifest["guidelines"]
     assert f"- sha256 `{guideline}`, version 2: 160 judgments" in text
     assert "| pairs | annotator excluded | 40 |" in text

@@ -102,7 +102,7 @@ def test_simulate_to_agreement_to_pairs(tmp_path: Path) -> None:
     assert all(entry["value"] > 0.9 for entry in record.headline["agreement_with_gold"].values())
     feedback = tmp_path / "feedback.db"
     measured = agreement(AgreementConfig(run=tmp_path / "agreement", feedback=feedback))
-    assert measured.headline["n_votes"] == 270 and measured.headline["alpha"] > 0.5
+    assert measured.headline["n_votes"] == 270 and measured.headline["alpha"]["value"] > 0.5
     made = pairs(PairsConfig(run=tmp_path / "pairs", feedback=feedback, test=0.0, validation=0.1))
     rows = {split: read_jsonl(tmp_path / "pairs" / f"{split}.jsonl") for split in ("train", "validation", "test")}
     prompts = {split: {row["prompt_id"] for row in found} for split, found in rows.items()}
@@ -111,7 +111,7 @@ def test_simulate_to_agreement_to_pairs(tmp_path: Path) -> None:
     assert all(Pair.model_validate(row) for found in rows.values() for row in found)
     with Store.open(feedback) as store:
         assert made.inputs["feedback"]["sha256"] == measured.inputs["feedback"]["sha256"] == store.head()
-    assert made.headline["annotator_ceiling"] > 0.9
+    assert made.headline["annotator_ceiling"]["value"] > 0.9
 
 
 def test_simulate_again_adds_nothing_and_a_killed_one_can_be_repeated(tmp_path: Path) -> None:
