@@ -13,10 +13,10 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -28,10 +28,17 @@ RewardFunction = Callable[..., list[float | None]]  # TRL's signature: f(prompts
 class Part(Frozen):
     """Something that a configuration chooses by ``kind``; the other fields are its settings.
 
-    A part without settings is written as its kind alone, as a user writes it.
+    A part without settings is written as its kind alone, as a user writes it. ``INPUTS`` names the fields that are
+    paths to what the part reads; they are hashed into the run's record.
     """
 
+    INPUTS: ClassVar[tuple[str, ...]] = ()
+
     kind: str
+
+    def code(self) -> tuple[Any, ...]:
+        """Classes and functions from outside the package that the part runs: other code is another run."""
+        return (type(self),) if ":" in self.kind else ()
 
     @model_serializer(mode="wrap")
     def _shortest(self, serialize: SerializerFunctionWrapHandler) -> Any:
@@ -73,6 +80,8 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
             raise ValueError(
                 f"'{kind}' is no {seam.what}: a class derived from {base.__module__}:{base.__name__} is one"
             )
+        if missing := sorted(part.__abstractmethods__):
+            raise ValueError(f"{seam.what} {kind}: class {part.__name__} does not define {', '.join(missing)}")
         return part.model_validate(settings)
     except BadInput as error:
         raise ValueError(str(error)) from error
@@ -80,6 +89,16 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
         raise ValueError(
             "; ".join(explain(part, problem, f"{seam.what} {kind}") for problem in error.errors())
         ) from None
+
+
+def parts_of(config: Frozen) -> Iterator[tuple[str, Part]]:
+    """The parts that a config chooses, each with its field's name; those of a list as name[0], name[1], ..."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Part):
+            yield name, value
+        elif isinstance(value, list | tuple):
+            yield from ((f"{name}[{index}]", part) for index, part in enumerate(value) if isinstance(part, Part))
 
 
 def load(name: str) -> Any:

@@ -26,7 +26,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from align.core import provenance
 from align.core.config import BadInput, StageConfig
-from align.core.files import HASH_VERSION, artefact_hash, base_of_adapter, file_hash, has_other_text, lock, write_text
+from align.core.files import (
+    HASH_VERSION,
+    artefact_hash,
+    base_of_adapter,
+    code_hash,
+    file_hash,
+    has_other_text,
+    lock,
+    write_text,
+)
+from align.core.plugins import parts_of
 
 LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
@@ -311,7 +321,10 @@ def _refuse_changed_base(path: Path, record: RunRecord) -> None:
 
 
 def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict[str, Path]:
-    """The inputs of a config by name (all, or those named); a list field yields name[0], name[1], ..."""
+    """The inputs of a config by name (all, or those named); a list field yields name[0], name[1], ...
+
+    A part that reads paths of its own adds name.field.
+    """
     found: dict[str, Path] = {}
     for name in config.INPUTS if names is None else names:
         value = getattr(config, name)
@@ -319,6 +332,8 @@ def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict
             found |= {f"{name}[{index}]": Path(path) for index, path in enumerate(value)}
         elif value is not None:
             found[name] = Path(value)
+    for name, part in parts_of(config):
+        found |= {f"{name}.{field}": getattr(part, field) for field in part.INPUTS}
     return found
 
 
@@ -348,7 +363,12 @@ def settings(config: StageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def input_hashes(config: StageConfig, version: int = HASH_VERSION) -> dict[str, str]:
     """Content hash of every input by name."""
-    return {name: input_hash(path, version) for name, path in input_paths(config).items()} | config.heads()
+    return {name: input_hash(path, version) for name, path in input_paths(config).items()} | _code_hashes(config)
+
+
+def _code_hashes(config: StageConfig) -> dict[str, str]:
+    """Hashes of what is no file of data: what the config names, and the code of its parts from elsewhere."""
+    return {name: code_hash(*part.code()) for name, part in parts_of(config) if part.code()} | config.heads()
 
 
 def difference(record: RunRecord, config: StageConfig) -> str | None:
@@ -361,7 +381,7 @@ def difference(record: RunRecord, config: StageConfig) -> str | None:
         return f"chat template '{template}' has other content than what the run that stands there read"
     own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
     recorded = {*config.INPUTS, *record.inputs}  # earlier versions kept no hash of a function's code
-    for name in sorted(own | {name for name in hashes if name.partition("[")[0] in recorded}):
+    for name in sorted(own | {name for name in hashes if not recorded.isdisjoint((name, name.partition("[")[0]))}):
         if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
             return f"input '{name}' has other content than what the run that stands there read"
     return None
@@ -426,8 +446,8 @@ def _new_record(config: StageConfig) -> RunRecord:
             rewards |= set(parent.lineage.get("rewards", "").split())
             lineage |= parent.lineage
     lineage |= {"rewards": " ".join(sorted(rewards))} if rewards else {}
-    for name, head in config.heads().items():
-        inputs[name] = {"path": str(getattr(config, name)), "sha256": head}
+    for name, digest in _code_hashes(config).items():
+        inputs[name] = {"path": str(getattr(config, name.partition("[")[0])), "sha256": digest}
     values = resolved(config)
     identity = json.dumps([settings(config, values), {n: i["sha256"] for n, i in inputs.items()}], sort_keys=True)
     return RunRecord(
