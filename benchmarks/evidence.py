@@ -26,7 +26,7 @@ from typing import Any
 from align.audit.history import load_items
 from align.core.files import read_jsonl, write_text
 from align.core.provenance import code
-from align.core.runs import read_run
+from align.core.run_record import read_run
 from align.core.stats.differences import paired_difference
 from align.core.stats.estimates import Estimate, format_estimate, mean_interval
 

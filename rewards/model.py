@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from align.core.config import BadInput, NotFinite
-from align.core.runs import differing_key, finished_run
+from align.core.inputs import differing_key
+from align.core.run_record import finished_run
 from align.model.adapters import AdapterModel
 from align.model.load import find_source
 from align.model.packing import Tree, pack

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker
-from align.core.files import artefact_hash
+from align.core.hashes import artefact_hash
 from align.core.records import Message, Pair
 from align.core.runs import Run, stage
 from align.core.stats.estimates import format_estimate, mean_interval, ratio_interval

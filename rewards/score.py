@@ -20,7 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from align.core.config import BadInput, Compute, TextConfig
-from align.core.files import artefact_hash, write_bytes
+from align.core.files import write_bytes
+from align.core.hashes import artefact_hash
 from align.core.runs import Run, stage
 from align.data.pairs import candidate_trees
 from align.model.adapters import AdapterModel

@@ -23,7 +23,8 @@ from align.audit.lineage import origin, other_base
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
 from align.core.records import ItemResult
-from align.core.runs import Run, RunRecord, finished_run, stage
+from align.core.run_record import RunRecord, finished_run
+from align.core.runs import Run, stage
 from align.core.stats.differences import higher_is_better, metric_of, paired_difference, win_rate_at_equal_length
 from align.core.stats.estimates import mean_interval
 from align.evals.fingerprint import MANNER

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
-from align.core.files import file_hash, folders_in, read_rows
+from align.core.files import folders_in, read_rows
+from align.core.hashes import file_hash
+from align.core.inputs import input_hash
 from align.core.records import ItemResult
-from align.core.runs import RunRecord, input_hash, is_ours, is_run, read_run
+from align.core.run_record import RunRecord, is_ours, is_run, read_run
 from align.core.stats.differences import is_share, metric_of
 from align.core.stats.estimates import Kind
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from align.audit.history import Evaluation, Subject
 from align.core.config import BadInput
-from align.core.runs import RunRecord, input_hash
+from align.core.inputs import input_hash
+from align.core.run_record import RunRecord
 
 WRITES = ("sft", "dpo", "ppo", "kto")  # stages that leave a policy
 UNKNOWN = "lineage"  # what a gate allows when it takes the user's word for where a candidate comes from

@@ -18,7 +18,8 @@ from markupsafe import Markup
 from align.audit import history, story
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_text
-from align.core.runs import Run, RunRecord, finished_run, is_ours, is_run, stage
+from align.core.run_record import RunRecord, finished_run, is_ours, is_run
+from align.core.runs import Run, stage
 from align.core.stats.differences import higher_is_better, metric_of
 from align.core.stats.estimates import mean_interval
 from align.evals.training_reward import LABEL

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from align.core.files import read_jsonl
-from align.core.runs import RunRecord
+from align.core.run_record import RunRecord
 from align.report.plots import Series, line_chart
 
 Row = Mapping[str, Any]

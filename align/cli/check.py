@@ -15,7 +15,8 @@ from pathlib import Path
 from align.cli.recipe import check_folders, load_recipe, step_config
 from align.cli.stages import find, stage_config
 from align.core.config import BadInput, Compute, Lora, StageConfig, TextConfig, override, read_yaml
-from align.core.runs import check_folder, input_paths
+from align.core.inputs import input_paths
+from align.core.runs import check_folder
 
 
 def check(config: Path, assignments: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from align.core.config import BadInput, StageConfig
 from align.core.files import read_jsonl
 from align.core.records import Message, Tokens
-from align.core.runs import is_run
+from align.core.run_record import is_run
 
 FIRST = 32  # rows that are looked at
 

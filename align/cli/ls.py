@@ -7,7 +7,7 @@ from typing import Any
 
 from align.core.config import BadInput
 from align.core.files import folders_in
-from align.core.runs import RunRecord, read_run
+from align.core.run_record import RunRecord, read_run
 from align.core.stats.estimates import Estimate
 
 HEADLINES = {"reward": "accuracy", "audit": "verdict", "agreement": "alpha", "sft": "loss", "dpo": "accuracy"}

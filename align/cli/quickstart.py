@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.core.config import BadInput, read_yaml
-from align.core.runs import read_run
+from align.core.run_record import read_run
 from align.core.stats.estimates import Estimate, format_number
 
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "pocket" / "recipe.yaml"

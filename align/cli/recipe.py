@@ -21,7 +21,8 @@ from pydantic import Field
 from align.cli.stages import find, run_stage, stage_config
 from align.core.config import BadInput, Frozen, StageConfig, build, override
 from align.core.files import lock
-from align.core.runs import RunRecord, check_folder, is_ours, is_run
+from align.core.run_record import RunRecord, is_ours, is_run
+from align.core.runs import check_folder
 
 EXIT = {"pass": 0, "fail": 1, "insufficient": 3}
 Inputs = dict[str, str | list[str]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput, StageConfig, build
-from align.core.runs import RunRecord
+from align.core.run_record import RunRecord
 
 
 class Verb(NamedTuple):

@@ -76,7 +76,7 @@ class StageConfig(Frozen):
     run: Path = Field(description="folder this run is written to")
     seed: int = Field(default=0, ge=0, lt=2**31)
 
-    def heads(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
         """Hashes of inputs that are not files of data, by field name (a store's chain head, a function's code)."""
         return {}
 

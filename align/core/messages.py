@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from align.core.limits import parse_json
 from align.core.records import Message
@@ -19,6 +19,12 @@ from align.core.records import Message
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names that servers and templates have for one thing
 FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", *REASONING}
+MARKS: Mapping[str, str] = {  # what opens reasoning, by family, and what closes it
+    "<think>": "</think>",  # Qwen3, DeepSeek-R1, GLM, SmolLM3, ...
+    "[THINK]": "[/THINK]",  # Magistral
+    "<seed:think>": "</seed:think>",  # Seed-OSS
+    "<|START_THINKING|>": "<|END_THINKING|>",  # Command A Reasoning
+}
 NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -178,3 +184,45 @@ class _Words(dict[int, str]):
 
 
 _WORDS = _Words()
+
+
+class Parts(NamedTuple):
+    """What was thought and what was said."""
+
+    reasoning: str
+    content: str
+
+
+def split_reasoning(text: str, opened: str | None = None) -> Parts:
+    """Reasoning and content of a response; a text without marks is all content, to the letter.
+
+    Args:
+        opened: the mark with which the prompt ended, where the template opens the reasoning itself. A response that
+            never closes it (it was cut) is all reasoning.
+    """
+    thoughts: list[str] = []
+    rest, close = text, MARKS.get(opened or "")
+    while True:
+        start = rest.lstrip()
+        mark = next((mark for mark in MARKS if start.startswith(mark)), None)
+        if mark is not None and close in (None, MARKS[mark]):
+            rest, close = start[len(mark) :], MARKS[mark]
+        if close is None:
+            break
+        thought, _, rest = rest.partition(close)
+        thoughts.append(thought.strip())
+        close = None
+    if not thoughts:
+        return Parts("", text)
+    return Parts("\n\n".join(filter(None, thoughts)), rest.lstrip())
+
+
+def opened_by(prompt: str) -> str | None:
+    """The mark of reasoning that a rendered prompt ends with, if any."""
+    end = prompt.rstrip()
+    return next((mark for mark in MARKS if end.endswith(mark)), None)
+
+
+def visible_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What the reader of a response sees: its messages' content, without reasoning that stands before an answer."""
+    return "\n\n".join(split_reasoning(str(message.get("content") or "")).content for message in messages)

@@ -1,9 +1,8 @@
-"""Run folders: the only thing stages share.
+"""Run folders, which are the only thing that stages share, and the decorator that makes a function a stage.
 
-A run is a folder with ``run.json`` (what was asked, read, used and found), ``config.yaml`` (resolved),
-``metrics.jsonl``, ``samples.jsonl``, its artefact (``adapter/``, ``model/`` or data files) and, while it
-trains, ``checkpoints/``. ``run.json`` is written at the start with ``status: running``, so a crash shows.
-A finished run is never written again. No torch here: reports read runs without it.
+A run is a folder with ``run.json`` (its record), ``config.yaml`` (resolved), ``metrics.jsonl``, ``samples.jsonl``, its
+artefact (``adapter/``, ``model/`` or data files) and, while it trains, ``checkpoints/``. ``run.json`` is written at the
+start with ``status: running``, so that a crash shows. A finished run is never written again.
 """
 
 from __future__ import annotations
@@ -19,72 +18,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
 
 from align.core import provenance
 from align.core.config import BadInput, StageConfig
-from align.core.files import (
-    HASH_VERSION,
-    artefact_hash,
-    base_of_adapter,
-    code_hash,
-    file_hash,
-    has_other_text,
-    lock,
-    write_text,
-)
-from align.core.plugins import parts_of
+from align.core.files import lock, write_text
+from align.core.hashes import HASH_VERSION, artefact_hash
+from align.core.inputs import code_hashes, difference, input_hash, input_hashes, input_paths, resolved, settings
+from align.core.run_record import RunRecord, is_ours, is_run, read_run
 
 LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
 SAID = 5  # reasons that are written out on the terminal
-
-
-class RunRecord(BaseModel):
-    """What ``run.json`` holds. Paths are as given; hashes are sha256 in hex.
-
-    ``template`` is what the conversations of the run were rendered with: ``Chat.fingerprint``. ``dropped`` counts rows
-    that could not be used, ``remarks`` texts that were used, though not as they are written, by reason.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str
-    stage: str
-    status: Literal["running", "finished", "failed", "interrupted"]
-    path: str
-    seed: int
-    given: dict[str, Any]
-    resolved: dict[str, Any]
-    template: dict[str, Any] = Field(default_factory=dict)
-    inputs: dict[str, dict[str, str]] = Field(default_factory=dict)
-    parents: dict[str, dict[str, str]] = Field(default_factory=dict)
-    lineage: dict[str, str] = Field(default_factory=dict)
-    artefact: str | None = None
-    hash_version: int = 1  # the rule of the hashes above (align.core.files.artefact_hash); records without it are of 1
-    headline: dict[str, Any] = Field(default_factory=dict)
-    dropped: dict[str, int] = Field(default_factory=dict)
-    remarks: dict[str, int] = Field(default_factory=dict)
-    notes: list[str] = Field(default_factory=list)
-    error: str | None = None
-    created: str = ""
-    seconds: float | None = None
-    peak_memory_mb: float | None = None
-    code: dict[str, str] = Field(default_factory=dict)
-    packages: dict[str, str] = Field(default_factory=dict)
-    machine: dict[str, Any] = Field(default_factory=dict)
-    checksum: str | None = None
-
-    def sealed(self) -> str:
-        """The record as JSON with the sha256 of everything else in it, so that a number edited by hand shows.
-
-        It is no signature: who edits can compute it anew. Records of earlier versions have none.
-        """
-        self.checksum = _checksum(json.loads(self.model_dump_json()))
-        return self.model_dump_json(indent=1) + "\n"
 
 
 class Renderer(Protocol):
@@ -208,58 +155,6 @@ def stage(
     return run_stage
 
 
-def read_run(path: Path) -> RunRecord:
-    """Read ``run.json`` of a run folder.
-
-    Raises:
-        BadInput: no such folder, or its record cannot be read or was edited.
-    """
-    file = path / "run.json"
-    try:
-        text = file.read_text(encoding="utf-8")
-        record = RunRecord.model_validate_json(text)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: not a run folder (no run.json); name the folder a stage wrote") from None
-    except ValueError as error:
-        raise BadInput(
-            f"{file}: not a readable run record ({str(error).splitlines()[0]}); put a copy back, or remove the folder "
-            "and run its stage again"
-        ) from error
-    if record.checksum is not None and record.checksum != _checksum(json.loads(text)):
-        raise BadInput(f"{file}: edited after the run wrote it (its checksum does not fit); run `{record.stage}` again")
-    record.path = str(path)
-    return record
-
-
-def _checksum(record: Mapping[str, Any]) -> str:
-    """sha256 of a record's JSON without the checksum itself."""
-    rest = {key: value for key, value in record.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def finished_run(path: Path, stages: Iterable[str] = ()) -> RunRecord:
-    """Read a run that must be finished and, where ``stages`` is given, of one of these stages."""
-    record = read_run(path)
-    if record.status != "finished":
-        raise BadInput(f"{path}: this {record.stage} run is '{record.status}', not finished; run its stage again")
-    wanted = tuple(stages)
-    if wanted and record.stage not in wanted:
-        raise BadInput(f"{path}: expected a run of {' or '.join(wanted)}, found '{record.stage}'")
-    return record
-
-
-def is_run(path: Path) -> bool:
-    return (path / "run.json").is_file()
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a folder's ``run.json`` is (or was meant to be) a run record, and not some other program's."""
-    try:
-        return {"stage", "status"} <= set(json.loads((path / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return True  # unreadable: read_run says what is wrong
-
-
 def check_folder(config: StageConfig) -> None:
     """Refuse to write a run where anything else lies: nothing there is touched, not even by a lock.
 
@@ -286,105 +181,6 @@ def check_folder(config: StageConfig) -> None:
         raise BadInput(f"{config.run}: holds {min(strange)} and no run; choose a new or an empty run= folder")
     elif folder.exists() and not folder.is_dir():
         raise BadInput(f"{config.run}: is a file; choose another run= folder")
-
-
-def input_hash(path: Path, version: int = HASH_VERSION) -> str:
-    """Hash of an input: a run's artefact, a folder's artefact hash (by the rule ``version``), or a file's bytes.
-
-    Raises:
-        BadInput: nothing is there, or a finished run's files, or those of the base under them, are not what they were.
-    """
-    if is_run(path):
-        record = finished_run(path)
-        found = artefact_hash(path, record.hash_version)
-        if record.artefact is not None and record.artefact != found:
-            raise BadInput(f"{path}: its files are not those the run left (changed since); run its stage again")
-        _refuse_changed_base(path, record)
-        return found
-    if path.is_dir():
-        return artefact_hash(path, version)
-    if path.is_file():
-        return file_hash(path)
-    raise BadInput(f"{path}: no such file or folder; name one on this machine (nothing is fetched from a hub)")
-
-
-def _refuse_changed_base(path: Path, record: RunRecord) -> None:
-    """A run's hash covers its adapter alone, so the base that it was trained on is held against the record."""
-    base, known = base_of_adapter(path / "adapter"), record.lineage.get("base")
-    if base is None or known is None:
-        return
-    if artefact_hash(base, record.hash_version) != known:
-        raise BadInput(
-            f"{path}: its base {base} has other content than when this run was trained; put the base back, "
-            f"or train again from it"
-        )
-
-
-def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict[str, Path]:
-    """The inputs of a config by name (all, or those named); a list field yields name[0], name[1], ...
-
-    A part that reads paths of its own adds name.field.
-    """
-    found: dict[str, Path] = {}
-    for name in config.INPUTS if names is None else names:
-        value = getattr(config, name)
-        if isinstance(value, list | tuple):
-            found |= {f"{name}[{index}]": Path(path) for index, path in enumerate(value)}
-        elif value is not None:
-            found[name] = Path(value)
-    for name, part in parts_of(config):
-        found |= {f"{name}.{field}": getattr(part, field) for field in part.INPUTS}
-    return found
-
-
-def differing_key(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first dotted key at which two resolved configs differ, or None."""
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            if inner := differing_key(before, after, f"{prefix}{key}."):
-                return inner
-        elif before != after:
-            return f"{prefix}{key}"
-    return None
-
-
-def resolved(config: StageConfig) -> dict[str, Any]:
-    """A config as plain JSON values, without the folder it is written to."""
-    data = json.loads(config.model_dump_json())
-    data.pop("run")
-    return data
-
-
-def settings(config: StageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config that is not a path: inputs count by their content, wherever they lie."""
-    return {key: value for key, value in values.items() if key not in config.INPUTS and key != "feedback"}
-
-
-def input_hashes(config: StageConfig, version: int = HASH_VERSION) -> dict[str, str]:
-    """Content hash of every input by name."""
-    return {name: input_hash(path, version) for name, path in input_paths(config).items()} | _code_hashes(config)
-
-
-def _code_hashes(config: StageConfig) -> dict[str, str]:
-    """Hashes of what is no file of data: what the config names, and the code of its parts from elsewhere."""
-    return {name: code_hash(*part.code()) for name, part in parts_of(config) if part.code()} | config.heads()
-
-
-def difference(record: RunRecord, config: StageConfig) -> str | None:
-    """What makes ``config`` another run than ``record``, in words; None if nothing does."""
-    if key := differing_key(settings(config, record.resolved), settings(config, resolved(config))):
-        return f"key '{key}' differs from the run that stands there"
-    hashes = input_hashes(config, record.hash_version)
-    template = getattr(config, "chat_template", None)
-    if template and has_other_text(Path(template), record.template.get("template_sha256")):
-        return f"chat template '{template}' has other content than what the run that stands there read"
-    own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
-    recorded = {*config.INPUTS, *record.inputs}  # earlier versions kept no hash of a function's code
-    for name in sorted(own | {name for name in hashes if not recorded.isdisjoint((name, name.partition("[")[0]))}):
-        if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
-            return f"input '{name}' has other content than what the run that stands there read"
-    return None
 
 
 def _open(config: StageConfig) -> tuple[RunRecord, bool]:
@@ -446,7 +242,7 @@ def _new_record(config: StageConfig) -> RunRecord:
             rewards |= set(parent.lineage.get("rewards", "").split())
             lineage |= parent.lineage
     lineage |= {"rewards": " ".join(sorted(rewards))} if rewards else {}
-    for name, digest in _code_hashes(config).items():
+    for name, digest in code_hashes(config).items():
         inputs[name] = {"path": str(getattr(config, name.partition("[")[0])), "sha256": digest}
     values = resolved(config)
     identity = json.dumps([settings(config, values), {n: i["sha256"] for n, i in inputs.items()}], sort_keys=True)

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from align.core.files import cut_jsonl, file_hash, write_bytes, write_json
+from align.core.files import cut_jsonl, write_bytes, write_json
+from align.core.hashes import file_hash
 from align.core.runs import Run
 
 KEPT = 2

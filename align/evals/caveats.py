@@ -14,7 +14,7 @@ from pathlib import Path
 from align.core.files import read_jsonl
 from align.core.messages import normalised
 from align.core.records import ItemResult, Message
-from align.core.runs import RunRecord, is_run, read_run
+from align.core.run_record import RunRecord, is_run, read_run
 from align.evals.items import Item, as_text
 from align.evals.suite import Suite
 

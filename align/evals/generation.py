@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from align.core.reasoning import visible_text
+from align.core.messages import visible_text
 from align.core.records import Message
 from align.data.tokens import Prompt, response_tokens
 from align.evals.items import Item

@@ -16,7 +16,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from align.core.config import BadInput
-from align.core.files import code_hash
+from align.core.hashes import code_hash
 from align.core.plugins import Part, Seam, choose, load, raised
 from align.evals.items import Item
 

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from align.core.config import BadInput, Compute, Template, TextConfig
-from align.core.files import artefact_hash, code_hash, file_hash, write_jsonl
+from align.core.files import write_jsonl
+from align.core.hashes import artefact_hash, code_hash, file_hash
 from align.core.plugins import choose
 from align.core.records import ItemResult
-from align.core.runs import Run, is_run, read_run, stage
+from align.core.run_record import is_run, read_run
+from align.core.runs import Run, stage
 from align.evals import caveats
 from align.evals.fingerprint import fingerprint
 from align.evals.generation import Policy, SamplingConfig
@@ -99,7 +101,7 @@ class EvalConfig(TextConfig):
                 raise ValueError(f"{key}: suite {', '.join(names)} reads no measurements; add a suite that does")
         return self
 
-    def heads(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
         """What the known utility and the rules are written in: other code judges anew."""
         gold = {"gold": code_hash(load_function(self.gold))} if self.gold else {}
         return gold | ({"judge": self.judge.version()} if any("judge" in suite.reads for suite in self.suite) else {})

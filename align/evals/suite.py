@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from align.core.declarations import Declaration, Metric
-from align.core.files import code_hash
+from align.core.hashes import code_hash
 from align.core.plugins import Part, Seam
 from align.core.records import ItemResult
 from align.evals.items import Item

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from align.core.runs import RunRecord
+from align.core.run_record import RunRecord
 
 LABEL = "training reward"
 REWARD_MODEL = "reward model"  # how results name the judge

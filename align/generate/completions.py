@@ -12,8 +12,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from align.core.messages import REASONING, NoMessage, arguments_of
-from align.core.reasoning import split_reasoning
+from align.core.messages import REASONING, NoMessage, arguments_of, split_reasoning
 from align.core.records import Message
 from align.generate.sampler import Request, Sample
 

@@ -19,9 +19,11 @@ from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from align.core.config import BadInput, Compute, TextConfig
-from align.core.files import artefact_hash, cut_jsonl, read_jsonl, write_jsonl
+from align.core.files import cut_jsonl, read_jsonl, write_jsonl
+from align.core.hashes import artefact_hash
 from align.core.records import Message
-from align.core.runs import Run, read_run, stage
+from align.core.run_record import read_run
+from align.core.runs import Run, stage
 from align.core.stats.estimates import mean_interval
 from align.data.tokens import record_tokens
 from align.generate.endpoint import EndpointSampler, address, sum_known

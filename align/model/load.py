@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from align.core.config import BadInput, Compute, Template
-from align.core.files import has_other_text
-from align.core.runs import finished_run, is_run
+from align.core.hashes import has_other_text
+from align.core.run_record import finished_run, is_run
 from align.model.chat import Chat
 from align.model.tuners.lora import adapter_settings, refuse_not_finite
 from align.model.weights import (

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align.core.reasoning import MARKS, opened_by, split_reasoning
+from align.core.messages import MARKS, opened_by, split_reasoning
 from align.model.chat import Chat
 
 CHANNEL = "<|channel|>"

@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.quantizers import AutoHfQuantizer
 
 from align.core.config import BadInput
-from align.core.files import safetensors_header
+from align.core.hashes import safetensors_header
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 LAYERS = 2048  # most layers a configuration may ask for; the largest open models have fewer than 200

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from align.core.config import Compute, Lora, Optim, TextConfig, Tracker, Watch
-from align.core.files import artefact_hash
+from align.core.hashes import artefact_hash
 from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from align.core.config import BadInput, Compute, Lora, Optim, Template, TextConfig, Tracker, Watch
-from align.core.files import artefact_hash, code_hash
+from align.core.hashes import artefact_hash, code_hash
 from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.engine.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -82,7 +82,7 @@ class PPOConfig(TextConfig):
     watch: Watch = Watch()
     tracker: Tracker = "none"
 
-    def heads(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
         """What the reward functions are written in: another reward is another run."""
         return {"functions": code_hash(*map(load_function, self.functions))} if self.functions else {}
 

@@ -19,10 +19,12 @@ import torch
 from pydantic import Field
 
 from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
-from align.core.files import artefact_hash, read_jsonl, write_jsonl
+from align.core.files import read_jsonl, write_jsonl
+from align.core.hashes import artefact_hash
 from align.core.plugins import RewardFunction
 from align.core.records import Tokens, is_empty, prompt_id
-from align.core.runs import Run, is_run, stage
+from align.core.run_record import is_run
+from align.core.runs import Run, stage
 from align.data.tokens import Prompt, Source, note_sources, response_tokens
 from align.engine.checkpoints import METRICS, load_checkpoint
 from align.engine.loop import stage_seed

@@ -24,7 +24,7 @@ class AgreementConfig(StageConfig):
     stage: Literal["agreement"] = "agreement"
     feedback: Path = Path("feedback.db")
 
-    def heads(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
         return store_head(self.feedback)
 
 

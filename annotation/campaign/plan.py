@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align.core.config import BadInput
-from align.core.runs import RunRecord, finished_run
+from align.core.run_record import RunRecord, finished_run
 from align.core.stats.estimates import format_estimate
 from align.core.stats.learning_curve import (
     RESAMPLES,

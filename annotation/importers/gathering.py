@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from align.core.files import file_hash
+from align.core.hashes import file_hash
 from align.core.messages import normalised
 from align.core.records import Comparison, Judgment
 from annotation.importers.columns import number_of

@@ -23,7 +23,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from align.core.config import BadInput, StageConfig
-from align.core.files import file_hash, write_json, write_jsonl
+from align.core.files import write_json, write_jsonl
+from align.core.hashes import file_hash
 from align.core.records import Comparison, Judgment, Pair, Record, Response
 from align.core.runs import Run, stage
 from align.core.stats.estimates import Estimate
@@ -70,7 +71,7 @@ class PairsConfig(StageConfig):
         """Where exclusions and purposes of tasks stand: beside the chain, hence an input of their own."""
         return self.feedback
 
-    def heads(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
         with Store.open(self.feedback) as store:
             return {"feedback": store.head(), "ledger": exclusions_hash(store)}
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from align.core.files import file_hash, files_under
-from align.core.runs import RunRecord, is_ours, read_run
+from align.core.files import files_under
+from align.core.hashes import file_hash
+from align.core.run_record import RunRecord, is_ours, read_run
 from annotation.store.chain import GENESIS
 from annotation.store.ledger import check
 from annotation.store.store import Store

@@ -332,6 +332,6 @@ def _collector_paused() -> Iterator[None]:
 
 
 def store_head(path: Path) -> dict[str, str]:
-    """The chain head of a store as a stage's ``heads``: what it read is known by this, not by the file's bytes."""
+    """The chain head of a store as a stage's ``input_hashes``: what it read is identified by this, not by bytes."""
     with Store.open(path) as store:
         return {"feedback": store.head()}

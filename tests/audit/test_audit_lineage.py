@@ -11,8 +11,10 @@ from fixtures.audit_world import World, content, edit_run, measured, verdicts, w
 from align.audit.compare import CompareConfig, compare
 from align.audit.run import AuditConfig, audit
 from align.core.config import BadInput
-from align.core.files import artefact_hash, write_json, write_text
-from align.core.runs import input_hash, read_run
+from align.core.files import write_json, write_text
+from align.core.hashes import artefact_hash
+from align.core.inputs import input_hash
+from align.core.run_record import read_run
 
 GOOD = measured(112, 10, 1.5)
 

@@ -20,7 +20,7 @@ from fixtures.audit_world import (
 
 from align.audit.compare import CompareConfig, compare
 from align.core.config import BadInput
-from align.core.runs import read_run
+from align.core.run_record import read_run
 
 
 def test_the_table_has_every_row_and_cost(world: World) -> None:

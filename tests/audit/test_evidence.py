@@ -19,7 +19,7 @@ from fixtures.audit_world import (
 from align.audit.run import AuditConfig, audit
 from align.core.config import BadInput
 from align.core.files import write_json, write_jsonl, write_text
-from align.core.runs import read_run
+from align.core.run_record import read_run
 
 GOOD, BAD = measured(112, 10, 1.5), measured(60, 110, -1.0)
 LATER = {"created": "2026-01-02T10:00:00+00:00"}

@@ -11,7 +11,7 @@ from align.audit.history import Scores, chance, evaluations, kind_of, load_items
 from align.core.config import BadInput
 from align.core.files import write_jsonl
 from align.core.records import ItemResult
-from align.core.runs import RunRecord
+from align.core.run_record import RunRecord
 
 # item a: two samples; b: one of two scored; c: one result of two expected; d: none of two scored
 PARTLY = Scores([1.0, 0.0, 1.0, None, 0.0, None, None], ["a", "a", "b", "b", "c", "d", "d"])

@@ -20,7 +20,7 @@ from align.audit.report import ReportConfig, report
 from align.audit.run import AuditConfig, audit
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl, write_text
-from align.core.runs import read_run
+from align.core.run_record import read_run
 from align.core.stats.estimates import format_number, mean_interval
 from align.report.page import visible
 from align.report.plots import Bar, Series, bar_chart, line_chart, ticks

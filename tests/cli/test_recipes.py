@@ -18,7 +18,8 @@ from align.cli.init import init, sizing
 from align.cli.recipe import RecipeConfig, exit_code, load_recipe, run_recipe, step_config, wanted
 from align.cli.stages import STAGES, stage_config
 from align.core.config import BadInput, read_yaml
-from align.core.runs import RunRecord, check_folder
+from align.core.run_record import RunRecord
+from align.core.runs import check_folder
 from annotation.campaign.settings import load_campaign
 from annotation.store.ledger import Ledger
 from annotation.store.store import Store

@@ -15,9 +15,10 @@ from fixtures.counting import CountConfig, count
 from fixtures.paths import ROOT
 from safetensors.torch import save_file
 
-from align.core import files
+from align.core import hashes
 from align.core.config import BadInput
-from align.core.files import artefact_hash, cut_jsonl, lock, read_jsonl, write_text
+from align.core.files import cut_jsonl, lock, read_jsonl, write_text
+from align.core.hashes import artefact_hash
 
 
 def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
@@ -208,8 +209,8 @@ def test_the_hash_of_an_adapter_folder_covers_its_base(tmp_path: Path) -> None:
 
 def test_a_large_file_is_read_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
-    read = files._read_tensor_hash
-    monkeypatch.setattr(files, "_read_tensor_hash", lambda path: reads.append(path) or read(path))
+    read = hashes._read_tensor_hash
+    monkeypatch.setattr(hashes, "_read_tensor_hash", lambda path: reads.append(path) or read(path))
     (tmp_path / "config.json").write_text("{}")
     large = {"weight": torch.zeros(1 << 22)}  # 16 MiB
     save_file(large, tmp_path / "model.safetensors")

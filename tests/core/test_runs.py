@@ -10,8 +10,10 @@ import pytest
 from fixtures.counting import CountConfig, count, everything
 
 from align.core.config import BadInput, Optim, build
-from align.core.files import HASH_VERSION, artefact_hash, write_json, write_text
-from align.core.runs import Run, finished_run, read_run
+from align.core.files import write_json, write_text
+from align.core.hashes import HASH_VERSION, artefact_hash
+from align.core.run_record import finished_run, read_run
+from align.core.runs import Run
 
 
 def test_a_run_records_what_it_read_and_found(config: CountConfig, data: Path, tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ class CodedConfig(CountConfig):
 
     code: str = "a"
 
-    def heads(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
         return {"code": CODE["sha256"]}
 
 

@@ -9,7 +9,8 @@ from conftest import make_tokenizer
 
 from align.core.files import read_jsonl, write_jsonl
 from align.core.records import prompt_id
-from align.core.runs import Run, RunRecord
+from align.core.run_record import RunRecord
+from align.core.runs import Run
 from align.data.pairs import load_pairs
 from align.model.chat import Chat
 from align.train.sft import _rows

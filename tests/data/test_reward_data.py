@@ -12,7 +12,8 @@ from conftest import make_tokenizer
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl
 from align.core.records import prompt_id
-from align.core.runs import Run, RunRecord
+from align.core.run_record import RunRecord
+from align.core.runs import Run
 from align.data.pairs import PromptPairs, candidate_trees, index_pairs, load_pairs, prompts_hash, total_weight
 from align.model.chat import Chat
 from align.model.packing import pack

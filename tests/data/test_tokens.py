@@ -15,7 +15,8 @@ from fixtures.judging import said
 from align.core.config import BadInput, Compute
 from align.core.files import read_jsonl, write_jsonl
 from align.core.records import Comparison, Message, Tokens
-from align.core.runs import Run, RunRecord
+from align.core.run_record import RunRecord
+from align.core.runs import Run
 from align.data.pairs import candidate_trees, load_pairs
 from align.data.tokens import Prompt, record_tokens, response_tokens
 from align.engine.samples import Asked, SampleLogger

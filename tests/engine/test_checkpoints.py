@@ -15,8 +15,10 @@ from fixtures.small_trees import ModelFolder
 from safetensors.torch import load_file, save_file
 
 from align.core.config import Optim
-from align.core.files import file_hash, read_jsonl
-from align.core.runs import Run, RunRecord, read_run
+from align.core.files import read_jsonl
+from align.core.hashes import file_hash
+from align.core.run_record import RunRecord, read_run
+from align.core.runs import Run
 from align.engine.checkpoints import load_checkpoint, save_checkpoint
 from align.engine.metrics_logger import MetricsLogger
 from rewards.run import RewardConfig, reward

@@ -21,7 +21,7 @@ import torch
 from fixtures.paths import ROOT
 from safetensors.torch import load_file
 
-from align.core.runs import read_run
+from align.core.run_record import read_run
 
 SMALL = [
     "world.demonstrations=120", "world.prompts=160", "world.held_out_prompts=60", "world.items=60",

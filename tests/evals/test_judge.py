@@ -18,7 +18,7 @@ from align.audit.report import ReportConfig, report
 from align.cli.init import init
 from align.core.config import BadInput, Lora, Optim, Watch, read_yaml
 from align.core.files import read_jsonl, write_jsonl, write_text
-from align.core.runs import RunRecord, read_run
+from align.core.run_record import RunRecord, read_run
 from align.evals.run import EvalConfig, evaluate
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 from align.train.ppo import PPOConfig, ppo

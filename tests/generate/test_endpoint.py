@@ -20,7 +20,7 @@ import pytest
 from align.cli import main
 from align.core.config import BadInput, build
 from align.core.http import retry_after
-from align.core.runs import RunRecord, read_run
+from align.core.run_record import RunRecord, read_run
 from align.generate.completions import refused_field, request_body, sample_of, words
 from align.generate.endpoint import Endpoint, _Reply
 from align.generate.run import SampleConfig, sample

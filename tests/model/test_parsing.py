@@ -8,7 +8,7 @@ import pytest
 from conftest import make_tokenizer
 from fixtures.chat_families import family_tokenizer, token_ids
 
-from align.core.reasoning import split_reasoning, visible_text
+from align.core.messages import split_reasoning, visible_text
 from align.model.chat import Chat
 from align.model.parsing import parse_response
 

@@ -16,7 +16,8 @@ from fixtures.templates import tokenizer_of
 
 from align.core.config import BadInput, Compute, Template, TextConfig, build
 from align.core.files import write_jsonl
-from align.core.runs import Run, RunRecord
+from align.core.run_record import RunRecord
+from align.core.runs import Run
 from align.generate.prompts import Prompt
 from align.generate.run import SampleConfig, _request, sample
 from align.model.adapters import AdapterModel

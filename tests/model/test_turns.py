@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from align.core.files import write_jsonl
 from align.core.records import prompt_id
-from align.core.runs import Run, RunRecord
+from align.core.run_record import RunRecord
+from align.core.runs import Run
 from align.data.pairs import load_pairs
 from align.model.chat import Chat, Continuation, Unusable
 from align.train.sft import _rows

@@ -19,9 +19,11 @@ from fixtures.paths import ROOT
 
 from align.audit import story
 from align.core.config import BadInput, Optim
-from align.core.files import artefact_hash, read_jsonl, write_json, write_jsonl
+from align.core.files import read_jsonl, write_json, write_jsonl
+from align.core.hashes import artefact_hash
 from align.core.records import Pair, prompt_id
-from align.core.runs import Run, RunRecord, read_run
+from align.core.run_record import RunRecord, read_run
+from align.core.runs import Run
 from align.data.pairs import PromptPairs
 from align.engine.metrics_logger import MetricsLogger
 from align.model.packing import Tree

@@ -12,9 +12,11 @@ from fixtures.small_trees import ModelFolder
 
 from align.cli import main
 from align.core.config import BadInput, Optim, Watch
-from align.core.files import code_hash, write_jsonl
+from align.core.files import write_jsonl
+from align.core.hashes import code_hash
 from align.core.records import prompt_id
-from align.core.runs import Run, RunRecord, read_run
+from align.core.run_record import RunRecord, read_run
+from align.core.runs import Run
 from align.generate.local import TokenSample
 from align.generate.sampler import Sample
 from align.train.ppo import PPO, PPOConfig, ppo

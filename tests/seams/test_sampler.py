@@ -14,7 +14,7 @@ from toy_sampler import Echo
 
 from align.core.config import BadInput, Compute, build
 from align.core.files import write_jsonl
-from align.core.runs import RunRecord, read_run
+from align.core.run_record import RunRecord, read_run
 from align.engine.samples import Asked, SampleLogger
 from align.evals.run import EvalConfig
 from align.generate.run import SampleConfig, sample

@@ -15,7 +15,7 @@ from conftest import CONFIGS, GRADIENT, add_stirred, gradients, relative_l2
 from torch import Tensor
 
 from align.core.config import BadInput, Compute, Lora, NotFinite
-from align.core.files import code_hash
+from align.core.hashes import code_hash
 from align.core.records import ItemResult
 from align.evals.likelihood import tree_logprobs
 from align.generate.local import sample_responses

@@ -19,9 +19,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from align.core.config import Compute, Lora, Optim, Watch
-from align.core.files import artefact_hash, read_jsonl, write_json, write_jsonl
+from align.core.files import read_jsonl, write_json, write_jsonl
+from align.core.hashes import artefact_hash
 from align.core.records import prompt_id
-from align.core.runs import Run, RunRecord, read_run
+from align.core.run_record import RunRecord, read_run
+from align.core.runs import Run
 from align.model.adapters import AdapterModel
 from align.model.load import find_source
 from align.model.packing import Tree, pack

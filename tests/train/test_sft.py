@@ -24,7 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 from align.core.config import BadInput, Compute, Lora, NotFinite, Optim, Watch
 from align.core.files import read_jsonl, write_jsonl
-from align.core.runs import RunRecord
+from align.core.run_record import RunRecord
 from align.engine.loop import stage_seed
 from align.engine.metrics_logger import MetricsLogger
 from align.model.adapters import AdapterModel

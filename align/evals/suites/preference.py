@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from align.core.declarations import FORMULA, Metric
-from align.core.files import code_hash
+from align.core.hashes import code_hash
 from align.core.records import ItemResult
 from align.core.stats.estimates import Kind
 from align.evals.fluency import is_empty, is_garbage

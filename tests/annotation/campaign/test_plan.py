@@ -12,7 +12,7 @@ from scipy.optimize import curve_fit
 from align.cli.main import run as align
 from align.core.config import BadInput
 from align.core.files import write_json, write_jsonl
-from align.core.runs import RunRecord
+from align.core.run_record import RunRecord
 from align.core.stats.estimates import Estimate, mean_interval, wilson
 from align.core.stats.learning_curve import CURVE, CurvePoint, fit_curves, read_curve, resampled_errors
 from align.core.stats.widths import prompt_variance

@@ -9,7 +9,7 @@ import pytest
 from fixtures.judging import ITEMS, comparison, edit, judgment, said
 
 from align.core.config import BadInput, build
-from align.core.files import file_hash
+from align.core.hashes import file_hash
 from align.core.messages import normalised
 from align.core.records import Comparison, Judgment
 from annotation.aggregation.votes import FIRST, SECOND, TIE, majority, tallies, votes_of

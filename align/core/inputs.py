@@ -1,0 +1,115 @@
+"""The inputs of a stage: where they lie, the hash of each, and whether a run that exists is the one that is asked for.
+
+In: a stage's config, and the record of a run. Out: paths and hashes by input, or the first difference in words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from align.core.config import BadInput, StageConfig
+from align.core.hashes import HASH_VERSION, artefact_hash, base_of_adapter, code_hash, file_hash, has_other_text
+from align.core.plugins import parts_of
+from align.core.run_record import RunRecord, finished_run, is_run
+
+
+def input_hash(path: Path, version: int = HASH_VERSION) -> str:
+    """Hash of an input: a run's artefact, a folder's artefact hash (by the rule ``version``), or a file's bytes.
+
+    Raises:
+        BadInput: nothing is there, or a finished run's files, or those of the base under them, are not what they were.
+    """
+    if is_run(path):
+        record = finished_run(path)
+        found = artefact_hash(path, record.hash_version)
+        if record.artefact is not None and record.artefact != found:
+            raise BadInput(f"{path}: its files are not those the run left (changed since); run its stage again")
+        _refuse_changed_base(path, record)
+        return found
+    if path.is_dir():
+        return artefact_hash(path, version)
+    if path.is_file():
+        return file_hash(path)
+    raise BadInput(f"{path}: no such file or folder; name one on this machine (nothing is fetched from a hub)")
+
+
+def code_hashes(config: StageConfig) -> dict[str, str]:
+    """Hashes of what is no file of data: what the config names, and the code of its parts from elsewhere."""
+    return {name: code_hash(*part.code()) for name, part in parts_of(config) if part.code()} | config.input_hashes()
+
+
+def _refuse_changed_base(path: Path, record: RunRecord) -> None:
+    """A run's hash covers its adapter alone, so the base that it was trained on is held against the record."""
+    base, known = base_of_adapter(path / "adapter"), record.lineage.get("base")
+    if base is None or known is None:
+        return
+    if artefact_hash(base, record.hash_version) != known:
+        raise BadInput(
+            f"{path}: its base {base} has other content than when this run was trained; put the base back, "
+            f"or train again from it"
+        )
+
+
+def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict[str, Path]:
+    """The inputs of a config by name (all, or those named); a list field yields name[0], name[1], ...
+
+    A part that reads paths of its own adds name.field.
+    """
+    found: dict[str, Path] = {}
+    for name in config.INPUTS if names is None else names:
+        value = getattr(config, name)
+        if isinstance(value, list | tuple):
+            found |= {f"{name}[{index}]": Path(path) for index, path in enumerate(value)}
+        elif value is not None:
+            found[name] = Path(value)
+    for name, part in parts_of(config):
+        found |= {f"{name}.{field}": getattr(part, field) for field in part.INPUTS}
+    return found
+
+
+def input_hashes(config: StageConfig, version: int = HASH_VERSION) -> dict[str, str]:
+    """Content hash of every input by name."""
+    return {name: input_hash(path, version) for name, path in input_paths(config).items()} | code_hashes(config)
+
+
+def resolved(config: StageConfig) -> dict[str, Any]:
+    """A config as plain JSON values, without the folder it is written to."""
+    data = json.loads(config.model_dump_json())
+    data.pop("run")
+    return data
+
+
+def settings(config: StageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that is not a path: inputs count by their content, wherever they lie."""
+    return {key: value for key, value in values.items() if key not in config.INPUTS and key != "feedback"}
+
+
+def differing_key(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The first dotted key at which two resolved configs differ, or None."""
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            if inner := differing_key(before, after, f"{prefix}{key}."):
+                return inner
+        elif before != after:
+            return f"{prefix}{key}"
+    return None
+
+
+def difference(record: RunRecord, config: StageConfig) -> str | None:
+    """What makes ``config`` another run than ``record``, in words; None if nothing does."""
+    if key := differing_key(settings(config, record.resolved), settings(config, resolved(config))):
+        return f"key '{key}' differs from the run that stands there"
+    hashes = input_hashes(config, record.hash_version)
+    template = getattr(config, "chat_template", None)
+    if template and has_other_text(Path(template), record.template.get("template_sha256")):
+        return f"chat template '{template}' has other content than what the run that stands there read"
+    own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
+    recorded = {*config.INPUTS, *record.inputs}  # earlier versions kept no hash of a function's code
+    for name in sorted(own | {name for name in hashes if not recorded.isdisjoint((name, name.partition("[")[0]))}):
+        if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
+            return f"input '{name}' has other content than what the run that stands there read"
+    return None
