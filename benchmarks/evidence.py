@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from align.audit.history import load_items
+from align.audit.evaluations import load_items
 from align.core.files import read_jsonl, write_text
 from align.core.provenance import code
 from align.core.run_record import read_run

@@ -16,10 +16,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from align.audit import history
-from align.audit.evidence import asked_differently
-from align.audit.history import Evaluation, Subject
+from align.audit.evaluations import (
+    POLICIES,
+    EvaluatedPolicy,
+    Evaluation,
+    all_runs,
+    evaluations_of,
+    kind_of,
+    load_results,
+    metric_scores,
+)
 from align.audit.lineage import origin, other_base
+from align.audit.pairing import asked_differently
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
 from align.core.records import ItemResult
@@ -47,7 +55,7 @@ class CompareConfig(StageConfig):
     @cached_property
     def records(self) -> list[RunRecord]:
         """Every run around the arms and this run."""
-        return history.all_runs([self.run.parent, *(path.parent for path in self.arms)])
+        return all_runs([self.run.parent, *(path.parent for path in self.arms)])
 
     @cached_property
     def arm_records(self) -> list[RunRecord]:
@@ -69,7 +77,7 @@ class CompareConfig(StageConfig):
 class Contender(NamedTuple):
     """One row: a policy, how it acts (None: by itself), and its training run where it is an arm."""
 
-    subject: Subject
+    subject: EvaluatedPolicy
     manner: str | None
     record: RunRecord | None
 
@@ -79,7 +87,7 @@ class Contender(NamedTuple):
 
     def acts(self, policy: str) -> bool:
         """Whether an evaluation under ``policy`` is one of this contender."""
-        return policy == self.manner if self.manner else policy in history.POLICIES
+        return policy == self.manner if self.manner else policy in POLICIES
 
 
 Evaluated = dict[str, dict[str, Evaluation]]  # suite -> contender -> evaluation
@@ -120,7 +128,9 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
 def _arm(record: RunRecord, records: Sequence[RunRecord]) -> Contender:
     path = Path(record.path)
     artefact = record.artefact or ""
-    return Contender(Subject(path.name, path, artefact, record, history.evaluations(records, artefact)), None, record)
+    return Contender(
+        EvaluatedPolicy(path.name, path, artefact, record, evaluations_of(records, artefact)), None, record
+    )
 
 
 def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
@@ -133,8 +143,8 @@ def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
         ("best-of-n", "sft", "best-of-n"),
     ):
         artefact = origin(arm, key) or ""
-        evaluations = history.evaluations(records, artefact) if artefact else []
-        found.append(Contender(Subject(name, Path(name), artefact, None, evaluations), manner, None))
+        evaluations = evaluations_of(records, artefact) if artefact else []
+        found.append(Contender(EvaluatedPolicy(name, Path(name), artefact, None, evaluations), manner, None))
     return found
 
 
@@ -169,7 +179,7 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
     newest = {one.name: one.subject.newest for one in contenders}
     for suite in dict.fromkeys(suite for found in newest.values() for suite, _ in found):
         arms = [one.name for one in contenders if one.record is not None]
-        order = dict.fromkeys((preferred, *history.POLICIES))
+        order = dict.fromkeys((preferred, *POLICIES))
         covered = {policy: sum((suite, policy) in newest[arm] for arm in arms) for policy in order}
         policy = max(covered, key=covered.__getitem__)
         found = {
@@ -203,7 +213,7 @@ def _check_alike(suite: str, found: dict[str, Evaluation], mannered: set[str]) -
     asked: dict[str, tuple[str, frozenset[str]]] = {}
     for name, evaluation in found.items():
         ids: dict[str, set[str]] = {}
-        for result in history.load_items(evaluation.record):
+        for result in load_results(evaluation.record):
             by_formula = name == "best-of-n" and result.metric == "kl"  # one value, not an item's
             if result.suite == suite and not by_formula:
                 ids.setdefault(result.metric, set()).add(result.item_id)
@@ -219,7 +229,7 @@ def _check_alike(suite: str, found: dict[str, Evaluation], mannered: set[str]) -
 def _metrics(one: Evaluation, rewards: Collection[str]) -> dict[str, str]:
     """The metrics of an evaluation by their names in the table; a win rate by a training reward is none."""
     own = training_metrics(one.record, rewards)
-    found = dict.fromkeys(r.metric for r in history.load_items(one.record) if r.suite == one.suite)
+    found = dict.fromkeys(r.metric for r in load_results(one.record) if r.suite == one.suite)
     shown = {f"{metric}, {LABEL}" if metric in own else metric: metric for metric in found}
     return {name: metric for name, metric in shown.items() if name != f"win_rate_vs_sft, {LABEL}"}
 
@@ -230,24 +240,22 @@ def _measure(one: Contender, chosen: Evaluated, rewards: Collection[str]) -> dic
     for suite, found in chosen.items():
         if one.name not in found:
             continue
-        results = history.load_items(found[one.name].record)
+        results = load_results(found[one.name].record)
         named = _metrics(found[one.name], rewards)
         for name, metric in named.items():
-            scores = history.scores(results, suite, metric)
+            scores = metric_scores(results, suite, metric)
             metrics[name] = mean_interval(scores.values, metric_of(metric).kind, scores.units).model_dump() | {
                 "suite": suite
             }
         if one.record is not None and "win_rate_vs_sft" in named and "sft" in found:
-            metrics["win_rate_vs_sft, equal length"] = _at_equal_length(
-                results, history.load_items(found["sft"].record)
-            )
+            metrics["win_rate_vs_sft, equal length"] = _at_equal_length(results, load_results(found["sft"].record))
     return {"name": one.name, "stage": one.record.stage if one.record else None, "metrics": metrics}
 
 
 def _at_equal_length(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -> dict[str, Any]:
     """Win rate where both answers are equally long; lengths in tokens, SFT's as its mean on the same prompt."""
     wins = {r.item_id: r.score for r in results if r.metric == "win_rate_vs_sft" and r.score is not None}
-    own, other = (history.scores(side, "preference", "n_tokens").by_item for side in (results, sft))
+    own, other = (metric_scores(side, "preference", "n_tokens").by_item for side in (results, sft))
     known = [i for i in sorted(wins) if own.get(i) is not None and other.get(i) is not None]
     lengths = [(own[i] or 0.0) - (other[i] or 0.0) for i in known]
     clusters = {r.item_id: r.cluster for r in results if r.cluster is not None}
@@ -264,9 +272,7 @@ def _differences(a: Contender, b: Contender, chosen: Evaluated, rewards: Collect
             continue
         for name, metric in _metrics(found[a.name], rewards).items():
             new, old = (found[n].scores(metric) for n in (a.name, b.name))
-            difference = paired_difference(
-                new.by_item, old.by_item, history.kind_of(metric, new, old), clusters=new.clusters
-            )
+            difference = paired_difference(new.by_item, old.by_item, kind_of(metric, new, old), clusters=new.clusters)
             facts = {"suite": suite, "metric": name, "higher_is_better": higher_is_better(metric)}
             rows.append({"of": a.name, "minus": b.name} | facts | difference.model_dump())
     return rows

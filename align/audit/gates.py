@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictFloat, model_validator
 
-from align.audit.measured import Samples
+from align.audit.gate_estimates import SampleCounts
 from align.core.config import BadInput, Frozen, build, read_yaml
 from align.core.stats.differences import METRICS, higher_is_better, holm, metric_of
 from align.evals.fingerprint import KEYS
@@ -172,8 +172,8 @@ class Finding(Frozen):
     n_scored: int = 0
     n_failed: int = 0
     n_clusters: int | None = None
-    samples: Samples | None = None
-    reference_samples: Samples | None = None
+    samples: SampleCounts | None = None
+    reference_samples: SampleCounts | None = None
     margin: float | None = None
     range: tuple[float, float] | None = None
     needed_n: int | None = None

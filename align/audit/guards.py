@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from align.audit.evaluations import Evaluation
 from align.audit.gates import Finding, Gate
-from align.audit.history import Evaluation
 
 FLUENCY = ("garbage", "empty")  # gates that speak of babble themselves
 GUARDED = ("harmful_compliance", "over_refusal", "sycophancy")  # what babble has none of

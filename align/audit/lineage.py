@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from align.audit.history import Evaluation, Subject
+from align.audit.evaluations import EvaluatedPolicy, Evaluation
 from align.core.config import BadInput
 from align.core.inputs import input_hash
 from align.core.run_record import RunRecord
@@ -29,7 +29,7 @@ def started_from(record: RunRecord) -> set[str]:
     return {value for value in (*known, record.lineage.get("sft")) if value and value != record.artefact}
 
 
-def check_references(subjects: Mapping[str, Subject]) -> None:
+def check_references(subjects: Mapping[str, EvaluatedPolicy]) -> None:
     """Refuse what is no policy, references that the candidate does not come from, and a rival of another family.
 
     A candidate that is a model folder records no lineage: its gates say so (:func:`unknown_origin`).
@@ -64,7 +64,7 @@ def check_references(subjects: Mapping[str, Subject]) -> None:
         )
 
 
-def unknown_origin(candidate: Subject, against: str) -> str | None:
+def unknown_origin(candidate: EvaluatedPolicy, against: str) -> str | None:
     """Why it is not known that a candidate comes from its reference, or None."""
     if candidate.record is None:
         return f"the candidate is a model folder and does not record whether it comes from this {against}"
@@ -72,7 +72,7 @@ def unknown_origin(candidate: Subject, against: str) -> str | None:
     return None if known else f"the candidate's run records no {against} that it came from"
 
 
-def other_base(subject: Subject, evaluation: Evaluation) -> str | None:
+def other_base(subject: EvaluatedPolicy, evaluation: Evaluation) -> str | None:
     """Why an evaluation did not run on the base that the policy was trained on, or None."""
     trained = subject.record.lineage.get("base") if subject.record else None
     ran = evaluation.record.lineage.get("base")
@@ -84,7 +84,7 @@ def other_base(subject: Subject, evaluation: Evaluation) -> str | None:
     )
 
 
-def _check_rival(candidate: Subject, rival: Subject) -> None:
+def _check_rival(candidate: EvaluatedPolicy, rival: EvaluatedPolicy) -> None:
     for key in ("base", "sft"):
         hashes = [origin(one.record, key) if one.record else None for one in (candidate, rival)]
         if None in hashes:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 
 from markupsafe import Markup
 
-from align.audit import history, story
+from align.audit import training_curves
+from align.audit.evaluations import all_runs, evaluations_of, load_results, metric_scores
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_text
 from align.core.run_record import RunRecord, finished_run, is_ours, is_run
@@ -50,7 +51,7 @@ class ReportConfig(StageConfig):
             raise BadInput(f"runs_folder: {self.runs_folder}: no such folder; name the folder that holds the runs")
         if is_run(self.runs_folder) and is_ours(self.runs_folder):
             raise BadInput(f"runs_folder: {self.runs_folder}: is a run itself; name the folder that holds the runs")
-        return [record for record in history.all_runs([self.runs_folder]) if record.stage != "report"]
+        return [record for record in all_runs([self.runs_folder]) if record.stage != "report"]
 
     @property
     def told(self) -> list[Path]:
@@ -68,10 +69,10 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
     if comparison and config.comparison:
         comparison["not_measured"] += _overtaken(config.comparison, config)
     finished = [record for record in config.records if record.status == "finished"]
-    runs = [story.training(r, visible(Path(r.path).name)) for r in finished if r.stage in TRAINED]
+    runs = [training_curves.read_training_run(r, visible(Path(r.path).name)) for r in finished if r.stage in TRAINED]
     policies = [one for one in runs if one.record.stage != "reward"]
     rows = comparison["rows"] if comparison else _measured(finished)
-    overoptimised = [found for one in runs if (found := story.overoptimisation(one))]
+    overoptimised = [found for one in runs if (found := training_curves.overoptimisation(one))]
     page = template(Path(__file__).parent / "report.html")
     html = page.render(
         title=config.title,
@@ -80,11 +81,11 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
         rows=rows,
         metrics=tables.metric_names(rows),
         notes=tables.notes(rows),
-        charts=story.training_charts(runs),
-        gold_by_kl=story.gold_by_kl([one for one in policies if one.record.stage != "sft"]),
+        charts=training_curves.training_charts(runs),
+        gold_by_kl=training_curves.gold_by_kl([one for one in policies if one.record.stage != "sft"]),
         overoptimised=overoptimised,
         bars=_bars(rows),
-        written=[(one.name, looks) for one in policies if (looks := story.written(one))],
+        written=[(one.name, looks) for one in policies if (looks := training_curves.written(one))],
         records=config.records,
         machines=_machines(finished),
         not_measured=_not_measured(config, audits, comparison, runs),
@@ -140,7 +141,7 @@ def _overtaken(comparison: Path, config: ReportConfig) -> list[str]:
             f"comparison: {comparison} compared {strange['path']}, and no run of {config.runs_folder} is that policy "
             "or measured it; name the folder of its runs, or leave the comparison out"
         )
-    found = [one for arm in arms for one in history.evaluations(config.records, arm["sha256"])]
+    found = [one for arm in arms for one in evaluations_of(config.records, arm["sha256"])]
     newer = dict.fromkeys(one.name for one in found if one.record.created > record.created)
     return [f"{name}: newer than this comparison, which was made without it; compare again" for name in newer]
 
@@ -156,7 +157,7 @@ def _unseen(audit: Mapping[str, Any], records: Sequence[RunRecord]) -> list[str]
     found: list[str] = []
     for subject in audit["subjects"].values():
         looked_at = {row["run"] for row in subject["evaluations"]}
-        names = [one.name for one in history.evaluations(records, subject["artefact"])]
+        names = [one.name for one in evaluations_of(records, subject["artefact"])]
         found += [name for name in names if name not in looked_at]
     return list(dict.fromkeys(found))
 
@@ -173,10 +174,10 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         subject = Path(str(record.resolved.get("subject", record.path))).name
         stage_name = record.parents.get("subject", {}).get("stage")
         metrics: dict[str, Any] = {}
-        results = history.load_items(record)
+        results = load_results(record)
         own = record.headline.get("training_reward", [])
         for suite, metric in dict.fromkeys((result.suite, result.metric) for result in results):
-            found = history.scores(results, suite, metric)
+            found = metric_scores(results, suite, metric)
             estimate = mean_interval(found.values, metric_of(metric).kind, found.units)
             metrics[f"{metric}, {LABEL}" if metric in own else metric] = estimate.model_dump() | {"suite": suite}
         name = f"{subject}, {record.resolved.get('policy')}"
@@ -206,7 +207,7 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Markup]]:
 def _bar(row: Mapping[str, Any], found: Mapping[str, Any] | None) -> Bar:
     name = visible(row["name"])
     kind = row["stage"] or name.partition(",")[0]
-    colour = story.COLOURS.get(kind, 7)
+    colour = training_curves.COLOURS.get(kind, 7)
     shown = name if len(name) <= 15 else name[:14] + "…"
     if found is None:
         return Bar(shown, None, None, None, colour)
@@ -245,7 +246,7 @@ def _not_measured(
         for r in config.records
         if r.stage == "audit" and r.status == "finished" and Path(r.path).resolve() not in given
     ]
-    if not any(story.curve(one, "utility") for one in runs):
+    if not any(training_curves.curve(one, "utility") for one in runs):
         lines.append("Gold utility while training: unknown, so over-optimisation could not be seen.")
     lines += [
         f"{Path(r.path).name}: this {r.stage} run is '{r.status}', not finished."

@@ -14,11 +14,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from align.audit import history
-from align.audit.evidence import Judged, judge_by_worst, same_question
+from align.audit.evaluations import EvaluatedPolicy, Evaluation, evaluated_policy, kind_of, load_results, metric_scores
 from align.audit.gates import Finding, Gate, load_gates, overall, regressed
-from align.audit.history import Evaluation, Subject
 from align.audit.lineage import check_references
+from align.audit.pairing import GateDecision, judge_by_worst, same_question
 from align.core.config import StageConfig
 from align.core.files import write_json
 from align.core.records import ItemResult
@@ -46,12 +45,12 @@ class AuditConfig(StageConfig):
     gates: Path
 
     @cached_property
-    def subjects(self) -> dict[str, Subject]:
+    def subjects(self) -> dict[str, EvaluatedPolicy]:
         """The policies by role, with their evaluation runs."""
         given = {"base": self.base, "candidate": self.candidate, "sft": self.sft, "rival": self.rival}
         known = {role: path for role, path in given.items() if path is not None}
         folders = [self.run.parent, *(path.parent for path in known.values())]
-        return {role: history.subject(role, path, folders) for role, path in known.items()}
+        return {role: evaluated_policy(role, path, folders) for role, path in known.items()}
 
     @property
     def evaluations(self) -> list[Path]:
@@ -127,7 +126,7 @@ def _are(findings: Sequence[Finding]) -> str:
     return "is" if len(findings) == 1 else "are"
 
 
-def _about(subject: Subject) -> dict[str, Any]:
+def _about(subject: EvaluatedPolicy) -> dict[str, Any]:
     evaluations = [
         {"run": one.name, "suite": one.suite, "policy": one.policy, "seed": one.record.seed}
         for one in subject.evaluations
@@ -135,7 +134,7 @@ def _about(subject: Subject) -> dict[str, Any]:
     return {"path": str(subject.path), "artefact": subject.artefact, "evaluations": evaluations}
 
 
-def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[dict[str, Any]]:
+def _against_rival(gates: Sequence[Gate], subjects: dict[str, EvaluatedPolicy]) -> list[dict[str, Any]]:
     """Candidate - rival on every gated metric, for information: no gate asks for it."""
     if "rival" not in subjects:
         return []
@@ -146,15 +145,13 @@ def _against_rival(gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[
             if metric in training_metrics(pair[0].record, rewards):
                 continue  # what one of the two was trained on compares nothing
             new, old = (one.scores(metric) for one in pair)
-            found = paired_difference(
-                new.by_item, old.by_item, history.kind_of(metric, new, old), clusters=new.clusters
-            )
+            found = paired_difference(new.by_item, old.by_item, kind_of(metric, new, old), clusters=new.clusters)
             facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
             rows.append(facts | found.model_dump())
     return rows
 
 
-def _flips(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+def _flips(judged: Sequence[GateDecision]) -> list[dict[str, Any]]:
     """Items on which the candidate lost most, gate by gate in turn, with what both wrote."""
     by_gate = [_lost(one.gate, *one.deciding) for one in judged if len(one.deciding) == 2]
     seen: set[tuple[str, str]] = set()
@@ -167,8 +164,8 @@ def _flips(judged: Sequence[Judged]) -> list[dict[str, Any]]:
 
 
 def _lost(gate: Gate, candidate: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
-    results = [history.load_items(side.record) for side in (candidate, reference)]
-    new, old = (history.scores(found, gate.suite, gate.metric).by_item for found in results)
+    results = [load_results(side.record) for side in (candidate, reference)]
+    new, old = (metric_scores(found, gate.suite, gate.metric).by_item for found in results)
     sign = 1.0 if higher_is_better(gate.metric) else -1.0
     losses = {i: sign * (a - b) for i, a in new.items() if a is not None and (b := old.get(i)) is not None}
     flips = []
@@ -202,16 +199,18 @@ def _example(results: Sequence[ItemResult], gate: Gate, item_id: str, sign: floa
     return max((r for r in mine if r.score is not None), key=lambda r: sign * (r.score or 0.0), default=None)
 
 
-def _judges(candidate: Subject) -> dict[str, list[str]]:
+def _judges(candidate: EvaluatedPolicy) -> dict[str, list[str]]:
     """Which judge scored each metric of the candidate."""
     found: dict[str, set[str]] = {}
     for one in candidate.evaluations:
-        for result in history.load_items(one.record):
+        for result in load_results(one.record):
             found.setdefault(result.metric, set()).add(result.judge)
     return {metric: sorted(names) for metric, names in sorted(found.items())}
 
 
-def _not_measured(findings: Sequence[Finding], gates: Sequence[Gate], subjects: dict[str, Subject]) -> list[str]:
+def _not_measured(
+    findings: Sequence[Finding], gates: Sequence[Gate], subjects: dict[str, EvaluatedPolicy]
+) -> list[str]:
     missing = [f"{f.gate}: {f.reason}." for f in findings if f.delta is None]
     if "sft" not in subjects:
         missing.append(

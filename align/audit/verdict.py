@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from align.audit.evaluations import Scores, kind_of
+from align.audit.gate_estimates import GateEstimate, count_samples, mean_of, measure_difference, measure_mean
 from align.audit.gates import Finding, Gate, Status, finding_of, insufficient, turned
-from align.audit.history import Scores, kind_of
-from align.audit.measured import Measured, mean_of, measure_difference, measure_mean, samples_of
 from align.core.stats.bounds import UNBOUNDED_N, UNSEEN_SHARE
 from align.core.stats.differences import Bounds, difference_p, higher_is_better, metric_of
 from align.core.stats.estimates import mean_interval
@@ -38,9 +38,9 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
         return insufficient(gate, f"the two evaluations asked different items ({len(apart)} on one side only)", **facts)
     else:
         found = measure_difference(gate.metric, new, old, gate.level, gate.range)
-        facts |= {"p": difference_p(found.values, found.kind, found.span), "reference_samples": samples_of(old)}
+        facts |= {"p": difference_p(found.values, found.kind, found.span), "reference_samples": count_samples(old)}
         facts |= {"reference": mean_of(old), "detectable": _detectable(gate, found)}
-    facts |= {"candidate": mean_of(new), "samples": samples_of(new)} | _facts(found)
+    facts |= {"candidate": mean_of(new), "samples": count_samples(new)} | _facts(found)
     if reason := _unusable(gate, found) or _at_chance(gate, old, chance):
         return insufficient(gate, reason, **facts | {"p": None})
     if reason := _few_clusters(found):
@@ -54,7 +54,7 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
     return _with_missing(gate, found, decided, sides, facts)
 
 
-def _facts(found: Measured) -> dict[str, Any]:
+def _facts(found: GateEstimate) -> dict[str, Any]:
     return {
         "delta": found.estimate,
         "delta_at_worst": found.at_worst,
@@ -69,10 +69,10 @@ def _facts(found: Measured) -> dict[str, Any]:
 
 
 def _with_missing(
-    gate: Gate, found: Measured, decided: Finding, sides: Mapping[str, Scores], facts: dict[str, Any]
+    gate: Gate, found: GateEstimate, decided: Finding, sides: Mapping[str, Scores], facts: dict[str, Any]
 ) -> Finding:
     """The finding with what is missing said in it; an undecided gate that would pass as scored lacks answers."""
-    missing = {side: samples for side, one in sides.items() if (samples := samples_of(one)).missing}
+    missing = {side: samples for side, one in sides.items() if (samples := count_samples(one)).missing}
     if not missing:
         return decided
     counts = " and ".join(f"{s.missing} of {s.expected} answers of the {side}" for side, s in missing.items())
@@ -84,7 +84,7 @@ def _with_missing(
     return decided.model_copy(update=changes)
 
 
-def _decide(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+def _decide(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, Any]) -> Finding:
     """Compare the bounds with what the gate allows."""
     assert found.estimate is not None
     if gate.type == "at_most":
@@ -119,7 +119,7 @@ def _decide(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) 
     return insufficient(gate, at_worst + more, "probably worse" if seen < -margin else "too few", **facts)
 
 
-def _decide_limit(gate: Gate, found: Measured, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+def _decide_limit(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, Any]) -> Finding:
     mean = found.estimate or 0.0
     limit = gate.limit or 0.0
     allowed = f"limit {limit:g}{_stated(gate)}"
@@ -163,13 +163,13 @@ def _seen(turned: float) -> str:
     return "no better or worse" if turned == 0 else f"{abs(turned):.3g} {'better' if turned > 0 else 'worse'}"
 
 
-def _needed(gate: Gate, found: Measured) -> int | None:
+def _needed(gate: Gate, found: GateEstimate) -> int | None:
     values = [turned(gate.metric, value) for value in found.values]
     worst = found.span[0] if higher_is_better(gate.metric) else -found.span[1]
     return needed_n(values, found.kind, gate.margin or 0.0, gate.level, worst)
 
 
-def _detectable(gate: Gate, found: Measured) -> float | None:
+def _detectable(gate: Gate, found: GateEstimate) -> float | None:
     """In the direction that would break the gate; for ``improves`` in the one that would fulfil it."""
     values = [turned(gate.metric, value) for value in found.values]
     low, high = found.span if higher_is_better(gate.metric) else (-found.span[1], -found.span[0])
@@ -178,7 +178,7 @@ def _detectable(gate: Gate, found: Measured) -> float | None:
     return detectable(values, found.kind, gate.margin or 0.0, gate.level, high)
 
 
-def _unusable(gate: Gate, found: Measured) -> str | None:
+def _unusable(gate: Gate, found: GateEstimate) -> str | None:
     """Why what was measured is no evidence for this gate, or None."""
     if not found.n_scored:
         return f"none of {found.n or 'the'} items was scored"
@@ -187,13 +187,13 @@ def _unusable(gate: Gate, found: Measured) -> str | None:
     return None
 
 
-def _few_clusters(found: Measured) -> str | None:
+def _few_clusters(found: GateEstimate) -> str | None:
     if found.n_clusters is not None and found.n_clusters < MIN_CLUSTERS:
         return f"{found.n_scored} items from {found.n_clusters} clusters; a bound takes {MIN_CLUSTERS} clusters or more"
     return None
 
 
-def _ask_for_range(gate: Gate, found: Measured) -> str:
+def _ask_for_range(gate: Gate, found: GateEstimate) -> str:
     """Why there is no bound, and what would give one."""
     what = "value" if gate.type == "at_most" else "difference"
     stated = f"give the gate 'range: [low, high]' of an item's {what}"

@@ -18,10 +18,11 @@ from fixtures.audit_world import (
 )
 from fixtures.paths import ROOT
 
-from align.audit import history
+from align.audit.evaluations import evaluated_policy, metric_scores
 from align.audit.run import AuditConfig, audit
 from align.core.config import BadInput
 from align.core.files import write_json, write_text
+from align.core.records import ItemResult
 
 
 def test_pass_fail_and_the_sentence(world: World) -> None:
@@ -121,18 +122,18 @@ def test_a_model_folder_is_known_by_its_content(world: World, tmp_path: Path) ->
     config = world(None)
     moved = tmp_path / "elsewhere" / "same-model"
     write_json(moved / "config.json", {"name": "base"})
-    found = history.subject("base", moved, [config.run.parent])
+    found = evaluated_policy("base", moved, [config.run.parent])
     assert {one.name for one in found.evaluations} == {"eval-base"}
 
 
 def test_families_are_one_metric_or_each_its_own() -> None:
     rows = [
-        history.ItemResult(suite="f", metric=f"accuracy/{family}", item_id=f"{family}{i}", score=float(i), judge="j")
+        ItemResult(suite="f", metric=f"accuracy/{family}", item_id=f"{family}{i}", score=float(i), judge="j")
         for family in ("fact", "sum")
         for i in range(2)
     ]
-    assert len(history.scores(rows, "f", "accuracy").values) == 4
-    assert history.scores(rows, "f", "accuracy/sum").by_item == {"sum0": 0.0, "sum1": 1.0}
+    assert len(metric_scores(rows, "f", "accuracy").values) == 4
+    assert metric_scores(rows, "f", "accuracy/sum").by_item == {"sum0": 0.0, "sum1": 1.0}
 
 
 def test_a_run_json_of_another_program_is_passed_over(world: World) -> None:

@@ -12,10 +12,9 @@ import pytest
 from fixtures.paths import ROOT
 from pydantic import ValidationError
 
-from align.audit import history
+from align.audit.evaluations import Scores, kind_of
+from align.audit.gate_estimates import measure_difference
 from align.audit.gates import EXIT, Gate, load_gates, overall, regressed
-from align.audit.history import Scores
-from align.audit.measured import measure_difference
 from align.audit.verdict import judge
 from align.core.config import BadInput
 from align.core.files import write_text
@@ -136,10 +135,10 @@ def test_several_samples_an_item_are_not_more_items() -> None:
 
 def test_exactness_is_claimed_for_single_zeros_and_ones_alone() -> None:
     single, repeated = one_each([1.0, 0.0, None]), Scores([1.0, 0.0, 1.0], ["a", "a", "b"])
-    kinds = [history.kind_of("accuracy/fact", single, other) for other in (single, repeated, one_each([0.5]))]
+    kinds = [kind_of("accuracy/fact", single, other) for other in (single, repeated, one_each([0.5]))]
     assert kinds == ["binary", "share", "share"]
-    assert history.kind_of("gold_utility", single, single) == "unbounded"  # zeros and ones by chance bound nothing
-    assert history.kind_of("win_rate_vs_sft", single) == "share"  # a tie is a half, seen or not
+    assert kind_of("gold_utility", single, single) == "unbounded"  # zeros and ones by chance bound nothing
+    assert kind_of("win_rate_vs_sft", single) == "share"  # a tie is a half, seen or not
 
 
 # --- missing answers ---------------------------------------------------------------------------------------------

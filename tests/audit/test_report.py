@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fixtures.audit_world import compared, edit_run, make_world, measured, results, write_evaluation, write_run
 
-from align.audit import story
+from align.audit import training_curves
 from align.audit.compare import compare
 from align.audit.report import ReportConfig, report
 from align.audit.run import AuditConfig, audit
@@ -192,7 +192,7 @@ def test_over_optimisation_is_called_by_its_name(whole: ReportConfig) -> None:
     html = written(whole)
     assert html.count("over-optimised</span>") == 1
     assert re.search(r"<strong>ppo\.</strong>.{0,80}over-optimised</span> Over-optimised: reward", html, re.S)
-    found = story.overoptimisation(_training(whole, "dpo"))
+    found = training_curves.overoptimisation(_training(whole, "dpo"))
     assert found is not None and not found.is_overoptimised
 
 
@@ -200,7 +200,7 @@ def test_reward_and_gold_stand_over_the_same_axis(whole: ReportConfig) -> None:
     """Also where the gold utility of the last steps, with the highest KL, is not known."""
     run = _training(whole, "ppo")
     cut = [row | {"utility": row["utility"] if row["step"] < 20 else None} for row in run.metrics]
-    found = story.overoptimisation(run._replace(metrics=cut))
+    found = training_curves.overoptimisation(run._replace(metrics=cut))
     assert found is not None
     score, gold = ([p.split(",")[0] for p in re.findall(r'points="([^"]+)"', c)[0].split()] for c in found.charts)
     assert len(score) == 30 and gold == score[:19]
@@ -286,10 +286,10 @@ def test_a_number_in_a_table_carries_its_counts() -> None:
     assert estimate(found | {"value": None, "n_scored": 0}) == "none of 10 scored"
 
 
-def _training(config: ReportConfig, name: str) -> story.Training:
+def _training(config: ReportConfig, name: str) -> training_curves.Training:
     record = next(r for r in config.records if Path(r.path).name == name)
     assert read_jsonl(Path(record.path) / "metrics.jsonl")
-    return story.training(record, name)
+    return training_curves.read_training_run(record, name)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fixtures.counting import CountConfig, count
 
-from align.audit.history import all_runs
+from align.audit.evaluations import all_runs
 from align.cli.ls import ls
 from align.core.config import BadInput
 from align.core.files import files_under, folders_in

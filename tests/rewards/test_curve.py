@@ -17,7 +17,7 @@ import pytest
 import torch
 from fixtures.paths import ROOT
 
-from align.audit import story
+from align.audit import training_curves
 from align.core.config import BadInput, Optim
 from align.core.files import read_jsonl, write_json, write_jsonl
 from align.core.hashes import artefact_hash
@@ -152,7 +152,7 @@ def test_points_state_their_error_against_held_out_labels(whole: Path) -> None:
 
 
 def test_the_report_draws_the_curve(whole: Path) -> None:
-    charts = story.training_charts([story.training(read_run(whole), "reward")])
+    charts = training_curves.training_charts([training_curves.read_training_run(read_run(whole), "reward")])
     drawn = [chart for chart in charts if "Error against held-out labels" in chart]
     assert len(drawn) == 1 and drawn[0].count("<circle") == 4
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from align.audit.history import Scores, chance, evaluations, kind_of, load_items, scores
+from align.audit.evaluations import Scores, chance_of, evaluations_of, kind_of, load_results, metric_scores
 from align.core.config import BadInput
 from align.core.files import write_jsonl
 from align.core.records import ItemResult
@@ -64,16 +64,16 @@ def test_evaluations_of_an_artefact_are_its_finished_ones_by_suite_oldest_first(
         record(name="other", inputs={"subject": {"path": "q", "sha256": "another"}}),
         record("compare", "compare"),
     ]
-    found = [(one.name, one.suite) for one in evaluations(records, "artefact")]
+    found = [(one.name, one.suite) for one in evaluations_of(records, "artefact")]
     assert found == [("early", "safety"), ("late", "safety"), ("late", "preference")]
 
 
 def test_the_share_of_items_that_were_trained_on() -> None:
     suites = {"safety": {"items": 12}, "preference": {"items": 5}}
     told = {"suites": suites, "trained_on_items": {"safety": 3}}
-    safety, preference = evaluations([record(headline=told)], "artefact")
+    safety, preference = evaluations_of([record(headline=told)], "artefact")
     assert (safety.trained_share, preference.trained_share) == (0.25, 0.0)
-    assert evaluations([record()], "artefact")[0].trained_share == 0.0
+    assert evaluations_of([record()], "artefact")[0].trained_share == 0.0
 
 
 def test_scores_are_of_one_suite_and_of_a_metric_or_its_families() -> None:
@@ -81,24 +81,24 @@ def test_scores_are_of_one_suite_and_of_a_metric_or_its_families() -> None:
         result(1.0), result(0.0, "b"), result(0.0, "c", "preference"),
         result(1.0, "f", "forgetting", "accuracy/fact", cluster="doc"), result(0.0, "s", "forgetting", "accuracy/sum"),
     ]  # fmt: skip
-    assert scores(items, "safety", "garbage") == Scores([1.0, 0.0], ["a", "b"], {})
-    assert scores(items, "preference", "garbage") == Scores([0.0], ["c"], {})
-    assert scores(items, "forgetting", "accuracy") == Scores([1.0, 0.0], ["f", "s"], {"f": "doc"})
-    assert scores(items, "forgetting", "accuracy/sum").items == ["s"]
+    assert metric_scores(items, "safety", "garbage") == Scores([1.0, 0.0], ["a", "b"], {})
+    assert metric_scores(items, "preference", "garbage") == Scores([0.0], ["c"], {})
+    assert metric_scores(items, "forgetting", "accuracy") == Scores([1.0, 0.0], ["f", "s"], {"f": "doc"})
+    assert metric_scores(items, "forgetting", "accuracy/sum").items == ["s"]
 
 
 @pytest.mark.parametrize("score", [-0.01, 1.01])
 def test_a_score_that_the_metric_cannot_have_is_refused(score: float) -> None:
-    assert scores([result(None), result(0.0, "b"), result(1.0, "c")], "safety", "garbage").n_scored == 2
+    assert metric_scores([result(None), result(0.0, "b"), result(1.0, "c")], "safety", "garbage").n_scored == 2
     with pytest.raises(BadInput, match=f"item 'a' has {score:g} as its garbage, which lies from 0 to 1; evaluate"):
-        scores([result(score)], "safety", "garbage")
+        metric_scores([result(score)], "safety", "garbage")
 
 
 def test_a_result_that_stands_twice_is_named_by_its_place(tmp_path: Path) -> None:
     rows = [result(1.0), result(1.0, "b"), result(0.0)]
     write_jsonl(tmp_path / "items.jsonl", [row.model_dump(mode="json") for row in rows])
     with pytest.raises(BadInput, match="result 3: garbage of item 'a', sample 0, stands twice"):
-        load_items(record().model_copy(update={"path": str(tmp_path)}))
+        load_results(record().model_copy(update={"path": str(tmp_path)}))
 
 
 # --- chance and kinds --------------------------------------------------------------------------------------------
@@ -111,11 +111,11 @@ def test_chance_over_families_is_their_mean_by_items() -> None:
         "bits_per_byte": {"n": 7},
     }
     known = record(headline={"metrics": families})
-    assert chance(known, "accuracy/fact") == 0.5
-    assert chance(known, "accuracy") == 0.3125
-    assert chance(known, "bits_per_byte") is chance(known, "ended") is None
+    assert chance_of(known, "accuracy/fact") == 0.5
+    assert chance_of(known, "accuracy") == 0.3125
+    assert chance_of(known, "bits_per_byte") is chance_of(known, "ended") is None
     unknown = record(headline={"metrics": families | {"accuracy/verb": {"n": 5}}})
-    assert chance(unknown, "accuracy") is None
+    assert chance_of(unknown, "accuracy") is None
 
 
 def test_exactness_is_for_one_zero_or_one_an_item() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align.audit.history import Scores, kind_of
+from align.audit.evaluations import Scores, kind_of
 from align.core.config import Frozen
 from align.core.stats.differences import ANY, UNIT, Bounds, Range, difference_bounds, mean_bounds, metric_of, units
 from align.core.stats.estimates import Kind
@@ -20,7 +20,7 @@ from align.core.stats.estimates import Kind
 Items = Mapping[str, float]
 
 
-class Samples(Frozen):
+class SampleCounts(Frozen):
     """The results that one side of a gate should have: as many of every item, of which some have no score."""
 
     per_item: int
@@ -29,7 +29,7 @@ class Samples(Frozen):
     missing: int
 
 
-class Measured(NamedTuple):
+class GateEstimate(NamedTuple):
     """An estimate with bounds.
 
     ``at_worst``: the estimate with missing samples at their worst; None where none is missing or nothing bounds them.
@@ -54,9 +54,9 @@ class Measured(NamedTuple):
 BoundsOf = Callable[[Sequence[float], Kind, float, Range], Bounds]
 
 
-def samples_of(scores: Scores) -> Samples:
+def count_samples(scores: Scores) -> SampleCounts:
     expected, scored = scores.n_expected, scores.n_scored
-    return Samples(per_item=scores.per_item, expected=expected, scored=scored, missing=expected - scored)
+    return SampleCounts(per_item=scores.per_item, expected=expected, scored=scored, missing=expected - scored)
 
 
 def mean_of(scores: Scores) -> float | None:
@@ -65,7 +65,7 @@ def mean_of(scores: Scores) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def measure_difference(metric: str, new: Scores, old: Scores, alpha: float, span: Range | None = None) -> Measured:
+def measure_difference(metric: str, new: Scores, old: Scores, alpha: float, span: Range | None = None) -> GateEstimate:
     """Candidate - reference over the items of both, which must be the same.
 
     Args:
@@ -83,7 +83,7 @@ def measure_difference(metric: str, new: Scores, old: Scores, alpha: float, span
     return _measure(metric, scored, filled, clusters, len(before), kind, (-1.0, 1.0), alpha, difference_bounds)
 
 
-def measure_mean(metric: str, new: Scores, alpha: float, span: Range | None = None) -> Measured:
+def measure_mean(metric: str, new: Scores, alpha: float, span: Range | None = None) -> GateEstimate:
     """The candidate's mean over items; ``span`` is the range of an item's value, where the metric itself has none."""
     kind = kind_of(metric, new)
     items = new.by_item
@@ -113,7 +113,7 @@ def _measure(
     span: Range,
     alpha: float,
     bounds_of: BoundsOf,
-) -> Measured:
+) -> GateEstimate:
     """The estimate of scored items, and bounds with the missing ones at the low and at the high end (``filled``)."""
 
     def bounds(items: Items) -> Bounds:
@@ -133,7 +133,7 @@ def _measure(
         at_worst = None if worst == scored else float(np.mean(list(worst.values())))
     values, reach = units(scored, clusters, span)
     outside = next((f"'{i}' ({v:.3g})" for i, v in scored.items() if not span[0] <= v <= span[1]), None)
-    return Measured(
+    return GateEstimate(
         estimate=float(np.mean(list(scored.values()))) if scored else None,
         at_worst=at_worst,
         bounds=both,

@@ -41,7 +41,7 @@ class Scores(NamedTuple):
 
     @property
     def per_item(self) -> int:
-        """Samples expected of each item: as many as any item has results."""
+        """SampleCounts expected of each item: as many as any item has results."""
         return max(Counter(self.items).values(), default=0)
 
     @property
@@ -107,10 +107,10 @@ class Evaluation(NamedTuple):
         return self.record.headline.get("trained_on_items", {}).get(self.suite, 0) / items if items else 0.0
 
     def scores(self, metric: str) -> Scores:
-        return scores(load_items(self.record), self.suite, metric)
+        return metric_scores(load_results(self.record), self.suite, metric)
 
 
-class Subject(NamedTuple):
+class EvaluatedPolicy(NamedTuple):
     """A policy under a name, with its training run (None: a model folder) and all its evaluations, oldest first."""
 
     name: str
@@ -138,7 +138,7 @@ def all_runs(folders: Iterable[Path]) -> list[RunRecord]:
     return [found[path] for path in sorted(found)]
 
 
-def evaluations(records: Iterable[RunRecord], artefact: str) -> list[Evaluation]:
+def evaluations_of(records: Iterable[RunRecord], artefact: str) -> list[Evaluation]:
     """The finished evaluations of an artefact, one a suite, oldest first."""
     finished = [r for r in records if r.stage == "eval" and r.status == "finished"]
     own = [r for r in finished if r.inputs.get("subject", {}).get("sha256") == artefact]
@@ -150,7 +150,7 @@ def suites_of(record: RunRecord) -> list[str]:
     return [suites] if isinstance(suites, str) else list(suites)
 
 
-def subject(name: str, path: Path, folders: Iterable[Path]) -> Subject:
+def evaluated_policy(name: str, path: Path, folders: Iterable[Path]) -> EvaluatedPolicy:
     """A run or a model folder with all that was measured of it; its own runs folder is searched too.
 
     Raises:
@@ -158,19 +158,19 @@ def subject(name: str, path: Path, folders: Iterable[Path]) -> Subject:
     """
     artefact = input_hash(path)
     record = read_run(path) if is_run(path) else None
-    return Subject(name, path, artefact, record, evaluations(all_runs([path.parent, *folders]), artefact))
+    return EvaluatedPolicy(name, path, artefact, record, evaluations_of(all_runs([path.parent, *folders]), artefact))
 
 
-def load_items(record: RunRecord) -> list[ItemResult]:
+def load_results(record: RunRecord) -> list[ItemResult]:
     """The per-item results of an evaluation run.
 
     Raises:
         BadInput: the file is not the one that the evaluation wrote, or a row is no result or stands twice.
     """
-    return list(_items(Path(record.path) / "items.jsonl", record.headline.get("results_sha256")))
+    return list(_results(Path(record.path) / "items.jsonl", record.headline.get("results_sha256")))
 
 
-def scores(items: Iterable[ItemResult], suite: str, metric: str) -> Scores:
+def metric_scores(items: Iterable[ItemResult], suite: str, metric: str) -> Scores:
     """The results of a metric; ``accuracy`` takes all its families, ``accuracy/fact`` that one.
 
     Raises:
@@ -191,7 +191,7 @@ def scores(items: Iterable[ItemResult], suite: str, metric: str) -> Scores:
     return Scores([i.score for i in wanted], [i.item_id for i in wanted], clusters)
 
 
-def chance(record: RunRecord, metric: str) -> float | None:
+def chance_of(record: RunRecord, metric: str) -> float | None:
     """What guessing scores on a metric, where the evaluation knows it; for a metric over families their mean by items.
 
     None too where one of the families has none.
@@ -216,7 +216,7 @@ def kind_of(metric: str, *sides: Scores) -> Kind:
 
 
 @functools.lru_cache(maxsize=64)
-def _items(path: Path, written: str | None) -> tuple[ItemResult, ...]:
+def _results(path: Path, written: str | None) -> tuple[ItemResult, ...]:
     found = tuple(read_rows(path, ItemResult, "an item result"))
     if written is not None and file_hash(path) != written:
         raise BadInput(

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from align.audit import history
+from align.audit.evaluations import POLICIES, EvaluatedPolicy, Evaluation, chance_of
 from align.audit.gates import Finding, Gate, insufficient
 from align.audit.guards import guarded
-from align.audit.history import Evaluation, Subject
 from align.audit.lineage import UNKNOWN, other_base, started_from, unknown_origin
 from align.audit.verdict import judge
 from align.core.stats.differences import higher_is_better
@@ -24,7 +23,7 @@ MAX_TRAINED = 0.1  # share of items that were trained on beyond which an evaluat
 RANK = {"fail": 0, "insufficient": 1, "pass": 2}
 
 
-class Judged(NamedTuple):
+class GateDecision(NamedTuple):
     """A gate's finding, the evaluations that decided it (none where nothing did), and every evaluation looked at."""
 
     gate: Gate
@@ -33,42 +32,42 @@ class Judged(NamedTuple):
     considered: list[dict[str, Any]]
 
 
-class Pair(NamedTuple):
+class EvaluationPair(NamedTuple):
     """Evaluations to judge a gate by, the candidate's first; ``problem`` says why they cannot be."""
 
     sides: Sequence[Evaluation]
     problem: str | None
 
 
-def judge_by_worst(gate: Gate, subjects: Mapping[str, Subject], gates: Sequence[Gate]) -> Judged:
+def judge_by_worst(gate: Gate, subjects: Mapping[str, EvaluatedPolicy], gates: Sequence[Gate]) -> GateDecision:
     """Judge one of ``gates`` by every usable pair of evaluations; the worst finding is the gate's.
 
     A pair over fewer items than the gate asks for decides only where there is no other.
     """
     if gate.against is not None and gate.against not in subjects:
-        return Judged(gate, insufficient(gate, f"no {gate.against} was named: give {gate.against}=RUN"), (), [])
+        return GateDecision(gate, insufficient(gate, f"no {gate.against} was named: give {gate.against}=RUN"), (), [])
     roles = ["candidate"] if gate.against is None else ["candidate", gate.against]
     if reason := _of_unknown_origin(gate, subjects["candidate"]):
-        return Judged(gate, insufficient(gate, reason), (), [])
+        return GateDecision(gate, insufficient(gate, reason), (), [])
     found = [_counting(gate, subjects[role]) for role in roles]
     if lacking := [role for role, some in zip(roles, found, strict=True) if not some]:
-        return Judged(gate, insufficient(gate, _lacking(gate, subjects, lacking)), (), [])
+        return GateDecision(gate, insufficient(gate, _lacking(gate, subjects, lacking)), (), [])
     pairs = _pairs(gate, subjects, found)
     judged = [(pair, guarded(gate, gates, pair.sides[0], _judge(gate, pair))) for pair in pairs if pair.problem is None]
     unused = [_row(pair, None, False) for pair in pairs if pair.problem is not None]
     if not judged:
         nearest = min((pair.problem or "" for pair in pairs), key=lambda problem: problem.count("' differs"))
-        return Judged(gate, insufficient(gate, nearest), (), unused)
+        return GateDecision(gate, insufficient(gate, nearest), (), unused)
     deciding, finding = min(judged, key=lambda one: _badness(gate, one[1]))
     used = [_row(pair, one, pair is deciding) for pair, one in judged]
     if finding.verdict == "pass" and (reason := _left_out(gate, found[-1], [pair for pair, _ in judged])):
         finding = finding.model_copy(update={"verdict": "insufficient", "status": "missing", "reason": reason})
-    return Judged(gate, finding, deciding.sides, [*used, *unused])
+    return GateDecision(gate, finding, deciding.sides, [*used, *unused])
 
 
-def same_question(one: Subject, other: Subject, suite: str) -> list[tuple[Evaluation, Evaluation]]:
+def same_question(one: EvaluatedPolicy, other: EvaluatedPolicy, suite: str) -> list[tuple[Evaluation, Evaluation]]:
     """Pairs of evaluations of a suite by two policies as they act by themselves, asked exactly alike."""
-    sides = [[e for e in s.evaluations if e.suite == suite and e.policy in history.POLICIES] for s in (one, other)]
+    sides = [[e for e in s.evaluations if e.suite == suite and e.policy in POLICIES] for s in (one, other)]
     return [(a, b) for a in sides[0] for b in sides[1] if not asked_differently(a, b)]
 
 
@@ -82,44 +81,48 @@ def asked_differently(one: Evaluation, other: Evaluation, allowed: Collection[st
     return None
 
 
-def _of_unknown_origin(gate: Gate, candidate: Subject) -> str | None:
+def _of_unknown_origin(gate: Gate, candidate: EvaluatedPolicy) -> str | None:
     if gate.against is None or UNKNOWN in gate.allow:
         return None
     reason = unknown_origin(candidate, gate.against)
     return f"{reason}; 'allow: [{UNKNOWN}]' takes your word for it" if reason else None
 
 
-def _counting(gate: Gate, subject: Subject) -> list[Evaluation]:
+def _counting(gate: Gate, subject: EvaluatedPolicy) -> list[Evaluation]:
     """A subject's evaluations of the gate's suite as the policy acts by itself, or as the gate asks."""
     return [
         one
         for one in subject.evaluations
         if one.suite == gate.suite
-        and one.policy in ((gate.policy,) if gate.policy else history.POLICIES)
+        and one.policy in ((gate.policy,) if gate.policy else POLICIES)
         and all((one.fingerprint or {}).get(key) == value for key, value in gate.fingerprint.items())
     ]
 
 
-def _lacking(gate: Gate, subjects: Mapping[str, Subject], roles: Sequence[str]) -> str:
-    wanted = [f"policy {gate.policy or ' or '.join(history.POLICIES)}"]
+def _lacking(gate: Gate, subjects: Mapping[str, EvaluatedPolicy], roles: Sequence[str]) -> str:
+    wanted = [f"policy {gate.policy or ' or '.join(POLICIES)}"]
     wanted += [f"{key} {value}" for key, value in gate.fingerprint.items()]
     return f"no finished evaluation of suite {gate.suite} ({', '.join(wanted)}) for {' and '.join(roles)}"
 
 
-def _pairs(gate: Gate, subjects: Mapping[str, Subject], found: Sequence[Sequence[Evaluation]]) -> list[Pair]:
+def _pairs(
+    gate: Gate, subjects: Mapping[str, EvaluatedPolicy], found: Sequence[Sequence[Evaluation]]
+) -> list[EvaluationPair]:
     pairs = []
     for candidate in found[0]:
         problem = other_base(subjects["candidate"], candidate) or _unfit(gate, candidate, subjects)
         if problem or gate.against is None:
-            pairs.append(Pair((candidate,), problem))
+            pairs.append(EvaluationPair((candidate,), problem))
             continue
         for reference in found[1]:
             problem = other_base(subjects[gate.against], reference)
-            pairs.append(Pair((candidate, reference), problem or asked_differently(candidate, reference, gate.allow)))
+            pairs.append(
+                EvaluationPair((candidate, reference), problem or asked_differently(candidate, reference, gate.allow))
+            )
     return pairs
 
 
-def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, Subject]) -> str | None:
+def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, EvaluatedPolicy]) -> str | None:
     """Why an evaluation of the candidate is no evidence, whatever it is compared with."""
     if candidate.fingerprint is None:
         return f"{candidate.name} does not record how it was asked (an earlier version wrote it); evaluate again"
@@ -147,11 +150,11 @@ def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, Subject]) -
     return None
 
 
-def _starts(candidate: Subject) -> set[str]:
+def _starts(candidate: EvaluatedPolicy) -> set[str]:
     return started_from(candidate.record) if candidate.record else set()
 
 
-def _left_out(gate: Gate, references: Sequence[Evaluation], judged: Sequence[Pair]) -> str | None:
+def _left_out(gate: Gate, references: Sequence[Evaluation], judged: Sequence[EvaluationPair]) -> str | None:
     """Why the items of a pass may be a selection: the reference was asked others as well, or None."""
     if gate.against is None:
         return None
@@ -166,10 +169,10 @@ def _left_out(gate: Gate, references: Sequence[Evaluation], judged: Sequence[Pai
     )
 
 
-def _judge(gate: Gate, pair: Pair) -> Finding:
+def _judge(gate: Gate, pair: EvaluationPair) -> Finding:
     new, *rest = (one.scores(gate.metric) for one in pair.sides)
     facts: dict[str, Any] = {"policy": pair.sides[0].policy, "evaluations": [one.name for one in pair.sides]}
-    chance = history.chance(pair.sides[-1].record, gate.metric) if rest else None
+    chance = chance_of(pair.sides[-1].record, gate.metric) if rest else None
     return judge(gate, new, rest[0] if rest else None, chance, **facts)
 
 
@@ -181,7 +184,7 @@ def _badness(gate: Gate, finding: Finding) -> tuple[bool, int, float]:
     return (finding.n < gate.min_items and not is_fail, RANK[finding.verdict], turned)
 
 
-def _row(pair: Pair, finding: Finding | None, decides: bool) -> dict[str, Any]:
+def _row(pair: EvaluationPair, finding: Finding | None, decides: bool) -> dict[str, Any]:
     return {
         "evaluations": [one.name for one in pair.sides],
         "decides": decides,

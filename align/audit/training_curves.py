@@ -21,7 +21,7 @@ COLOURS = {"base": 0, "sft": 1, "dpo": 2, "ppo": 3, "prompt-only": 4, "best-of-n
 PROMPTS, LOOKS = 4, 6  # prompts and moments shown of a run
 
 
-class Training(NamedTuple):
+class TrainingRun(NamedTuple):
     """One training run with its rows by step."""
 
     name: str
@@ -34,7 +34,7 @@ class Training(NamedTuple):
         return COLOURS.get(self.record.stage, 7)
 
 
-class Overoptimised(NamedTuple):
+class Overoptimisation(NamedTuple):
     """Reward and gold utility of one run on the same KL axis, and what they show in words."""
 
     name: str
@@ -43,21 +43,21 @@ class Overoptimised(NamedTuple):
     is_overoptimised: bool
 
 
-def training(record: RunRecord, name: str) -> Training:
+def read_training_run(record: RunRecord, name: str) -> TrainingRun:
     rows = [read_jsonl(file) if (file := Path(record.path) / f).is_file() else [] for f in _FILES]
-    return Training(name, record, *rows)
+    return TrainingRun(name, record, *rows)
 
 
-def curve(run: Training, key: str) -> list[tuple[float, float]]:
+def curve(run: TrainingRun, key: str) -> list[tuple[float, float]]:
     """(step, value) of a logged number, else the mean over the watched prompts' samples."""
     logged = [(float(row["step"]), float(row[key])) for row in run.metrics if _is_number(row.get(key))]
     return logged or _sampled(run, lambda row: row.get(key))
 
 
-def training_charts(runs: Sequence[Training]) -> list[Markup]:
+def training_charts(runs: Sequence[TrainingRun]) -> list[Markup]:
     """Reward, KL, length, gold utility, loss and accuracy over the share of training done; error by training pairs."""
     x = "share of the run, %"
-    wanted: list[tuple[str, str, Callable[[Training], list[tuple[float, float]]]]] = [
+    wanted: list[tuple[str, str, Callable[[TrainingRun], list[tuple[float, float]]]]] = [
         ("Reward score", "mean score", lambda run: curve(run, "score")),
         ("KL to the reference", "nats a response", lambda run: curve(run, "kl")),
         ("Length", "words, watched prompts", _words),
@@ -74,13 +74,13 @@ def training_charts(runs: Sequence[Training]) -> list[Markup]:
     return [chart for chart in charts if chart]
 
 
-def gold_by_kl(runs: Sequence[Training]) -> Markup:
+def gold_by_kl(runs: Sequence[TrainingRun]) -> Markup:
     """Gold utility against KL, one line a run in the order of training."""
     series = [Series(run.name, _joined(curve(run, "kl"), curve(run, "utility")), run.colour) for run in runs]
     return line_chart("Gold utility against KL", "KL to the reference, nats a response", "gold utility", series)
 
 
-def overoptimisation(run: Training) -> Overoptimised | None:
+def overoptimisation(run: TrainingRun) -> Overoptimisation | None:
     """Two stacked charts on one KL axis; None unless score, KL and gold utility are all known."""
     kl = curve(run, "kl")
     score, gold = _joined(kl, curve(run, "score")), _joined(kl, curve(run, "utility"))
@@ -98,11 +98,13 @@ def overoptimisation(run: Training) -> Overoptimised | None:
     fell = late[1] < late[0] and late[1] < peak - 0.25 * max(peak - min(spread), 1e-9)
     values = f"reward {early[0]:.2f} → {early[1]:.2f}, gold utility {late[0]:.2f} → {late[1]:.2f} (peak {peak:.2f})"
     if rose and fell:
-        return Overoptimised(run.name, charts, f"Over-optimised: {values}. The reward rose while the truth fell.", True)
-    return Overoptimised(run.name, charts, f"No over-optimisation seen from start to end: {values}.", False)
+        return Overoptimisation(
+            run.name, charts, f"Over-optimised: {values}. The reward rose while the truth fell.", True
+        )
+    return Overoptimisation(run.name, charts, f"No over-optimisation seen from start to end: {values}.", False)
 
 
-def written(run: Training) -> list[dict[str, Any]]:
+def written(run: TrainingRun) -> list[dict[str, Any]]:
     """A few prompts with what the policy wrote at a few steps."""
     by_prompt: dict[str, list[Row]] = {}
     for row in run.samples:
@@ -123,7 +125,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _sampled(run: Training, value: Callable[[Row], Any]) -> list[tuple[float, float]]:
+def _sampled(run: TrainingRun, value: Callable[[Row], Any]) -> list[tuple[float, float]]:
     """(step, mean) over the samples of a step that have a value."""
     by_step: dict[float, list[float]] = {}
     for row in run.samples:
@@ -132,11 +134,11 @@ def _sampled(run: Training, value: Callable[[Row], Any]) -> list[tuple[float, fl
     return [(step, sum(values) / len(values)) for step, values in sorted(by_step.items())]
 
 
-def _words(run: Training) -> list[tuple[float, float]]:
+def _words(run: TrainingRun) -> list[tuple[float, float]]:
     return _sampled(run, lambda row: len(str(row.get("response") or "").split()))
 
 
-def _learning_curve(run: Training) -> list[tuple[float, float]]:
+def _learning_curve(run: TrainingRun) -> list[tuple[float, float]]:
     """(pairs, error) of a reward run's ``curve.jsonl``, where it has one."""
     file = Path(run.record.path) / "curve.jsonl"
     return [(float(row["pairs"]), float(row["error"])) for row in read_jsonl(file)] if file.is_file() else []
