@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from align.core.records import Message, Pair, check_messages, is_empty, prompt_id
-from annotation.importers.intake import Unusable
-from annotation.importers.sides import with_system
+from annotation.importers.imported import Unusable
+from annotation.importers.responses import with_system
 from annotation.importers.turns import messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "system", "tools", "template_arguments", "chat_template_kwargs", "id", "family", "split", "language"}

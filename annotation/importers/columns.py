@@ -1,7 +1,7 @@
-"""What the columns of somebody else's file hold, and what its labels mean.
+"""What the columns of a file hold, and what its labels mean.
 
-In: names as the user gives them. Out: the column that holds each thing, and a label as a verdict on two responses. A
-name that is not there is refused with the nearest one that is; a label that nobody explained means nothing.
+In: names as the user gives them, and cells. Out: the column that holds each thing, and a label as an outcome of two
+responses. A name that is not there is refused with the nearest one that is; an unexplained label has no meaning.
 """
 
 from __future__ import annotations
@@ -9,34 +9,40 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, model_validator
 
 from align.core.config import BadInput, Frozen
+from annotation.importers.imported import Unusable
+from annotation.store.store import Split
 
 WHOLE = re.compile(r"-?\d+\.0+")  # a whole number as a fraction
 Outcome = Literal["left", "right", "tie", "both_bad"]
-Field = Literal[
-    "annotator",
-    "chosen",
-    "id",
-    "input",
-    "item",
-    "label",
-    "language",
-    "left",
-    "prompt",
-    "rationale",
-    "rejected",
-    "responses",
-    "right",
-    "seconds",
-    "split",
-    "strength",
-    "system",
-]
+RANKINGS: Mapping[Outcome, list[list[int]]] = {  # tie groups of places, 0 is left
+    "left": [[0], [1]],
+    "right": [[1], [0]],
+    "tie": [[0, 1]],
+    "both_bad": [[0, 1]],
+}
+Kind = Literal["preferences", "votes", "rankings", "label-studio"]  # of files, by what a row holds
+ANY_ROW = ("annotator", "id", "input", "language", "prompt", "rationale", "seconds", "split", "strength", "system")
+READ: Mapping[Kind, tuple[str, ...]] = {  # the columns that are read of each kind of file
+    "preferences": ("chosen", "rejected", *ANY_ROW),
+    "votes": ("label", "left", "right", "item", *ANY_ROW),
+    "rankings": ANY_ROW,
+    "label-studio": ("prompt", "left", "right", "responses", "label", "rationale"),
+}
+USUAL: Mapping[str, tuple[str, ...]] = {  # other names that columns have
+    "annotator": (
+        *("annotator_id", "_annotator_id", "worker", "worker_id", "WorkerId", "workerId"),
+        *("labeler", "labeler_id", "labeller", "rater", "rater_id"),
+    ),
+    "prompt": ("instruction", "question", "query", "input", "conversations"),
+    "strength": ("margin",),
+    "system": ("system_prompt",),
+}
 
 
 class Columns(Frozen):
@@ -68,7 +74,7 @@ class Columns(Frozen):
     strength: str | None = None
     system: str | None = None
 
-    def find(self, field: Field, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str | None:
+    def find(self, field: str, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str | None:
         """The column that holds ``field``, or None where nothing was named and neither its own nor a usual name fits.
 
         Raises:
@@ -81,14 +87,19 @@ class Columns(Frozen):
             raise BadInput(f"{where}: has no column '{given}' (columns.{field}); {_hint(given, known)}")
         return given
 
-    def need(self, field: Field, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str:
+    def need(self, field: str, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str:
         """As ``find``, for a column that must be there."""
-        found = self.find(field, known, where, usual)
-        if found is None:
+        column = self.find(field, known, where, usual)
+        if column is None:
             raise BadInput(
                 f"{where}: no column '{field}'; say which holds it with columns.{field}=...; {_hint(field, known)}"
             )
-        return found
+        return column
+
+    @property
+    def named(self) -> set[str]:
+        """The columns that hold something."""
+        return {*self.model_dump(exclude_none=True).values()}
 
 
 def text_of(value: Any) -> str:
@@ -108,10 +119,10 @@ def text_of(value: Any) -> str:
 def number_of(value: Any) -> float | None:
     """A cell as a finite number, None where it is none."""
     try:
-        found = float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) and not isinstance(value, bool) else None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None
 
 
 def word_of(label: Any) -> str:
@@ -151,6 +162,38 @@ class Labels(Frozen):
         word = word_of(label)
         outcomes: tuple[Outcome, ...] = ("left", "right", "tie", "both_bad")
         return next((outcome for outcome in outcomes if word in getattr(self, outcome)), None)
+
+
+class FileSettings(NamedTuple):
+    """What a user says of a whole file: what its columns hold, and what holds for rows that do not say it.
+
+    ``split`` is that of rows without one, or with one whose name is not known; ``limit`` reads only the first rows.
+    """
+
+    columns: Columns = Columns()
+    labels: Labels = Labels()
+    annotator: str | None = None
+    split: Split | None = None
+    language: str = "en"
+    limit: int | None = None
+
+
+def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
+    """What stands in a column; None where the column is not known (one without a name is a column like others)."""
+    return None if column is None else row.get(column)
+
+
+def name_in(row: Mapping[str, Any], column: str | None) -> str | None:
+    """Whom or what a cell names, several names joined; None where it names nothing.
+
+    Raises:
+        Unusable: it holds something that is no name.
+    """
+    value = cell_of(row, column)
+    names = value if isinstance(value, list) else [value]
+    if any(isinstance(name, list | dict | bytes) for name in names):
+        raise Unusable(f"column '{column}' holds no name ({str(value)[:60]})")
+    return ", ".join(text_of(name) for name in names if name is not None) or None
 
 
 def _hint(name: str, known: Collection[str]) -> str:

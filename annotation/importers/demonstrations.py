@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
-from annotation.importers.columns import word_of
-from annotation.importers.formats import container_of
-from annotation.importers.gathering import HELD_OUT, split_of
-from annotation.importers.intake import Unusable, cleaned, left_out, name_in
-from annotation.importers.sides import Sides, asked, check, refuse_empty, with_system
+from annotation.importers.collector import HELD_OUT, split_of
+from annotation.importers.columns import name_in, word_of
+from annotation.importers.formats import cleaned, container_of
+from annotation.importers.imported import Unusable, left_out
+from annotation.importers.responses import PromptResponses, asked, check, refuse_empty, with_system
 from annotation.importers.turns import decoded, marks_in, messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
@@ -74,8 +74,7 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
     completion = messages_of(row["completion"], "assistant", "completion")
     if any(message["role"] not in ("assistant", "tool") for message in completion):
         raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")
-    sides = Sides(prompt, [completion])
-    check(sides)
+    check(PromptResponses(prompt, [completion]))
     refuse_empty(completion)
     read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
     return read | {"template_arguments": template_arguments_of(row)}

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from align.core.records import Comparison, Judgment
 from annotation.importers.columns import Columns, Labels, number_of
-from annotation.importers.formats import container_of
-from annotation.importers.intake import Found, Kept, Unusable, cleaned, left_out
+from annotation.importers.formats import cleaned, container_of
+from annotation.importers.imported import ImportedFile, ImportedRow, Unusable, left_out
+from annotation.importers.responses import PromptResponses, check, placed, sides_of
 from annotation.importers.sent import Sent, SentTasks
-from annotation.importers.sides import Sides, check, placed, sides_of
 from annotation.importers.stock import cards_of, decided, pairwise, ranked, regions_of, regions_of_values, text_in
 from annotation.importers.turns import messages_of
 from annotation.interface.config import controls
@@ -74,7 +74,7 @@ def read_export(
     campaign: Path | None = None,
     language: str = "en",
     limit: int | None = None,
-) -> Found:
+) -> ImportedFile:
     """Read an export; ``limit`` reads only the first rows.
 
     Args:
@@ -102,7 +102,7 @@ def read_export(
         except Unusable as reason:
             dropped.append(left_out(answer.row, f"annotation {answer.id}", reason))
     dropped.sort(key=lambda entry: int(entry["row"]))
-    return Found("label-studio", len(rows), kept, dropped, replaced[0], [], sent.splits)
+    return ImportedFile("label-studio", len(rows), kept, dropped, replaced[0], [], sent.splits)
 
 
 class _Reader:
@@ -130,7 +130,7 @@ class _Reader:
             if not answer.is_own:
                 self.fields |= set(answer.data)
 
-    def read(self, answer: Answer) -> Kept:
+    def read(self, answer: Answer) -> ImportedRow:
         """An answer as a judgment.
 
         Raises:
@@ -144,7 +144,7 @@ class _Reader:
         if answer.is_cancelled:
             raise Unusable("skipped")
         comparison, judgment = self._own(answer) if answer.is_own else self._stock(answer)
-        return Kept(answer.row, f"annotation {answer.id}", comparison, judgment)
+        return ImportedRow(answer.row, f"annotation {answer.id}", comparison, judgment)
 
     def _own(self, answer: Answer) -> tuple[Comparison, Judgment]:
         """An answer to a task that the bridge made."""
@@ -184,7 +184,7 @@ class _Reader:
         if region.type == "ranker":
             cards = cards_of(answer.data.get(columns.need("responses", self.fields, where, USUAL_CARDS)))
             said = ranked(region, cards, self.buckets, where)
-            sides = Sides(self._prompt(answer, where), [card.messages for card in cards])
+            sides = PromptResponses(self._prompt(answer, where), [card.messages for card in cards])
         else:
             said = pairwise(region, self.labels)
             sides = self._two(answer, where)
@@ -202,7 +202,7 @@ class _Reader:
         )
         return comparison, judgment
 
-    def _two(self, answer: Answer, where: str) -> Sides:
+    def _two(self, answer: Answer, where: str) -> PromptResponses:
         left = self.columns.need("left", self.fields, where, USUAL_LEFT)
         right = self.columns.need("right", self.fields, where, USUAL_RIGHT)
         prompt = self.columns.find("prompt", self.fields, where)

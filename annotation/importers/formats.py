@@ -2,8 +2,7 @@
 
 In: a file, of at most 4 GiB unpacked (JSON: 1 GiB), with rows of at most 64 MiB that are nested at most 100 levels
 deep. Out: (row number, plain Python dict) one at a time, and for HH text a list of messages. Text that no
-database or tokenizer can hold (NUL, lone surrogates) is replaced and counted. What a row means is decided by the
-readers (``preferences.py``, ``crowd.py``, ``exported.py``).
+database or tokenizer can hold (NUL, lone surrogates) is replaced and counted. Not here: what a row means.
 """
 
 from __future__ import annotations
@@ -12,15 +11,17 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from align.core.config import BadInput
 from align.core.limits import MOST_ROW, MOST_ROWS, TooLong, bounded_bytes, bounded_lines, parse_json, shown_size
+from align.core.messages import scrubbed
 from align.core.records import Message
 
 Format = Literal["auto", "trl", "csv", "parquet", "hh", "votes", "label-studio"]
@@ -73,6 +74,31 @@ def read_rows(path: Path, container: Container) -> Iterator[tuple[int, dict[str,
         raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from None
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path}: cannot be read ({_line(error)}); copy or pack it anew") from error
+
+
+def cleaned(
+    path: Path, container: Container, replaced: list[int], limit: int | None = None, *, whole: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows by number (from 1), of text that can be stored; how many characters were replaced adds to ``replaced[0]``.
+
+    What is null or no number (NaN) is left out, and so are empty cells of CSV, unless ``whole``.
+
+    Raises:
+        BadInput: the file cannot be read, or a row is not JSON or CSV at all.
+    """
+    for number, raw in islice(read_rows(path, container), limit):
+        try:
+            row = scrubbed(raw, replaced)
+        except RecursionError:
+            raise BadInput(f"{path}: row {number} is nested too deeply to be read; mend or remove it") from None
+        is_csv = container in ("csv", "tsv")
+        kept = {key: value for key, value in row.items() if not (is_missing(value) or (is_csv and value == ""))}
+        yield number, row if whole else kept
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or the number that is none."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def read_hh(text: str) -> list[Message] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from annotation.importers.columns import Labels, number_of, word_of
-from annotation.importers.published import SCHEMAS
+from annotation.importers.importer import known_layouts
 
 Row = Mapping[str, Any]
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "post", "text")
@@ -44,21 +44,21 @@ LISTED = 30  # columns that are named
 def start_from(path: Path, rows: Sequence[Row]) -> str:
     """The error of an unmapped file."""
     known = list(dict.fromkeys(name for row in rows for name in row))
-    schema = max(SCHEMAS, key=lambda schema: _nearness(schema.signs, known))
+    nearest, layout = max(known_layouts(), key=lambda named: _nearness(named[1], known))
     listed = ", ".join(known[:LISTED]) + (", …" if len(known) > LISTED else "")
     return (
-        f"{path}: its columns ({listed}) hold no comparisons that are known; nearest is '{schema.name}' "
-        f"({', '.join(schema.signs)}); start from: align import {shlex.quote(str(path))} --dry-run "
+        f"{path}: its columns ({listed}) hold no comparisons that are known; nearest is '{nearest}' "
+        f"({', '.join(layout)}); start from: align import {shlex.quote(str(path))} --dry-run "
         + " ".join(shlex.quote(setting) for setting in _settings(known, rows))
     )
 
 
-def _nearness(signs: Sequence[str], known: Sequence[str]) -> float:
-    """Mean likeness of each sign to the column that is most like it."""
+def _nearness(layout: Sequence[str], known: Sequence[str]) -> float:
+    """Mean likeness of each column of a layout to the column that is most like it."""
     return sum(
-        max((difflib.SequenceMatcher(None, sign.lower(), name.lower()).ratio() for name in known), default=0.0)
-        for sign in signs
-    ) / len(signs)
+        max((difflib.SequenceMatcher(None, wanted.lower(), name.lower()).ratio() for name in known), default=0.0)
+        for wanted in layout
+    ) / len(layout)
 
 
 def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:

@@ -1,23 +1,25 @@
-"""Files of chosen and rejected responses, as rows that each hold one judgment.
+"""Tables of chosen and rejected responses, and of ranked responses: rows that each hold one judgment.
 
 In: rows with a better and a worse response (TRL and hub style, as text or messages, with or without a prompt column;
-or Anthropic's HH text). Out: one comparison and one judgment a row; which response stood on which side is not known,
-and who judged only where a column or the user says it. System prompt, turns, tools, tool calls and reasoning are kept.
+or Anthropic's HH text), or with several responses and their ranks. Out: one comparison and one judgment per row. Which
+response was on which side is not known, and who judged only where a column or the user says it. System prompt, turns,
+tools, tool calls and reasoning are kept.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from align.core.config import BadInput
 from annotation.aggregation.votes import UNKNOWN_SIDES
-from annotation.importers.columns import Field
-from annotation.importers.formats import HH_TURN, Format, read_hh
-from annotation.importers.gathering import Gathering, Judged, hashed_name
-from annotation.importers.intake import NOTHING_GIVEN, Found, Given, Unusable, cell_of, name_in
-from annotation.importers.sides import (
-    Sides,
+from annotation.importers.collector import Collector, JudgedRow, hashed_name
+from annotation.importers.columns import Columns, cell_of, name_in, number_of
+from annotation.importers.formats import HH_TURN, read_hh
+from annotation.importers.imported import ImportedFile, Unusable
+from annotation.importers.importer import Row
+from annotation.importers.responses import (
+    PromptResponses,
+    asked,
     asked_with,
     check,
     different_prompts,
@@ -27,122 +29,109 @@ from annotation.importers.sides import (
     storable,
     with_system,
 )
-from annotation.importers.table import Row, Table, find_columns, open_table, trimmed
-from annotation.importers.turns import BESIDE, decoded, refuse_media, spoken, template_arguments_of, tools_of
+from annotation.importers.table import Table, find_columns
+from annotation.importers.turns import BESIDE, decoded, messages_of, refuse_media, spoken
 
-RANKING = ((0,), (1,))
-
-
-class _Used(NamedTuple):
-    """The columns that were found, by what they hold."""
-
-    chosen: str | None
-    rejected: str | None
-    annotator: str | None
-    id: str | None
-    input: str | None
-    language: str | None
-    prompt: str | None
-    rationale: str | None
-    seconds: str | None
-    split: str | None
-    strength: str | None
-    system: str | None
-
-
+CHOSEN_FIRST = ((0,), (1,))
 MARGIN = "margin"  # read where a row has no strength
+RANKED = ("prompt", "responses", "ranks")  # what an importer makes of a row that ranks several responses
 
 
-def read_preferences(path: Path, format: Format = "auto", given: Given = NOTHING_GIVEN) -> Found:
-    """Read a preference file into comparisons and judgments, row by row.
-
-    Raises:
-        BadInput: the file cannot be read, a row is not JSON or CSV at all, or a column is not there.
-    """
-    return preferences_of(open_table(path, format, given), format)
-
-
-def preferences_of(table: Table, format: Format = "auto") -> Found:
-    """Read the preferences of a table.
+def read_preferences(table: Table, *, is_hh: bool | None = None) -> ImportedFile:
+    """Read the preferences of a table; ``is_hh`` is None where the first row tells whether it is HH text.
 
     Raises:
         BadInput: a column is not there.
     """
-    return _Reader(table, format).found()
+    return _Preferences(table, is_hh).read()
 
 
-class _Reader:
-    """One file of preferences: its columns, and what was found so far."""
+def read_rankings(table: Table) -> ImportedFile:
+    """Read rankings of several responses: one comparison and one judgment per row, equal ranks tied.
 
-    FIELDS: tuple[Field, Field] = ("chosen", "rejected")
+    Raises:
+        BadInput: a column is not there.
+    """
+    used = find_columns(table, "rankings")
+    collector = Collector(table, f"import:{hashed_name(table.path)}")
 
-    def __init__(self, table: Table, format: Format) -> None:
+    def judge(number: int, row: Row, name: str | None) -> JudgedRow:
+        annotator = collector.annotator(row, used.annotator)
+        if annotator or table.settings.annotator:
+            collector.refuse_copies(number, row)
+        refuse_media(row)
+        responses, ranks = row.get("responses"), row.get("ranks")
+        if not isinstance(responses, list) or not isinstance(ranks, list) or len(responses) != len(ranks):
+            raise Unusable("not one rank per response (responses, ranks)")
+        places = [number_of(rank) for rank in ranks]
+        known = sorted({place for place in places if place is not None})
+        if None in places or len(places) < 2:
+            raise Unusable(f"no two responses with a number as rank ({str(ranks)[:60]})")
+        prompt = with_system(asked(row.get("prompt")), cell_of(row, used.system))
+        sides = PromptResponses(prompt, [messages_of(response, "assistant", "responses") for response in responses])
+        sides = storable(sides, table.replaced)
+        check(sides, ("one response", "another"))
+        ranking = [[place for place, rank in enumerate(places) if rank == value] for value in known]
+        return JudgedRow(sides, ranking, annotator, name, **_row_facts(collector, row, used, name))
+
+    collector.read(judge, {"responses"}, used.id)
+    return collector.result(table.importer.kind if table.importer else "rankings", table.unread({*used.named, *RANKED}))
+
+
+def hh_sides(row: Row, columns: tuple[str, str]) -> PromptResponses:
+    """Take a row of HH text apart: all turns but the last are the prompt, the last is the response.
+
+    Raises:
+        Unusable: with the reason.
+    """
+    require_both(row, columns)
+    chosen, rejected = (read_hh(str(row[column])) for column in columns)
+    if chosen is None or rejected is None:
+        raise Unusable("it does not start with a Human or Assistant turn")
+    if chosen[:-1] != rejected[:-1]:
+        raise Unusable(different_prompts(columns))
+    return PromptResponses(chosen[:-1], [chosen[-1:], rejected[-1:]])
+
+
+class _Preferences:
+    """One table of preferences: its columns, and what was read so far."""
+
+    def __init__(self, table: Table, is_hh: bool | None) -> None:
         self.table = table
-        self.used = _Used(**find_columns(table, _Used._fields))
-        asked = table.given.columns
-        if asked.chosen or asked.rejected:  # who maps one of them has to map both
-            for field in self.FIELDS:
-                asked.need(field, table.known, str(table.path))
+        self.used = find_columns(table, "preferences")
+        mapped = table.settings.columns
+        if mapped.chosen or mapped.rejected:  # who maps one of them has to map both
+            for field in ("chosen", "rejected"):
+                mapped.need(field, table.known, str(table.path))
         self.responses = (self.used.chosen or "chosen", self.used.rejected or "rejected")
         if "prompt" in self.responses:
             raise BadInput(f"{table.path}: column 'prompt' cannot hold a response; rename it, and map its new name")
-        self.has_guessed_prompt = self.used.prompt not in (None, "prompt", asked.prompt)
-        self.gathered = Gathering(
-            table.path,
-            table.given,
-            f"import:{hashed_name(table.path)}",
-            is_scored=table.is_scored,
-        )
-        first = next((row for _, row in table.rows if isinstance(row, dict)), {})
-        self.is_hh = format == "hh" or (format != "trl" and self._looks_like_hh(first))
+        self.has_guessed_prompt = self.used.prompt not in (None, "prompt", mapped.prompt)
+        self.collector = Collector(table, f"import:{hashed_name(table.path)}")
+        first = table.readable[0] if table.readable else {}
+        self.is_hh = self._looks_like_hh(first) if is_hh is None else is_hh
 
-    def found(self) -> Found:
-        """Read every row."""
-        for number, row in self.table.rows:
-            name = None
-            try:
-                if isinstance(row, Unusable):
-                    raise row
-                row = trimmed(row, {*self.responses})
-                name = name_in(row, self.used.id)
-                self._take(number, row, name)
-            except Unusable as reason:
-                self.gathered.drop(number, name, reason)
-        notes = self.table.unread({*self.used, *BESIDE, MARGIN}) if self.table.rows else []
-        return self.gathered.found(self._format(), len(self.table.rows), self.table.replaced[0], notes)
+    def read(self) -> ImportedFile:
+        self.collector.read(self._judge, {*self.responses}, self.used.id)
+        container = self.table.container
+        format = "csv" if container in ("csv", "tsv") else "parquet" if container == "parquet" else "trl"
+        notes = self.table.unread({*self.used.named, *BESIDE, MARGIN}) if self.table.rows else []
+        return self.collector.result("hh" if self.is_hh else format, notes)
 
-    def _take(self, number: int, row: Row, name: str | None) -> None:
-        used = self.used
-        annotator = self.gathered.name(row, used.annotator)
-        if used.annotator is not None and annotator is None and self.table.given.annotator is None:
-            raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
-        if annotator or self.table.given.annotator:
-            self.gathered.refuse_copies(number, row)
+    def _judge(self, number: int, row: Row, name: str | None) -> JudgedRow:
+        annotator = self.collector.annotator(row, self.used.annotator)
+        if annotator or self.table.settings.annotator:
+            self.collector.refuse_copies(number, row)
         refuse_media(row)
         sides = storable(self._sides(row), self.table.replaced)
-        sides = sides._replace(prompt=with_system(sides.prompt, cell_of(row, used.system)))
+        sides = sides._replace(prompt=with_system(sides.prompt, cell_of(row, self.used.system)))
         check(sides, self.responses)
         refuse_empty(sides.responses[0])
-        self.gathered.add(
-            number,
-            Judged(
-                sides,
-                RANKING,
-                annotator=annotator,
-                name=name,
-                own_id=name,
-                size=self._size(row),
-                split=name_in(row, used.split),
-                language=name_in(row, used.language),
-                flags=[UNKNOWN_SIDES],  # the order in a file is not an order on a screen
-                rationale=name_in(row, used.rationale),
-                seconds=self.gathered.number(row, used.seconds, lambda seconds: seconds >= 0),
-                tools=tools_of(row.get("tools")),
-                template_arguments=template_arguments_of(row),
-            ),
-        )
+        size = self._size(row)
+        facts = _row_facts(self.collector, row, self.used, name)
+        return JudgedRow(sides, CHOSEN_FIRST, annotator, name, size=size, **facts)
 
-    def _sides(self, row: Row) -> Sides:
+    def _sides(self, row: Row) -> PromptResponses:
         """The prompt and both responses of a row.
 
         Raises:
@@ -172,9 +161,9 @@ class _Reader:
     def _size(self, row: Row) -> float | None:
         """How much better the chosen response is; a number below 0 contradicts that it is."""
         column = self.used.strength if self.used.strength in row else MARGIN
-        size = self.gathered.number(row, column)
+        size = self.collector.number(row, column)
         if size is not None and size < 0:
-            self.gathered.counted["rows give the chosen response the lower score; their strength is left out"] += 1
+            self.collector.counted["rows give the chosen response the lower score; their strength is left out"] += 1
             return None
         return size
 
@@ -183,26 +172,16 @@ class _Reader:
         has_prompt = self.used.prompt is not None and row.get(self.used.prompt)
         return not has_prompt and isinstance(chosen, str) and HH_TURN.match(chosen) is not None
 
-    def _format(self) -> str:
-        container = self.table.container
-        if self.is_hh:
-            return "hh"
-        return "csv" if container in ("csv", "tsv") else "parquet" if container == "parquet" else "trl"
 
-
-def hh_sides(row: Row, columns: tuple[str, str]) -> Sides:
-    """Take a row of HH text apart: all turns but the last are the prompt, the last is the response.
-
-    Raises:
-        Unusable: with the reason.
-    """
-    require_both(row, columns)
-    chosen, rejected = (read_hh(str(row[column])) for column in columns)
-    if chosen is None or rejected is None:
-        raise Unusable("it does not start with a Human or Assistant turn")
-    if chosen[:-1] != rejected[:-1]:
-        raise Unusable(different_prompts(columns))
-    return Sides(chosen[:-1], [chosen[-1:], rejected[-1:]])
+def _row_facts(collector: Collector, row: Row, used: Columns, name: str | None) -> dict[str, Any]:
+    """What a row without sides holds beside its judgment: the order in a file is not an order on a screen."""
+    return {
+        "own_id": name,
+        "split": name_in(row, used.split),
+        "language": name_in(row, used.language),
+        "flags": [UNKNOWN_SIDES],
+        **collector.facts(row, used),
+    }
 
 
 def _holds_prompt(cell: Any) -> bool:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from align.core.records import Message
 from annotation.aggregation.votes import UNKNOWN_SIDES
-from annotation.importers.intake import Found, Kept
+from annotation.importers.imported import ImportedFile, ImportedRow
 
 SHOWN_ROWS = 3
 EXAMPLES = 3  # rows that are named for each reason
 WIDTH = 100  # characters of a text
 
 
-def lines_on(path: Path, found: Found) -> Iterator[str]:
+def lines_on(path: Path, found: ImportedFile) -> Iterator[str]:
     """Lines on a file that was read."""
     comparisons = found.comparisons
     people = Counter(judgment.annotator for judgment in found.judgments)
@@ -39,28 +39,28 @@ def lines_on(path: Path, found: Found) -> Iterator[str]:
         alike = [entry for entry in found.dropped if entry["reason"].partition(" (")[0] == reason]
         rows = ", ".join(str(entry["row"]) for entry in alike[:EXAMPLES]) + (", …" if count > EXAMPLES else "")
         yield f"dropped: {count} x {alike[0]['reason']} (rows {rows})"
-    yield from (f"note: {note}" for note in said(found))
+    yield from (f"note: {note}" for note in notes_on(found))
     yield "nothing was written" + ("; without --dry-run the same command imports it" if found.kept else "")
 
 
-def split_counts(found: Found) -> dict[str, int]:
+def split_counts(found: ImportedFile) -> dict[str, int]:
     """Comparisons by the split that the file gives them; empty where it gives none."""
     counted = Counter(found.splits[c.id] for c in found.comparisons if c.id in found.splits)
     return {split: counted[split] for split in ("train", "validation", "test") if counted[split]}
 
 
-def reasons(found: Found) -> Counter[str]:
+def reasons(found: ImportedFile) -> Counter[str]:
     """How many rows were dropped, by reason."""
     return Counter(entry["reason"].partition(" (")[0] for entry in found.dropped)
 
 
-def said(found: Found) -> list[str]:
-    """What a user has to know of a file beside counts."""
+def notes_on(found: ImportedFile) -> list[str]:
+    """Everything else that a user has to know of a file."""
     replaced = f"{found.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD"
     return [*([replaced] if found.scrubbed else []), *found.notes]
 
 
-def nothing_usable(path: Path, found: Found) -> str:
+def nothing_usable(path: Path, found: ImportedFile) -> str:
     """The error of a file without a usable row."""
     if not found.n_rows:
         return f"{path}: holds no rows; name a file with preferences"
@@ -68,7 +68,7 @@ def nothing_usable(path: Path, found: Found) -> str:
     return f"{path}: no row is a usable preference, of {found.n_rows} ({why})"
 
 
-def _row(entry: Kept, found: Found) -> Iterator[str]:
+def _row(entry: ImportedRow, found: ImportedFile) -> Iterator[str]:
     comparison, judgment = entry.comparison, entry.judgment
     yield f"row {entry.row}" + (f" ({entry.name})" if entry.name is not None else "") + ":"
     yield from (f"  {message['role']}: {_brief(message)}" for message in comparison.prompt)

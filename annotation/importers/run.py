@@ -3,36 +3,37 @@
 In: a file of preferences (``chosen`` and ``rejected``), of votes cast elsewhere (as published schemas have them, or
 with a map of its columns), or a labelling server's own export. Out: comparisons and judgments in ``feedback.db``,
 ``rows.jsonl`` (which row became which comparison) and ``dropped.jsonl`` (row and reason). ``preview`` shows what would
-become of a file and writes nothing. Reading stands in ``preferences.py``, ``crowd.py`` and ``exported.py``. The same
-file again adds nothing, and a row that names nobody and stands in another imported file too counts once: two copies of
-it are not two people who agree. Not here: an export's pull from a server that runs (``pull.py``).
+become of a file and writes nothing. The same file again adds nothing, and a row that names nobody and is in another
+imported file too counts once: two copies of it are not two people who agree. Not here: a pull from a server that runs
+(``campaign/pull.py``).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, SerializeAsAny, StringConstraints, field_validator
 
 from align.core.config import BadInput, StageConfig
-from align.core.files import write_jsonl
+from align.core.files import code_hash, write_jsonl
+from align.core.plugins import choose
 from align.core.records import Judgment
 from align.core.runs import Run, stage
-from annotation.importers.columns import Columns, Labels
-from annotation.importers.crowd import votes_of
+from annotation.importers.collector import NOBODY
+from annotation.importers.columns import READ, Columns, FileSettings, Kind, Labels
 from annotation.importers.exported import looks_exported, read_export
 from annotation.importers.formats import Format, container_of, read_rows
-from annotation.importers.gathering import NOBODY
-from annotation.importers.intake import Found, Given, Kept, left_out
+from annotation.importers.imported import ImportedFile, ImportedRow, left_out
+from annotation.importers.importer import IMPORTERS, Importer
 from annotation.importers.languages import tag_of
-from annotation.importers.preferences import preferences_of, read_preferences
-from annotation.importers.preview import lines_on, nothing_usable, said, split_counts
-from annotation.importers.table import kind_of, open_table
+from annotation.importers.preferences import read_preferences, read_rankings
+from annotation.importers.preview import lines_on, notes_on, nothing_usable, split_counts
+from annotation.importers.table import Table, kind_of, open_table
+from annotation.importers.votes import read_votes
 from annotation.store.store import Split, Store
-
-__all__ = ("ImportConfig", "import_preferences", "read_preferences")
 
 
 def _tag(language: str) -> str:
@@ -42,7 +43,7 @@ def _tag(language: str) -> str:
 
 
 class ImportConfig(StageConfig):
-    """``format`` auto goes by the file's ending and by its columns.
+    """``format`` auto goes by the file's ending and by its columns; it may also name an importer, with its settings.
 
     ``columns`` says what holds what in JSON lines, CSV and Parquet alike, ``labels`` what a label means. ``annotator``
     is who judged, ``split`` where prompts belong and ``language`` what is spoken, in rows that do not say it. Votes:
@@ -58,7 +59,7 @@ class ImportConfig(StageConfig):
     stage: Literal["import"] = "import"
     data: Path
     feedback: Path = Path("feedback.db")
-    format: Format = "auto"
+    format: Format | SerializeAsAny[Importer] = "auto"
     language: Annotated[str, AfterValidator(_tag)] = "en"
     annotator: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
     split: Split | None = None
@@ -70,6 +71,20 @@ class ImportConfig(StageConfig):
     buckets: tuple[str, ...] = ()
     server: str = "label-studio"
     campaign: Path | None = None
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _chosen(cls, format: Any) -> Any:
+        return format if isinstance(format, str) and format in get_args(Format) else choose(IMPORTERS, Importer, format)
+
+    @property
+    def importer(self) -> str | None:
+        """The importer from elsewhere whose code is an input; None for what is shipped."""
+        kind = self.format.kind if isinstance(self.format, Importer) else None
+        return None if kind in IMPORTERS.shipped else kind
+
+    def heads(self) -> dict[str, str]:
+        return {"importer": code_hash(sys.modules[type(self.format).__module__])} if self.importer else {}
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
         """The store was written to, which is no part of the folder: it has to hold what this import left there."""
@@ -85,17 +100,11 @@ class ImportConfig(StageConfig):
         )
 
 
-# settings beside the file, the store and the language that a kind of file makes use of
-USES: dict[str, tuple[str, ...]] = {
+USES: Mapping[Kind, tuple[str, ...]] = {  # settings beside the file, the store and the language that each kind has
     "preferences": ("columns", "annotator", "split"),
     "votes": ("columns", "labels", "annotator", "split", "items", "texts"),
+    "rankings": ("columns", "annotator", "split"),
     "label-studio": ("columns", "labels", "buckets", "server", "campaign"),
-}
-ANY_ROW = ("annotator", "id", "input", "language", "prompt", "rationale", "seconds", "split", "strength", "system")
-COLUMNS: dict[str, tuple[str, ...]] = {  # what a kind of file reads of a map of columns
-    "preferences": ("chosen", "rejected", *ANY_ROW),
-    "votes": ("left", "right", "label", "item", *ANY_ROW),
-    "label-studio": ("prompt", "left", "right", "responses", "label", "rationale"),
 }
 SPECIAL = sorted({name for names in USES.values() for name in names})
 
@@ -114,7 +123,7 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
         run.drop(entry["reason"].partition(" (")[0])
     write_jsonl(run.path / "dropped.jsonl", found.dropped)
     write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in found.kept])
-    for note in said(found):
+    for note in notes_on(found):
         run.note(note)
     if not whole.kept:
         raise BadInput(f"{nothing_usable(config.data, whole)}; see {run.path / 'dropped.jsonl'}")
@@ -148,7 +157,7 @@ def preview(config: ImportConfig) -> tuple[list[str], str | None]:
     return list(lines), None if whole.kept else nothing_usable(config.data, whole)
 
 
-def read(config: ImportConfig) -> Found:
+def read(config: ImportConfig) -> ImportedFile:
     """Read a file in its own format.
 
     Raises:
@@ -167,23 +176,27 @@ def read(config: ImportConfig) -> Found:
             language=config.language,
             limit=config.limit,
         )
-    given = Given(config.columns, config.labels, config.annotator, config.split, config.language, config.limit)
-    table = open_table(config.data, config.format, given)
-    has_texts_elsewhere = table.schema is None and (config.items or config.texts) is not None
-    kind = (
-        "votes"
-        if config.format == "votes" or has_texts_elsewhere
-        else "preferences"
-        if config.format == "hh"
-        else kind_of(table)
+    settings = FileSettings(
+        config.columns, config.labels, config.annotator, config.split, config.language, config.limit
     )
+    table = open_table(config.data, config.format, settings)
+    kind = _kind_of(config, table)
     _refuse_useless(config, kind)
     if kind == "votes":
-        return votes_of(table, items=config.items, texts=config.texts)
-    return preferences_of(table, config.format)
+        return read_votes(table, items=config.items, texts=config.texts)
+    if kind == "rankings":
+        return read_rankings(table)
+    return read_preferences(table, is_hh={"hh": True, "trl": False}.get(str(config.format)))
 
 
-def _new_to(found: Found, feedback: Path) -> Found:
+def _kind_of(config: ImportConfig, table: Table) -> Kind:
+    has_texts_elsewhere = table.importer is None and (config.items or config.texts) is not None
+    if config.format == "votes" or has_texts_elsewhere:
+        return "votes"
+    return "preferences" if config.format == "hh" else kind_of(table)
+
+
+def _new_to(found: ImportedFile, feedback: Path) -> ImportedFile:
     """A file without the rows that another file, which names nobody either, told the store before."""
     if not feedback.is_file():
         return found
@@ -192,12 +205,12 @@ def _new_to(found: Found, feedback: Path) -> Found:
     with Store.open(feedback) as store:
         for judgment in store.judgments():
             if judgment.annotator.startswith(NOBODY):
-                told.setdefault(_verdict(judgment), set()).add(judgment.annotator)
+                told.setdefault(_answer_of(judgment), set()).add(judgment.annotator)
                 judged.setdefault(judgment.comparison_id, set()).add(judgment.annotator)
     kept, dropped, contradicting = [], list(found.dropped), 0
     for entry in found.kept:
         own = entry.judgment.annotator
-        before = told.get(_verdict(entry.judgment), set())
+        before = told.get(_answer_of(entry.judgment), set())
         if own.startswith(NOBODY) and before and own not in before:
             dropped.append(left_out(entry.row, entry.name, f"stands in the store already (from {min(before)})"))
             continue
@@ -208,11 +221,11 @@ def _new_to(found: Found, feedback: Path) -> Found:
     return found._replace(kept=kept, dropped=dropped, notes=[*found.notes, *([said] if contradicting else [])])
 
 
-def _verdict(judgment: Judgment) -> str:
+def _answer_of(judgment: Judgment) -> str:
     return f"{judgment.comparison_id} {judgment.ranking}"
 
 
-def _refuse_useless(config: ImportConfig, kind: str) -> None:
+def _refuse_useless(config: ImportConfig, kind: Kind) -> None:
     """Refuse a setting that files of a kind make no use of."""
     fields = ImportConfig.model_fields
     for name in SPECIAL:
@@ -220,8 +233,8 @@ def _refuse_useless(config: ImportConfig, kind: str) -> None:
             uses = " or ".join(format for format, names in USES.items() if name in names)
             raise BadInput(f"{config.data}: read as {kind}, which have no use for '{name}'; it belongs to {uses}")
     for name in config.columns.model_dump(exclude_none=True):
-        if name not in COLUMNS[kind]:
-            uses = " or ".join(format for format, names in COLUMNS.items() if name in names)
+        if name not in READ[kind]:
+            uses = " or ".join(format for format, names in READ.items() if name in names)
             raise BadInput(
                 f"{config.data}: read as {kind}, which have no use for 'columns.{name}'; "
                 f"leave it out (it belongs to {uses})"
@@ -239,5 +252,5 @@ def _is_exported(path: Path) -> bool:
     return looks_exported(first)
 
 
-def _traced(entry: Kept) -> dict[str, Any]:
+def _traced(entry: ImportedRow) -> dict[str, Any]:
     return {"row": entry.row, "id": entry.name, "comparison_id": entry.comparison.id}

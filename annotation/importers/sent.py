@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from align.core.records import Comparison
 from annotation.campaign.settings import Campaign, Work, load_campaign, shown_order, task_key, work_of
-from annotation.importers.intake import Unusable
+from annotation.importers.imported import Unusable
 from annotation.interface.config import Interface, shown_hash
 from annotation.interface.render import guidelines_html
 from annotation.store.ledger import Ledger

@@ -15,7 +15,7 @@ from align.core.config import BadInput
 from align.core.records import Message
 from annotation.aggregation.votes import BOTH_BAD
 from annotation.importers.columns import Labels, Outcome
-from annotation.importers.intake import Unusable
+from annotation.importers.imported import Unusable
 from annotation.importers.turns import messages_of
 
 UNPLACED = "_"  # where the cards of a ranking in buckets begin

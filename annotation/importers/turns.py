@@ -15,7 +15,7 @@ from align.core.limits import parse_json
 from align.core.messages import NoMessage, read_messages
 from align.core.records import Message
 from annotation.importers.formats import read_hh
-from annotation.importers.intake import Unusable
+from annotation.importers.imported import Unusable
 
 ANSWERING = ("assistant", "tool")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")  # TRL's columns for them

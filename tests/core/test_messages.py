@@ -17,7 +17,7 @@ from align.generate.completions import sample_of
 from align.generate.prompts import read_prompts
 from align.train.sft import SFTConfig, sft
 from annotation.importers.demonstrations import read_demonstrations
-from annotation.importers.preferences import read_preferences
+from annotation.importers.run import ImportConfig, read
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
 
@@ -144,7 +144,7 @@ def test_an_import_reads_messages_in_the_same_form(tmp_path: Path) -> None:
         {"prompt": "a", "chosen": [told(tool_calls=[{"function": {"name": "f", "arguments": "x"}}])], "rejected": "c"},
     ]
     write_jsonl(tmp_path / "p.jsonl", rows)
-    found = read_preferences(tmp_path / "p.jsonl")
+    found = read(ImportConfig(run=tmp_path / "run", data=tmp_path / "p.jsonl"))
     (comparison,) = found.comparisons
     called = next(r.messages[0] for r in comparison.responses if "tool_calls" in r.messages[0])
     assert called == told(content="", tool_calls=[CALL], reasoning_content="hm")

@@ -21,7 +21,7 @@ from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.importers.columns import Columns, Labels
 from annotation.importers.exported import read_export
-from annotation.importers.intake import Found
+from annotation.importers.imported import ImportedFile
 from annotation.importers.run import ImportConfig, import_preferences
 from annotation.interface.decode import EDITED
 from annotation.label_studio.studio import Studio
@@ -94,7 +94,7 @@ def export(studio: Studio, project: int, form: str, folder: Path) -> Path:
     return file
 
 
-def read(path: Path, **settings: Any) -> Found:
+def read(path: Path, **settings: Any) -> ImportedFile:
     columns, labels = Columns(**settings.pop("columns", {})), settings.pop("labels", Labels())
     return read_export(path, columns, labels, **settings)
 
@@ -104,16 +104,16 @@ def ranking(entry: Any) -> list[list[str]]:
     return [sorted(entry.comparison.responses[i].text for i in group) for group in entry.judgment.ranking]
 
 
-def told(found: Found) -> dict[str, list[list[str]]]:
+def told(found: ImportedFile) -> dict[str, list[list[str]]]:
     return {entry.comparison.prompt[0]["content"]: ranking(entry) for entry in found.kept}
 
 
-def plain(found: Found) -> list[str]:
+def plain(found: ImportedFile) -> list[str]:
     """Judgments in one order, without flags."""
     return sorted(judgment.model_copy(update={"flags": []}).model_dump_json() for judgment in found.judgments)
 
 
-def reasons(found: Found) -> list[str]:
+def reasons(found: ImportedFile) -> list[str]:
     return sorted(entry["reason"].partition(" (")[0] for entry in found.dropped)
 
 

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from align.core.config import BadInput
 from align.core.files import write_jsonl
 from annotation.agreement.run import AgreementConfig, agreement
+from annotation.importers.collector import SEVERAL
 from annotation.importers.demonstrations import read_demonstrations
-from annotation.importers.gathering import SEVERAL
-from annotation.importers.intake import Found
+from annotation.importers.imported import ImportedFile
 from annotation.importers.run import ImportConfig, import_preferences, read
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.store.erasure import erase
@@ -24,16 +24,16 @@ from annotation.store.store import Store
 PAIR = {"prompt": "Name a fruit.", "chosen": "Apple.", "rejected": "Chair."}
 
 
-def brought(path: Path, **settings: Any) -> Found:
+def brought(path: Path, **settings: Any) -> ImportedFile:
     return read(ImportConfig(run=path.parent / "run", data=path, **settings))
 
 
-def rows_of(tmp_path: Path, *rows: dict[str, Any], **settings: Any) -> Found:
+def rows_of(tmp_path: Path, *rows: dict[str, Any], **settings: Any) -> ImportedFile:
     write_jsonl(tmp_path / "a.jsonl", rows)
     return brought(tmp_path / "a.jsonl", **settings)
 
 
-def asked(found: Found) -> list[list[tuple[str, str]]]:
+def asked(found: ImportedFile) -> list[list[tuple[str, str]]]:
     return [[(turn["role"], turn["content"]) for turn in entry.comparison.prompt] for entry in found.kept]
 
 

@@ -15,7 +15,8 @@ from align.core.files import read_jsonl
 from annotation.aggregation.votes import votes_of
 from annotation.agreement.measures import measure
 from annotation.importers.formats import Format, read_hh
-from annotation.importers.run import ImportConfig, import_preferences, read_preferences
+from annotation.importers.imported import ImportedFile
+from annotation.importers.run import ImportConfig, import_preferences, read
 from annotation.store.store import Store
 
 USER = {"role": "user", "content": "What is a fen?"}
@@ -39,9 +40,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def preferences_in(path: Path, format: str = "auto", **settings: Any) -> ImportedFile:
+    return read(ImportConfig(run=path.parent / "run", data=path, format=format, **settings))
+
+
 def only(path: Path, format: Format = "trl") -> Any:
     """The one comparison and the preferred response of a file."""
-    found = read_preferences(path, format)
+    found = preferences_in(path, format)
     assert len(found.comparisons) == 1, found.dropped
     ranking = found.judgments[0].ranking
     return found.comparisons[0], found.comparisons[0].responses[ranking[0][0]].messages
@@ -127,7 +132,7 @@ def test_hh_text_and_what_cannot_be_used(tmp_path: Path) -> None:
 
 def test_broken_text_is_replaced_and_counted(tmp_path: Path) -> None:
     row = {"prompt": "nul \x00 here", "chosen": "lone \ud800", "rejected": "fine"}
-    found = read_preferences(write(tmp_path / "a.jsonl", [row]), "trl")
+    found = preferences_in(write(tmp_path / "a.jsonl", [row]), "trl")
     assert found.scrubbed == 2
     assert found.comparisons[0].prompt[0]["content"] == "nul \ufffd here"
     found.comparisons[0].model_dump_json().encode("utf-8")
@@ -279,8 +284,9 @@ def test_prompts_are_found_wherever_they_stand(
     ],
 )
 def test_unusable_rows_say_why(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
-    found = read_preferences(write(tmp_path / "a.jsonl", [{**row, "id": "r1"}]), "trl")
-    assert not found.kept
+    usable = {"prompt": "another", "chosen": "one", "rejected": "two"}
+    found = preferences_in(write(tmp_path / "a.jsonl", [{**row, "id": "r1"}, usable]), "trl")
+    assert [entry.row for entry in found.kept] == [2]
     (dropped,) = found.dropped
     assert (dropped["row"], dropped["id"]) == (1, "r1") and dropped["reason"].startswith(reason)
 
@@ -290,7 +296,7 @@ def test_repeated_rows_count_once_and_contradicting_rows_not_at_all(tmp_path: Pa
         return {"prompt": prompt, "chosen": better, "rejected": worse}
 
     rows = [row("a", "x", "y"), row("a", "x", "y"), row("b", "x", "y"), row("b", "y", "x"), row("b", "x", "y")]
-    found = read_preferences(write(tmp_path / "a.jsonl", rows), "trl")
+    found = preferences_in(write(tmp_path / "a.jsonl", rows), "trl")
     assert [entry.row for entry in found.kept] == [1]
     told = {entry["row"]: entry["reason"] for entry in found.dropped}
     assert told[2] == "duplicate (of row 1)" and set(told) == {2, 3, 4, 5}
@@ -353,8 +359,8 @@ def test_parquet_fields_that_only_other_rows_have_are_left_out(tmp_path: Path) -
         for call in calls
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    found = read_preferences(tmp_path / "a.parquet")
-    expected = read_preferences(write(tmp_path / "a.jsonl", rows))
+    found = preferences_in(tmp_path / "a.parquet")
+    expected = preferences_in(write(tmp_path / "a.jsonl", rows))
     assert found.format == "parquet" and found.comparisons == expected.comparisons
     assert len(found.comparisons) == 2
 

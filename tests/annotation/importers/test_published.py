@@ -17,7 +17,7 @@ from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl
 from annotation.aggregation.votes import UNKNOWN_SIDES
 from annotation.importers.columns import Columns, Labels
-from annotation.importers.intake import Found
+from annotation.importers.imported import ImportedFile
 from annotation.importers.run import ImportConfig, read
 
 FORMS = ("jsonl", "csv", "parquet")
@@ -44,11 +44,11 @@ def written(folder: Path, rows: list[dict[str, Any]], form: str = "jsonl") -> Pa
     return path
 
 
-def brought(folder: Path, rows: list[dict[str, Any]], form: str = "jsonl", **settings: Any) -> Found:
+def brought(folder: Path, rows: list[dict[str, Any]], form: str = "jsonl", **settings: Any) -> ImportedFile:
     return read(ImportConfig(run=folder / "run", data=written(folder, rows, form), **settings))
 
 
-def said(found: Found) -> list[tuple[list[str], list[list[str]]]]:
+def said(found: ImportedFile) -> list[tuple[list[str], list[list[str]]]]:
     """Prompt and texts by rank of each judgment."""
     return [
         (

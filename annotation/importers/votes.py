@@ -1,10 +1,10 @@
-"""Votes that people cast somewhere else: one vote a row, with a map of which column holds what.
+"""Votes that people cast somewhere else: one vote per row, with a map of which column holds what.
 
 In: rows with an annotator, two responses (left and right as they were shown) and a label; the prompt and the responses
-stand in the row itself, in a file of items that the row names (``items``), or in a file of texts by their ids
-(``texts``: ``id`` and ``text``). Out: one judgment a row, its sides known. Somebody who votes on a comparison again
-gives a judgment of its own, by which self-consistency is measured; a row that repeats another to the letter gives none.
-A label that nobody explained and a text that cannot be found are no vote: such rows are left out, with their reasons.
+are in the row itself, in a file of items that the row names (``items``), or in a file of texts by their ids
+(``texts``: ``id`` and ``text``). Out: one judgment per row, its sides known. Somebody who votes on a comparison again
+gives a judgment of its own, by which self-consistency is measured; an exact copy of another row gives none. A row with
+a label that nobody explained or a text that is not there is left out, with its reason.
 """
 
 from __future__ import annotations
@@ -16,85 +16,45 @@ from collections import Counter
 from collections.abc import Iterable
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from align.core.config import BadInput
 from annotation.aggregation.votes import BOTH_BAD, UNKNOWN_SIDES
-from annotation.importers.columns import Columns, Field, Labels, Outcome, number_of, text_of, word_of
-from annotation.importers.formats import container_of
-from annotation.importers.gathering import Gathering, Judged
-from annotation.importers.intake import NOTHING_GIVEN, Found, Given, Unusable, cleaned, is_missing, name_in
-from annotation.importers.sides import Sides, asked_with, check, sides_of, storable, with_system
-from annotation.importers.table import Row, Table, find_columns, open_table, trimmed
-from annotation.importers.turns import BESIDE, decoded, refuse_media, template_arguments_of, tools_of
+from annotation.importers.collector import Collector, JudgedRow
+from annotation.importers.columns import RANKINGS, Columns, Labels, Outcome, name_in, number_of, text_of, word_of
+from annotation.importers.formats import cleaned, container_of, is_missing
+from annotation.importers.imported import ImportedFile, Unusable
+from annotation.importers.importer import Row
+from annotation.importers.responses import PromptResponses, asked_with, check, sides_of, storable, with_system
+from annotation.importers.table import Table, find_columns
+from annotation.importers.turns import BESIDE, decoded, refuse_media
 
 LEFT_RIGHT = ("left", "right")
-NEEDED: tuple[Field, ...] = ("label", "left", "right")
+NEEDED = ("label", *LEFT_RIGHT)
 TIE_COLUMN = re.compile(r"(?:^|[^a-z])tied?(?:[^a-z]|$)", re.IGNORECASE)
-RANKINGS = {"left": ((0,), (1,)), "right": ((1,), (0,))}
-TIED = ((0, 1),)
 EXAMPLES = 5  # labels without a meaning that are named
 
 
-class _Used(NamedTuple):
-    """The columns that were found, by what they hold."""
-
-    label: str
-    left: str
-    right: str
-    annotator: str | None
-    id: str | None
-    input: str | None
-    item: str | None
-    language: str | None
-    prompt: str | None
-    rationale: str | None
-    seconds: str | None
-    split: str | None
-    strength: str | None
-    system: str | None
-
-
-def read_votes(
-    path: Path,
-    columns: Columns,
-    labels: Labels,
-    *,
-    items: Path | None = None,
-    texts: Path | None = None,
-    given: Given = NOTHING_GIVEN,
-) -> Found:
-    """Read votes; ``given`` is what a user says of the file beside its columns and labels.
-
-    Raises:
-        BadInput: a file cannot be read, a column is not there, or a file of items or texts names something twice.
-    """
-    return votes_of(open_table(path, "votes", given._replace(columns=columns, labels=labels)), items=items, texts=texts)
-
-
-def votes_of(table: Table, *, items: Path | None = None, texts: Path | None = None) -> Found:
+def read_votes(table: Table, *, items: Path | None = None, texts: Path | None = None) -> ImportedFile:
     """Read the votes of a table.
 
     Raises:
         BadInput: a column is not there, or a file of items or texts names something twice.
     """
-    path, columns, replaced = table.path, table.given.columns, table.replaced
+    columns = table.settings.columns
     if not table.rows:
-        return Found("votes", 0, [], [], 0, [])
+        return ImportedFile("votes", 0, [], [], 0, [])
     known, by_item = set(table.known), dict[str, Row]()
     if items is not None:
-        by_item = _items(items, columns.need("item", known, str(path)), replaced)
+        by_item = _items(items, columns.need("item", known, str(table.path)), table.replaced)
         known |= {name for row in by_item.values() for name in row}
-    where = f"{path} and {items}" if items else str(path)
+    where = f"{table.path} and {items}" if items else str(table.path)
     needed = {field: columns.need(field, known, where) for field in NEEDED}
-    used = _Used(**find_columns(table, _Used._fields, known, where) | needed)
-    sides = _Sides(used, by_item, items, _texts(texts, replaced) if texts else None, texts, replaced)
-    if used.prompt is None and texts is None and isinstance(sides.first_left(_readable(table)), str):
+    used = find_columns(table, "votes", known, where).model_copy(update=needed)
+    sides = _Sides(used, by_item, items, _texts(texts, table.replaced) if texts else None, texts, table.replaced)
+    if used.prompt is None and texts is None and isinstance(sides.first_left(table.readable), str):
         columns.need("prompt", known, where)  # only whole dialogues hold their prompt
-    reader = _Reader(table, used, sides)
-    for number, row in table.rows:
-        reader.take(number, row)
-    return reader.found()
+    return _Votes(table, used, sides).read()
 
 
 class _Sides:
@@ -102,7 +62,7 @@ class _Sides:
 
     def __init__(
         self,
-        used: _Used,
+        used: Columns,
         by_item: dict[str, Row],
         items: Path | None,
         by_id: dict[str, Any] | None,
@@ -113,7 +73,7 @@ class _Sides:
         self.by_item, self.items = by_item, items
         self.by_id, self.texts = by_id, texts
         self.in_items = {name for row in by_item.values() for name in row}
-        self.made: dict[str, Sides | str] = {}
+        self.made: dict[str, PromptResponses | str] = {}
 
     def cells(self, row: Row) -> Row:
         """What the row (or its item) holds of prompt, sides, system prompt, language and split, as it stands there.
@@ -136,11 +96,11 @@ class _Sides:
 
     def first_left(self, rows: Iterable[Row]) -> Any:
         """The first response on the left that there is."""
-        column = self.used.left
+        column = str(self.used.left)
         cells = (row.get(column) for row in (self.by_item.values() if column in self.in_items else rows))
         return next((decoded(cell, "role", "from") for cell in cells if cell is not None), None)
 
-    def compare(self, cells: Row, turn: float | None) -> Sides:
+    def compare(self, cells: Row, turn: float | None) -> PromptResponses:
         """The sides that cells make, checked, the same for the same cells.
 
         Args:
@@ -162,7 +122,7 @@ class _Sides:
             raise Unusable(f"its vote is on turn {turn:g}, before which the dialogues part")
         return made
 
-    def _compare(self, cells: Row) -> Sides:
+    def _compare(self, cells: Row) -> PromptResponses:
         texts = {field: decoded(cells.get(field), "role", "from") for field in ("prompt", *LEFT_RIGHT)}
         if self.by_id is not None:
             texts |= {field: self._text(field, cells.get(field)) for field in ("prompt", *LEFT_RIGHT)}
@@ -182,86 +142,66 @@ class _Sides:
         raise Unusable(f"its {field} is not in {self.texts.name if self.texts else 'the texts'} (id {text_of(cell)!r})")
 
 
-def _refuse_ties_beside(table: Table, used: _Used) -> None:
+def _refuse_ties_beside(table: Table, used: Columns) -> None:
     """Refuse ties that another column than the mapped one tells: their rows would count as wins.
 
     Raises:
         BadInput: names the column, and how many rows it calls ties.
     """
-    if table.given.columns.label is None:
+    if table.settings.columns.label is None:
         return
-    names = [name for name in table.known if TIE_COLUMN.search(name) and name not in used]
+    names = [name for name in table.known if TIE_COLUMN.search(name) and name not in used.named]
     for name in names:
-        if ties := sum(word_of(row.get(name, "")) in ("1", "true", "yes") for row in _readable(table)):
+        if ties := sum(word_of(row.get(name, "")) in ("1", "true", "yes") for row in table.readable):
             raise BadInput(
                 f"{table.path}: column '{name}' calls {ties} rows ties, and columns.label={used.label} would make wins "
                 "of them; make one column that says left, right or tie, or leave columns.* out where the form is known"
             )
 
 
-class _Reader:
-    """One file of votes: what was found so far."""
+class _Votes:
+    """One table of votes: what was read so far."""
 
-    def __init__(self, table: Table, used: _Used, sides: _Sides) -> None:
+    def __init__(self, table: Table, used: Columns, sides: _Sides) -> None:
         self.table, self.used, self.sides = table, used, sides
-        self.labels = table.given.labels
-        self.gathered = Gathering(
-            table.path,
-            table.given,
-            f"import:{table.path.name}",
-            is_scored=table.is_scored,
-        )
+        self.labels = table.settings.labels
+        self.collector = Collector(table, f"import:{table.path.name}")
         self.strange: Counter[str] = Counter()  # labels without a meaning
         _refuse_ties_beside(table, used)
-        self.by_name = _sides_by_name(used, [row.get(used.label) for row in _readable(table)], self.labels)
+        labels = [row.get(str(used.label)) for row in table.readable]
+        self.by_name = _sides_by_name(str(used.left), str(used.right), labels, self.labels)
 
-    def take(self, number: int, row: Row | Unusable) -> None:
-        name = None
-        try:
-            if isinstance(row, Unusable):
-                raise row
-            row = trimmed(row, {self.used.left, self.used.right})
-            name = name_in(row, self.used.item) or name_in(row, self.used.id)
-            refuse_media(row)
-            self.gathered.refuse_copies(number, row)
-            self.gathered.add(number, self._vote(row, name))
-        except Unusable as reason:
-            self.gathered.drop(number, name, reason)
-
-    def found(self) -> Found:
-        """What a file comes to, and what a user would want to know of it beside counts."""
+    def read(self) -> ImportedFile:
+        """Read every row, and note what a user would want to know of the labels."""
+        self.collector.read(self._judge, {str(self.used.left), str(self.used.right)}, self.used.item, self.used.id)
         notes = []
         if self.by_name:
-            named = {"left": self.used.left, "right": self.used.right}
-            told = ", ".join(f"'{label}' is {named[side]}" for label, side in self.by_name.items())
-            notes.append(f"labels in column '{self.used.label}' read as the names of columns: {told}")
+            meanings = ", ".join(f"'{label}' is {getattr(self.used, side)}" for label, side in self.by_name.items())
+            notes.append(f"labels in column '{self.used.label}' read as the names of columns: {meanings}")
         if self.strange:
-            said = ", ".join(f"'{label}' ({count})" for label, count in self.strange.most_common(EXAMPLES))
+            examples = ", ".join(f"'{label}' ({count})" for label, count in self.strange.most_common(EXAMPLES))
             known = [word for words in self.labels.model_dump().values() for word in words]
             near = difflib.get_close_matches(self.strange.most_common(1)[0][0].casefold(), known, n=1, cutoff=0.6)
             hint = f" (is it '{near[0]}'?)" if near else ""
             notes.append(
-                f"labels without a meaning in column '{self.used.label}': {said}{hint}; "
+                f"labels without a meaning in column '{self.used.label}': {examples}{hint}; "
                 "give them one with labels.left, labels.right, labels.tie or labels.both_bad=[...]"
             )
-        schema = self.table.schema
-        name = schema.name if schema else "votes"
-        notes += self.table.unread({*self.used, *BESIDE})
-        return self.gathered.found(name, len(self.table.rows), self.table.replaced[0], notes)
+        notes += self.table.unread({*self.used.named, *BESIDE})
+        return self.collector.result(self.table.importer.kind if self.table.importer else "votes", notes)
 
-    def _vote(self, row: Row, name: str | None) -> Judged:
+    def _judge(self, number: int, row: Row, name: str | None) -> JudgedRow:
         used = self.used
-        annotator = self.gathered.name(row, used.annotator)
-        if used.annotator and not annotator and self.table.given.annotator is None:
-            raise Unusable(f"no annotator (column '{used.annotator}' is empty)")
+        refuse_media(row)
+        self.collector.refuse_copies(number, row)
+        annotator = self.collector.annotator(row, used.annotator)
         cells = self.sides.cells(row)
-        outcome = self._outcome(row.get(used.label), cells)
+        outcome = self._outcome(row.get(str(used.label)), cells)
         sides = self.sides.compare(cells, number_of(row.get("turn")))
-        ranking = RANKINGS.get(outcome, TIED)
-        size = self.gathered.number(row, used.strength)
-        return Judged(
+        size = self.collector.number(row, used.strength)
+        return JudgedRow(
             sides,
-            ranking,
+            RANKINGS[outcome],
             annotator=annotator,
             name=name,
             own_id=name_in(row, used.id),
@@ -273,10 +213,7 @@ class _Reader:
                 *([BOTH_BAD] if outcome == "both_bad" else []),
                 *([] if self.table.knows_sides else [UNKNOWN_SIDES]),
             ],
-            rationale=name_in(row, used.rationale),
-            seconds=self.gathered.number(row, used.seconds, lambda seconds: seconds >= 0),
-            tools=tools_of(row.get("tools")),
-            template_arguments=template_arguments_of(row),
+            **self.collector.facts(row, used),
         )
 
     def _outcome(self, label: Any, cells: Row) -> Outcome:
@@ -294,22 +231,18 @@ class _Reader:
         raise Unusable(f"unknown label ({text_of(label)[:60]!r} in column '{self.used.label}')")
 
 
-def _sides_by_name(used: _Used, labels: Iterable[Any], known: Labels) -> dict[str, Outcome]:
+def _sides_by_name(left: str, right: str, labels: Iterable[Any], known: Labels) -> dict[str, Outcome]:
     """Labels that name the columns of the responses, or the part in which these two names differ.
 
     A label 1 means ``output_1`` only where every label that is not known otherwise is such a part: beside a 0 it would
     be a number counted from 0.
     """
-    left, right = used.left.casefold(), used.right.casefold()
+    left, right = left.casefold(), right.casefold()
     shared = len(commonprefix([left, right]))
     names: dict[str, Outcome] = {word_of(left): "left", word_of(left[shared:] or left): "left"}
     names |= {word_of(right): "right", word_of(right[shared:] or right): "right"}
     strange = {word_of(label) for label in labels if label not in (None, "") and known.meaning(label) is None}
     return {word: names[word] for word in sorted(strange)} if strange and strange <= set(names) else {}
-
-
-def _readable(table: Table) -> list[Row]:
-    return [row for _, row in table.rows if not isinstance(row, Unusable)]
 
 
 def _items(path: Path, column: str, replaced: list[int]) -> dict[str, Row]:

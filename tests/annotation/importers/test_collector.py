@@ -15,8 +15,8 @@ from align.core.records import Comparison
 from annotation.aggregation.votes import votes_of
 from annotation.campaign.candidates import compare, read_candidates
 from annotation.campaign.settings import Campaign, work_of
-from annotation.importers.intake import Given
-from annotation.importers.run import ImportConfig, import_preferences, read, read_preferences
+from annotation.importers.imported import ImportedFile
+from annotation.importers.run import ImportConfig, import_preferences, read
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.store.store import Store
 
@@ -24,6 +24,10 @@ from annotation.store.store import Store
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def preferences_in(path: Path, format: str = "auto", **settings: Any) -> ImportedFile:
+    return read(ImportConfig(run=path.parent / "run", data=path, format=format, **settings))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,7 @@ def test_strengths_keep_their_order_on_any_scale(
     tmp_path: Path, column: str, sizes: list[Any], strengths: list[Any], margins: list[Any]
 ) -> None:
     rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b", column: size} for n, size in enumerate(sizes)]
-    found = read_preferences(write(tmp_path / "a.jsonl", rows))
+    found = preferences_in(write(tmp_path / "a.jsonl", rows))
     assert [judgment.strength for judgment in found.judgments] == strengths
     assert [judgment.margin for judgment in found.judgments] == margins
     said = "\n".join(found.notes)
@@ -78,11 +82,11 @@ def test_three_people_against_one_are_four_votes_on_one_pair(tmp_path: Path, col
 
 def test_a_named_person_who_answers_again_is_kept_apart_and_a_copied_row_is_none(tmp_path: Path) -> None:
     rows = three_to_one(annotator="ann")
-    found = read_preferences(write(tmp_path / "a.jsonl", rows))
+    found = preferences_in(write(tmp_path / "a.jsonl", rows))
     assert [entry["reason"] for entry in found.dropped] == ["duplicate (of row 1)"] * 2
     first, second = found.judgments
     assert second.source == f"{first.source}#2" and first.ranking != second.ranking
-    named = read_preferences(write(tmp_path / "a.jsonl", three_to_one()), given=Given(annotator="bob"))
+    named = preferences_in(write(tmp_path / "a.jsonl", three_to_one()), annotator="bob")
     assert [judgment.annotator for judgment in named.judgments] == ["bob"] * 2
 
 
@@ -96,7 +100,7 @@ def test_rows_of_the_same_texts_stay_apart_by_their_own_ids_and_count_together_a
     assert sorted(c.item or "" for c in stored) == ["", "r1", "r2", "r3"] and len({c.id for c in stored}) == 4
     plain = Comparison.model_validate(stored[0].model_dump(exclude={"id", "item"}))
     assert plain.id == pair["comparison_id"], "the first row's id is that of its texts alone, as ever"
-    again = read_preferences(write(tmp_path / "b.jsonl", [*rows, rows[0]]))
+    again = preferences_in(write(tmp_path / "b.jsonl", [*rows, rows[0]]))
     assert [entry["reason"] for entry in again.dropped] == ["duplicate (of row 1)"]
 
 
@@ -124,13 +128,13 @@ def test_published_splits_hold_and_a_prompt_in_two_goes_to_the_one_held_out_most
     pairs(PairsConfig(run=tmp_path / "pairs", feedback=feedback, validation=0, test=0))
     held_out = {row["prompt"][0]["content"] for row in read_jsonl(tmp_path / "pairs" / "test.jsonl")}
     assert held_out == {"t1", "both", "Both?"}
-    whole = read_preferences(data, given=Given(split="validation"))
+    whole = preferences_in(data, split="validation")
     assert [whole.splits[c.id] for c in whole.comparisons if c.prompt[0]["content"] == "none"] == ["validation"]
 
 
 def test_a_duplicate_that_is_dropped_still_holds_its_prompt_out(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "chosen": "x", "rejected": "y", "split": split} for split in ("train", "test")]
-    found = read_preferences(write(tmp_path / "a.jsonl", rows))
+    found = preferences_in(write(tmp_path / "a.jsonl", rows))
     assert len(found.kept) == len(found.dropped) == 1 and set(found.splits.values()) == {"test"}
 
 
@@ -156,7 +160,7 @@ def test_an_empty_answer_that_lost_is_a_response_of_no_text(tmp_path: Path, form
         path.write_text("prompt,chosen,rejected\na,Apple.,\nb,,Chair.\n")
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    found = read_preferences(path)
+    found = preferences_in(path)
     (kept,) = found.kept
     assert [kept.comparison.responses[i].text for (i,) in kept.judgment.ranking] == ["Apple.", ""]
     assert [(entry["row"], entry["reason"]) for entry in found.dropped] == [(2, "a response is empty")]
@@ -177,7 +181,7 @@ def test_a_vote_for_an_empty_answer_is_a_vote(tmp_path: Path, side: str, best: s
 
 
 def test_nobody_is_asked_to_judge_an_empty_answer(tmp_path: Path) -> None:
-    found = read_preferences(write(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "x", "rejected": r} for r in "y "]))
+    found = preferences_in(write(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "x", "rejected": r} for r in "y "]))
     both, empty = found.comparisons
     left_out: Counter[str] = Counter()
 
@@ -206,7 +210,7 @@ def test_nobody_is_asked_to_judge_an_empty_answer(tmp_path: Path) -> None:
 )
 def test_languages_come_by_name_or_by_tag(tmp_path: Path, named: str, tag: str) -> None:
     row = {"prompt": "p", "chosen": "x", "rejected": "y", "language": named}
-    found = read_preferences(write(tmp_path / "a.jsonl", [row]), given=Given(language="fr"))
+    found = preferences_in(write(tmp_path / "a.jsonl", [row]), language="fr")
     assert found.comparisons[0].language == tag
     (note,) = found.notes
     assert ("name no language" in note) == (tag == "fr") and ("language=fr holds for no row" in note) == (tag != "fr")
@@ -235,7 +239,7 @@ def test_a_cell_that_holds_something_else_is_no_name(
 
 def test_a_number_that_is_beyond_all_numbers_is_none(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "x", "rejected": "y", "margin": 10**400}
-    (judgment,) = read_preferences(write(tmp_path / "a.jsonl", [row])).judgments
+    (judgment,) = preferences_in(write(tmp_path / "a.jsonl", [row])).judgments
     assert (judgment.strength, judgment.margin) == (None, None)
 
 
@@ -269,7 +273,7 @@ LONG_PROMPT = "What is the capital of France, please?"
 def test_what_was_read_as_it_stands_and_may_be_meant_otherwise_is_said(
     tmp_path: Path, row: dict[str, Any], said: str | None
 ) -> None:
-    found = read_preferences(write(tmp_path / "a.jsonl", [row]))
+    found = preferences_in(write(tmp_path / "a.jsonl", [row]))
     assert len(found.kept) == 1
     assert found.notes == [] if said is None else said in "\n".join(found.notes)
 
@@ -277,7 +281,7 @@ def test_what_was_read_as_it_stands_and_may_be_meant_otherwise_is_said(
 @pytest.mark.parametrize(("name", "split"), [("test-00000-of-00001", "test"), ("validation", "validation")])
 def test_a_file_that_is_called_by_a_split_is_said_to_tell_none(tmp_path: Path, name: str, split: str) -> None:
     path = write(tmp_path / f"{name}.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
-    found = read_preferences(path)
+    found = preferences_in(path)
     assert [f"split={split} holds all of them out" in note for note in found.notes] == [True] and not found.splits
-    held_out = read_preferences(path, given=Given(split=split))
+    held_out = preferences_in(path, split=split)
     assert not held_out.notes and set(held_out.splits.values()) == {split}

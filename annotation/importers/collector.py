@@ -1,8 +1,8 @@
-"""Judgments of a file as they are gathered: who gave them, whether they repeat, their split, language and strength.
+"""Judgments of a file: who gave them, whether they repeat, and their split, language and strength.
 
-In: one judged row after another. Out: what the file comes to (``Found``). Rows of named people are their votes: the
-same comparison by several people is one comparison, and somebody's second answer is kept apart by its source. Rows
-without a name are taken as published: one that repeats another gives nothing, two that contradict each other both go,
+In: the rows of a table, and how one is judged. Out: an ``ImportedFile``. Rows of named people are their votes: the same
+comparison by several people is one comparison, and somebody's second answer is kept apart by its source. Rows without
+a name are read as published: one that repeats another gives nothing, two that contradict each other are both dropped,
 and rows that have ids of their own stay apart although their texts are the same.
 """
 
@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 from align.core.hashes import file_hash
 from align.core.messages import normalised
 from align.core.records import Comparison, Judgment
-from annotation.importers.columns import number_of
-from annotation.importers.intake import Found, Given, Kept, Unusable, cell_of, left_out, name_in
+from annotation.importers.columns import Columns, FileSettings, cell_of, name_in, number_of
+from annotation.importers.imported import ImportedFile, ImportedRow, Unusable, left_out
+from annotation.importers.importer import Row
 from annotation.importers.languages import tag_of
-from annotation.importers.sides import Placed, Sides, placed
-from annotation.importers.turns import marks_in
+from annotation.importers.responses import PlacedComparison, PromptResponses, placed
+from annotation.importers.table import Table
+from annotation.importers.turns import marks_in, template_arguments_of, tools_of
 from annotation.store.store import STRICTNESS, Split
 
 NOBODY = "imported:"  # how a file is called that names nobody
@@ -47,14 +49,14 @@ EXCEL = 32_767  # characters of a cell
 CUT_OFF = f"rows hold a text of exactly {EXCEL:,} characters, the most that a cell of Excel holds: cut off, most likely"
 
 
-class Judged(NamedTuple):
+class JudgedRow(NamedTuple):
     """A row that was understood, before it is known whether another one says the same.
 
     ``ranking`` holds tie groups of places in ``sides``; ``size`` is how much better the first is, on the file's scale.
-    ``name`` is what the file calls the row in accounts of what was dropped, ``own_id`` what tells it from other rows.
+    ``name`` is what the file calls the row, by which a dropped row is named; ``own_id`` tells it from other rows.
     """
 
-    sides: Sides
+    sides: PromptResponses
     ranking: Sequence[Sequence[int]]
     annotator: str | None = None
     name: str | None = None
@@ -70,31 +72,48 @@ class Judged(NamedTuple):
     template_arguments: Any = None
 
 
-class Gathering:
-    """One file: what was found so far.
+Judge = Callable[[int, Row, str | None], JudgedRow]  # (number, row, its name); raises Unusable
+
+
+class Collector:
+    """The judgments of one table.
 
     Args:
         base: how the sources of its judgments begin.
-        is_scored: sizes are differences of scores, so even whole ones below 4 are no strengths.
     """
 
-    def __init__(self, path: Path, given: Given, base: str, *, is_scored: bool = False) -> None:
-        self.path, self.given, self.base, self.is_scored = path, given, base, is_scored
-        self.nobody = f"{NOBODY}{hashed_name(path)}"
-        self.kept: list[Kept | None] = []  # None: contradicted by a later row
+    def __init__(self, table: Table, base: str) -> None:
+        self.table, self.path, self.settings, self.base = table, table.path, table.settings, base
+        self.nobody = f"{NOBODY}{hashed_name(table.path)}"
+        self.kept: list[ImportedRow | None] = []  # None: contradicted by a later row
         self.dropped: list[dict[str, Any]] = []
         self.sizes: dict[int, float] = {}  # by place in ``kept``
         self.hints: dict[str, set[Split]] = {}  # by prompt, normalised
-        self.counted: Counter[str] = Counter()  # things worth saying, by how often
+        self.counted: Counter[str] = Counter()  # what the notes tell, by how often it occurs
         self.examples: dict[str, Counter[str]] = {UNKNOWN_LANGUAGE: Counter(), MARKED: Counter()}
-        self.used_given: set[str] = set()  # what of a user's words held for a row
+        self.used_settings: set[str] = set()  # which settings of the whole file held for a row
         self._rows: dict[bytes, int] = {}  # digest of a row to its number
         self._nameless: dict[str, dict[str | None, int]] = {}  # by comparison: places in ``kept`` by the row's own id
         self._times: Counter[tuple[str, str, str]] = Counter()
-        self._placed: dict[str, Placed | str] = {}
+        self._placed: dict[str, PlacedComparison | str] = {}
 
-    def drop(self, number: int, name: Any, reason: object) -> None:
-        self.dropped.append(left_out(number, name, reason))
+    def read(self, judge: Judge, responses: set[str], *names: str | None) -> None:
+        """Judge every row.
+
+        Args:
+            responses: columns that may be empty.
+            names: columns by the first of which that is not empty a row is named.
+        """
+        for number, row in self.table.rows:
+            name = None
+            try:
+                if isinstance(row, Unusable):
+                    raise row
+                row = {column: cell for column, cell in row.items() if cell != "" or column in responses}
+                name = next(filter(None, (name_in(row, column) for column in names)), None)
+                self._add(number, judge(number, row, name))
+            except Unusable as reason:
+                self.dropped.append(left_out(number, name, reason))
 
     def refuse_copies(self, number: int, row: Mapping[str, Any]) -> None:
         """Raises Unusable where another row is the same to the letter."""
@@ -103,15 +122,27 @@ class Gathering:
         if first != number:
             raise Unusable(f"duplicate (of row {first})")
 
-    def name(self, row: Mapping[str, Any], column: str | None) -> str | None:
-        """Who judged a row; several people are told, since their vote is one.
+    def annotator(self, row: Row, column: str | None) -> str | None:
+        """Who judged a row; several people are counted, since their vote is one.
 
         Raises:
-            Unusable: a cell holds something that is no name.
+            Unusable: the cell is empty or holds something that is no name.
         """
         cell = cell_of(row, column)
         self.counted[SEVERAL] += isinstance(cell, list) and len(cell) > 1
-        return name_in(row, column)
+        name = name_in(row, column)
+        if column is not None and name is None and self.settings.annotator is None:
+            raise Unusable(f"no annotator (column '{column}' is empty)")
+        return name
+
+    def facts(self, row: Row, used: Columns) -> dict[str, Any]:
+        """What any row may hold beside its judgment."""
+        return {
+            "rationale": name_in(row, used.rationale),
+            "seconds": self.number(row, used.seconds, lambda seconds: seconds >= 0),
+            "tools": tools_of(row.get("tools")),
+            "template_arguments": template_arguments_of(row),
+        }
 
     def number(
         self, row: Mapping[str, Any], column: str | None, is_allowed: Callable[[float], bool] = math.isfinite
@@ -119,13 +150,13 @@ class Gathering:
         """A cell that should hold a number; one that does not is counted."""
         if column is None or column not in row:
             return None
-        found = number_of(row[column])
-        if found is None or not is_allowed(found):
+        number = number_of(row[column])
+        if number is None or not is_allowed(number):
             self.counted[f"cells of column '{column}' are no numbers that it may hold; left out, the votes count"] += 1
             return None
-        return found
+        return number
 
-    def add(self, number: int, judged: Judged) -> None:
+    def _add(self, number: int, judged: JudgedRow) -> None:
         """Enter a judgment.
 
         Raises:
@@ -136,10 +167,10 @@ class Gathering:
         if split:
             self.hints.setdefault(normalised(comparison.prompt), set()).add(split)
         ranking = [sorted(shown[place] for place in group) for group in judged.ranking]
-        person = judged.annotator or self.given.annotator
+        person = judged.annotator or self.settings.annotator
         source = f"{self.base}#{judged.item}" if judged.item is not None else self.base
         if judged.annotator is None:
-            self.used_given.add("annotator")
+            self.used_settings.add("annotator")
         if person is None:
             comparison = self._apart(comparison, ranking, judged, number)
         else:
@@ -158,12 +189,12 @@ class Gathering:
             seconds=judged.seconds,
             source=source,
         )
-        self.kept.append(Kept(number, judged.name, comparison, judgment))
+        self.kept.append(ImportedRow(number, judged.name, comparison, judgment))
         self._remark(judged.sides)
 
-    def found(self, format: str, n_rows: int, scrubbed: int, notes: Sequence[str] = ()) -> Found:
+    def result(self, format: str, notes: Sequence[str] = ()) -> ImportedFile:
         """All of it, with strengths and splits as the file as a whole gives them."""
-        strengths, said = self._strengths()
+        strengths, scale = self._strengths()
         kept = [
             entry._replace(judgment=entry.judgment.model_copy(update=strengths.get(place, {})))
             for place, entry in enumerate(self.kept)
@@ -173,12 +204,15 @@ class Gathering:
         counted = [f"{count} {thing}" for thing, count in sorted(self.counted.items()) if count]
         for thing, seen in self.examples.items():
             named = ", ".join(f"'{example}' ({count})" for example, count in seen.most_common(EXAMPLES))
-            counted += [thing.format(count=seen.total(), named=named, language=self.given.language)] if seen else []
+            counted += [thing.format(count=seen.total(), named=named, language=self.settings.language)] if seen else []
         moved += [*self._unsplit(bool(splits)), *self._unused()]
         dropped = sorted(self.dropped, key=lambda entry: int(entry["row"]))
-        return Found(format, n_rows, kept, dropped, scrubbed, [*notes, *counted, *said, *moved], splits)
+        scrubbed = self.table.replaced[0]
+        return ImportedFile(
+            format, len(self.table.rows), kept, dropped, scrubbed, [*notes, *counted, *scale, *moved], splits
+        )
 
-    def _remark(self, sides: Sides) -> None:
+    def _remark(self, sides: PromptResponses) -> None:
         """Count what was read as it stands and may be meant otherwise."""
         self.counted[CUT] += sides.is_cut
         if mark := marks_in([message for messages in (sides.prompt, *sides.responses) for message in messages]):
@@ -186,12 +220,12 @@ class Gathering:
         whole = [str(message.get("content") or "") for turns in (sides.prompt, *sides.responses) for message in turns]
         self.counted[NO_TEXT] += any(text.strip().casefold() in STANDS_FOR_NONE for text in whole)
         self.counted[CUT_OFF] += any(len(text) == EXCEL for text in whole)
-        asked, *more = sides.prompt
+        first, *more = sides.prompt
         texts = [str(response[0].get("content") or "") for response in sides.responses]
-        if not more and len(text := str(asked.get("content") or "")) > LONG and all(t.startswith(text) for t in texts):
+        if not more and len(text := str(first.get("content") or "")) > LONG and all(t.startswith(text) for t in texts):
             self.counted["rows repeat the whole prompt at the beginning of every response: kept"] += 1
 
-    def _place(self, judged: Judged) -> Placed:
+    def _place(self, judged: JudgedRow) -> PlacedComparison:
         """The comparison of a row, made once for all rows of the same content; its language is that of the first."""
         language = self._language(judged.language)
         content = [judged.sides.prompt, judged.sides.responses, judged.tools, judged.template_arguments]
@@ -206,7 +240,7 @@ class Gathering:
             raise Unusable(made)
         return made
 
-    def _apart(self, comparison: Comparison, ranking: list[list[int]], judged: Judged, number: int) -> Comparison:
+    def _apart(self, comparison: Comparison, ranking: list[list[int]], judged: JudgedRow, number: int) -> Comparison:
         """The comparison of a row that names nobody, its own where another row of the same texts has another id.
 
         Raises:
@@ -225,39 +259,40 @@ class Gathering:
         if before.judgment.ranking == ranking:
             raise Unusable(f"duplicate (of row {before.row})")
         self.kept[seen[own]] = None
-        self.drop(before.row, before.name, f"contradicts another row (row {number})")
+        self.dropped.append(left_out(before.row, before.name, f"contradicts another row (row {number})"))
         raise Unusable(f"contradicts another row (row {before.row})")
 
     def _language(self, value: str | None) -> str:
         if value is None:
-            self.used_given.add("language")
-            return self.given.language
+            self.used_settings.add("language")
+            return self.settings.language
         if (tag := tag_of(value)) is None:
             self.examples[UNKNOWN_LANGUAGE][value[:20]] += 1
-            self.used_given.add("language")
-        return tag or self.given.language
+            self.used_settings.add("language")
+        return tag or self.settings.language
 
     def _split(self, value: str | None) -> Split | None:
         name = value or ""
         if name and (split := split_of(name)) is not None:
             return split
-        self.used_given.add("split")
+        self.used_settings.add("split")
         if not name:
-            return self.given.split
-        if self.given.split is None:
+            return self.settings.split
+        if self.settings.split is None:
             raise Unusable(
                 f"unknown split ('{name[:40].casefold()}'; split=train, validation or test says where such rows go)"
             )
-        return self.given.split
+        return self.settings.split
 
     def _strengths(self) -> tuple[dict[int, dict[str, Any]], list[str]]:
         """Strengths where the file's go from 0 to 3 in whole steps, else margins, as they stand."""
         sizes = {place: size for place, size in self.sizes.items() if self.kept[place] is not None}
-        if not self.is_scored and all(size in range(STRONGEST + 1) for size in sizes.values()):
+        is_scored = self.table.importer is not None and self.table.importer.is_scored
+        if not is_scored and all(size in range(STRONGEST + 1) for size in sizes.values()):
             return {place: {"strength": int(size)} for place, size in sizes.items()}, []
         reach = f"{min(sizes.values()):g} to {max(sizes.values()):g}" if sizes else ""
-        said = [f"strengths go from {reach}: kept as margins on that scale"] if sizes else []
-        return {place: {"margin": size} for place, size in sizes.items()}, said
+        note = [f"strengths go from {reach}: kept as margins on that scale"] if sizes else []
+        return {place: {"margin": size} for place, size in sizes.items()}, note
 
     def _splits(self, comparisons: Sequence[Comparison]) -> tuple[dict[str, Split], list[str]]:
         """The split of each comparison: of all that rows give its prompt, the one that is held out most."""
@@ -265,23 +300,27 @@ class Gathering:
             return {}, []
         strictest = {prompt: max(hints, key=STRICTNESS.__getitem__) for prompt, hints in self.hints.items()}
         several = sum(len(hints) > 1 for hints in self.hints.values())
-        said = [f"{several} prompts stand in several splits: all rows of each go to the one that is held out most"]
+        note = [f"{several} prompts stand in several splits: all rows of each go to the one that is held out most"]
         prompts = {comparison.id: normalised(comparison.prompt) for comparison in comparisons}
         splits = {key: strictest[prompt] for key, prompt in prompts.items() if prompt in strictest}
-        return splits, said if several else []
+        return splits, note if several else []
 
     def _unused(self) -> list[str]:
-        """What to say of a user's words that no row had a use for."""
-        given = {"annotator": self.given.annotator, "split": self.given.split, "language": self.given.language}
-        usual = {None, Given().language}
+        """Notes on settings of the whole file that no row had a use for."""
+        values = {
+            "annotator": self.settings.annotator,
+            "split": self.settings.split,
+            "language": self.settings.language,
+        }
+        usual = {None, FileSettings().language}
         return [
             f"{name}={value} holds for no row: each says its own"
-            for name, value in given.items()
-            if value not in usual and name not in self.used_given and any(self.kept)
+            for name, value in values.items()
+            if value not in usual and name not in self.used_settings and any(self.kept)
         ]
 
     def _unsplit(self, has_splits: bool) -> list[str]:
-        """What to say of a file that is called by a split and does not tell one."""
+        """A note on a file that is named after a split and whose rows give none."""
         name = self.path.name.casefold()
         held_out = next((split for split in HELD_OUT if name.startswith(SPLIT_NAMES[split])), None)
         if has_splits or held_out is None:

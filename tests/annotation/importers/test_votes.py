@@ -17,9 +17,9 @@ from align.core.config import BadInput, build
 from align.core.files import read_jsonl, write_jsonl
 from annotation.aggregation.counting import counting_judgments, questions_of
 from annotation.importers.columns import Columns, Labels
-from annotation.importers.crowd import read_votes
-from annotation.importers.intake import Found
+from annotation.importers.imported import ImportedFile
 from annotation.importers.run import ImportConfig, import_preferences
+from annotation.importers.run import read as read_file
 from annotation.store.store import Store
 
 HEADER = ["worker", "task", "question", "a", "b", "winner"]
@@ -32,11 +32,15 @@ def table(path: Path, rows: list[list[Any]], header: list[str] = HEADER, **style
     return path
 
 
-def read(path: Path, columns: Columns = WORKER, labels: Labels | None = None, **files: Any) -> Found:
-    return read_votes(path, columns, labels or Labels(), **files)
+def read(path: Path, columns: Columns = WORKER, labels: Labels | None = None, **files: Any) -> ImportedFile:
+    return read_file(
+        ImportConfig(
+            run=path.parent / "run", data=path, format="votes", columns=columns, labels=labels or Labels(), **files
+        )
+    )
 
 
-def said(found: Found) -> list[tuple[str, list[list[str]], list[str]]]:
+def said(found: ImportedFile) -> list[tuple[str, list[list[str]], list[str]]]:
     """Annotator, texts by rank and texts by place on screen of each vote."""
     told = []
     for entry in found.kept:

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from align.core.messages import scrubbed
 from align.core.records import Comparison, Message, Response, is_empty
-from annotation.importers.intake import Unusable
+from annotation.importers.imported import Unusable
 from annotation.importers.turns import ANSWERING, alike, brief, messages_of, paired_turns, spoken
 
 CHOSEN_REJECTED = ("chosen", "rejected")
 
 
-class Sides(NamedTuple):
+class PromptResponses(NamedTuple):
     """A prompt and its responses, in the order of the file.
 
     ``is_cut``: they were dialogues that part at their first answer, of which only that answer is left.
@@ -31,14 +31,16 @@ class Sides(NamedTuple):
     is_cut: bool = False
 
 
-class Placed(NamedTuple):
+class PlacedComparison(NamedTuple):
     """A comparison, and the canonical number of the response in each place of the file (left or top first)."""
 
     comparison: Comparison
     shown: list[int]
 
 
-def sides_of(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED, *, first_answers: bool = False) -> Sides:
+def sides_of(
+    row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED, *, first_answers: bool = False
+) -> PromptResponses:
     """Take a prompt column and two columns of responses apart.
 
     The responses may be whole dialogues: what both begin with is the prompt then. A prompt column beside them must
@@ -66,7 +68,7 @@ def sides_of(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED, *,
     if is_spoken and prompt and prompt[-1]["role"] == "assistant" and _answers_only(one) and _answers_only(other):
         raise Unusable(f"its prompt ends within an answer ({brief(prompt[-1:])})")
     if prompt and _answers_only(one[:1]):
-        return Sides(prompt, [one, other])
+        return PromptResponses(prompt, [one, other])
     return _whole(prompt, one, other, columns, first_answers)
 
 
@@ -115,7 +117,7 @@ def with_system(prompt: list[Message], system: Any) -> list[Message]:
     return prompt
 
 
-def storable(sides: Sides, replaced: list[int]) -> Sides:
+def storable(sides: PromptResponses, replaced: list[int]) -> PromptResponses:
     """Sides of text that can be stored, also where JSON text of a cell spelt something else; adds to ``replaced``."""
     return sides._replace(prompt=scrubbed(sides.prompt, replaced), responses=scrubbed(sides.responses, replaced))
 
@@ -127,7 +129,7 @@ def require_both(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED
             raise Unusable(f"no {column} response")
 
 
-def check(sides: Sides, columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
+def check(sides: PromptResponses, columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
     """What every usable row fulfils, whatever format it came in.
 
     Raises:
@@ -162,8 +164,8 @@ def different_prompts(columns: tuple[str, str] = CHOSEN_REJECTED) -> str:
 
 
 def placed(
-    sides: Sides, language: str, tools: list[dict[str, Any]] | None = None, template_arguments: Any = None
-) -> Placed:
+    sides: PromptResponses, language: str, tools: list[dict[str, Any]] | None = None, template_arguments: Any = None
+) -> PlacedComparison:
     """The comparison that checked sides make.
 
     Raises:
@@ -180,12 +182,12 @@ def placed(
     except ValidationError as error:
         raise Unusable(f"malformed ({error.errors()[0]['msg']})") from None
     order = [response.messages for response in comparison.responses]
-    return Placed(comparison, [order.index(messages) for messages in sides.responses])
+    return PlacedComparison(comparison, [order.index(messages) for messages in sides.responses])
 
 
 def _whole(
     prompt: list[Message], one: list[Message], other: list[Message], columns: tuple[str, str], first_answers: bool
-) -> Sides:
+) -> PromptResponses:
     """Sides of two dialogues that hold their prompt.
 
     Raises:
@@ -199,7 +201,7 @@ def _whole(
         head, shared = _agreed(prompt, one, other, shared)
     responses = [one[shared:], other[shared:]]
     is_cut = first_answers and bool(head) and not all(map(_answers_only, responses))
-    return Sides(head, [_first_answer(response) for response in responses] if is_cut else responses, is_cut)
+    return PromptResponses(head, [_first_answer(response) for response in responses] if is_cut else responses, is_cut)
 
 
 def _agreed(prompt: list[Message], one: list[Message], other: list[Message], shared: int) -> tuple[list[Message], int]:

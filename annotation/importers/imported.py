@@ -1,0 +1,57 @@
+"""What an importer makes of a file: comparisons with judgments, and the rows left out with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from align.core.records import Comparison, Judgment
+from annotation.store.store import Split
+
+
+class Unusable(Exception):
+    """Why a row makes no judgment. A bracket at its end tells rows of one reason apart."""
+
+
+class ImportedRow(NamedTuple):
+    """A judgment, the row it was read from, and what the file calls it."""
+
+    row: int
+    name: str | None
+    comparison: Comparison
+    judgment: Judgment
+
+
+class ImportedFile(NamedTuple):
+    """What a file holds: judgments, rows left out with their reasons, how many characters were replaced, and notes.
+
+    ``splits`` are hints for comparisons, where the file or its campaign says to which split their prompts belong.
+    """
+
+    format: str
+    n_rows: int
+    kept: list[ImportedRow]
+    dropped: list[dict[str, Any]]
+    scrubbed: int
+    notes: list[str]
+    splits: Mapping[str, Split] = MappingProxyType({})
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Each comparison once, in the order of rows."""
+        return list({entry.comparison.id: entry.comparison for entry in self.kept}.values())
+
+    @property
+    def judgments(self) -> list[Judgment]:
+        return [entry.judgment for entry in self.kept]
+
+    @property
+    def n_ties(self) -> int:
+        """Judgments that prefer nothing to anything."""
+        return sum(len(judgment.shown) > 1 and len(judgment.ranking) == 1 for judgment in self.judgments)
+
+
+def left_out(row: int, name: Any, reason: object) -> dict[str, Any]:
+    """A line of ``dropped.jsonl``."""
+    return {"row": row, "id": name, "reason": str(reason)}

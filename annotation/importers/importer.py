@@ -1,0 +1,140 @@
+"""The seam of importers: a published schema is one class, known by its columns or named in ``format``.
+
+In: the columns of a file. Out: the importer whose layout it has. A new one is one file, and one line in ``IMPORTERS``;
+one from elsewhere is named ``format: module:Class``. Layouts that hold no comparisons are known too, so that such a
+file is refused with what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+from align.core.plugins import Part, Seam, load
+from annotation.importers.columns import Columns, Kind, Labels
+
+Row = dict[str, Any]
+Layout = tuple[str, ...]  # columns that tell a schema
+
+
+class Importer(Part):
+    """A published schema: what its columns hold, and how a row is rewritten before it is read.
+
+    ``layouts`` are sets of columns; a file that has all columns of one is of this schema. A row ``holds`` a better and
+    a worse response (``preferences``), two responses and a label (``votes``), or several (``rankings``), and
+    ``columns`` and ``labels`` say where and how. ``knows_sides``: left and right are where they were on a screen.
+    ``is_scored``: strengths are differences of scores.
+
+    Fields of a derived class are settings: ``format: {kind: module:Class, …}``.
+    """
+
+    layouts: ClassVar[tuple[Layout, ...]]
+    holds: ClassVar[Kind] = "votes"
+    columns: ClassVar[Columns] = Columns()
+    labels: ClassVar[Labels] = Labels()
+    makes: ClassVar[tuple[str, ...]] = ()
+    knows_sides: ClassVar[bool] = False
+    is_scored: ClassVar[bool] = False
+
+    def rewrite(self, row: Row) -> Row:
+        """Give a row the columns that it ``makes``, or other values.
+
+        A ranking makes ``prompt``, ``responses`` and ``ranks``: a number for each, the least for the best, equal ones
+        for ties.
+
+        Raises:
+            Unusable: the row holds no judgment; says why.
+        """
+        return {}
+
+    def layout_in(self, known: Collection[str]) -> Layout | None:
+        """The first layout all of whose columns are there."""
+        return next((layout for layout in self.layouts if {*layout} <= {*known}), None)
+
+
+class OtherData(NamedTuple):
+    """A published layout that holds no comparisons: what it is instead, and what to do with it."""
+
+    name: str
+    layout: Layout
+    advice: str
+
+
+_PUBLISHED = "annotation.importers.published"
+IMPORTERS = Seam(
+    "importer",
+    {  # a file is read by the first whose layout it has
+        "arena conversations": f"{_PUBLISHED}:ArenaConversations",
+        "arena table": f"{_PUBLISHED}:ArenaTable",
+        "arena table with winner": f"{_PUBLISHED}:ArenaTableWithWinner",
+        "HelpSteer2 preferences": f"{_PUBLISHED}:HelpSteer2",
+        "HelpSteer3 preferences": f"{_PUBLISHED}:HelpSteer3",
+        "SHP": f"{_PUBLISHED}:SHP",
+        "PKU-SafeRLHF": f"{_PUBLISHED}:SafeRLHF",
+        "AlpacaEval annotations": f"{_PUBLISHED}:AlpacaEval",
+        "LLMBar": f"{_PUBLISHED}:LLMBar",
+        "WebGPT comparisons": f"{_PUBLISHED}:WebGPT",
+        "TL;DR comparisons": f"{_PUBLISHED}:SummaryComparisons",
+        "Prometheus preferences": f"{_PUBLISHED}:Prometheus",
+        "OpenAI preferences": f"{_PUBLISHED}:OpenAIPreferences",
+        "chosen and rejected with scores": f"{_PUBLISHED}:ScoredPreferences",
+        "chosen and rejected": f"{_PUBLISHED}:Preferences",
+        "votes": f"{_PUBLISHED}:Votes",
+    },
+)
+OTHERS = (
+    OtherData(
+        "rankings",
+        ("prompt", "answers"),
+        "it ranks several answers per row (answers with ranks); write each two of them as chosen and rejected",
+    ),
+    OtherData(
+        "rated completions",
+        ("instruction", "completions"),
+        "it rates several completions per row; write two of each as chosen and rejected",
+    ),
+    OtherData(
+        "message trees",
+        ("message_id", "parent_id", "text", "role"),
+        "each row is one message of a tree; join siblings by parent_id, and write two of each, by rank, as chosen and "
+        "rejected",
+    ),
+    OtherData(
+        "rated responses",
+        ("prompt", "response", "helpfulness"),
+        "each row is one rated response; join two of each prompt and write them as chosen and rejected",
+    ),
+    OtherData(
+        "graded responses",
+        ("orig_instruction", "orig_response", "orig_score"),
+        "each row is one graded response; join two of each instruction and write them as chosen and rejected",
+    ),
+    OtherData(
+        "thumbs",
+        ("prompt", "completion", "label"),
+        "each row is one completion with a thumb; join a good and a bad one of each prompt and write them as chosen "
+        "and rejected",
+    ),
+    OtherData(
+        "demonstrations",
+        ("prompt", "completion"),
+        "each row is one answer and no comparison; 'align sft' reads demonstrations",
+    ),
+    OtherData(
+        "demonstrations",
+        ("messages",),
+        "each row is one dialogue and no comparison; 'align sft' reads demonstrations: write its last answer as "
+        "completion and what comes before it as prompt",
+    ),
+)
+
+
+def shipped() -> Iterator[Importer]:
+    """The shipped importers, in their order."""
+    return (load(name)(kind=kind) for kind, name in IMPORTERS.shipped.items())
+
+
+def known_layouts() -> list[tuple[str, Layout]]:
+    """Every layout that is known, by the name of its schema."""
+    importers = [(importer.kind, layout) for importer in shipped() for layout in importer.layouts]
+    return importers + [(other.name, other.layout) for other in OTHERS]
