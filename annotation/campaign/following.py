@@ -19,10 +19,10 @@ from itertools import count
 from typing import IO, NamedTuple
 
 from align.core.config import BadInput
+from align.core.http import Silent
 from annotation.campaign import pull as once
 from annotation.campaign.pull import PulledNow
 from annotation.campaign.settings import Campaign
-from annotation.label_studio.faults import Silent
 from annotation.label_studio.studio import Studio
 from annotation.store.database import Busy
 

@@ -26,11 +26,10 @@ from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.interface.config import Interface, controls, task_data
 from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, create_token
-from annotation.label_studio.calls import Calls
+from annotation.label_studio.connection import Connection
 from annotation.label_studio.rows import ROWS, StudioTask, read_annotation
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import PATIENCE, Studio
-from annotation.label_studio.transport import connect
 from annotation.store.ledger import Ledger, pseudonym
 from annotation.store.store import Store
 
@@ -150,12 +149,13 @@ def _post_all(
     stopped = threading.Event()
 
     def work(person: _Person, progress: Any) -> None:
-        calls = Calls(server.url, person.token, PATIENCE, lambda: connect(server.url, person.token))
+        connection = Connection(server.url, person.token, PATIENCE)
         for turn in turns[person.name]:
             if stopped.is_set():
                 return
             left = _on_the_left(interface, turn)
-            _answer(calls, interface, turn.task.id, person.account, judge(turn.comparison, person.name, left), left)
+            judgment = judge(turn.comparison, person.name, left)
+            _post(connection, interface, turn.task.id, person.account, judgment, left)
             progress.update()
 
     total = sum(map(len, turns.values()))
@@ -176,7 +176,7 @@ def _on_the_left(interface: Interface, turn: _Turn) -> int:
     raise BadInput(f"task {turn.task.id} shows other texts than the responses of comparison {turn.comparison.id}")
 
 
-def _answer(calls: Calls, interface: Interface, task: int, account: int, judgment: Judgment, left: int) -> None:
+def _post(connection: Connection, interface: Interface, task: int, account: int, judgment: Judgment, left: int) -> None:
     """Post a judgment as the labelling page would, once."""
     path = f"api/tasks/{task}/annotations/"
     strength = judgment.strength or 0
@@ -185,7 +185,7 @@ def _answer(calls: Calls, interface: Interface, task: int, account: int, judgmen
     region = {"from_name": "verdict", "to_name": control.to_name, "type": control.type, "origin": "manual"}
     result = [{"id": f"verdict-{account}", **region, "value": {control.type: [str(lean)]}}]
     body = {"result": result, "lead_time": judgment.seconds}
-    calls.write(
-        lambda: calls.send("POST", path, body=body),
-        lambda: any(read_annotation(row, task).completed_by == account for row in calls.read(path, form=ROWS)),
+    connection.write(
+        lambda: connection.send("POST", path, body=body),
+        lambda: any(read_annotation(row, task).completed_by == account for row in connection.read(path, form=ROWS)),
     )

@@ -27,6 +27,7 @@ from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
 from annotation.interface.config import config_hash, shown_hash
 from annotation.interface.render import guidelines_html
+from annotation.label_studio.interfaces import check_interface
 from annotation.label_studio.rows import Project, first_ids
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger
@@ -181,6 +182,7 @@ class _Sender:
         self.ledger.set_guideline([task.key for task in tasks], self.guideline)
         known = self.ledger.tasks()
         data = {task.key: self._data(known[task.key]) for task in tasks}
+        check_interface(self.project.config, data.values())
         self.ledger.set_pages({key: shown_hash(shown) for key, shown in data.items()})
         imported = self.studio.import_tasks(self.project.id, [{"data": shown} for shown in data.values()])
         if imported.had_copies or imported.new < len(tasks):  # another bridge sends the same: its sides may have stayed

@@ -6,24 +6,18 @@ BadInput with what is wrong and what to do. Tokens are read for their kind and t
 
 from __future__ import annotations
 
-import base64
-import http.client
 import os
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from align.core.config import BadInput
-from align.core.limits import MOST_ANSWER, bounded_bytes, parse_json
-from annotation.label_studio.faults import NEW_TOKEN, address, redact
+from align.core.http import Client, Unanswered, redact
+from align.core.limits import MOST_ANSWER, parse_json
+from annotation.label_studio.connection import NEW_TOKEN, address, token_claims
 from annotation.label_studio.installation import VERSION
 from annotation.label_studio.studio import Studio
-from annotation.label_studio.transport import LOOPBACK
 
 TIMEOUT = 10.0
 
@@ -76,21 +70,20 @@ def _release(base: str) -> str | None:
     Raises:
         BadInput: nothing answers.
     """
-    direct = urllib.request.ProxyHandler({}) if urlsplit(base).hostname in LOOPBACK else urllib.request.ProxyHandler()
     try:
-        with urllib.request.build_opener(direct).open(base + "api/version", timeout=TIMEOUT) as reply:
-            return str(parse_json(bounded_bytes(reply, MOST_ANSWER))["release"])
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise BadInput(f"{base}: answers with status {error.code}; wait until the server is up") from None
-        return None
+        with Client(base, most=MOST_ANSWER, timeout=TIMEOUT, follow_redirects=True) as client:
+            answer = client.get(base + "api/version")
+    except Unanswered as error:
+        raise BadInput(
+            f"{base}: cannot be reached ({redact(str(error))}); start the server, or mend host and port in "
+            "LABEL_STUDIO_URL"
+        ) from None
+    if answer.status_code >= 500:
+        raise BadInput(f"{base}: answers with status {answer.status_code}; wait until the server is up")
+    try:
+        return str(parse_json(answer.content)["release"]) if answer.status_code == 200 else None
     except (ValueError, KeyError, TypeError):
         return None
-    except (OSError, ssl.SSLError, http.client.HTTPException) as error:
-        reason = redact(str(getattr(error, "reason", error)))
-        raise BadInput(
-            f"{base}: cannot be reached ({reason}); start the server, or mend host and port in LABEL_STUDIO_URL"
-        ) from None
 
 
 def _beginning(base: str) -> str | None:
@@ -107,7 +100,7 @@ def _beginning(base: str) -> str | None:
 
 def _kind(token: str) -> str:
     """What a token calls itself."""
-    payload = _payload(token)
+    payload = token_claims(token)
     if payload is None:
         return "legacy token"
     if payload.get("token_type") == "access":
@@ -115,12 +108,3 @@ def _kind(token: str) -> str:
     ends = payload.get("exp")
     until = f" until {datetime.fromtimestamp(ends, UTC):%Y-%m-%d}" if isinstance(ends, int) else ""
     return f"personal access token{until}"
-
-
-def _payload(token: str) -> dict[str, Any] | None:
-    try:
-        part = token.strip().split(".")[1]
-        value = parse_json(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-        return value if isinstance(value, dict) else None
-    except (IndexError, ValueError):
-        return None

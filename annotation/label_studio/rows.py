@@ -97,25 +97,6 @@ class _Page(TypedDict):
     total: int
 
 
-class _Account(TypedDict):
-    email: str
-
-
-class _User(TypedDict):
-    id: int
-    email: str
-
-
-class _Titled(TypedDict):
-    id: int
-    title: str
-
-
-class _Titles(TypedDict):
-    results: list[_Titled]
-    count: int
-
-
 class _Sent(TypedDict):
     task_ids: list[int]
 
@@ -128,15 +109,10 @@ class _Changed(TypedDict):
     updated_at: str
 
 
-PAGE, ROW, ROWS = TypeAdapter(_Page), TypeAdapter(_Row), TypeAdapter(list[_Row])
-ACCOUNT, USERS, TITLES = TypeAdapter(_Account), TypeAdapter(list[_User]), TypeAdapter(_Titles)
+PAGE, ROWS = TypeAdapter(_Page), TypeAdapter(list[_Row])
+EMAIL, USERS = TypeAdapter(str), TypeAdapter(list[tuple[int, str]])
+PROJECT, TITLES = TypeAdapter(tuple[int, str, str, int, int]), TypeAdapter(tuple[int, list[tuple[int, str]]])
 SENT, CHANGED, OVERLAP = TypeAdapter(_Sent), TypeAdapter(_Changed), TypeAdapter(_Overlap)
-
-
-def read_project(row: Mapping[str, Any]) -> Project:
-    """A project of the server's list."""
-    with _known("project", row):
-        return Project(row["id"], row["title"], row["label_config"], row["task_number"], row["maximum_annotations"])
 
 
 def read_task(row: Mapping[str, Any]) -> StudioTask:

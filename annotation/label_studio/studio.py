@@ -14,18 +14,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from align.core.config import BadInput
-from annotation.label_studio.calls import Calls
-from annotation.label_studio.faults import NEW_TOKEN, Missing, Unanswered, address
+from align.core.http import Unanswered
+from annotation.label_studio.connection import NEW_TOKEN, Connection, Missing, address
+from annotation.label_studio.interfaces import check_interface
 from annotation.label_studio.rows import (
-    ACCOUNT,
     CHANGED,
+    EMAIL,
     KEY,
     OVERLAP,
     PAGE,
-    ROW,
+    PROJECT,
     SENT,
     TITLES,
     USERS,
@@ -39,10 +41,8 @@ from annotation.label_studio.rows import (
     moment,
     parts,
     read_keyed,
-    read_project,
     read_task,
 )
-from annotation.label_studio.transport import connect
 
 LIST_LIMIT = 200  # keys in one filter: they travel in the address, which may not be longer
 SCAN_PAGE, READ_PAGE = 1000, 500
@@ -66,17 +66,17 @@ class Studio:
         key = token.strip()
         if not TOKEN.fullmatch(key):
             raise BadInput(f"LABEL_STUDIO_API_KEY: is empty or holds what no token holds; {NEW_TOKEN}")
-        self._calls = Calls(self.url, key, patience, lambda: connect(self.url, key))
+        self.connection = Connection(self.url, key, patience)
 
     # --- projects and people --------------------------------------------------------------------------------
 
     def whoami(self) -> str:
         """The address of the account that the token belongs to."""
-        return str(self._calls.read("api/current-user/whoami", form=ACCOUNT)["email"])
+        return str(self.connection.query(lambda sdk: sdk.users.whoami().email, EMAIL))
 
     def users(self) -> dict[int, str]:
         """Addresses of all accounts by id."""
-        return {user["id"]: user["email"] for user in self._calls.read("api/users/", form=USERS)}
+        return dict(self.connection.query(lambda sdk: [[user.id, user.email] for user in sdk.users.list()], USERS))
 
     def project(self, project: int) -> Project:
         """A project by id.
@@ -84,8 +84,13 @@ class Studio:
         Raises:
             BadInput: there is none.
         """
+
+        def read(sdk: Any) -> list[Any]:
+            found = sdk.projects.get(project)
+            return [found.id, found.title, found.label_config, found.task_number, found.maximum_annotations]
+
         try:
-            return read_project(self._calls.read(f"api/projects/{project}/", form=ROW))
+            return Project(*self.connection.query(read, PROJECT))
         except Missing:
             raise self._no_project(project) from None
 
@@ -95,8 +100,9 @@ class Studio:
         ``settings`` are the server's own names, such as ``maximum_annotations``.
 
         Raises:
-            BadInput: several have that title, or the server does not accept the configuration.
+            BadInput: several have that title, or Label Studio does not accept the configuration.
         """
+        check_interface(config)
         if not 3 <= len(title) <= 50:
             raise BadInput(f"'{title}': the title of a project has 3 to 50 characters")
         found = self._titled(title)
@@ -104,9 +110,9 @@ class Studio:
             raise BadInput(f"{self.url}: {len(found)} projects are called '{title}' ({found}); rename all but one")
         if found:
             return self.project(found[0])
-        body = {"title": title, "label_config": config, **(settings or {})}
-        self._calls.write(
-            lambda: self._calls.send("POST", "api/projects/", body=body), lambda: bool(self._titled(title))
+        given = {"title": title, "label_config": config, **(settings or {})}
+        self.connection.write(
+            lambda: self.connection.call(lambda sdk: sdk.projects.create(**given).id), lambda: bool(self._titled(title))
         )
         first, *copies = self._titled(title)
         for copy in copies:  # of a request that was carried out twice: made a moment ago, still empty
@@ -115,11 +121,7 @@ class Studio:
 
     def set_votes(self, project: int, votes: int) -> None:
         """Have every task of a project judged by so many people; tasks that were re-opened for more forget it."""
-        path = f"api/projects/{project}/"
-        self._calls.write(
-            lambda: self._calls.send("PATCH", path, body={"maximum_annotations": votes}),
-            lambda: bool(self._calls.read(path, form=ROW).get("maximum_annotations") == votes),
-        )
+        self._update(project, maximum_annotations=votes)
 
     # --- tasks ----------------------------------------------------------------------------------------------
 
@@ -198,10 +200,10 @@ class Studio:
         body = {"overlap": overlap, "is_labeled": False}  # the overlap alone does not bring it back into the queue
         path = f"api/tasks/{task}/"
         try:
-            self._calls.write(
-                lambda: self._calls.send("PATCH", path, body=body),
+            self.connection.write(
+                lambda: self.connection.send("PATCH", path, body=body),
                 lambda: bool(
-                    self._calls.read(path, form=OVERLAP)["overlap"] >= overlap
+                    self.connection.read(path, form=OVERLAP)["overlap"] >= overlap
                 ),  # sent again it would undo a last answer
             )
         except Missing:
@@ -222,8 +224,8 @@ class Studio:
         reply: dict[str, Any] = {}
         path = f"api/tasks/{task}/"
         try:
-            self._calls.write(
-                lambda: reply.update(self._calls.send("PATCH", path, body={"data": dict(data)}, form=CHANGED)),
+            self.connection.write(
+                lambda: reply.update(self.connection.send("PATCH", path, body={"data": dict(data)}, form=CHANGED)),
                 lambda: True,
             )
         except Missing:
@@ -240,7 +242,7 @@ class Studio:
         def send() -> None:
             pending = [key for key in rows if key not in ids]
             sent = [rows[key] for key in pending]
-            numbers = self._calls.send("POST", path, {"return_task_ids": "true"}, sent, form=SENT)["task_ids"]
+            numbers = self.connection.send("POST", path, {"return_task_ids": "true"}, sent, form=SENT)["task_ids"]
             if len(numbers) != len(pending):
                 raise Unanswered(f"{len(pending)} tasks sent, {len(numbers)} ids came back")
             ids.update(zip(pending, numbers, strict=True))
@@ -250,7 +252,7 @@ class Studio:
             return len(ids) == len(rows)
 
         try:
-            self._calls.write(send, are_there)
+            self.connection.write(send, are_there)
         except Missing:
             raise self._no_project(project) from None
         return ids
@@ -268,9 +270,9 @@ class Studio:
             # by project, not by id alone: the server gives the ids of deleted tasks to new ones
             chosen = {"selectedItems": {"all": False, "included": extra()}}
             if chosen["selectedItems"]["included"]:
-                self._calls.send("POST", "api/dm/actions/", {"id": "delete_tasks", "project": project}, chosen)
+                self.connection.send("POST", "api/dm/actions/", {"id": "delete_tasks", "project": project}, chosen)
 
-        self._calls.write(delete, lambda: not extra())
+        self.connection.write(delete, lambda: not extra())
         return kept
 
     def _scan(
@@ -293,7 +295,7 @@ class Studio:
     def _page(self, project: int, params: Mapping[str, Any]) -> dict[str, Any]:
         try:
             asked = {"project": project, "fields": "task_only", **params}
-            return dict(self._calls.read("api/tasks/", asked, form=PAGE))
+            return dict(self.connection.read("api/tasks/", asked, form=PAGE))
         except Missing:
             raise self._no_project(project) from None
 
@@ -303,27 +305,38 @@ class Studio:
         While Label Studio deletes a project it does not count answers to any other, and after two deletions at once
         it counts none until it is started again (``temporary_disconnect_all_signals`` of its 1.23.2).
         """
-        path = f"api/projects/{project}/"
         with suppress(Missing):  # somebody deleted it
-            self._calls.write(
-                lambda: self._calls.send("PATCH", path, body={"title": title}),
-                lambda: bool(self._calls.read(path, form=ROW).get("title") == title),
-            )
+            self._update(project, title=title)
+
+    def _update(self, project: int, **fields: Any) -> None:
+        def are_set(sdk: Any) -> bool:
+            found = sdk.projects.get(project)
+            return all(getattr(found, name) == value for name, value in fields.items())
+
+        self.connection.write(
+            lambda: self.connection.call(lambda sdk: sdk.projects.update(project, **fields).id),
+            lambda: bool(self.connection.query(are_set)),
+        )
 
     def _titled(self, title: str) -> list[int]:
-        found, page, seen = [], 1, 0
+        found: list[int] = []
+        page = seen = 0
         while True:
-            reply = self._calls.read(
-                "api/projects/", {"page": page, "page_size": 100, "include": "id,title"}, form=TITLES
-            )
-            found += [row["id"] for row in reply["results"] if row["title"] == title]
-            seen += len(reply["results"])
-            if seen >= reply["count"] or not reply["results"]:
-                return sorted(found)
             page += 1
+            count, listed = self.connection.query(partial(_titles, page), TITLES)
+            found += [number for number, other in listed if other == title]
+            seen += len(listed)
+            if seen >= count or not listed:
+                return sorted(found)
 
     def _no_project(self, project: int) -> BadInput:
         return BadInput(
             f"{self.url}: has no project {project}: it was deleted, or the address is another server's; nothing was "
             "changed: check LABEL_STUDIO_URL, or start a new campaign"
         )
+
+
+def _titles(page: int, sdk: Any) -> list[Any]:
+    """How many projects there are, and ids and titles on one page of their list."""
+    found = sdk.projects.list(page=page, page_size=100, include="id,title")
+    return [found.response.count, [[project.id, project.title] for project in found.items]]

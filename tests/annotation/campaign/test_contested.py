@@ -22,7 +22,7 @@ from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.label_studio import calls
 from annotation.label_studio.accounts import create_annotator, create_token
-from annotation.label_studio.faults import Missing
+from annotation.label_studio.connection import Missing
 from annotation.label_studio.rows import Project
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
@@ -113,7 +113,7 @@ def people(server: Server, n: int) -> list[Studio]:
 def next_task(person: Studio, number: int) -> int | None:
     """The task that the server gives a person next."""
     try:
-        return int(person._calls.read(f"api/projects/{number}/next")["id"])
+        return int(person.connection.read(f"api/projects/{number}/next")["id"])
     except Missing:
         return None
 
@@ -190,7 +190,7 @@ def test_a_lost_answer_does_not_undo_a_third_persons_word(
     body = {"result": vote("right")["result"]}
 
     def meanwhile(seconds: float) -> None:
-        cem._calls.send("POST", f"api/tasks/{task}/annotations/", body=body)
+        cem.connection.send("POST", f"api/tasks/{task}/annotations/", body=body)
 
     with FlakyProxy(server.url, faults={}) as proxy:
         lossy = Studio(proxy.url, server.token, patience=PATIENT)
@@ -198,7 +198,7 @@ def test_a_lost_answer_does_not_undo_a_third_persons_word(
         proxy.forced = ["lost answer"]
         monkeypatch.setattr(calls.time, "sleep", meanwhile)
         lossy.reopen(task, 2)
-    found = studio._calls.read(f"api/tasks/{task}/")
+    found = studio.connection.read(f"api/tasks/{task}/")
     assert proxy.seen["lost answer"] == 1 and (found["overlap"], found["is_labeled"]) == (2, True)
 
 

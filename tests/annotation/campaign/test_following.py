@@ -58,7 +58,7 @@ def test_the_first_poll_fails_like_a_pull_and_a_later_one_for_what_is_no_silence
         next(polls(campaign, Studio("http://127.0.0.1:9/", "x" * 40, patience=0.1)))
     looked = polls(campaign, studio)
     next(looked)
-    studio._calls.send("DELETE", f"api/projects/{project}/")
+    studio.connection.send("DELETE", f"api/projects/{project}/")
     with pytest.raises(BadInput, match="has no project"):
         next(looked)
     with pytest.raises(BadInput, match="every=0"):

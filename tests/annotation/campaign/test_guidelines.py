@@ -149,7 +149,7 @@ def test_a_lost_store_does_not_guess_what_was_shown(studio: Studio, tmp_path: Pa
 def test_a_task_that_is_made_anew_shows_the_new_text(studio: Studio, tmp_path: Path) -> None:
     campaign = guided(tmp_path, 1)
     push(campaign, studio)
-    studio._calls.send("DELETE", f"api/tasks/{tasks(studio, campaign)['0'].id}/")
+    studio.connection.send("DELETE", f"api/tasks/{tasks(studio, campaign)['0'].id}/")
     (tmp_path / "guidelines.md").write_text(SECOND)
     assert push(campaign, studio).new == 1
     shown = tasks(studio, campaign)["0"]

@@ -63,20 +63,20 @@ def project(studio: Studio, title: str, config: str, data: Sequence[dict[str, An
     """A project made by hand, and the ids of its tasks."""
     made = studio.ensure_project(f"{title} {time.time_ns()}", config, {"maximum_annotations": 2}).id
     rows = [{"data": row} for row in data]
-    reply = studio._calls.send("POST", f"api/projects/{made}/import", {"return_task_ids": "true"}, rows)
+    reply = studio.connection.send("POST", f"api/projects/{made}/import", {"return_task_ids": "true"}, rows)
     return made, reply["task_ids"]
 
 
 def say(studio: Studio, task: int, *result: dict[str, Any], **facts: Any) -> int:
     return int(
-        studio._calls.send("POST", f"api/tasks/{task}/annotations/", body={"result": list(result), **facts})["id"]
+        studio.connection.send("POST", f"api/tasks/{task}/annotations/", body={"result": list(result), **facts})["id"]
     )
 
 
 def colleague(studio: Studio) -> int:
     """A second account."""
     body = {"email": f"second-{time.time_ns()}@annotators.invalid", "first_name": "", "last_name": "", "username": "x"}
-    return int(studio._calls.send("POST", "api/users/", body=body)["id"])
+    return int(studio.connection.send("POST", "api/users/", body=body)["id"])
 
 
 def export(studio: Studio, project: int, form: str, folder: Path) -> Path:
@@ -85,12 +85,12 @@ def export(studio: Studio, project: int, form: str, folder: Path) -> Path:
     params = {"exportType": form, "download_all_tasks": "true"}
     if form == "snapshot":
         body = {"title": "s", "serialization_options": {"annotations__completed_by": {"only_id": False}}}
-        made = f"{path}s/{studio._calls.send('POST', f'{path}s/', body=body)['id']}"
-        while studio._calls.read(made)["status"] not in ("completed", "failed"):
+        made = f"{path}s/{studio.connection.send('POST', f'{path}s/', body=body)['id']}"
+        while studio.connection.read(made)["status"] not in ("completed", "failed"):
             time.sleep(0.1)
         path, params = f"{made}/download", {"exportType": "JSON"}
     file = folder / f"{form}-{project}.json"
-    file.write_bytes(studio._calls._exchange("GET", path, params, None).content)
+    file.write_bytes(studio.connection.client.get(studio.url + path, params=params).content)
     return file
 
 
@@ -139,7 +139,7 @@ def test_every_form_of_a_stock_pairwise_export_says_the_same(studio: Studio, tmp
     say(studio, ids[2], was_cancelled=True)
     say(studio, ids[3])
     say(studio, ids[4], region("comparison", "pairwise", {"selected": "banana"}))
-    studio._calls.send("POST", f"api/tasks/{ids[5]}/drafts", body={"result": [selected("left")], "lead_time": 1})
+    studio.connection.send("POST", f"api/tasks/{ids[5]}/drafts", body={"result": [selected("left")], "lead_time": 1})
     found = {form: read(export(studio, number, form, tmp_path), columns={"rationale": "why"}) for form in FORMS}
     for form in FORMS:
         kept = found[form].kept
@@ -261,7 +261,7 @@ def test_sides_that_were_swapped_on_the_server_are_not_believed(
         answer(studio, shown[task], [for_good(shown[task])])
     left, right = (shown["0"].data[f"response_{letter}_html"] for letter in "ab")
     swapped = {**shown["0"].data, "response_a_html": right, "response_b_html": left}
-    studio._calls.send("PATCH", f"api/tasks/{shown['0'].id}/", body={"data": swapped})
+    studio.connection.send("PATCH", f"api/tasks/{shown['0'].id}/", body={"data": swapped})
     path = export(studio, number, form, tmp_path)
     record = import_preferences(ImportConfig(run=tmp_path / "one", data=path, feedback=campaign.feedback))
     assert record.dropped == {"its task shows something else than what was sent": 1, "nobody answered it": 6}

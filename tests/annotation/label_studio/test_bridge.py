@@ -56,8 +56,8 @@ def test_what_people_said_is_mapped_back_edited_and_taken_back(studio: Studio, c
     assert pull(campaign, studio).outcomes == {}  # the overlap is read again, and nothing is new
 
     path = f"api/annotations/{tie}/"
-    studio._calls.send("PATCH", path, body={"result": [for_good(shown["4"], 3)]})
-    studio._calls.send("DELETE", f"api/annotations/{improved}/")
+    studio.connection.send("PATCH", path, body={"result": [for_good(shown["4"], 3)]})
+    studio.connection.send("DELETE", f"api/annotations/{improved}/")
     again = pull(campaign, studio)
     assert (again.outcomes, again.taken_back, again.judgments) == ({"judgment": 1}, 1, 6)
     said = judged(campaign)
@@ -101,7 +101,7 @@ def test_each_kind_of_broken_answer_has_its_reason(studio: Studio, campaign: Cam
     for number, (_, told) in BROKEN.items():
         assert told in reasons[number]
     mended = next(annotation for annotation, number in ids.items() if number == "1")
-    studio._calls.send("PATCH", f"api/annotations/{mended}/", body={"result": [for_good(shown["1"])]})
+    studio.connection.send("PATCH", f"api/annotations/{mended}/", body={"result": [for_good(shown["1"])]})
     after = pull(campaign, studio)
     assert (after.outcomes, after.quarantined, after.judgments) == ({"judgment": 1}, len(BROKEN) - 1, 1)
 
@@ -126,7 +126,7 @@ def test_an_interface_edited_by_hand_stops_the_bridge(studio: Studio, campaign: 
     project = push(campaign, studio).project
     config = studio.project(project).config.replace("<Header", "<Header size='1'", 1)
     config = config.replace('size="6"', "", 1)
-    studio._calls.send("PATCH", f"api/projects/{project}/", body={"label_config": config})
+    studio.connection.send("PATCH", f"api/projects/{project}/", body={"label_config": config})
     for act in (push, pull):
         with pytest.raises(BadInput, match="is not the campaign's"):
             act(campaign, studio)
@@ -137,7 +137,7 @@ def test_a_deleted_task_takes_its_judgment_along(studio: Studio, campaign: Campa
     shown = tasks(studio, campaign)
     answer(studio, shown["0"], [for_good(shown["0"])])
     assert pull(campaign, studio).judgments == 1
-    studio._calls.send("DELETE", f"api/tasks/{shown['0'].id}/")
+    studio.connection.send("DELETE", f"api/tasks/{shown['0'].id}/")
     found = pull(campaign, studio)
     assert (found.taken_back, found.judgments) == (1, 0)
     assert push(campaign, studio).new == 1
@@ -157,13 +157,13 @@ def test_changes_that_come_to_light_late_are_read(studio: Studio, campaign: Camp
             Ledger(store, campaign.name).advance(watermark)
 
     later((datetime.now(UTC) + timedelta(minutes=4)).isoformat())  # within the overlap
-    studio._calls.send("PATCH", f"api/annotations/{numbers[0]}/", body={"result": [for_good(shown["0"], -2)]})
+    studio.connection.send("PATCH", f"api/annotations/{numbers[0]}/", body={"result": [for_good(shown["0"], -2)]})
     assert pull(campaign, studio).tasks == 1
     answer(studio, shown["3"], [for_good(shown["3"])])
     found = pull(campaign, studio)
     assert (found.tasks, found.judgments) == (1, 4)
     later((datetime.now(UTC) + timedelta(hours=1)).isoformat())  # far outside: only the count of answers tells
-    studio._calls.send("DELETE", f"api/annotations/{numbers[1]}/")
+    studio.connection.send("DELETE", f"api/annotations/{numbers[1]}/")
     found = pull(campaign, studio)
     assert (found.tasks, found.taken_back, found.judgments) == (1, 1, 3)
     answer(studio, shown["4"], [for_good(shown["4"])])
@@ -196,7 +196,7 @@ def test_a_task_deleted_and_judged_anew_keeps_its_new_answer(studio: Studio, cam
     task = tasks(studio, campaign)["0"]
     answer(studio, task, [for_good(task)])
     assert pull(campaign, studio).judgments == 1
-    studio._calls.send("DELETE", f"api/tasks/{task.id}/")
+    studio.connection.send("DELETE", f"api/tasks/{task.id}/")
     assert push(campaign, studio).new == 1
     task = tasks(studio, campaign)["0"]
     answer(studio, task, [for_good(task)])
@@ -208,7 +208,7 @@ def test_a_task_deleted_and_judged_anew_keeps_its_new_answer(studio: Studio, cam
 def test_a_task_copied_by_hand_is_named_by_push(studio: Studio, campaign: Campaign) -> None:
     assert push(campaign, studio).copies == ()
     shown = tasks(studio, campaign)
-    studio._calls.send("POST", f"api/projects/{pushed_to(campaign)}/import", body=[{"data": shown["0"].data}] * 2)
+    studio.connection.send("POST", f"api/projects/{pushed_to(campaign)}/import", body=[{"data": shown["0"].data}] * 2)
     ids = sorted(row.id for row in studio.keyed(pushed_to(campaign)) if row.key == shown["0"].key)
     pushed = push(campaign, studio)
     assert pushed.new == 0 and pushed.copies == ((ids[1], ids[0]), (ids[2], ids[0])) and shown["0"].id == ids[0]
@@ -234,9 +234,9 @@ def test_of_two_answered_copies_one_may_go(studio: Studio, campaign: Campaign) -
     task = tasks(studio, campaign)["0"]
     number = answer(studio, task, [for_good(task)])
     body = [{"data": task.data, "annotations": [{"result": [for_good(task, -1)]}]}]
-    studio._calls.send("POST", f"api/projects/{pushed_to(campaign)}/import", body=body)
+    studio.connection.send("POST", f"api/projects/{pushed_to(campaign)}/import", body=body)
     assert pull(campaign, studio).judgments == 1  # one word of one person
-    studio._calls.send("DELETE", f"api/annotations/{number}/")
+    studio.connection.send("DELETE", f"api/annotations/{number}/")
     assert pull(campaign, studio).judgments == chain(campaign) == 1
     assert judged(campaign)["0"][1] != f"{GOOD} 0"
     answer(studio, task, [], was_cancelled=True)  # skipped there, judged on the copy
@@ -252,14 +252,14 @@ def test_an_answer_given_to_somebody_else_or_moved_counts_once(
     assert pull(campaign, studio).judgments == 1
     email, _ = create_annotator(server, f"p{number}")
     other = next(account for account, address in studio.users().items() if address == email)
-    studio._calls.send("PATCH", f"api/annotations/{number}/", body={"completed_by": other})
+    studio.connection.send("PATCH", f"api/annotations/{number}/", body={"completed_by": other})
     assert pull(campaign, studio).judgments == pull(campaign, studio, full=True).judgments == chain(campaign) == 1
-    studio._calls.send(
+    studio.connection.send(
         "PATCH", f"api/annotations/{number}/", body={"task": lower.id}
     )  # it is met there before it is missed
     assert pull(campaign, studio, full=True).judgments == chain(campaign) == 1
     assert set(judged(campaign)) == {first} != {second}
-    studio._calls.send("DELETE", f"api/users/{other}/")  # the account is gone, the word and whose it was are known
+    studio.connection.send("DELETE", f"api/users/{other}/")  # the account is gone, the word and whose it was are known
     found = pull(campaign, studio, full=True)
     assert (found.judgments, found.quarantined) == (1, 0)
 
@@ -271,7 +271,7 @@ def test_of_two_answers_of_one_person_the_later_counts(studio: Studio, campaign:
     answer(studio, task, [for_good(task, -1)])
     assert pull(campaign, studio).outcomes == {"judgment": 1, "superseded": 1}
     assert judged(campaign)["0"][1] != f"{GOOD} 0"
-    studio._calls.send("PATCH", f"api/annotations/{first}/", body={"result": [for_good(task, 1)]})
+    studio.connection.send("PATCH", f"api/annotations/{first}/", body={"result": [for_good(task, 1)]})
     assert pull(campaign, studio).outcomes == {"judgment": 1, "superseded": 1}
     assert judged(campaign)["0"][1] == f"{GOOD} 0" and chain(campaign) == 1
 
@@ -284,7 +284,7 @@ def test_what_the_server_copies_is_nobodys_judgment(studio: Studio, campaign: Ca
         "selectedItems": {"all": False, "included": [shown["1"].id, shown["2"].id]},
         "source_annotation_id": number,
     }
-    studio._calls.send("POST", "api/dm/actions/", {"id": "propagate_annotations", "project": project}, chosen)
+    studio.connection.send("POST", "api/dm/actions/", {"id": "propagate_annotations", "project": project}, chosen)
     assert studio.count(project, answered=True) == 3
     found = pull(campaign, studio)
     assert found.outcomes == {"judgment": 1, "quarantine": 2}

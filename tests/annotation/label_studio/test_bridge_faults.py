@@ -70,7 +70,7 @@ def test_a_server_that_is_down_is_said_in_one_line(server: Server, campaign: Cam
 
 def test_a_project_that_was_deleted_is_missed(campaign: Campaign, studio: Studio) -> None:
     project = push(campaign, studio).project
-    studio._calls.send("DELETE", f"api/projects/{project}/")
+    studio.connection.send("DELETE", f"api/projects/{project}/")
     for act in (push, pull):
         with pytest.raises(BadInput, match=f"has no project {project}: it was deleted"):
             act(campaign, studio)
@@ -141,7 +141,7 @@ def test_a_task_whose_sides_were_swapped_on_the_server_is_not_believed(campaign:
     task = tasks(studio, campaign)["0"]
     left, right = task.data["response_a_html"], task.data["response_b_html"]
     swapped = {**task.data, "response_a_html": right, "response_b_html": left}
-    studio._calls.send("PATCH", f"api/tasks/{task.id}/", body={"data": swapped})
+    studio.connection.send("PATCH", f"api/tasks/{task.id}/", body={"data": swapped})
     answer(studio, task, [for_good(task)])
     assert pull(campaign, studio).outcomes == {"quarantine": 1}
     with Store.open(campaign.feedback) as store:
@@ -163,25 +163,24 @@ def test_a_server_that_refuses_to_write_is_said_in_one_line(campaign: Campaign, 
 def test_a_clock_that_is_an_hour_off_changes_nothing(
     campaign: Campaign, server: Server, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """Here, not on the server: access tokens are renewed by what the server says, and changes bear its moments."""
+    """Here, not on the server: no clock here is asked for access tokens, and changes bear the server's moments."""
 
     class Shifted(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
             return datetime.now(tz) + timedelta(hours=hours)
 
-    for module in ("label_studio_sdk.tokens.client_ext", "annotation.store.ledger"):
-        monkeypatch.setattr(f"{module}.datetime", Shifted)
+    monkeypatch.setattr("annotation.store.ledger.datetime", Shifted)
     studio = Studio(server.url, server.token, patience=PATIENT)
     assert push(campaign, studio).new == 8 and push(campaign, studio).new == 0
     shown = tasks(studio, campaign)
     number = answer(studio, shown["0"], [for_good(shown["0"])])
     assert pull(campaign, studio).judgments == 1
-    studio._calls.send("PATCH", f"api/annotations/{number}/", body={"result": [for_good(shown["0"], -2)]})
+    studio.connection.send("PATCH", f"api/annotations/{number}/", body={"result": [for_good(shown["0"], -2)]})
     answer(studio, shown["1"], [for_good(shown["1"])])
     found = pull(campaign, studio)
     assert (found.tasks, found.judgments, found.quarantined) == (2, 2, 0)
-    studio._calls.send("DELETE", f"api/annotations/{number}/")
+    studio.connection.send("DELETE", f"api/annotations/{number}/")
     assert pull(campaign, studio).judgments == 1
 
 

@@ -56,7 +56,7 @@ def test_the_server_signs_with_a_key_that_it_reads_back_as_it_stands(server: Ser
 def test_an_invitation_is_good_for_one(server: Server, studio: Studio) -> None:
     accounts.create_annotator(server, "red-1")
     used = re.findall(r"signup/\?token=(\w+)", (server.folder / "server.log").read_text())
-    assert used and studio._calls.read("api/invite")["token"] not in used
+    assert used and studio.connection.read("api/invite")["token"] not in used
 
 
 @pytest.mark.parametrize("alias", ["", "Anna Smith", "a@b.c", "-x", "admin"])

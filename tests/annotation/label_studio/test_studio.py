@@ -17,8 +17,9 @@ from fixtures.flaky_proxy import FlakyProxy
 from fixtures.studio import CONFIG, PATIENT, VENV, new_project, rows, vote
 
 from align.core.config import BadInput
+from align.core.http import redact
+from annotation.label_studio.connection import address
 from annotation.label_studio.doctor import doctor, settings
-from annotation.label_studio.faults import address, redact
 from annotation.label_studio.rows import KEY, Keyed, Project, first_ids
 from annotation.label_studio.server import Server, start, status, stop
 from annotation.label_studio.studio import Studio
@@ -96,7 +97,7 @@ def test_a_project_is_made_once_through_a_lossy_line(server: Server, studio: Stu
 
 
 def test_a_copy_that_was_answered_stays_and_counts(studio: Studio, project: Project) -> None:
-    send = studio._calls.send
+    send = studio.connection.send
     send("POST", f"api/projects/{project.id}/import", body=rows(3))
     send("POST", f"api/projects/{project.id}/import", body=rows(3, annotations=[vote("left")]))
     send("POST", f"api/projects/{project.id}/import", body=rows(1, annotations=[vote("right")]))
@@ -161,13 +162,13 @@ def test_answers_are_listed_and_tasks_read_in_order(
 
 def test_a_list_that_stops_early_is_no_end(monkeypatch: pytest.MonkeyPatch, studio: Studio, project: Project) -> None:
     studio.import_tasks(project.id, rows(5))
-    read = studio._calls.read
+    read = studio.connection.read
 
     def shorter(path: str, params: Any = None, **form: Any) -> Any:
         page = read(path, params, **form)
         return {**page, "tasks": []} if "tasks" in page else page
 
-    monkeypatch.setattr(studio._calls, "read", shorter)
+    monkeypatch.setattr(studio.connection, "read", shorter)
     with pytest.raises(BadInput, match="says 5 more tasks and lists 0"):
         list(studio.all_tasks(project.id))
 
@@ -175,9 +176,9 @@ def test_a_list_that_stops_early_is_no_end(monkeypatch: pytest.MonkeyPatch, stud
 def test_a_task_is_opened_again(server: Server, studio: Studio, project: Project) -> None:
     done = studio.import_tasks(project.id, rows(1, annotations=[vote("left")]))
     task = next(iter(done.ids.values()))
-    assert studio._calls.read(f"api/tasks/{task}/")["is_labeled"]
+    assert studio.connection.read(f"api/tasks/{task}/")["is_labeled"]
     studio.reopen(task, 2)
-    found = studio._calls.read(f"api/tasks/{task}/")
+    found = studio.connection.read(f"api/tasks/{task}/")
     assert (found["is_labeled"], found["overlap"]) == (False, 2)
     with pytest.raises(BadInput, match="task 999999 is gone"):
         studio.reopen(999999, 2)
@@ -206,7 +207,7 @@ def test_doctor_adds_the_slash_that_a_sub_path_needs(server: Server) -> None:
 
 
 def test_doctor_on_tokens(server: Server, studio: Studio) -> None:
-    legacy = studio._calls.read("api/current-user/token")["token"]
+    legacy = studio.connection.read("api/current-user/token")["token"]
     assert "takes no legacy tokens" in refused(server.url, legacy)
     assert "the token has expired" in refused(server.url, token_of(exp=1700000000))
     assert "does not know this token" in refused(server.url, token_of(exp=8102452749))
@@ -239,7 +240,7 @@ def test_settings_come_from_the_environment() -> None:
 
 
 def test_a_deleted_project_is_said(studio: Studio, project: Project) -> None:
-    studio._calls.send("DELETE", f"api/projects/{project.id}/")
+    studio.connection.send("DELETE", f"api/projects/{project.id}/")
     for act in (
         lambda: studio.project(project.id),
         lambda: studio.import_tasks(project.id, rows(1)),

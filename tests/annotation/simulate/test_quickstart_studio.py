@@ -165,7 +165,7 @@ def test_the_person_at_the_keyboard_can_log_in_and_is_heard(
     waiting = [task for task in tasks(studio, campaign) if not task.annotations]
     region = {"from_name": "verdict", "to_name": "response_a", "type": "choices", "value": {"choices": ["-3"]}}
     for task in waiting:
-        you._calls.send("POST", f"api/tasks/{task.id}/annotations/", body={"result": [region]})
+        you.connection.send("POST", f"api/tasks/{task.id}/annotations/", body={"result": [region]})
     command = lines[2].split("align ")[1].split()
     assert main.run(command) == 0
     assert "judgments: 8" in capsys.readouterr().out

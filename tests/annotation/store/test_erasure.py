@@ -273,7 +273,7 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
         answer(studio, shown[number], [for_good(shown[number]), text("rationale", SECRET)])
     answer(studio, shown["3"], [choice("banana")])
     assert pull(campaign, studio).outcomes == {"judgment": 3, "quarantine": 1}
-    person = pseudonym(studio.url, studio._calls.read("api/current-user/whoami")["id"])
+    person = pseudonym(studio.url, studio.connection.read("api/current-user/whoami")["id"])
     told = "\n".join(erase(annotator=person, feedback=campaign.feedback, runs=campaign.feedback.parent))
     assert f"{studio.url} project" in told and "DELETE api/annotations/ID/" in told
     assert judged(campaign) == {}
@@ -285,7 +285,7 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
     number = tasks(studio, campaign)["0"].annotations[0].id
     other = create_annotator(server, f"p{number}{time.time_ns()}")[0]  # as if it were somebody else's word
     account = next(account for account, address in studio.users().items() if address == other)
-    studio._calls.send("PATCH", f"api/annotations/{number}/", body={"completed_by": account})
+    studio.connection.send("PATCH", f"api/annotations/{number}/", body={"completed_by": account})
     for full in (False, True):
         found = pull(campaign, studio, full=full)
         assert (found.judgments, found.quarantined) == (0, 0)
