@@ -215,14 +215,15 @@ def _clear(recipe: RecipeConfig) -> None:
 
 def _clear_store(path: Path) -> None:
     from annotation.store.database import COMPANIONS
+    from annotation.store.ledger import campaigns
     from annotation.store.store import Store
 
     if path.is_file():
         with Store.open(path) as store:
-            campaigns = store.read("SELECT name FROM campaigns ORDER BY name")
-        if campaigns:
+            names = campaigns(store)
+        if names:
             raise BadInput(
-                f"redo: {path} holds what people said in the campaign '{campaigns[0][0]}'; move the store away, and "
+                f"redo: {path} holds what people said in the campaign '{names[0]}'; move the store away, and "
                 "name its new place as the campaign's feedback"
             )
     for part in COMPANIONS:

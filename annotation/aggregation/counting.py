@@ -60,7 +60,7 @@ def questions_of(store: Store) -> Questions:
 
 def exclusions_hash(store: Store) -> str:
     """Hash of what decides which judgments count and is no entry of the chain: exclusions, and purposes of tasks."""
-    sources = {row[0] for row in store.read("SELECT DISTINCT source FROM bodies WHERE kind = 'judgment'")}
+    sources = store.sources()
     purposes = {source: purpose for source, purpose in questions_of(store).purposes.items() if source in sources}
     return hashlib.sha256(json.dumps([excluded(store), purposes], sort_keys=True).encode()).hexdigest()
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from align.core.records import Judgment
 from annotation.campaign.calibration import Round, standings
-from annotation.campaign.guidelines import read_by, refreshes
+from annotation.campaign.guidelines import read_by
 from annotation.campaign.settings import Campaign
 from annotation.interface.config import shown_hash
 from annotation.interface.decode import Undecodable, Verdict, decode, judgment_of
@@ -47,7 +47,7 @@ class Answers:
 
     def __init__(self, campaign: Campaign, ledger: Ledger, url: str, people: Mapping[int, str]) -> None:
         self.campaign, self.ledger, self.url, self.people = campaign, ledger, url, people
-        self.refreshes = refreshes(ledger)
+        self.refreshes = ledger.refreshes()
         self.comparisons = {comparison.id: comparison for comparison in ledger.store.comparisons()}
         self.round: Round | None = None
 

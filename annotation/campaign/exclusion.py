@@ -22,7 +22,7 @@ def exclude(*, annotator: str, reason: str, feedback: Path = Path("feedback.db")
     _require(feedback)
     with Store.open(feedback, write=True) as store:
         n = sum(judgment.annotator == annotator for judgment in store.judgments())
-        if not n and not store.read("SELECT 1 FROM pulled WHERE annotator = ? LIMIT 1", (annotator,)):
+        if not n and not ledger.was_pulled(store, annotator):
             raise BadInput(
                 f"{feedback}: '{annotator}' has judged nothing here; 'align annotate people --config F' says who is "
                 "called what"

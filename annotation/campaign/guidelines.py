@@ -11,21 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger
-from annotation.store.tables import Task
+from annotation.store.tables import Refresh, Task
 
 MARGIN = timedelta(minutes=1)  # between a page's request and the start of its own clock
-
-
-class Refresh(NamedTuple):
-    """A task came to show other guidelines at a moment of the server's clock (None: when is not known)."""
-
-    older: str | None
-    moment: str | None
 
 
 def outdated(ledger: Ledger, studio: Studio, project: int, guideline: str) -> list[Task]:
@@ -42,35 +35,20 @@ def bring_up_to_date(
 
     A request without an answer is not repeated: the task counts as not known until the next call.
     """
-    with ledger.store.transaction():
-        _begin(ledger, rows)
+    ledger.begin_refresh(rows)
     n_done = 0
     for key, (task_id, data) in rows.items():
         if moment := studio.replace_data(task_id, data):
-            with ledger.store.transaction():
-                ledger.set_guideline([key], guideline)
-                ledger.store.write(
-                    "UPDATE refreshed SET moment = ? WHERE campaign = ? AND key = ? AND moment IS NULL",
-                    [(moment, ledger.campaign, key)],
-                )
+            ledger.end_refresh(key, guideline, moment)
             n_done += 1
     return n_done
-
-
-def refreshes(ledger: Ledger) -> dict[str, list[Refresh]]:
-    """By key, when tasks came to show other guidelines, oldest first; one that was not finished comes last."""
-    query = "SELECT key, older, moment FROM refreshed WHERE campaign = ? ORDER BY key, moment IS NULL, moment"
-    found: dict[str, list[Refresh]] = {}
-    for key, older, moment in ledger.store.read(query, (ledger.campaign,)):
-        found.setdefault(key, []).append(Refresh(older, moment))
-    return found
 
 
 def read_by(task: Task, changes: Iterable[Refresh], annotation: Annotation) -> str | None:
     """Hash of the guidelines that an answer was made by, None where it cannot be told."""
     sent = datetime.fromisoformat(annotation.created_at)
     opened = sent - timedelta(seconds=annotation.seconds) if annotation.seconds is not None else datetime.min
-    for older, moment in changes:
+    for _, older, moment in changes:
         if moment is None:
             return None
         changed = datetime.fromisoformat(moment)
@@ -79,15 +57,3 @@ def read_by(task: Task, changes: Iterable[Refresh], annotation: Annotation) -> s
         if opened.replace(tzinfo=changed.tzinfo) < changed + MARGIN:
             return None
     return task.guideline
-
-
-def _begin(ledger: Ledger, keys: Iterable[str]) -> None:
-    """Note that tasks are about to change; what one shows whose change was begun before and not ended is not known."""
-    rows = [(ledger.campaign, key) for key in keys]
-    ledger.store.write("UPDATE refreshed SET older = NULL WHERE campaign = ? AND key = ? AND moment IS NULL", rows)
-    ledger.store.write(
-        "INSERT INTO refreshed SELECT campaign, key, guideline, NULL FROM tasks WHERE campaign = ? AND key = ? "
-        "AND NOT EXISTS (SELECT 1 FROM refreshed AS r "
-        "WHERE r.campaign = tasks.campaign AND r.key = tasks.key AND r.moment IS NULL)",
-        rows,
-    )

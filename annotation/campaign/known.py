@@ -21,9 +21,8 @@ from align.core.records import Comparison, Judgment, Response
 from annotation.aggregation.votes import votes_of
 from annotation.agreement.columns import is_right as orders_alike
 from annotation.interface.config import Interface, verdicts
-from annotation.store.bodies import COMPARISON, JUDGMENT
 from annotation.store.ledger import Ledger, source_of
-from annotation.store.tables import Answer, Purpose, Task
+from annotation.store.tables import KnownAnswer, Purpose, Task
 
 ANSWERS = ("ranking", "best", "label")
 KINDS = ("gold", "attention")
@@ -34,7 +33,7 @@ class Item(NamedTuple):
 
     comparison: Comparison
     purpose: Purpose
-    answer: Answer
+    answer: KnownAnswer
 
 
 def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, Item]:
@@ -64,32 +63,22 @@ def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, 
 
 def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Comparison]]:
     """A campaign's tasks of a purpose, sent or not, with their comparisons, by key; erased ones are left out."""
-    found = []
-    query = "SELECT body FROM bodies WHERE kind = 'comparison' AND comparison_id = ? ORDER BY sequence DESC LIMIT 1"
-    for task in ledger.tasks().values():
-        if task.purpose == purpose:
-            for (body,) in ledger.store.read(query, (task.comparison_id,)):
-                found.append((task, ledger.store.parse(COMPARISON, body)["comparison"]))
-    return found
+    tasks = [task for task in ledger.tasks().values() if task.purpose == purpose]
+    found = [(task, ledger.store.comparison(task.comparison_id)) for task in tasks]
+    return [(task, comparison) for task, comparison in found if comparison is not None]
 
 
 def said(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
     """What stands of people's judgments on a campaign's tasks of a purpose, by key and annotator."""
-    query = (
-        "SELECT annotator, kind, body FROM bodies WHERE kind IN ('judgment', 'withdrawal') AND comparison_id = ? "
-        "AND source = ? ORDER BY annotator, sequence"
-    )
-    found = []
-    for task in ledger.tasks().values():
-        if task.purpose == purpose:
-            rows = ledger.store.read(query, (task.comparison_id, source_of(ledger.campaign, task.key)))
-            latest = {annotator: (kind, body) for annotator, kind, body in rows}
-            standing = [body for kind, body in latest.values() if kind == "judgment"]
-            found += [(task, ledger.store.parse(JUDGMENT, body)["judgment"]) for body in standing]
-    return found
+    return [
+        (task, judgment)
+        for task in ledger.tasks().values()
+        if task.purpose == purpose
+        for judgment in ledger.store.judgments_of(task.comparison_id, source_of(ledger.campaign, task.key))
+    ]
 
 
-def is_right(answer: Answer, judgment: Judgment) -> bool:
+def is_right(answer: KnownAnswer, judgment: Judgment) -> bool:
     """Whether a judgment says what is known: the label, or the order of every two responses that the answer orders."""
     if answer.ranking is None:
         return judgment.label == answer.label
@@ -116,7 +105,7 @@ def _comparison(row: Mapping[str, Any], interface: Interface, where: str) -> tup
     return comparison, order
 
 
-def _answer(row: Mapping[str, Any], order: list[int], interface: Interface, where: str) -> Answer:
+def _answer(row: Mapping[str, Any], order: list[int], interface: Interface, where: str) -> KnownAnswer:
     """The answer by canonical response numbers."""
     named = [name for name in ANSWERS if row.get(name) is not None]
     wanted = ("label",) if interface.n_responses == 1 else ("ranking", "best")
@@ -126,7 +115,7 @@ def _answer(row: Mapping[str, Any], order: list[int], interface: Interface, wher
     if named == ["label"]:
         if value not in verdicts(interface):
             raise BadInput(f"{where}: label '{value}' is none of {', '.join(verdicts(interface))}")
-        return Answer(label=value)
+        return KnownAnswer(label=value)
     groups = [[value]] if named == ["best"] else value
     try:
         ranking = [sorted(order[_number(index)] for index in group) for group in groups]
@@ -136,7 +125,7 @@ def _answer(row: Mapping[str, Any], order: list[int], interface: Interface, wher
     except (TypeError, ValueError, IndexError):
         last = len(order) - 1
         raise BadInput(f"{where}: {named[0]} {value!r} must hold response numbers, 0 to {last}, once each") from None
-    return Answer(ranking=ranking)
+    return KnownAnswer(ranking=ranking)
 
 
 def _number(index: Any) -> int:

@@ -30,7 +30,7 @@ from annotation.interface.config import (
 )
 from annotation.interface.render import scrub
 from annotation.store.store import STRICTNESS, Split
-from annotation.store.tables import Answer, Purpose, Task
+from annotation.store.tables import KnownAnswer, Purpose, Task
 
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
 
@@ -257,7 +257,7 @@ def interface_of(campaign: Campaign) -> tuple[str, str]:
     return xml, config_hash(xml)
 
 
-def _task(comparison: Comparison, guideline: str, purpose: Purpose, answer: Answer | None = None) -> Task:
+def _task(comparison: Comparison, guideline: str, purpose: Purpose, answer: KnownAnswer | None = None) -> Task:
     shown = list(range(len(comparison.responses)))
     secrets.SystemRandom().shuffle(shown)
     return Task(task_key(comparison.id, purpose), comparison.id, shown, purpose, answer, guideline)

@@ -211,12 +211,11 @@ def _by_name(rows: Iterable[NamedT]) -> dict[str, list[NamedT]]:
 
 
 def _guideline(ledger: Ledger, tasks: Iterable[Task]) -> Guideline:
-    query = "SELECT sha256, since FROM guidelines WHERE campaign = ? ORDER BY version"
-    rows = ledger.store.read(query, (ledger.campaign,))
-    numbers = {digest: number for number, (digest, _) in enumerate(rows, 1)}
+    versions = ledger.guidelines()
+    numbers = {version.sha256: number for number, version in enumerate(versions, 1)}
     shown = Counter(numbers[task.guideline] for task in tasks if task.guideline in numbers)
     newest = max(shown, default=None)
-    return Guideline(newest, len(rows), rows[newest - 1][1] if newest else None, dict(sorted(shown.items())))
+    return Guideline(newest, len(versions), versions[newest - 1].since if newest else None, dict(sorted(shown.items())))
 
 
 def _moment(text: str) -> datetime:

@@ -244,7 +244,7 @@ def _refuse_useless(config: ImportConfig, kind: Kind) -> None:
 def _holds(feedback: Path, head: str) -> bool:
     """Whether a store's chain has an entry."""
     with Store.open(feedback) as store:
-        return bool(store.read("SELECT 1 FROM log WHERE entry_hash = ?", (head,)))
+        return store.holds_entry(head)
 
 
 def _is_exported(path: Path) -> bool:

@@ -18,7 +18,7 @@ from annotation.campaign.settings import Campaign, Work, load_campaign, shown_or
 from annotation.importers.imported import Unusable
 from annotation.interface.config import Interface, shown_hash
 from annotation.interface.render import guidelines_html
-from annotation.store.ledger import Ledger
+from annotation.store.ledger import Ledger, campaigns
 from annotation.store.store import Split, Store
 from annotation.store.tables import Purpose, Task
 
@@ -85,7 +85,7 @@ class SentTasks:
             return found
         with Store.open(self.feedback) as store:
             comparisons = {comparison.id: comparison for comparison in store.comparisons()}
-            for (name,) in store.read("SELECT name FROM campaigns ORDER BY name"):
+            for name in campaigns(store):
                 ledger = Ledger(store, name)
                 state = ledger.state()
                 if state is None:

@@ -19,6 +19,7 @@ from align.core.files import write_jsonl, write_text
 from align.core.stats.estimates import Estimate
 from annotation.pairs.products import Row, columns
 from annotation.pairs.splits import SPLITS
+from annotation.store.ledger import guidelines
 from annotation.store.store import Store
 
 Rows = Sequence[Row]
@@ -100,7 +101,7 @@ def guideline_versions(store: Store) -> dict[str, list[int]]:
     """The version numbers (from 1 in each campaign) of every guideline that campaigns showed, by its hash."""
     counted: dict[str, int] = {}
     versions: dict[str, set[int]] = {}
-    for campaign, digest in store.read("SELECT campaign, sha256 FROM guidelines ORDER BY version"):
+    for campaign, digest, _ in guidelines(store):
         counted[campaign] = counted.get(campaign, 0) + 1
         versions.setdefault(digest, set()).add(counted[campaign])
     return {digest: sorted(numbers) for digest, numbers in sorted(versions.items())}

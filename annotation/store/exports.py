@@ -24,7 +24,7 @@ from align.core.config import BadInput
 from align.core.files import write_bytes, write_json, write_jsonl
 from annotation.store.bodies import JUDGMENT
 from annotation.store.chain import mark
-from annotation.store.ledger import Ledger
+from annotation.store.ledger import tasks_by_campaign
 from annotation.store.store import Store
 
 Rows = list[dict[str, Any]]
@@ -177,8 +177,8 @@ def _judgments(store: Store) -> Rows:
 
 def _tasks(store: Store) -> Rows:
     found = []
-    for (campaign,) in store.read("SELECT DISTINCT campaign FROM tasks ORDER BY campaign"):
-        for task in Ledger(store, campaign).tasks().values():
+    for campaign, tasks in tasks_by_campaign(store).items():
+        for task in tasks:
             answer = task.answer._asdict() if task.answer else None
             row = {"campaign": campaign, **task._asdict(), "answer": answer}
             found.append({column: row[column] for column in COLUMNS["tasks"]})

@@ -8,30 +8,32 @@ server (``studio.py``).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from align.core.config import BadInput
 from annotation.store.store import Store
 from annotation.store.tables import (
-    COUNT,
-    OFFER,
-    PULLED,
-    PURPOSE,
-    QUARANTINED,
-    STAMP,
-    STATE,
-    TASK,
-    WORDS,
-    Answer,
     CampaignState,
+    Exclusion,
+    GuidelineVersion,
+    Offer,
     Pulled,
     Purpose,
     Quarantined,
+    Refresh,
+    Reopened,
+    RowT,
+    Stamp,
     Task,
-    checked,
+    TaskPurpose,
+    insert,
+    select,
+    stored,
 )
+
+OWN = "WHERE campaign = ?"
 
 
 class Ledger:
@@ -44,37 +46,24 @@ class Ledger:
 
     def state(self) -> CampaignState | None:
         """Where this campaign lives, or None before its first push."""
-        query = (
-            "SELECT name, url, project, interface, config_hash, watermark, recovered, pulled_at FROM campaigns "
-            "WHERE name = ?"
-        )
-        rows = self.store.read(query, (self.campaign,))
-        return next(iter(checked(self.store, "campaigns", STATE, rows)), None)
+        rows = select(self.store, CampaignState, "campaigns", "WHERE name = ?", [self.campaign])
+        return next(iter(rows), None)
 
     def begin(self, url: str, project: int, interface: str, config_hash: str, *, recovered: bool) -> None:
         """Note where the campaign lives; ``recovered`` when tasks stood there that this store did not send."""
-        with self.store.transaction():
-            self.store.write(
-                "INSERT INTO campaigns VALUES (?, ?, ?, ?, ?, NULL, ?, NULL)",
-                [(self.campaign, url, project, interface, config_hash, int(recovered))],
-            )
+        state = CampaignState(self.campaign, url, project, interface, config_hash, None, recovered)
+        insert(self.store, "campaigns", [state])
 
     def advance(self, watermark: str | None) -> None:
         """Remember up to which change the server was read, and that it was read now."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         statement = "UPDATE campaigns SET watermark = ?, pulled_at = ? WHERE name = ?"
-        self.store.write(statement, [(watermark, now, self.campaign)])
+        self.store.write(statement, [(watermark, _now(), self.campaign)])
 
     # --- tasks ---------------------------------------------------------------------------------------------
 
     def tasks(self) -> dict[str, Task]:
         """Every task of the campaign by key, sent or about to be."""
-        query = (
-            "SELECT key, comparison_id, shown, purpose, answer, guideline, task_id, pages FROM tasks "
-            "WHERE campaign = ? ORDER BY key"
-        )
-        rows = self.store.read(query, (self.campaign,))
-        return {task.key: task for task in checked(self.store, "tasks", TASK, rows, decode=(2, 4))}
+        return {task.key: task for task in self._rows(Task, "tasks", f"{OWN} ORDER BY key")}
 
     def add_tasks(self, tasks: Iterable[Task]) -> None:
         """Write tasks down before they are sent: a sender that is killed in between has lost no side.
@@ -82,155 +71,145 @@ class Ledger:
         A task that stands there keeps its sides, if they were drawn, and its guideline.
         """
         new = list(tasks)
-        rows = [
-            (
-                self.campaign,
-                task.key,
-                task.comparison_id,
-                json.dumps(task.shown),
-                task.purpose,
-                _written(task.answer),
-                task.guideline,
-                task.task_id,
-                task.pages,
-            )
-            for task in new
-        ]
-        drawn = [(json.dumps(task.shown), task.guideline, task.task_id, self.campaign, task.key) for task in new]
         with self.store.transaction():
-            self.store.write("INSERT OR IGNORE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            self.store.write(
-                "UPDATE tasks SET shown = ?, guideline = ?, task_id = ? "
-                "WHERE campaign = ? AND key = ? AND shown = '[]'",
-                drawn,
-            )
+            insert(self.store, "tasks", new, keep=True, campaign=self.campaign)
+            self._set_tasks(("shown", "guideline", "task_id"), new, "AND shown = '[]'")
 
     def set_answers(self, tasks: Iterable[Task]) -> None:
         """Keep what is right about comparisons; one that stands in the queue already becomes what the task says."""
         new = list(tasks)
         with self.store.transaction():
             self.add_tasks(new)
-            self.store.write(
-                "UPDATE tasks SET purpose = ?, answer = ? WHERE campaign = ? AND key = ?",
-                [(task.purpose, _written(task.answer), self.campaign, task.key) for task in new],
-            )
+            self._set_tasks(("purpose", "answer"), new)
 
     def take_back(self, tasks: Iterable[Task]) -> None:
         """Put down what tasks on the server were found to show, in place of what was thought."""
         new = list(tasks)
-        rows = [(json.dumps(t.shown), t.guideline, t.task_id, t.pages, self.campaign, t.key) for t in new]
         with self.store.transaction():
             self.add_tasks(new)
-            self.store.write(
-                "UPDATE tasks SET shown = ?, guideline = ?, task_id = ?, pages = ? WHERE campaign = ? AND key = ?", rows
-            )
+            self._set_tasks(("shown", "guideline", "task_id", "pages"), new)
 
     def know_again(self, keys: Iterable[str]) -> None:
         """Tasks whose sides were not known, and are."""
         rows = [(self.campaign, key) for key in keys]
-        self.store.write("DELETE FROM quarantine WHERE campaign = ? AND key = ? AND annotation_id = 0", rows)
+        self.store.write(f"DELETE FROM quarantine {OWN} AND key = ? AND annotation_id = 0", rows)
 
     def set_pages(self, pages: Mapping[str, str]) -> None:
         """What tasks show, by key."""
-        rows = [(digest, self.campaign, key) for key, digest in pages.items()]
-        self.store.write("UPDATE tasks SET pages = ? WHERE campaign = ? AND key = ?", rows)
+        self._set_by_key("pages", pages)
 
     def set_guideline(self, keys: Iterable[str], guideline: str) -> None:
         """Which guidelines these tasks show."""
-        rows = [(guideline, self.campaign, key) for key in keys]
-        self.store.write("UPDATE tasks SET guideline = ? WHERE campaign = ? AND key = ?", rows)
+        self._set_by_key("guideline", dict.fromkeys(keys, guideline))
 
     def set_task_ids(self, ids: Mapping[str, int | None]) -> None:
         """Which task on the server carries which key (None: it is gone)."""
-        rows = [(number, self.campaign, key) for key, number in ids.items()]
-        with self.store.transaction():
-            self.store.write("UPDATE tasks SET task_id = ? WHERE campaign = ? AND key = ?", rows)
+        self._set_by_key("task_id", ids)
 
     def reopened(self) -> dict[str, int]:
         """How many people in all were asked to judge a task, by key, where that is more than the campaign's votes."""
-        rows = self.store.read("SELECT key, people FROM reopened WHERE campaign = ?", (self.campaign,))
-        return dict(checked(self.store, "reopened", COUNT, rows))
+        return {row.key: row.people for row in self._rows(Reopened, "reopened")}
 
     def set_reopened(self, people: Mapping[str, int]) -> None:
         """Remember how many people in all are asked to judge each of these tasks."""
-        rows = [(self.campaign, key, count) for key, count in people.items()]
-        self.store.write("INSERT OR REPLACE INTO reopened VALUES (?, ?, ?)", rows)
+        insert(self.store, "reopened", [Reopened(*row) for row in people.items()], campaign=self.campaign)
 
     # --- what came back ------------------------------------------------------------------------------------
 
     def pulled(self) -> dict[tuple[int, str], Pulled]:
         """Every annotation read so far that still stands, by (id, creation time)."""
-        query = (
-            "SELECT annotation_id, created_at, task_id, key, annotator, digest, outcome, seconds FROM pulled "
-            "WHERE campaign = ?"
-        )
-        rows = checked(self.store, "pulled", PULLED, self.store.read(query, (self.campaign,)))
-        return {(row.annotation_id, row.created_at): row for row in rows}
+        return {(row.annotation_id, row.created_at): row for row in self._rows(Pulled, "pulled")}
 
     def note(self, rows: Iterable[Pulled]) -> None:
         """Remember annotations that were read, in place of what was known of them."""
-        self.store.write(
-            "INSERT OR REPLACE INTO pulled VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(self.campaign, *row) for row in rows]
-        )
+        insert(self.store, "pulled", rows, campaign=self.campaign)
 
     def forget(self, keys: Iterable[tuple[int, str]]) -> None:
         """Annotations that are gone from the server, with what was in quarantine of them."""
-        found = [(self.campaign, *key) for key in keys]
-        for table in ("pulled", "quarantine"):
-            self.store.write(f"DELETE FROM {table} WHERE campaign = ? AND annotation_id = ? AND created_at = ?", found)
+        gone = list(keys)
+        rows = [(self.campaign, *key) for key in gone]
+        self.store.write(f"DELETE FROM pulled {OWN} AND annotation_id = ? AND created_at = ?", rows)
+        self.release(gone)
 
     def stamps(self) -> dict[int, str]:
         """Tasks that held an answer when they were last read, by id, with the server's time of their last change."""
-        rows = self.store.read("SELECT task_id, updated_at FROM stamps WHERE campaign = ?", (self.campaign,))
-        return dict(checked(self.store, "stamps", STAMP, rows))
+        return {row.task_id: row.updated_at for row in self._rows(Stamp, "stamps")}
 
     def stamp(self, stamps: Mapping[int, str | None]) -> None:
         """Remember when tasks that were read changed last (None: nobody's answer stands there any more)."""
-        kept = [(self.campaign, task, moment) for task, moment in stamps.items() if moment is not None]
+        kept = [Stamp(task, moment) for task, moment in stamps.items() if moment is not None]
         gone = [(self.campaign, task) for task, moment in stamps.items() if moment is None]
-        self.store.write("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?)", kept)
-        self.store.write("DELETE FROM stamps WHERE campaign = ? AND task_id = ?", gone)
+        insert(self.store, "stamps", kept, campaign=self.campaign)
+        self.store.write(f"DELETE FROM stamps {OWN} AND task_id = ?", gone)
 
     def quarantine(self, rows: Iterable[Quarantined]) -> None:
-        """Set annotations aside with the reason why they are no judgments."""
-        self.store.write(
-            "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(self.campaign, *row[:6], json.dumps(row.body) if row.body is not None else None) for row in rows],
-        )
+        """Put annotations into quarantine, with the reason why they are no judgments."""
+        insert(self.store, "quarantine", rows, campaign=self.campaign)
 
     def release(self, keys: Iterable[tuple[int, str]]) -> None:
         """Annotations that can be read now leave quarantine."""
-        self.store.write(
-            "DELETE FROM quarantine WHERE campaign = ? AND annotation_id = ? AND created_at = ?",
-            [(self.campaign, *key) for key in keys],
-        )
+        rows = [(self.campaign, *key) for key in keys]
+        self.store.write(f"DELETE FROM quarantine {OWN} AND annotation_id = ? AND created_at = ?", rows)
 
     def quarantined(self) -> list[Quarantined]:
         """Everything that stands in quarantine, in the order of annotation ids."""
-        query = (
-            "SELECT annotation_id, created_at, task_id, key, annotator, reason, body FROM quarantine "
-            "WHERE campaign = ? ORDER BY annotation_id, created_at"
-        )
-        return checked(self.store, "quarantine", QUARANTINED, self.store.read(query, (self.campaign,)), decode=(6,))
+        return self._rows(Quarantined, "quarantine", f"{OWN} ORDER BY annotation_id, created_at")
 
     # --- guidelines ----------------------------------------------------------------------------------------
 
     def guideline(self, text: str) -> tuple[str, int]:
         """Hash and version number (from 1) of a guideline text; a text that is new starts a new version."""
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        new = GuidelineVersion(self.campaign, digest, _now())
         with self.store.transaction():
-            self.store.write(
-                "INSERT OR IGNORE INTO guidelines (campaign, sha256, text, since) VALUES (?, ?, ?, ?)",
-                [(self.campaign, digest, text, now)],
-            )
-        known = [
-            row[0]
-            for row in self.store.read(
-                "SELECT sha256 FROM guidelines WHERE campaign = ? ORDER BY version", (self.campaign,)
-            )
-        ]
+            insert(self.store, "guidelines", [new], keep=True, text=text)
+        known = [version.sha256 for version in self.guidelines()]
         return digest, known.index(digest) + 1
+
+    def guidelines(self) -> list[GuidelineVersion]:
+        """The versions of this campaign's guidelines, from the first."""
+        return self._rows(GuidelineVersion, "guidelines", f"{OWN} ORDER BY version")
+
+    def begin_refresh(self, keys: Iterable[str]) -> None:
+        """Note that tasks are about to show other guidelines.
+
+        What one shows whose change was begun before and not ended is not known.
+        """
+        rows = [(self.campaign, key) for key in keys]
+        with self.store.transaction():
+            self.store.write(f"UPDATE refreshed SET older = NULL {OWN} AND key = ? AND moment IS NULL", rows)
+            self.store.write(
+                f"INSERT INTO refreshed SELECT campaign, key, guideline, NULL FROM tasks {OWN} AND key = ? "
+                "AND NOT EXISTS (SELECT 1 FROM refreshed AS r "
+                "WHERE r.campaign = tasks.campaign AND r.key = tasks.key AND r.moment IS NULL)",
+                rows,
+            )
+
+    def end_refresh(self, key: str, guideline: str, moment: str) -> None:
+        """Note which guidelines a task shows now, and from which moment of the server's clock on."""
+        with self.store.transaction():
+            self.set_guideline([key], guideline)
+            statement = f"UPDATE refreshed SET moment = ? {OWN} AND key = ? AND moment IS NULL"
+            self.store.write(statement, [(moment, self.campaign, key)])
+
+    def refreshes(self) -> dict[str, list[Refresh]]:
+        """By key, when tasks came to show other guidelines, oldest first; one that was not finished comes last."""
+        found: dict[str, list[Refresh]] = {}
+        for row in self._rows(Refresh, "refreshed", f"{OWN} ORDER BY key, moment IS NULL, moment"):
+            found.setdefault(row.key, []).append(row)
+        return found
+
+    def _rows(self, kind: type[RowT], table: str, condition: str = OWN) -> list[RowT]:
+        return select(self.store, kind, table, condition, [self.campaign])
+
+    def _set_tasks(self, columns: tuple[str, ...], tasks: Iterable[Task], condition: str = "") -> None:
+        rows = [(*(stored(getattr(task, name)) for name in columns), self.campaign, task.key) for task in tasks]
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        self.store.write(f"UPDATE tasks SET {changes} {OWN} AND key = ? {condition}", rows)
+
+    def _set_by_key(self, column: str, values: Mapping[str, Any]) -> None:
+        rows = [(value, self.campaign, key) for key, value in values.items()]
+        self.store.write(f"UPDATE tasks SET {column} = ? {OWN} AND key = ?", rows)
 
 
 def source_of(campaign: str, key: str) -> str:
@@ -243,24 +222,39 @@ def pseudonym(url: str, account: int | str | None) -> str:
     return f"person-{hashlib.sha256(f'{url}#{account}'.encode()).hexdigest()[:8]}"
 
 
+def campaigns(store: Store) -> list[str]:
+    """The names of all campaigns that were pushed from a store."""
+    return [row[0] for row in store.read("SELECT name FROM campaigns ORDER BY name")]
+
+
 def labels(store: Store) -> dict[str, tuple[str, ...]]:
     """The labels that each campaign of the store offers, where it asks for one."""
-    found = checked(store, "campaigns", OFFER, store.read("SELECT name, interface FROM campaigns"), decode=(1,))
-    return {name: tuple(interface.get("labels") or ()) for name, interface in found}
+    return {row.name: tuple(row.interface.get("labels") or ()) for row in select(store, Offer, "campaigns")}
 
 
-def purposes(store: Store) -> list[tuple[str, str, str, Purpose]]:
-    """Campaign, key, comparison and purpose of every task of the store that is more than work."""
-    rows = store.read("SELECT campaign, key, comparison_id, purpose FROM tasks WHERE purpose != 'work'")
-    return checked(store, "tasks", PURPOSE, rows)
+def tasks_by_campaign(store: Store) -> dict[str, list[Task]]:
+    """Every task of a store, by campaign and key."""
+    names = [row[0] for row in store.read("SELECT DISTINCT campaign FROM tasks ORDER BY campaign")]
+    return {name: list(Ledger(store, name).tasks().values()) for name in names}
+
+
+def purposes(store: Store) -> list[TaskPurpose]:
+    """Every task of the store that is more than work."""
+    return select(store, TaskPurpose, "tasks", "WHERE purpose != 'work'")
+
+
+def guidelines(store: Store) -> list[GuidelineVersion]:
+    """Every version of the guidelines of every campaign, in the order in which they came up."""
+    return select(store, GuidelineVersion, "guidelines", "ORDER BY version")
 
 
 def check(store: Store) -> list[str]:
     """What no chain covers, read whole: what is wrong with it, table by table; empty when all of it can be read."""
-    reads: list[Callable[[], object]] = [lambda: labels(store), lambda: excluded(store)]
+    reads: list[Callable[[], object]] = [lambda: labels(store), lambda: excluded(store), lambda: guidelines(store)]
     for (campaign,) in store.read("SELECT name FROM campaigns UNION SELECT campaign FROM tasks ORDER BY 1"):
         ledger = Ledger(store, campaign)
         reads += [ledger.state, ledger.tasks, ledger.pulled, ledger.quarantined, ledger.stamps, ledger.reopened]
+        reads.append(ledger.refreshes)
     problems = []
     for read in reads:
         try:
@@ -276,12 +270,17 @@ def sources(store: Store, purpose: Purpose) -> set[str]:
     return {source_of(campaign, key) for campaign, key in rows}
 
 
+def gold_rankings(store: Store) -> dict[str, list[list[int]]]:
+    """The right ranking of every comparison that is a gold task of some campaign of a store, by comparison id."""
+    gold = [task for tasks in tasks_by_campaign(store).values() for task in tasks if task.purpose == "gold"]
+    return {task.comparison_id: task.answer.ranking for task in gold if task.answer and task.answer.ranking is not None}
+
+
 def exclude(store: Store, annotator: str, reason: str) -> None:
     """Leave an annotator's judgments out of pairs from now on, in every campaign; recorded with the reason."""
     if not reason.strip():
         raise BadInput(f"excluding {annotator} needs a reason; it is kept beside the exclusion")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    store.write("INSERT OR REPLACE INTO excluded VALUES (?, ?, ?)", [(annotator, reason, now)])
+    insert(store, "excluded", [Exclusion(annotator, reason, _now())])
 
 
 def include(store: Store, annotator: str) -> None:
@@ -291,20 +290,13 @@ def include(store: Store, annotator: str) -> None:
 
 def excluded(store: Store) -> dict[str, str]:
     """Annotators that were excluded, with the reason."""
-    rows = store.read("SELECT annotator, reason FROM excluded ORDER BY annotator")
-    return dict(checked(store, "excluded", WORDS, rows))
+    return {row.annotator: row.reason for row in select(store, Exclusion, "excluded", "ORDER BY annotator")}
 
 
-def _written(answer: Answer | None) -> str | None:
-    return None if answer is None else json.dumps(answer._asdict())
+def was_pulled(store: Store, annotator: str) -> bool:
+    """Whether an annotation of this person was ever read."""
+    return bool(store.read("SELECT 1 FROM pulled WHERE annotator = ? LIMIT 1", (annotator,)))
 
 
-def gold_rankings(store: Store) -> dict[str, list[list[int]]]:
-    """The right ranking of every comparison that is a gold task of some campaign of a store, by comparison id."""
-    campaigns = store.read("SELECT DISTINCT campaign FROM tasks WHERE purpose = 'gold' ORDER BY campaign")
-    found = {}
-    for (campaign,) in campaigns:
-        for task in Ledger(store, campaign).tasks().values():
-            if task.purpose == "gold" and task.answer is not None and task.answer.ranking is not None:
-                found[task.comparison_id] = task.answer.ranking
-    return found
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

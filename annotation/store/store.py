@@ -128,6 +128,11 @@ class Store:
             bodies = sorted(self._comparison_bodies().items())
             return [self.parse(COMPARISON, body)["comparison"] for _, body in bodies]
 
+    def comparison(self, comparison_id: str) -> Comparison | None:
+        """One comparison by id; None where it is not there or was erased."""
+        body = self._comparison_body(comparison_id)
+        return None if body is None else self.parse(COMPARISON, body)["comparison"]
+
     def splits(self) -> dict[str, Split | None]:
         """The split hint of each comparison, by id."""
         bodies = sorted(self._comparison_bodies().items())
@@ -135,14 +140,20 @@ class Store:
 
     def judgments(self) -> list[Judgment]:
         """The latest version of each judgment that was not withdrawn, by comparison, annotator and source."""
-        query = (  # by the table, which the chain vouches for, and not by its index
-            "SELECT comparison_id, annotator, source, kind, body FROM bodies NOT INDEXED "
-            "WHERE kind IN ('judgment', 'withdrawal') ORDER BY comparison_id, annotator, source, sequence"
-        )
-        with _collector_paused():
-            latest = {row[:3]: row[3:] for row in self.read(query)}
-            standing = [body for kind, body in latest.values() if kind == "judgment"]
-            return [self.parse(JUDGMENT, body)["judgment"] for body in standing]
+        with _collector_paused():  # by the table, which the chain vouches for, and not by its index
+            return self._latest("bodies NOT INDEXED", "", ())
+
+    def judgments_of(self, comparison_id: str, source: str) -> list[Judgment]:
+        """The same of one comparison and one source, by annotator."""
+        return self._latest("bodies", "AND comparison_id = ? AND source = ?", (comparison_id, source))
+
+    def sources(self) -> set[str]:
+        """The sources of all judgments that were ever made."""
+        return {row[0] for row in self.read("SELECT DISTINCT source FROM bodies WHERE kind = 'judgment'")}
+
+    def holds_entry(self, head: str) -> bool:
+        """Whether the chain has an entry of this hash."""
+        return bool(self.read("SELECT 1 FROM log WHERE entry_hash = ?", (head,)))
 
     def head(self) -> str:
         """Hash of the last entry of the chain (64 zeros when it is empty): what lineage records."""
@@ -257,11 +268,23 @@ class Store:
                     continue
             yield _Entry("judgment", *key, json.dumps({"judgment": {**judgment.model_dump(), "version": version}}))
 
+    def _latest(self, table: str, condition: str, values: tuple[str, ...]) -> list[Judgment]:
+        rows = self.read(
+            f"SELECT comparison_id, annotator, source, kind, body FROM {table} "
+            f"WHERE kind IN ('judgment', 'withdrawal') {condition} ORDER BY comparison_id, annotator, source, sequence",
+            values,
+        )
+        latest = {row[:3]: row[3:] for row in rows}
+        return [self.parse(JUDGMENT, body)["judgment"] for kind, body in latest.values() if kind == "judgment"]
+
     def _size(self, comparison_id: str) -> int | None:
         """How many responses a comparison has; None where it is not in the store."""
+        body = self._comparison_body(comparison_id)
+        return None if body is None else len(self.parse(OUTLINE, body)["comparison"]["responses"])
+
+    def _comparison_body(self, comparison_id: str) -> str | None:
         query = "SELECT body FROM bodies WHERE kind = 'comparison' AND comparison_id = ? ORDER BY sequence DESC LIMIT 1"
-        rows = self.read(query, (comparison_id,))
-        return len(self.parse(OUTLINE, rows[0][0])["comparison"]["responses"]) if rows else None
+        return next((body for (body,) in self.read(query, (comparison_id,))), None)
 
     def _said(self, key: tuple[str, str, str]) -> list[Any]:
         """(kind, body) of a person's judgments and withdrawals under one source, the newest first."""

@@ -1,7 +1,8 @@
-"""What a row of the bridge's own tables is, and what is said of one that is none.
+"""The rows of the bridge's own tables: what they are, and the one way in which they are read and written.
 
-The chain does not cover these tables, so their rows are checked as they are read. Not here: reading and writing them
-(``ledger.py``).
+A row is a named tuple whose fields bear the names of the table's columns; a field that is no plain value stands in its
+column as JSON. The chain does not cover these tables, so rows are checked as they are read. Not here: what is asked of
+which table (``ledger.py``).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Json, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's condition below Python 3.12
 
 from align.core.config import BadInput
@@ -32,7 +34,7 @@ Moment = Annotated[str, AfterValidator(_moment)]  # ISO 8601, as the server give
 class CampaignState(NamedTuple):
     """Where a campaign lives and how far it was read; ``watermark`` is the server's own time of its last change.
 
-    ``pulled_at`` is when a pull last came to its end, by the clock here.
+    ``interface`` is JSON; ``pulled_at`` is when a pull last came to its end, by the clock here.
     """
 
     name: str
@@ -45,7 +47,18 @@ class CampaignState(NamedTuple):
     pulled_at: Moment | None = None
 
 
-class Answer(NamedTuple):
+class _Labels(TypedDict, total=False):
+    labels: list[str] | None
+
+
+class Offer(NamedTuple):
+    """A campaign with what its interface says of labels."""
+
+    name: str
+    interface: Json[_Labels]
+
+
+class KnownAnswer(NamedTuple):
     """What is right about a comparison: tie groups of responses, best first, or the label of a single response.
 
     Responses that ``ranking`` leaves out come after those it names and are not compared with each other.
@@ -67,12 +80,21 @@ class Task(NamedTuple):
 
     key: str
     comparison_id: str
-    shown: list[int]
+    shown: Json[list[int]]
     purpose: Purpose = "work"
-    answer: Answer | None = None
+    answer: Json[KnownAnswer] | None = None
     guideline: str | None = None
     task_id: int | None = None
     pages: str | None = None
+
+
+class TaskPurpose(NamedTuple):
+    """What a task of some campaign is for."""
+
+    campaign: str
+    key: str
+    comparison_id: str
+    purpose: Purpose
 
 
 class Pulled(NamedTuple):
@@ -92,7 +114,7 @@ class Pulled(NamedTuple):
 
 
 class Quarantined(NamedTuple):
-    """What could not be read as a judgment, and why; ``body`` is what the server gave."""
+    """An annotation that could not be read as a judgment, and why; ``body`` is what the server gave."""
 
     annotation_id: int
     created_at: str
@@ -100,35 +122,60 @@ class Quarantined(NamedTuple):
     key: str | None
     annotator: str | None
     reason: str
-    body: dict[str, Any] | None
+    body: Json[dict[str, Any]] | None
 
 
-class _Offer(TypedDict, total=False):
-    labels: list[str] | None
+class Refresh(NamedTuple):
+    """A task came to show other guidelines at a moment of the server's clock (None: when is not known)."""
+
+    key: str
+    older: str | None
+    moment: Moment | None
 
 
-RowT = TypeVar("RowT")
-STAMP, COUNT, WORDS = TypeAdapter(tuple[int, Moment]), TypeAdapter(tuple[str, int]), TypeAdapter(tuple[str, str])
-STATE, TASK, PULLED = TypeAdapter(CampaignState), TypeAdapter(Task), TypeAdapter(Pulled)
-QUARANTINED = TypeAdapter(Quarantined)
-OFFER, PURPOSE = TypeAdapter(tuple[str, _Offer]), TypeAdapter(tuple[str, str, str, Purpose])
+class GuidelineVersion(NamedTuple):
+    """A text of guidelines by its hash, and since when a campaign has shown it."""
+
+    campaign: str
+    sha256: str
+    since: str
 
 
-def checked(
-    store: Store, table: str, schema: TypeAdapter[RowT], rows: Iterable[Sequence[Any]], decode: Sequence[int] = ()
-) -> list[RowT]:
-    """Rows as what they are; columns ``decode`` hold JSON.
+class Stamp(NamedTuple):
+    """When a task changed last, by the server's clock, as it was last read."""
+
+    task_id: int
+    updated_at: Moment
+
+
+class Reopened(NamedTuple):
+    """How many people in all were asked to judge a task."""
+
+    key: str
+    people: int
+
+
+class Exclusion(NamedTuple):
+    """An annotator whose judgments do not count, and why."""
+
+    annotator: str
+    reason: str
+    since: str
+
+
+RowT = TypeVar("RowT", bound=NamedTuple)
+
+
+def select(store: Store, kind: type[RowT], table: str, condition: str = "", values: Sequence[Any] = ()) -> list[RowT]:
+    """Rows of a table that a condition (``WHERE ... ORDER BY ...``) chooses.
 
     Raises:
-        BadInput: a row that was never written here: the chain does not cover these tables.
+        BadInput: a row that was never written here.
     """
     found = []
-    for row in rows:
-        values = list(row)
+    for row in store.read(f"SELECT {', '.join(kind._fields)} FROM {table} {condition}", tuple(values)):
         try:
-            for column in decode:
-                values[column] = None if row[column] is None else json.loads(row[column])
-            found.append(schema.validate_python(tuple(values)))
+            found.append(_schema(kind).validate_python(row))
         except (ValueError, TypeError, RecursionError) as error:
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise BadInput(
@@ -136,3 +183,26 @@ def checked(
                 "restore a backup, or move the file away, push and 'pull --full'"
             ) from None
     return found
+
+
+def insert(store: Store, table: str, rows: Iterable[NamedTuple], *, keep: bool = False, **fixed: Any) -> None:
+    """Write rows in place of those with the same key (``keep``: which stay); ``fixed`` are columns that all share."""
+    listed = list(rows)
+    if not listed:
+        return
+    columns = (*fixed, *listed[0]._fields)
+    statement = f"INSERT OR {'IGNORE' if keep else 'REPLACE'} INTO {table} ({', '.join(columns)}) VALUES "
+    values = [(*fixed.values(), *map(stored, row)) for row in listed]
+    store.write(f"{statement}({', '.join('?' * len(columns))})", values)
+
+
+def stored(value: Any) -> Any:
+    """A field as it stands in its column."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return json.dumps(value._asdict())
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+@cache
+def _schema(kind: type[RowT]) -> TypeAdapter[RowT]:
+    return TypeAdapter(kind)

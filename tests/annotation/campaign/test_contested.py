@@ -20,7 +20,6 @@ from annotation.campaign.contested import open_contested
 from annotation.campaign.people import people as who
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
-from annotation.label_studio import calls
 from annotation.label_studio.accounts import create_annotator, create_token
 from annotation.label_studio.connection import Missing
 from annotation.label_studio.rows import Project
@@ -196,7 +195,7 @@ def test_a_lost_answer_does_not_undo_a_third_persons_word(
         lossy = Studio(proxy.url, server.token, patience=PATIENT)
         lossy.whoami()
         proxy.forced = ["lost answer"]
-        monkeypatch.setattr(calls.time, "sleep", meanwhile)
+        monkeypatch.setattr(lossy.connection._patience.stop, "wait", meanwhile)
         lossy.reopen(task, 2)
     found = studio.connection.read(f"api/tasks/{task}/")
     assert proxy.seen["lost answer"] == 1 and (found["overlap"], found["is_labeled"]) == (2, True)

@@ -27,7 +27,7 @@ from annotation.interface.config import Interface
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger, source_of
 from annotation.store.store import Store
-from annotation.store.tables import Answer, Task
+from annotation.store.tables import KnownAnswer, Task
 
 NOBODY: Any = lambda reason, count: None  # noqa: E731 (a counter of what was left out that nobody reads)
 
@@ -95,13 +95,15 @@ def test_what_is_right() -> None:
         shown = sorted(index for group in ranking for index in group)
         return Judgment(comparison_id="c", annotator="a", ranking=ranking, shown=shown, label=label)
 
-    strict, tie, best = Answer([[1], [0]]), Answer([[0, 1]]), Answer([[2]])
+    strict, tie, best = KnownAnswer([[1], [0]]), KnownAnswer([[0, 1]]), KnownAnswer([[2]])
     assert is_right(strict, judged([[1], [0]])) and is_right(tie, judged([[0, 1]]))
     assert not is_right(strict, judged([[0], [1]])) and not is_right(strict, judged([[0, 1]]))
     assert not is_right(tie, judged([[0], [1]]))
     assert is_right(best, judged([[2], [0], [1]])) and is_right(best, judged([[2], [0, 1]]))
     assert not is_right(best, judged([[2, 0], [1]])) and not is_right(best, judged([[0], [2], [1]]))
-    assert is_right(Answer(label="up"), judged([[0]], "up")) and not is_right(Answer(label="up"), judged([[0]], "down"))
+    assert is_right(KnownAnswer(label="up"), judged([[0]], "up")) and not is_right(
+        KnownAnswer(label="up"), judged([[0]], "down")
+    )
 
 
 # --- who is under the bar ---------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ def answered(folder: Path, rights: dict[str, Sequence[bool]], attention: Sequenc
         ledger = Ledger(store, SPRING.name)
         best = {c.id: [r.text for r in c.responses].index("right") for c in ITEMS}
         known = [
-            Task(f"k{n}", c.id, [0, 1], "gold", Answer([[best[c.id]]], is_attention=n in attention))
+            Task(f"k{n}", c.id, [0, 1], "gold", KnownAnswer([[best[c.id]]], is_attention=n in attention))
             for n, c in enumerate(ITEMS)
         ]
         ledger.add_tasks(known)

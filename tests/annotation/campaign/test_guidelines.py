@@ -13,7 +13,7 @@ from fixtures.campaigns import answer, candidates, for_good, judged, new_campaig
 
 from align.core.config import BadInput
 from annotation.campaign import guidelines
-from annotation.campaign.guidelines import Refresh, read_by
+from annotation.campaign.guidelines import read_by
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
@@ -21,7 +21,7 @@ from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger
 from annotation.store.store import Store
-from annotation.store.tables import Task
+from annotation.store.tables import Refresh, Task
 
 FIRST, SECOND = "Choose the **kinder** answer.", "Choose the *shorter* answer."
 
@@ -165,7 +165,7 @@ def test_guidelines_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         push(campaign, None)  # type: ignore[arg-type]  # nothing is asked of the server before
 
 
-CHANGES = [Refresh("one", "2026-01-01T12:00:00Z"), Refresh("two", "2026-01-02T12:00:00Z")]
+CHANGES = [Refresh("k", "one", "2026-01-01T12:00:00Z"), Refresh("k", "two", "2026-01-02T12:00:00Z")]
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,9 @@ CHANGES = [Refresh("one", "2026-01-01T12:00:00Z"), Refresh("two", "2026-01-02T12
         ("2026-01-01T12:10:00Z", None, CHANGES, None),
         ("2026-01-03T12:00:00Z", 5.0, CHANGES, "three"),
         ("2026-01-03T12:00:00Z", 5.0, [], "three"),
-        ("2026-01-03T12:00:00Z", 5.0, [*CHANGES, Refresh("three", None)], None),
-        ("2026-01-01T11:59:00Z", 5.0, [*CHANGES, Refresh("three", None)], "one"),
-        ("2026-01-01T11:59:00Z", 5.0, [Refresh(None, "2026-01-01T12:00:00Z")], None),
+        ("2026-01-03T12:00:00Z", 5.0, [*CHANGES, Refresh("k", "three", None)], None),
+        ("2026-01-01T11:59:00Z", 5.0, [*CHANGES, Refresh("k", "three", None)], "one"),
+        ("2026-01-01T11:59:00Z", 5.0, [Refresh("k", None, "2026-01-01T12:00:00Z")], None),
     ],
 )
 def test_the_servers_clock_says_which_text_was_read(

@@ -23,7 +23,7 @@ from annotation.interface.decode import EDITED
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger, exclude, source_of
 from annotation.store.store import Store
-from annotation.store.tables import Answer, Pulled, Quarantined, Task
+from annotation.store.tables import KnownAnswer, Pulled, Quarantined, Task
 
 ITEMS = [comparison(f"question {n}", "yes", "no") for n in range(6)]
 SPRING = Campaign(name="spring", votes=2)
@@ -46,8 +46,8 @@ class Books:
         )
 
     @staticmethod
-    def _answer(n: int) -> Answer | None:
-        return Answer([[[r.text for r in ITEMS[n].responses].index("yes")]]) if n >= 4 else None
+    def _answer(n: int) -> KnownAnswer | None:
+        return KnownAnswer([[[r.text for r in ITEMS[n].responses].index("yes")]]) if n >= 4 else None
 
     def judged(self, who: str, n: int, better: str, seconds: float | None, flags: tuple[str, ...] = ()) -> None:
         source = source_of("spring", f"k{n}")

@@ -19,7 +19,7 @@ from annotation.interface.config import Interface
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.store.ledger import Ledger, source_of
 from annotation.store.store import Split, Store
-from annotation.store.tables import Answer, Purpose, Task
+from annotation.store.tables import KnownAnswer, Purpose, Task
 
 ITEMS = [comparison(f"question {n}", f"good {n}", f"bad {n}") for n in range(4)]
 LABELS = ("refusal", "partial", "compliance")
@@ -42,7 +42,7 @@ def store_of(
         store.add_comparisons(items, splits)
         ledger = Ledger(store, "spring")
         ledger.begin("http://host", 1, (interface or Interface()).model_dump_json(), "hash", recovered=False)
-        answer = Answer(ranking=[[0], [1]])
+        answer = KnownAnswer(ranking=[[0], [1]])
         ledger.add_tasks(
             Task(key(i, p), i.id, list(range(len(i.responses))), p, answer if p in ("gold", "calibration") else None)
             for i, p in purposes
@@ -140,7 +140,9 @@ def test_a_purpose_that_changes_is_another_input(tmp_path: Path) -> None:
     store = store_of(tmp_path / "feedback.db", judged, ITEMS, [(item, "work") for item in ITEMS])
     assert len(made(store)[0]["train.jsonl"]) == 4
     with Store.open(store, write=True) as opened:
-        Ledger(opened, "spring").set_answers([Task(key(ITEMS[0]), ITEMS[0].id, [], "gold", Answer(ranking=[[0], [1]]))])
+        Ledger(opened, "spring").set_answers(
+            [Task(key(ITEMS[0]), ITEMS[0].id, [], "gold", KnownAnswer(ranking=[[0], [1]]))]
+        )
     with pytest.raises(BadInput, match="input 'ledger'"):
         made(store)
     assert len(made(store, "new")[0]["train.jsonl"]) == 3

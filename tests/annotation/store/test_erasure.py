@@ -30,7 +30,7 @@ from annotation.store.exports import export
 from annotation.store.ledger import Ledger, exclude, pseudonym
 from annotation.store.lineage import verify
 from annotation.store.store import Store
-from annotation.store.tables import Answer, Pulled, Quarantined, Task
+from annotation.store.tables import KnownAnswer, Pulled, Quarantined, Task
 
 NAME, SECRET = "zebedee quince", "my own account of the matter, which nobody else shall read"
 KEY = "key-of-the-marmots-task"  # long enough never to stand in a salt or a hash by chance
@@ -59,7 +59,7 @@ def full_store(path: Path) -> Path:
         ledger = Ledger(store, "spring")
         ledger.begin("http://host/", 3, "{}", "hash", recovered=False)
         ledger.guideline("be kind")
-        ledger.add_tasks([Task(KEY, ITEM.id, [1, 0], "gold", Answer(ranking=[[0], [1]]), "guide", 17)])
+        ledger.add_tasks([Task(KEY, ITEM.id, [1, 0], "gold", KnownAnswer(ranking=[[0], [1]]), "guide", 17)])
         ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, KEY, NAME, "digest-of-it", "judgment")])
         body = {"result": [SECRET], "completed_by": 7}
         ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, KEY, NAME, f"has no choice '{SECRET}'", body)])

@@ -21,7 +21,7 @@ from annotation.store.erasure import remove
 from annotation.store.exports import alias, export
 from annotation.store.ledger import Ledger
 from annotation.store.store import Store
-from annotation.store.tables import Answer, Quarantined, Task
+from annotation.store.tables import KnownAnswer, Quarantined, Task
 
 NAMES = ("ann", "bob.b@host.org", "zoë")
 ODD = Comparison.model_validate(
@@ -51,7 +51,7 @@ def path(tmp_path: Path) -> Path:
         store.add_judgments([judgment(ODD, NAMES[2], flags=["both_bad"], rationale="half \ud83d")])
         store.withdraw([(ITEMS[1].id, "ann", "import:ann.csv")], "deleted on the server")
         ledger = Ledger(store, "spring")
-        ledger.add_tasks([Task("k0", ITEMS[0].id, [1, 0], "gold", Answer(ranking=[[0], [1]]), "guide", 17)])
+        ledger.add_tasks([Task("k0", ITEMS[0].id, [1, 0], "gold", KnownAnswer(ranking=[[0], [1]]), "guide", 17)])
         ledger.add_tasks([Task("k1", ITEMS[1].id, [0, 1])])
         found = [("by account 41, which the server does not list", "ann"), ("has no choice 'I am Bob'", NAMES[1])]
         ledger.quarantine(

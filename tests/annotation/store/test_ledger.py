@@ -16,7 +16,7 @@ from annotation.store.erasure import remove
 from annotation.store.ledger import Ledger, exclude, excluded, include
 from annotation.store.lineage import verify
 from annotation.store.store import Store
-from annotation.store.tables import Answer, Pulled, Quarantined, Task
+from annotation.store.tables import KnownAnswer, Pulled, Quarantined, Task
 
 ITEM = comparison("which?", "this", "that")
 
@@ -62,7 +62,7 @@ def test_what_a_person_wrote_is_part_of_the_judgment(tmp_path: Path) -> None:
 
 def test_tasks_sides_and_what_came_back_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "f.db"
-    task = Task("k1", ITEM.id, [1, 0], "gold", Answer([[1], [0]], family="help"), "guide")
+    task = Task("k1", ITEM.id, [1, 0], "gold", KnownAnswer([[1], [0]], family="help"), "guide")
     with Store.open(path, write=True) as store:
         ledger = Ledger(store, "spring")
         assert ledger.state() is None
@@ -158,7 +158,7 @@ def test_damage_beside_the_chain_is_told(
         store.add_comparisons([ITEM])
         ledger = Ledger(store, "spring")
         ledger.begin("http://host", 3, '{"labels": ["yes", "no"]}', "hash", recovered=False)
-        ledger.add_tasks([Task("k1", ITEM.id, [1, 0], "gold", Answer([[1], [0]]))])
+        ledger.add_tasks([Task("k1", ITEM.id, [1, 0], "gold", KnownAnswer([[1], [0]]))])
         ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, "k1", "ann", "d", "judgment")])
         ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, "k1", "bob", "bogus choice", {"result": []})])
         store.add_judgments([judged([[0], [1]]), judged([[1], [0]], annotator="bob")])
