@@ -47,9 +47,7 @@ VERBS: Mapping[str, Verb] = {
     "up": Verb("folder", "align.cli.annotate", "up", "start an embedded Label Studio, installed apart: [server=DIR]"),
     "down": Verb("folder", "align.cli.annotate", "down", "stop it: [server=DIR]"),
     "doctor": Verb("address", "annotation.label_studio.doctor", "doctor", "what is wrong on the way to the server"),
-    "annotators": Verb(
-        "folder", "annotation.label_studio.annotators", "annotators", "accounts under aliases: names=[a-1,a-2]"
-    ),
+    "annotators": Verb("folder", "annotation.campaign.people", "annotators", "accounts under aliases: names=[a-1,a-2]"),
     "people": Verb("studio", "annotation.campaign.people", "people", "who is who in the store: --config F"),
     "push": Verb(
         "studio", "annotation.campaign.push", "push", "comparisons to tasks, each exactly once: --config campaign.yaml"
@@ -83,11 +81,11 @@ VERBS: Mapping[str, Verb] = {
     ),
     "exclude": Verb(
         "settings",
-        "annotation.campaign.exclusion",
+        "annotation.campaign.people",
         "exclude",
         "leave a person's judgments out: annotator=A reason=TEXT",
     ),
-    "include": Verb("settings", "annotation.campaign.exclusion", "include", "take that back: annotator=A"),
+    "include": Verb("settings", "annotation.campaign.people", "include", "take that back: annotator=A"),
     "erase": Verb(
         "settings", "annotation.store.erasure", "erase", "a person or a text for good: annotator=A | comparison=C"
     ),
@@ -230,13 +228,11 @@ def _call(verb: str, function: Callable[..., Any], given: Sequence[Any], setting
         raise BadInput(f"{where}: {said}" + (f" (given: {given!r})" if is_short(given) else "")) from None
 
 
-def _print(found: Any) -> None:
-    """Lines as they come; a record by its fields, unless it says itself how it reads."""
-    if isinstance(found, Iterator):
-        for line in found:
-            print(line, flush=True)
-    elif hasattr(found, "_asdict") and type(found).__str__ is object.__str__:
-        for name, value in found._asdict().items():
-            print(f"{name.replace('_', ' ')}: {value}")
-    else:
-        print(found)
+def _print(result: Any) -> None:
+    """A result as lines; of several, each as it comes."""
+    for part in result if isinstance(result, Iterator) else [result]:
+        if not isinstance(part, str):
+            from annotation.campaign.text import lines
+
+            part = "\n".join(lines(part))
+        print(part, flush=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from annotation.campaign.known import is_right, said, stored_items
+from annotation.campaign.known import is_right, known_judgments, stored_items
 from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign
 from annotation.label_studio.studio import Studio
@@ -26,7 +26,7 @@ from annotation.store.store import Store
 EVERYBODY = 1000  # people that an item stays open for
 
 
-class Standing(NamedTuple):
+class CalibrationResult(NamedTuple):
     """How far a person is in the round: items asked of them, answered, and right."""
 
     address: str
@@ -43,7 +43,9 @@ class Standing(NamedTuple):
     def has_passed(self) -> bool:
         return self.is_done and self.n_right >= self.bar * self.n_asked
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """How far they are, for a line that names them."""
         if not self.n_asked:
             return "no item is in a language of theirs"
         if not self.is_done:
@@ -51,22 +53,18 @@ class Standing(NamedTuple):
         return f"{'passed' if self.has_passed else 'not passed'}, {self.n_right} of {self.n_asked} right"
 
 
-class Round(NamedTuple):
+class CalibrationRound(NamedTuple):
     """Everybody who may take part, by the name that the store knows them by."""
 
-    people: dict[str, Standing]
+    people: dict[str, CalibrationResult]
     n_needed: int
 
     @property
     def n_passed(self) -> int:
         return sum(standing.has_passed for standing in self.people.values())
 
-    def __str__(self) -> str:
-        head = f"{self.n_passed} have passed the calibration round, work is sent when {self.n_needed} have"
-        return "\n".join([head, *(f"{name} {person.address}: {person}" for name, person in self.people.items())])
 
-
-def calibration(campaign: Campaign, studio: Studio) -> Round:
+def calibration(campaign: Campaign, studio: Studio) -> CalibrationRound:
     """Where everybody stands in the calibration round, as of the last pull.
 
     Raises:
@@ -76,13 +74,10 @@ def calibration(campaign: Campaign, studio: Studio) -> Round:
         raise BadInput(f"campaign '{campaign.name}' has no calibration round; set calibration.file")
     with Store.open(campaign.feedback) as store:
         ledger = Ledger(store, campaign.name)
-        state = ledger.state()
-        if state is None:
-            raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
-        return standings(campaign, ledger, people_of(studio, state.url))
+        return calibration_results(campaign, ledger, people_of(studio, ledger.pushed_state().url))
 
 
-def standings(campaign: Campaign, ledger: Ledger, people: Mapping[str, str]) -> Round:
+def calibration_results(campaign: Campaign, ledger: Ledger, people: Mapping[str, str]) -> CalibrationRound:
     """The round by person: the campaign's annotators or, where it lists none, all accounts that answered an item.
 
     Args:
@@ -90,7 +85,7 @@ def standings(campaign: Campaign, ledger: Ledger, people: Mapping[str, str]) -> 
     """
     languages = [comparison.language for _, comparison in stored_items(ledger, "calibration")]
     marks: dict[str, list[bool]] = {}
-    for task, judgment in said(ledger, "calibration"):
+    for task, judgment in known_judgments(ledger, "calibration"):
         if task.answer is not None:
             marks.setdefault(judgment.annotator, []).append(is_right(task.answer, judgment))
     found = {}
@@ -98,5 +93,5 @@ def standings(campaign: Campaign, ledger: Ledger, people: Mapping[str, str]) -> 
         if address in campaign.annotators or (not campaign.annotators and name in marks):
             n_asked, own = sum(campaign.speaks(address, language) for language in languages), marks.get(name, [])
             bar = campaign.calibration.bar if campaign.calibration else 1.0
-            found[name] = Standing(address, n_asked, len(own), sum(own), bar)
-    return Round(found, campaign.people_to_pass)
+            found[name] = CalibrationResult(address, n_asked, len(own), sum(own), bar)
+    return CalibrationRound(found, campaign.people_to_pass)

@@ -18,7 +18,7 @@ from align.core.records import Judgment
 from annotation.aggregation.counting import counting_judgments, questions_of
 from annotation.aggregation.votes import answers_of
 from annotation.agreement.answers import contested
-from annotation.campaign.answers import ANSWERED
+from annotation.campaign.parse import ANSWERED
 from annotation.campaign.pull import pull
 from annotation.campaign.settings import Campaign
 from annotation.label_studio.rows import StudioTask
@@ -42,17 +42,6 @@ class Reopened(NamedTuple):
     over_limit: int
     maximum: int
     short: int
-
-    def __str__(self) -> str:
-        rest = (
-            (self.waiting, "open already and waiting for a person"),
-            (self.at_maximum, f"judged by as many people as may be, {self.maximum} (maximum=, or all of annotators:)"),
-            (self.changed, "changed since the pull"),
-            (self.over_limit, "left for another time by limit="),
-        )
-        counted = "".join(f"; {count} {what}" for count, what in rest if count)
-        short = f" ({self.short} for want of votes that count)" if self.short else ""
-        return f"{self.reopened} of {self.contested} contested tasks{short} re-opened{counted}"
 
 
 def open_contested(
@@ -81,9 +70,7 @@ def open_contested(
     pull(campaign, studio)
     with Store.open(campaign.feedback, write=True) as store:
         ledger = Ledger(store, campaign.name)
-        state = ledger.state()
-        if state is None:
-            raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
+        state = ledger.pushed_state()
         project = studio.project(state.project)
         most = maximum or 2 * project.votes + 1
         most = min(most, len(campaign.annotators)) if campaign.annotators else most

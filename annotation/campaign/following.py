@@ -9,7 +9,6 @@ nothing is lost. Not here: what a pull does (``pull.py``).
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections import Counter
@@ -21,8 +20,9 @@ from typing import IO, NamedTuple
 from align.core.config import BadInput
 from align.core.http import Silent
 from annotation.campaign import pull as once
-from annotation.campaign.pull import PulledNow
+from annotation.campaign.pull import PullResult
 from annotation.campaign.settings import Campaign
+from annotation.campaign.text import Screen, poll_line
 from annotation.label_studio.studio import Studio
 from annotation.store.database import Busy
 
@@ -34,7 +34,7 @@ class Poll(NamedTuple):
 
     number: int
     is_full: bool
-    found: PulledNow | None
+    found: PullResult | None
     trouble: str
 
     @property
@@ -44,7 +44,7 @@ class Poll(NamedTuple):
 
 def pull(
     campaign: Campaign, studio: Studio, *, full: bool = False, watch: bool = False, every: float | None = None
-) -> PulledNow:
+) -> PullResult:
     """Read what changed (``full``: everything), once or, with ``watch``, every so many seconds (30) until Ctrl-C.
 
     Raises:
@@ -88,7 +88,7 @@ def show(looked: Iterator[Poll], every: float, out: IO[str]) -> None:
     Raises:
         KeyboardInterrupt: with a last sentence.
     """
-    screen, outcomes, n_polls, in_trouble = _Screen(out), Counter[str](), 0, False
+    screen, outcomes, n_polls, in_trouble = Screen(out), Counter[str](), 0, False
     try:
         for poll in looked:
             n_polls = poll.number
@@ -103,7 +103,8 @@ def show(looked: Iterator[Poll], every: float, out: IO[str]) -> None:
                 outcomes.update(poll.found.outcomes)
                 if in_trouble:
                     screen.keep(f"{now} answers again")
-                screen.update(f"{now} {_progress(poll, poll.found, outcomes)}", poll.is_news or n_polls == 1)
+                line = poll_line(poll.number, poll.is_full, poll.found, outcomes)
+                screen.update(f"{now} {line}", poll.is_news or n_polls == 1)
                 in_trouble = False
             time.sleep(every)
     except KeyboardInterrupt:
@@ -112,42 +113,3 @@ def show(looked: Iterator[Poll], every: float, out: IO[str]) -> None:
         raise KeyboardInterrupt(
             f"stopped watching after {n_polls} polls ({read}); all that was read is kept, the same command goes on"
         ) from None
-
-
-class _Screen:
-    """A last line that is written over on a terminal; elsewhere lines one after the other."""
-
-    def __init__(self, out: IO[str]) -> None:
-        self.out, self.rewrites, self.has_line = out, out.isatty(), False
-
-    def update(self, line: str, is_news: bool) -> None:
-        """Show the state: in place of the last one, or only when it is news."""
-        if self.rewrites:
-            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over
-            self._write(f"\r{line[:width]}\x1b[K")
-            self.has_line = True
-        elif is_news:
-            self._write(line + "\n")
-
-    def keep(self, line: str) -> None:
-        """Show a line that stays."""
-        self.end()
-        self._write(line + "\n")
-
-    def end(self) -> None:
-        """Leave the line that was being written over as it is."""
-        if self.has_line:
-            self._write("\n")
-        self.has_line = False
-
-    def _write(self, text: str) -> None:
-        self.out.write(text)
-        self.out.flush()
-
-
-def _progress(poll: Poll, found: PulledNow, outcomes: Counter[str]) -> str:
-    now = ", ".join(f"{number} {outcome}" for outcome, number in found.outcomes.items()) or "nothing new"
-    back = f", {found.taken_back} taken back" if found.taken_back else ""
-    whole = ", everything read again" if poll.is_full else ""
-    total = f"{found.judgments} judgments, {found.quarantined} in quarantine"
-    return f"poll {poll.number}: {now}{back}{whole}; {total}; {outcomes.total()} answers since the start"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from align.core.stats.estimates import Estimate, format_number, proportion
-from annotation.campaign.known import is_right, read_items, said
+from align.core.stats.estimates import Estimate, proportion
+from annotation.campaign.known import is_right, known_judgments, read_items
 from annotation.campaign.settings import Campaign, check_languages, task_key
 from annotation.store.ledger import Ledger, excluded
 from annotation.store.store import Store
@@ -37,12 +37,6 @@ class GoldAdded(NamedTuple):
     in_queue: int
     waiting: int
 
-    def __str__(self) -> str:
-        said = f"{self.new} known answers are new, {self.corrected} corrected, {self.unchanged} as they were"
-        queued = f"; {self.in_queue} of these comparisons stand in the queue already" if self.in_queue else ""
-        waiting = f"; {self.waiting} wait for the next push of new work, which mixes them in" if self.waiting else ""
-        return said + queued + waiting
-
 
 class Accuracy(NamedTuple):
     """One annotator's answers of one kind, ``gold`` or ``attention``: a share with its exact interval and count."""
@@ -51,11 +45,6 @@ class Accuracy(NamedTuple):
     kind: str
     share: Estimate
     is_under: bool
-
-    def __str__(self) -> str:
-        low, high = (format_number(end, self.share.half_width) for end in (self.share.low, self.share.high))
-        line = f"{self.annotator} {self.kind}: {self.right} right ({low} to {high})"
-        return line + (", under the bar" if self.is_under else "")
 
     @property
     def right(self) -> str:
@@ -71,17 +60,6 @@ class GoldReport(NamedTuple):
     n_items: int
     accuracies: list[Accuracy]
     under: list[str]
-
-    def __str__(self) -> str:
-        head = f"{self.n_items} known answers, bar {self.bar:g}; under it is whose exact 95 % interval ends below it"
-        lines = [head, *map(str, self.accuracies)]
-        if not self.accuracies:
-            lines.append("nobody answered one of them yet, as of the last pull")
-        for name in self.under:
-            own = [a for a in self.accuracies if a.annotator == name and a.is_under]
-            why = ", ".join(f"{a.kind} {a.right}" for a in own)
-            lines.append(f"to exclude: align annotate exclude feedback={self.feedback} annotator={name} reason='{why}'")
-        return "\n".join(lines)
 
 
 def add(campaign: Campaign, *, file: Path) -> GoldAdded:
@@ -120,7 +98,7 @@ def report(campaign: Campaign) -> GoldReport:
     with Store.open(campaign.feedback) as store:
         ledger = Ledger(store, campaign.name)
         n_items = sum(task.purpose == "gold" for task in ledger.tasks().values())
-        answered, gone = said(ledger, "gold"), excluded(store)
+        answered, gone = known_judgments(ledger, "gold"), excluded(store)
     if not n_items:
         raise BadInput(f"{campaign.feedback}: no answer is known; add some with: align annotate gold add file=F")
     marks: dict[tuple[str, str], list[bool]] = {}

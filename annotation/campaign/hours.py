@@ -1,10 +1,11 @@
-"""Paid time: how many hours each annotator worked on which day, from the time that the labelling page measured.
+"""Paid time and pace: the hours of each annotator on each day, and when a campaign will be done.
 
-In: answers as they were read. Out: hours by annotator and day (UTC, when the answer was first sent), and a CSV of them.
-Every answer counts, those skipped or set aside too: making them was work. The page's time runs on while nobody looks at
-it, so an answer counts at most ``cap`` seconds. An answer without a time counts none and is told apart. Not in it:
-answers that were deleted on the server, time between tasks, and what was worked outside of the page; a person who has
-two tasks open at once is counted twice.
+In: answers as they were read, and how many are missing. Out: hours by annotator and day (UTC, when the answer was first
+sent), a CSV of them, and a moment, or why none can be named. Every answer counts, those skipped or in quarantine too:
+making them was work. The page's time runs on while nobody looks at it, so an answer counts at most ``cap`` seconds. An
+answer without a time counts none and is told apart. Nights and weekends are in the pace, hence in days and not in
+hours. Not in it: answers that were deleted on the server, time between tasks, and what was worked outside of the page;
+a person who has two tasks open at once is counted twice.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,8 @@ from align.core.files import write_text
 from annotation.store.tables import Pulled
 
 CAP = 600.0  # seconds
+WINDOW = timedelta(days=7)  # over which the pace is taken
+LEAST_ANSWERS, LEAST_TIME = 10, timedelta(days=1)  # below these a pace says nothing
 COLUMNS = ("annotator", "day", "tasks", "hours")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # a spreadsheet would compute what begins so
 
@@ -81,3 +85,31 @@ def _holds_hours(path: Path) -> bool:
 def harmless(cell: str) -> str:
     """A cell that no spreadsheet takes for a formula: one that begins like one is quoted as text."""
     return "'" + cell if cell.startswith(FORMULA) else cell
+
+
+class Projection(NamedTuple):
+    """When all open tasks will be answered at the pace of the last days; None, and why, where that cannot be said."""
+
+    ends: datetime | None
+    per_day: float | None
+    missing: int
+    reason: str
+
+
+def project_end(moments: Iterable[datetime], missing: int, now: datetime) -> Projection:
+    """When ``missing`` more answers will be there, at the pace of the last seven days before ``now``.
+
+    A campaign that is younger is taken from its first answer on.
+    """
+    if not missing:
+        return Projection(None, None, 0, "nothing is open")
+    past = sorted(moments)
+    recent = [moment for moment in past if moment >= now - WINDOW]
+    if not recent:
+        return Projection(None, None, missing, f"nobody answered in the {WINDOW.days} days before the last pull")
+    span = now - max(past[0], now - WINDOW)
+    if span < LEAST_TIME or len(recent) < LEAST_ANSWERS:
+        reason = f"not enough to tell: {len(recent)} answers in {span / timedelta(hours=1):.0f} hours"
+        return Projection(None, None, missing, f"{reason} (it takes {LEAST_ANSWERS} and a day)")
+    per_day = len(recent) / (span / timedelta(days=1))
+    return Projection(now + timedelta(days=missing / per_day), per_day, missing, "")

@@ -28,7 +28,7 @@ ANSWERS = ("ranking", "best", "label")
 KINDS = ("gold", "attention")
 
 
-class Item(NamedTuple):
+class KnownItem(NamedTuple):
     """A comparison with its known answer, and what it is asked for."""
 
     comparison: Comparison
@@ -36,13 +36,13 @@ class Item(NamedTuple):
     answer: KnownAnswer
 
 
-def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, Item]:
+def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, KnownItem]:
     """Items of a file by comparison id.
 
     Raises:
         BadInput: no rows, or a row is no comparison of this interface with one known answer (named by number).
     """
-    items: dict[str, Item] = {}
+    items: dict[str, KnownItem] = {}
     for number, row in enumerate(read_jsonl(path), 1):
         where = f"{path}: row {number}"
         comparison, order = _comparison(row, interface, where)
@@ -53,7 +53,7 @@ def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, 
             raise BadInput(f"{where}: kind '{kind}' is none of {', '.join(KINDS)}")
         answer = _answer(row, order, interface, where)
         family = str(row.get("family") or "")
-        items[comparison.id] = Item(
+        items[comparison.id] = KnownItem(
             comparison, purpose, answer._replace(is_attention=kind == "attention", family=family)
         )
     if not items:
@@ -68,7 +68,7 @@ def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Compariso
     return [(task, comparison) for task, comparison in found if comparison is not None]
 
 
-def said(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
+def known_judgments(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
     """What stands of people's judgments on a campaign's tasks of a purpose, by key and annotator."""
     return [
         (task, judgment)

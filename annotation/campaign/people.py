@@ -1,34 +1,74 @@
-"""`annotate people`: which account stands behind which name of the store.
+"""Who takes part: `annotate annotators`, `people`, `exclude` and `include`.
 
-In: a campaign and a client. Out: names, addresses, and how much each of them said. The store, its exports and its pages
-know people by names that say nothing; only the server knows the addresses, so this is the one place that asks it.
+In: an embedded server's folder, a campaign with a client, or a feedback store. Out: accounts under aliases, each with a
+password that is shown this once and kept nowhere; which account stands behind which name of the store; and a flag, with
+its reason, by which every later stage leaves a person's judgments out. The store, its exports and its pages know people
+by names that say nothing, and the open-source server shows every address to everybody: who goes by which alias is for
+the lead of the campaign to write down, elsewhere. Not here: how an account is made (``accounts.py``), and who falls
+under a bar (``gold.py``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from align.core.config import BadInput
 from annotation.campaign.settings import Campaign
+from annotation.label_studio.accounts import Account, check_alias, create_annotator
+from annotation.label_studio.server import start, status
 from annotation.label_studio.studio import Studio
-from annotation.store.ledger import Ledger, pseudonym
+from annotation.store import ledger
 from annotation.store.store import Store
 
 
-def people(campaign: Campaign, studio: Studio) -> Iterator[str]:
-    """A line an account of the server: its name in the store, its address, and its judgments as of the last pull.
+class Person(NamedTuple):
+    """An account: its name in the store, its address, and its judgments as of the last pull."""
+
+    name: str
+    address: str
+    judgments: int
+
+
+def annotators(folder: Path, *, names: tuple[str, ...] = ()) -> Iterator[str | Account]:
+    """Make an account ``NAME@annotators.invalid`` with a random password for each name.
+
+    Accounts come as they are made, so that none is lost when a later one fails.
+
+    Raises:
+        BadInput: no server runs there, no names, a name twice, or one that is no alias or is taken.
+    """
+    if not names:
+        raise BadInput("align annotate annotators: names=[annotator-1, annotator-2]: nobody is named")
+    for name in names:
+        check_alias(name)
+        if names.count(name) > 1:
+            raise BadInput(f"'{name}' is named twice; every annotator has an alias of their own")
+    if status(folder).state != "running":
+        raise BadInput(f"{folder}: no server answers there; start it with: align annotate up server={folder}")
+    server = start(folder)  # it runs: this finds it
+    yield f"people log in at {server.url}; each password is shown this once:"
+    emails = []
+    for name in names:
+        account = create_annotator(server, name)
+        emails.append(account.email)
+        yield account
+    yield f"for the campaign's YAML: annotators: [{', '.join(emails)}]"
+
+
+def people(campaign: Campaign, studio: Studio) -> Iterator[Person]:
+    """Every account of the server.
 
     Raises:
         BadInput: nothing was pushed yet, or a silent server.
     """
     with Store.open(campaign.feedback) as store:
-        state = Ledger(store, campaign.name).state()
-        if state is None:
-            raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
-        said = Counter(judgment.annotator for judgment in store.judgments())
+        state = ledger.Ledger(store, campaign.name).pushed_state()
+        judged = Counter(judgment.annotator for judgment in store.judgments())
     for name, address in people_of(studio, state.url).items():
-        yield f"{name}  {address}  {said[name]} judgments"
+        yield Person(name, address, judged[name])
 
 
 def people_of(studio: Studio, url: str) -> dict[str, str]:
@@ -37,4 +77,36 @@ def people_of(studio: Studio, url: str) -> dict[str, str]:
     Args:
         url: the server's address when the campaign began, which names are made of: servers move, people stay.
     """
-    return {pseudonym(url, account): address for account, address in sorted(studio.users().items())}
+    return {ledger.pseudonym(url, number): address for number, address in sorted(studio.users().items())}
+
+
+def exclude(*, annotator: str, reason: str, feedback: Path = Path("feedback.db")) -> str:
+    """Leave a person's judgments out of pairs from now on.
+
+    Raises:
+        BadInput: no such store, no reason, or nobody of that name has judged in it.
+    """
+    with Store.open(feedback, write=True, create=False) as store:
+        n = sum(judgment.annotator == annotator for judgment in store.judgments())
+        if not n and not ledger.was_pulled(store, annotator):
+            raise BadInput(
+                f"{feedback}: '{annotator}' has judged nothing here; 'align annotate people --config F' says who is "
+                "called what"
+            )
+        ledger.exclude(store, annotator, reason)
+    return f"{annotator} is excluded ({reason}): {n} judgments are left out of pairs from now on"
+
+
+def include(*, annotator: str, feedback: Path = Path("feedback.db")) -> str:
+    """Take an exclusion back.
+
+    Raises:
+        BadInput: no such store, or the person is not excluded.
+    """
+    with Store.open(feedback, write=True, create=False) as store:
+        known = ledger.excluded(store)
+        if annotator not in known:
+            others = f"; excluded are {', '.join(known)}" if known else "; nobody is"
+            raise BadInput(f"{feedback}: '{annotator}' is not excluded{others}")
+        ledger.include(store, annotator)
+    return f"{annotator} counts again"

@@ -51,9 +51,6 @@ class Plan(NamedTuple):
     price: float | None
     text: str
 
-    def __str__(self) -> str:
-        return self.text
-
 
 def plan(
     *,

@@ -19,8 +19,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
-from align.core.config import BadInput
-from annotation.campaign.answers import JUDGMENT, SET_ASIDE, SUPERSEDED, Answers, Reading
+from annotation.campaign.parse import JUDGMENT, QUARANTINE, SUPERSEDED, AnnotationParser, ParsedAnnotation
 from annotation.campaign.push import open_project
 from annotation.campaign.settings import Campaign
 from annotation.label_studio.rows import Annotation, StudioTask
@@ -33,7 +32,7 @@ OVERLAP = timedelta(minutes=5)
 PAGE = 200  # tasks of one transaction
 
 
-class PulledNow(NamedTuple):
+class PullResult(NamedTuple):
     """What a pull found: annotations by outcome (new or changed ones), those taken back, and what stands now."""
 
     tasks: int
@@ -43,7 +42,7 @@ class PulledNow(NamedTuple):
     judgments: int
 
 
-def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PulledNow:
+def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PullResult:
     """Read what changed (``full``: everything).
 
     Raises:
@@ -52,31 +51,29 @@ def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PulledNow
     """
     with Store.open(campaign.feedback, write=True) as store:
         ledger = Ledger(store, campaign.name)
-        state = ledger.state()
-        if state is None:
-            raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
+        state = ledger.pushed_state()
         project = open_project(campaign, ledger, studio)
         since = None if full or state.watermark is None else datetime.fromisoformat(state.watermark) - OVERLAP
-        reader = _Reader(campaign, ledger, state, studio, full)
+        this = _Pull(campaign, ledger, state, studio, full)
         there = studio.answered(project.id, since)
         newest = max((*filter(None, [state.watermark]), *there.values()), default=None)
-        reader.read(project.id, there)
-        if full or studio.count(project.id, answered=True) != len(reader.stamps):
+        this.read(project.id, there)
+        if full or studio.count(project.id, answered=True) != len(this.stamps):
             there = there if since is None else studio.answered(project.id)
-            reader.read(project.id, there)
-            reader.lose(project.id, reader.stamps.keys() - there.keys())
+            this.read(project.id, there)
+            this.lose(project.id, this.stamps.keys() - there.keys())
         if full:
             with store.transaction():
-                reader.miss(set(studio.keys(project.id)))
-                reader.reconcile()
-        reader.read_again(project.id)
+                this.miss(set(studio.keys(project.id)))
+                this.reconcile()
+        this.read_again(project.id)
         ledger.advance(newest)
-        outcomes = {name: count for name, count in sorted(reader.outcomes.items()) if count}
+        outcomes = {name: count for name, count in sorted(this.outcomes.items()) if count}
         standing = len(ledger.quarantined())
-        return PulledNow(len(reader.done), outcomes, reader.taken_back, standing, store.counts().judgments)
+        return PullResult(len(this.done), outcomes, this.taken_back, standing, store.counts().judgments)
 
 
-class _Reader:
+class _Pull:
     """One pull: what is known beforehand, and what was found so far."""
 
     def __init__(self, campaign: Campaign, ledger: Ledger, state: CampaignState, studio: Studio, full: bool) -> None:
@@ -93,8 +90,8 @@ class _Reader:
         self.fresh: set[tuple[int, str]] = set()  # judgments that went into the chain since the last settling
         self.loose: set[tuple[str | None, str]] = set()  # where one was lost or read anew since then
         self.again: set[int] = set()  # tasks to read once more
-        self.kept_out = ledger.store.kept_out()
-        self.answers = Answers(campaign, ledger, state.url, studio.users())
+        self.erased_ids = ledger.store.erased_ids()
+        self.parser = AnnotationParser(campaign, ledger, state.url, studio.users())
         self.outcomes: Counter[str] = Counter()
         self.taken_back = 0
 
@@ -128,7 +125,7 @@ class _Reader:
             key, person = (annotation.id, annotation.created_at), names[annotation.id]
             before = self.seen.get(key)
             was_erased = before is not None and before.outcome == ERASED
-            if was_erased or self.kept_out.holds("annotator", person) or self.kept_out.holds("task", task.key):
+            if was_erased or self.erased_ids.holds("annotator", person) or self.erased_ids.holds("task", task.key):
                 self._keep_out(key, task.id)
                 continue
             if before is not None and (before.task_id, before.key, before.annotator) != (task.id, task.key, person):
@@ -137,12 +134,12 @@ class _Reader:
             digest = _digest(annotation, person)
             is_old = latest[person] != annotation.id
             is_known = before is not None and before.digest == digest and (before.outcome == SUPERSEDED) == is_old
-            if is_known and not (self.full and before is not None and before.outcome == SET_ASIDE):
+            if is_known and not (self.full and before is not None and before.outcome == QUARANTINE):
                 continue
-            reading = Reading(SUPERSEDED) if is_old else self.answers.read(own, task, annotation)
-            read = (person, digest, reading.outcome, annotation.seconds)
+            parsed = ParsedAnnotation(SUPERSEDED) if is_old else self.parser.parse(own, task, annotation)
+            read = (person, digest, parsed.outcome, annotation.seconds)
             row = Pulled(annotation.id, annotation.created_at, task.id, task.key, *read)
-            self._enter(row, own, reading, annotation)
+            self._enter(row, own, parsed, annotation)
         self._settle()
 
     def read_again(self, project: int) -> None:
@@ -180,21 +177,21 @@ class _Reader:
         else:
             self.stamps[task] = moment
 
-    def _enter(self, row: Pulled, own: Task | None, reading: Reading, annotation: Annotation) -> None:
+    def _enter(self, row: Pulled, own: Task | None, parsed: ParsedAnnotation, annotation: Annotation) -> None:
         key = (row.annotation_id, row.created_at)
-        self.outcomes[reading.outcome] += 1
+        self.outcomes[parsed.outcome] += 1
         self.ledger.release([key])
-        if reading.judgment is not None:
-            self.ledger.store.add_judgments([reading.judgment])
+        if parsed.judgment is not None:
+            self.ledger.store.add_judgments([parsed.judgment])
             self.fresh.add(key)
         if (before := self.seen.get(key)) is not None and before.outcome == JUDGMENT:
             self.loose.add((before.key, before.annotator))
-        if reading.outcome == SET_ASIDE:
+        if parsed.outcome == QUARANTINE:
             body = annotation.body
-            self.ledger.quarantine([Quarantined(*key, row.task_id, row.key, row.annotator, reading.reason, body)])
+            self.ledger.quarantine([Quarantined(*key, row.task_id, row.key, row.annotator, parsed.reason, body)])
         self._note(row)
         if own is not None and own.purpose == "calibration":
-            self.answers.round = None
+            self.parser.round = None
 
     def _keep_out(self, key: tuple[int, str], task: int) -> None:
         """Note nothing of what was erased but that it is there."""
@@ -234,7 +231,7 @@ class _Reader:
             if not self.counting.get(key, set()) & self.fresh and (own := self.tasks.get(key[0] or "")) is not None:
                 self._take_back([(own.comparison_id, key[1], source_of(self.campaign.name, own.key))])
                 self._doubt(key)
-                self.answers.round = None
+                self.parser.round = None
         self.loose.clear()
         self.fresh.clear()
 
@@ -253,7 +250,7 @@ class _Reader:
         """Whose word it is; of an account that was deleted, as far as it was read before."""
         before = self.seen.get((annotation.id, annotation.created_at))
         is_gone = annotation.completed_by is None and before is not None and before.annotator
-        return before.annotator if is_gone and before is not None else self.answers.name(annotation.completed_by)
+        return before.annotator if is_gone and before is not None else self.parser.name(annotation.completed_by)
 
 
 def _digest(annotation: Annotation, person: str) -> str:

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from align.core.config import BadInput
 from align.core.records import content_hash
-from annotation.campaign.calibration import EVERYBODY, Round, standings
+from annotation.campaign.calibration import EVERYBODY, CalibrationRound, calibration_results
 from annotation.campaign.guidelines import bring_up_to_date, outdated
-from annotation.campaign.known import Item, read_items, stored_items
+from annotation.campaign.known import KnownItem, read_items, stored_items
 from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
 from annotation.interface.config import config_hash, shown_hash
@@ -35,7 +35,7 @@ from annotation.store.store import Store
 from annotation.store.tables import Quarantined, Task
 
 
-class Pushed(NamedTuple):
+class PushResult(NamedTuple):
     """What a push did: tasks of the campaign, how many are new, recovered or set aside, and what was left out.
 
     ``gold_waiting`` are known answers that wait for new work to stand among, ``work_waiting`` is work that waits for
@@ -56,33 +56,8 @@ class Pushed(NamedTuple):
     refreshed: int = 0
     copies: tuple[tuple[int, int], ...] = ()
 
-    def __str__(self) -> str:
-        lines = [
-            f"project {self.project}: {self.tasks} tasks, {self.new} new, guidelines version {self.guideline_version}"
-        ]
-        if self.recovered or self.unknown:
-            lines.append(f"{self.recovered} tasks taken back by their texts, {self.unknown} whose sides are not known")
-            lines.append(
-                "if the store was lost, its known answers and exclusions are gone with it: run 'gold add' and "
-                "'exclude' again before 'pairs'"
-            )
-        lines += [f"left out: {count} {reason}" for reason, count in sorted(self.dropped.items())]
-        lines += [
-            f"task {copy} is a copy of task {number}, made on the server: people are asked twice; delete it there"
-            for copy, number in self.copies
-        ]
-        if self.work_waiting:
-            lines.append(f"{self.work_waiting} tasks wait until enough people have passed the calibration round")
-        if self.gold_waiting and not self.work_waiting:
-            lines.append(f"{self.gold_waiting} known answers wait for more new work to stand among (gold_share)")
-        if self.refreshed:
-            lines.append(f"{self.refreshed} unanswered tasks show these guidelines now")
-        if self.older_guidelines:
-            lines.append(f"{self.older_guidelines} unanswered tasks show other guidelines: push --refresh changes them")
-        return "\n".join(lines)
 
-
-def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> Pushed:
+def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> PushResult:
     """Send what is not there yet; ``refresh`` brings the guidelines of unanswered tasks up to date.
 
     Raises:
@@ -114,7 +89,7 @@ def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> Pushed
         older = outdated(ledger, studio, project.id, guideline)
         refreshed = sender.refresh(older) if refresh else 0
     counted = {reason: count for reason, count in dropped.items() if count}
-    return Pushed(
+    return PushResult(
         project.id,
         len(wanted),
         sender.n_new,
@@ -155,7 +130,7 @@ class _Sender:
         if self.campaign.calibration is not None:
             state = self.ledger.state()
             people = people_of(self.studio, state.url if state else self.studio.url)
-            found = standings(self.campaign, self.ledger, people)
+            found = calibration_results(self.campaign, self.ledger, people)
             if first or found.n_passed < found.n_needed:
                 self._open_calibration()
             if found.n_passed < found.n_needed:
@@ -257,14 +232,14 @@ def _is_ours(known: Task | None, number: int) -> bool:
     return known is not None and bool(known.shown) and known.task_id == number
 
 
-def _items(campaign: Campaign, ledger: Ledger) -> dict[str, Item]:
+def _items(campaign: Campaign, ledger: Ledger) -> dict[str, KnownItem]:
     """Everything whose answer is known: gold that the store keeps, and the calibration round's file.
 
     Raises:
         BadInput: a comparison is in both.
     """
     kept = stored_items(ledger, "gold")
-    gold = {comparison.id: Item(comparison, "gold", task.answer) for task, comparison in kept if task.answer}
+    gold = {comparison.id: KnownItem(comparison, "gold", task.answer) for task, comparison in kept if task.answer}
     if campaign.calibration is None:
         return gold
     file = campaign.calibration.file
@@ -278,7 +253,7 @@ def _items(campaign: Campaign, ledger: Ledger) -> dict[str, Item]:
 
 def _without_erased(work: Work, store: Store) -> tuple[Work, int]:
     """The work without comparisons that were erased from the store, which candidates may hold still; how many were."""
-    gone = store.kept_out()
+    gone = store.erased_ids()
     kept = [comparison for comparison in work.comparisons if not gone.holds("comparison", comparison.id)]
     return work._replace(comparisons=kept), len(work.comparisons) - len(kept)
 
@@ -289,8 +264,8 @@ def _with_work(gold: Sequence[Task], n_work: int, share: float) -> list[Task]:
     return sorted(gold, key=lambda task: content_hash(["turn", task.key]))[:limit]
 
 
-def _too_few(found: Round, n_work: int) -> str:
-    standing = ", ".join(f"{person.address} {person}" for person in found.people.values()) or "nobody answered"
+def _too_few(found: CalibrationRound, n_work: int) -> str:
+    standing = ", ".join(f"{person.address} {person.summary}" for person in found.people.values()) or "nobody answered"
     return (
         f"{n_work} tasks wait: {found.n_passed} of {found.n_needed} people have passed the calibration round "
         f"({standing}); pull what they answered, and push again when they are done; who will not pass comes off "

@@ -19,7 +19,7 @@ from align.core.config import BadInput, Frozen, build, override, read_yaml
 from align.core.records import Comparison, content_hash
 from annotation.campaign import privacy
 from annotation.campaign.candidates import Drop, choose_groups, compare, read_candidates
-from annotation.campaign.known import Item
+from annotation.campaign.known import KnownItem
 from annotation.interface.config import (
     Interface,
     config_hash,
@@ -131,7 +131,7 @@ class Work(NamedTuple):
     splits: dict[str, Split]
     families: dict[str, str]
     guidelines: str
-    items: Mapping[str, Item]
+    items: Mapping[str, KnownItem]
 
 
 def load_campaign(path: Path, assignments: Iterable[str] = ()) -> Campaign:
@@ -142,7 +142,7 @@ def load_campaign(path: Path, assignments: Iterable[str] = ()) -> Campaign:
     return build(Campaign, data, str(path))
 
 
-def work_of(campaign: Campaign, stored: Sequence[Comparison], drop: Drop, items: Mapping[str, Item]) -> Work:
+def work_of(campaign: Campaign, stored: Sequence[Comparison], drop: Drop, items: Mapping[str, KnownItem]) -> Work:
     """What there is to judge: groups of the candidates' responses, or the store's own comparisons of that size.
 
     Args:

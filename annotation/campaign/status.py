@@ -19,21 +19,90 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from align.core.config import BadInput
 from align.core.records import Judgment
-from align.core.stats.estimates import proportion
+from align.core.stats.estimates import Estimate, proportion
 from annotation.aggregation.counting import counting_judgments, questions_of
 from annotation.aggregation.votes import Vote, answers_of
 from annotation.agreement.answers import Agreement, agreement, contested, winners
 from annotation.campaign import gold
-from annotation.campaign.answers import ANSWERED, JUDGMENT, SET_ASIDE, SKIPS
 from annotation.campaign.contested import contested_tasks, own_judgments
-from annotation.campaign.hours import CAP, Day, days, seconds_of, write_hours
-from annotation.campaign.projection import Projection, project_end
+from annotation.campaign.hours import CAP, Day, Projection, days, project_end, seconds_of, write_hours
+from annotation.campaign.parse import ANSWERED, JUDGMENT, QUARANTINE, SKIPS
 from annotation.campaign.settings import Campaign
-from annotation.campaign.standing import Guideline, Person, Status, Work
 from annotation.interface.decode import EDITED
 from annotation.store.ledger import Ledger, excluded, source_of
 from annotation.store.store import Store
 from annotation.store.tables import ERASED, CampaignState, Pulled, Task
+
+
+class WorkTime(NamedTuple):
+    """Speed and paid time: median seconds of a judgment, answers per hour, hours, answers without a known time."""
+
+    seconds: float | None
+    per_hour: float | None
+    hours: float
+    untimed: int
+
+
+class AnnotatorStatus(NamedTuple):
+    """An annotator by the store's name: tasks judged, tasks still open to them, judged tasks that are contested.
+
+    ``agreement``, ``gold`` and ``attention`` are shares with interval and counts; ``excluded`` is the reason.
+    """
+
+    annotator: str
+    done: int
+    open: int
+    contested: int
+    skipped: int
+    quarantined: int
+    edited: int
+    work: WorkTime
+    agreement: Estimate
+    gold: Estimate | None
+    attention: Estimate | None
+    excluded: str | None
+
+
+class Guideline(NamedTuple):
+    """The newest version that tasks show, of how many there were, since when, and how many tasks show which."""
+
+    version: int | None
+    known: int
+    since: str | None
+    shown: dict[int, int]
+
+
+class Status(NamedTuple):
+    """Where a campaign stands; ``cost`` and ``pair_cost`` are None without a price or anything to divide by.
+
+    ``usable`` counts pairs of responses one of which is chosen by more people than anything else (single responses:
+    those with a leading label), before pairs are split and cleaned of duplicates.
+    """
+
+    campaign: str
+    project: int
+    url: str
+    pulled_at: datetime | None
+    tasks: int
+    done: int
+    open: int
+    contested: int
+    short: int
+    judgments: int
+    skipped: int
+    edited: int
+    quarantine: dict[str, int]
+    work: WorkTime
+    cap: float
+    agreement: Agreement
+    usable: int
+    price: float | None
+    cost: float | None
+    pair_cost: float | None
+    projection: Projection
+    guideline: Guideline
+    people: list[AnnotatorStatus]
+    days: list[Day]
 
 
 class Named(Protocol):
@@ -46,7 +115,7 @@ class Named(Protocol):
 NamedT = TypeVar("NamedT", bound=Named)
 
 
-class Books(NamedTuple):
+class CampaignData(NamedTuple):
     """What a campaign's part of the store says: what was sent, what came back, and what of it counts.
 
     ``tasks`` are those on the server but calibration, ``asked_of`` how many people judge each, ``counting`` the
@@ -81,27 +150,27 @@ def status(campaign: Campaign, *, hours: Path | None = None, price: float | None
     if not 0 < cap < math.inf or (price is not None and not 0 <= price < math.inf):
         raise BadInput("status: cap= is in seconds and must be above 0, price= must not be below")
     with Store.open(campaign.feedback) as store:
-        books = _books(campaign, Ledger(store, campaign.name))
-    states = _states(campaign, books)
-    counted, listed = Counter(states.values()), days(books.answers, cap)
+        data = _campaign_data(campaign, Ledger(store, campaign.name))
+    states = _states(campaign, data)
+    counted, listed = Counter(states.values()), days(data.answers, cap)
     if hours is not None:
         write_hours(hours, listed)
-    work, usable, agreed = _work(books.answers, listed), winners(books.votes), agreement(books.votes)
+    work, usable, agreed = _work(data.answers, listed), winners(data.votes), agreement(data.votes)
     cost = None if price is None else price * work.hours
     return Status(
         campaign=campaign.name,
-        project=books.state.project,
-        url=books.state.url,
-        pulled_at=books.pulled_at,
-        tasks=len(books.tasks),
+        project=data.state.project,
+        url=data.state.url,
+        pulled_at=data.pulled_at,
+        tasks=len(data.tasks),
         done=counted["done"],
         open=counted["open"],
         contested=counted["contested"],
         short=counted["short"],
-        judgments=len(books.judgments),
-        skipped=sum(answer.outcome in SKIPS for answer in books.answers),
-        edited=sum(EDITED in judgment.flags for judgment in books.judgments),
-        quarantine=books.quarantine,
+        judgments=len(data.judgments),
+        skipped=sum(answer.outcome in SKIPS for answer in data.answers),
+        edited=sum(EDITED in judgment.flags for judgment in data.judgments),
+        quarantine=data.quarantine,
         work=work,
         cap=cap,
         agreement=agreed,
@@ -109,23 +178,21 @@ def status(campaign: Campaign, *, hours: Path | None = None, price: float | None
         price=price,
         cost=cost,
         pair_cost=cost / usable if cost is not None and usable else None,
-        projection=_projection(books),
-        guideline=books.guideline,
-        people=_people(campaign, books, states, listed, agreed),
+        projection=_projection(data),
+        guideline=data.guideline,
+        people=_people(campaign, data, states, listed, agreed),
         days=listed,
     )
 
 
-def _books(campaign: Campaign, ledger: Ledger) -> Books:
-    state = ledger.state()
-    if state is None:
-        raise BadInput(f"{campaign.feedback}: campaign '{campaign.name}' was never pushed from here; push it first")
+def _campaign_data(campaign: Campaign, ledger: Ledger) -> CampaignData:
+    state = ledger.pushed_state()
     tasks = {key: t for key, t in ledger.tasks().items() if t.task_id is not None and t.purpose != "calibration"}
     reopened, gone, judgments = ledger.reopened(), excluded(ledger.store), own_judgments(ledger)
     votes = answers_of(counting_judgments(judgments, questions_of(ledger.store), gone).judgments)
     sources = {source_of(campaign.name, key) for key in tasks}
     judged = [judgment for judgment in judgments if judgment.source in sources]
-    return Books(
+    return CampaignData(
         state=state,
         pulled_at=_moment(state.pulled_at) if state.pulled_at else None,
         tasks=tasks,
@@ -141,12 +208,12 @@ def _books(campaign: Campaign, ledger: Ledger) -> Books:
     )
 
 
-def _states(campaign: Campaign, books: Books) -> dict[str, str]:
+def _states(campaign: Campaign, data: CampaignData) -> dict[str, str]:
     """What each task is: open, contested, short or done."""
-    people = Counter(key for key, _ in {(a.key, a.annotator) for a in books.answers if a.outcome in ANSWERED})
-    votes = Counter(source for source, _ in {(j.source, j.annotator) for j in books.counting})
-    found, disputed = {}, set(books.disputed)
-    for key, wanted in books.asked_of.items():
+    people = Counter(key for key, _ in {(a.key, a.annotator) for a in data.answers if a.outcome in ANSWERED})
+    votes = Counter(source for source, _ in {(j.source, j.annotator) for j in data.counting})
+    found, disputed = {}, set(data.disputed)
+    for key, wanted in data.asked_of.items():
         if people[key] < wanted:
             found[key] = "open"
         elif key in disputed:
@@ -156,51 +223,53 @@ def _states(campaign: Campaign, books: Books) -> dict[str, str]:
     return found
 
 
-def _projection(books: Books) -> Projection:
-    answered = [a for a in books.answers if a.key in books.asked_of and a.outcome in ANSWERED]
+def _projection(data: CampaignData) -> Projection:
+    answered = [a for a in data.answers if a.key in data.asked_of and a.outcome in ANSWERED]
     given = Counter(key for key, _ in {(a.key, a.annotator) for a in answered})
-    missing = sum(max(0, people - given[key]) for key, people in books.asked_of.items())
-    if books.pulled_at is None:
+    missing = sum(max(0, people - given[key]) for key, people in data.asked_of.items())
+    if data.pulled_at is None:
         return Projection(None, None, missing, "never pulled")
-    return project_end((_moment(answer.created_at) for answer in answered), missing, books.pulled_at)
+    return project_end((_moment(answer.created_at) for answer in answered), missing, data.pulled_at)
 
 
 def _people(
-    campaign: Campaign, books: Books, states: Mapping[str, str], listed: Iterable[Day], agreed: Agreement
-) -> list[Person]:
+    campaign: Campaign, data: CampaignData, states: Mapping[str, str], listed: Iterable[Day], agreed: Agreement
+) -> list[AnnotatorStatus]:
     """Everybody who answered or skipped something, who judged most first."""
-    answers, judged, spent = _by_name(books.answers), _by_name(books.judgments), _by_name(listed)
+    answers, judged, spent = _by_name(data.answers), _by_name(data.judgments), _by_name(listed)
     known = {}
-    if any(task.purpose == "gold" for task in books.tasks.values()):
-        known = {(one.annotator, one.kind): one.share for one in gold.report(campaign).accuracies}
+    if any(task.purpose == "gold" for task in data.tasks.values()):
+        known = {(row.annotator, row.kind): row.share for row in gold.report(campaign).accuracies}
     open_keys = {key for key, state in states.items() if state == "open"}
     disputed = {source_of(campaign.name, key) for key, state in states.items() if state == "contested"}
     found = []
     for name, own in answers.items():
         mine, outcomes = judged.get(name, []), Counter(answer.outcome for answer in own)
-        person = Person(
+        person = AnnotatorStatus(
             annotator=name,
             done=len(mine),
             open=len(open_keys - {answer.key for answer in own}),
             contested=sum(judgment.source in disputed for judgment in mine),
             skipped=sum(outcomes[outcome] for outcome in SKIPS),
-            set_aside=outcomes[SET_ASIDE],
+            quarantined=outcomes[QUARANTINE],
             edited=sum(EDITED in judgment.flags for judgment in mine),
             work=_work(own, spent.get(name, [])),
             agreement=agreed.by_person.get(name) or proportion(0, 0, 0),
             gold=known.get((name, "gold")),
             attention=known.get((name, "attention")),
-            excluded=books.excluded.get(name),
+            excluded=data.excluded.get(name),
         )
         found.append(person)
     return sorted(found, key=lambda person: (-person.done, person.annotator))
 
 
-def _work(answers: Iterable[Pulled], listed: Iterable[Day]) -> Work:
+def _work(answers: Iterable[Pulled], listed: Iterable[Day]) -> WorkTime:
     rows, spent = list(answers), list(listed)
     judged = [seconds for row in rows if row.outcome == JUDGMENT and (seconds := seconds_of(row)) is not None]
     hours, untimed = sum(day.hours for day in spent), sum(day.untimed for day in spent)
-    return Work(median(judged) if judged else None, (len(rows) - untimed) / hours if hours else None, hours, untimed)
+    return WorkTime(
+        median(judged) if judged else None, (len(rows) - untimed) / hours if hours else None, hours, untimed
+    )
 
 
 def _by_name(rows: Iterable[NamedT]) -> dict[str, list[NamedT]]:

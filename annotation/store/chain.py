@@ -35,7 +35,7 @@ class Walk(NamedTuple):
     problems: list[str]
 
 
-class KeptOut(NamedTuple):
+class ErasedIds(NamedTuple):
     """What was erased and must not come back, by marks that name nobody.
 
     A mark is a keyed hash. The key stands in the same file, so a mark cannot be read backwards, but who holds the file

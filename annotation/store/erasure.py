@@ -16,7 +16,7 @@ import difflib
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from annotation.store.bodies import COMPARISON
 from annotation.store.chain import Verification, mark
 from annotation.store.database import Unfinished
 from annotation.store.exports import alias
-from annotation.store.lineage import Use, descendants, places, read_records, readers
+from annotation.store.lineage import DependentRun, descendants, places, read_records, readers
 from annotation.store.store import Store
 from annotation.store.tables import ERASED
 
@@ -50,23 +50,12 @@ class Erased(NamedTuple):
 
     what: str
     rows: dict[str, int]
-    runs: list[Use]
+    runs: list[DependentRun]
     pairs: list[Path]
     files: list[Path]
     elsewhere: list[str]
     server: list[str]
     unread: list[str]
-
-    def lines(self) -> list[str]:
-        gone = ", ".join(f"{count} {table}" for table, count in self.rows.items())
-        lines = [f"{self.what} is erased: {gone}" if gone else f"{self.what} was erased before: nothing was left"]
-        lines += _listed("made of it, and not changed; make them anew without it", self.runs)
-        lines += _listed("pairs of comparisons that this person judged, made by no run found here", self.pairs)
-        lines += _listed("files that still hold the name or the text", self.files)
-        lines += _listed("runs that cannot be read, and may be made of it", self.unread)
-        lines += _listed("in the store it is still mentioned in", self.elsewhere)
-        lines += _listed("on the labelling server it remains, and would come back into a new store", self.server)
-        return [*lines, "out of reach: backups, other copies, and what a disk keeps of deleted files"]
 
 
 def erase(
@@ -75,8 +64,8 @@ def erase(
     comparison: str | None = None,
     feedback: Path = Path("feedback.db"),
     runs: Path = Path("runs"),
-) -> Iterator[str]:
-    """Erase one annotator or one comparison; what was done, and what was made of it, line by line.
+) -> Iterator[Erased | Verification]:
+    """Erase one annotator or one comparison; what was done, and what was made of it, then whether the chain verifies.
 
     Raises:
         BadInput: not exactly one of the two is named, the store knows neither, or cannot be written; at the last line
@@ -84,13 +73,11 @@ def erase(
     """
     if (annotator is None) == (comparison is None):
         raise BadInput("align annotate erase: name exactly one of annotator=NAME and comparison=ID")
-    if not feedback.is_file():
-        raise BadInput(f"{feedback}: no such feedback store; name the one to erase from with feedback=")
     if runs != Path("runs") and not runs.is_dir():
         raise BadInput(f"{runs}: no such folder of runs; name the one whose runs read this store with runs=")
     records, unread = read_records(runs)
     fault = None
-    with Store.open(feedback, write=True) as store:
+    with Store.open(feedback, write=True, create=False) as store:
         rows = belongings(store, annotator=annotator, comparison=comparison)
         if not rows:
             _require_known(store, annotator, comparison)
@@ -104,7 +91,7 @@ def erase(
         elsewhere, verified = _mentions(store, words), store.verify()
     whole = {**direct, **descendants(records, direct)}
     known = [Path(path).resolve() for path in whole]
-    found = Erased(
+    yield Erased(
         what=f"{feedback}: " + (f"annotator {annotator}" if annotator is not None else f"comparison {comparison}"),
         rows=rows,
         runs=list(whole.values()),
@@ -114,17 +101,11 @@ def erase(
         server=server,
         unread=unread,
     )
-    return _told(feedback, found, verified, fault)
-
-
-def _told(feedback: Path, found: Erased, verified: Verification, fault: BadInput | None) -> Iterator[str]:
-    """The account first; then what failed, so that it is not lost."""
-    yield from found.lines()
     if fault is not None:
         raise fault
     if not verified.ok:
         raise BadInput(f"{feedback}: erased, and damaged beside that: {'; '.join(verified.problems)}")
-    yield f"the chain verifies: {verified.entries} entries, {verified.erased} erased"
+    yield verified
 
 
 def belongings(store: Store, *, annotator: str | None = None, comparison: str | None = None) -> dict[str, int]:
@@ -176,8 +157,8 @@ def _conditions(store: Store, column: str) -> dict[str, str]:
 
 def _require_known(store: Store, annotator: str | None, comparison: str | None) -> None:
     """What stands nowhere was erased before, or is misspelt."""
-    kept_out = store.kept_out()
-    if kept_out.holds("annotator", annotator) or kept_out.holds("comparison", comparison):
+    erased_ids = store.erased_ids()
+    if erased_ids.holds("annotator", annotator) or erased_ids.holds("comparison", comparison):
         return
     kind, wanted = ("annotator", str(annotator)) if annotator is not None else ("comparison_id", str(comparison))
     known = [row[0] for row in store.read(f"SELECT DISTINCT {kind} FROM bodies WHERE {kind} IS NOT NULL")]
@@ -295,8 +276,3 @@ def _pattern(words: Sequence[str]) -> re.Pattern[bytes]:
         forms |= dict.fromkeys((html.escape(word), html.escape(word, quote=False)))
     choices = b"|".join(re.escape(form.encode("utf-8", "replace")) for form in forms)
     return re.compile(rb"(?<![\w-])(?:" + choices + rb")(?![\w-])")
-
-
-def _listed(title: str, things: Iterable[Any]) -> list[str]:
-    lines = [f"  {thing}" for thing in things]
-    return [f"{title}:", *lines] if lines else []

@@ -93,10 +93,6 @@ class Exported(NamedTuple):
     rows: dict[str, int]
     annotators: str
 
-    def __str__(self) -> str:
-        counted = ", ".join(f"{count} {table}" for table, count in self.rows.items())
-        return f"{self.folder}: {counted}; annotators by {self.annotators}"
-
 
 def export(
     *,

@@ -23,7 +23,7 @@ from annotation.store.tables import (
     Purpose,
     Quarantined,
     Refresh,
-    Reopened,
+    ReopenedTask,
     RowT,
     Stamp,
     Task,
@@ -48,6 +48,16 @@ class Ledger:
         """Where this campaign lives, or None before its first push."""
         rows = select(self.store, CampaignState, "campaigns", "WHERE name = ?", [self.campaign])
         return next(iter(rows), None)
+
+    def pushed_state(self) -> CampaignState:
+        """The same of a campaign that was pushed.
+
+        Raises:
+            BadInput: it was not.
+        """
+        if state := self.state():
+            return state
+        raise BadInput(f"{self.store.path}: campaign '{self.campaign}' was never pushed from here; push it first")
 
     def begin(self, url: str, project: int, interface: str, config_hash: str, *, recovered: bool) -> None:
         """Note where the campaign lives; ``recovered`` when tasks stood there that this store did not send."""
@@ -108,11 +118,11 @@ class Ledger:
 
     def reopened(self) -> dict[str, int]:
         """How many people in all were asked to judge a task, by key, where that is more than the campaign's votes."""
-        return {row.key: row.people for row in self._rows(Reopened, "reopened")}
+        return {row.key: row.people for row in self._rows(ReopenedTask, "reopened")}
 
     def set_reopened(self, people: Mapping[str, int]) -> None:
         """Remember how many people in all are asked to judge each of these tasks."""
-        insert(self.store, "reopened", [Reopened(*row) for row in people.items()], campaign=self.campaign)
+        insert(self.store, "reopened", [ReopenedTask(*row) for row in people.items()], campaign=self.campaign)
 
     # --- what came back ------------------------------------------------------------------------------------
 

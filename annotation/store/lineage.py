@@ -27,18 +27,15 @@ DATA = (".jsonl", ".parquet")  # files of a run that another may name as its inp
 NAMED = 100  # damages named in one message
 
 
-class Use(NamedTuple):
+class DependentRun(NamedTuple):
     """A run that depends on something, and how."""
 
     run: str
     stage: str
     how: str
 
-    def __str__(self) -> str:
-        return f"{self.run} ({self.stage}): {self.how}"
 
-
-class Verified(NamedTuple):
+class VerifiedStore(NamedTuple):
     """A store that is what was written: its log, the runs that agree, and what could not be compared."""
 
     feedback: Path
@@ -49,13 +46,8 @@ class Verified(NamedTuple):
     runs: int
     notes: list[str]
 
-    def __str__(self) -> str:
-        erased = f"{self.erased} of them erased by {self.erasures} erasures" if self.erasures else "none erased"
-        lines = [f"{self.feedback}: intact, {self.entries} entries, {erased}; head {self.head}"]
-        return "\n".join([*lines, f"{self.runs} runs recorded heads of this chain", *self.notes])
 
-
-def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -> Verified:
+def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -> VerifiedStore:
     """Check a feedback store: the file, the chain, and the heads that runs in a folder recorded of it.
 
     Raises:
@@ -90,7 +82,7 @@ def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -
         )
     if others := sum(_head(record) not in entries for record in strange):
         notes.append(f"not compared: {others} runs of other stores")
-    return Verified(feedback, found.entries, erasures, found.erased, found.head, len(own) - len(before), notes)
+    return VerifiedStore(feedback, found.entries, erasures, found.erased, found.head, len(own) - len(before), notes)
 
 
 def read_records(folder: Path) -> tuple[list[RunRecord], list[str]]:
@@ -112,7 +104,7 @@ def places(store: Store) -> dict[str, int]:
     return {GENESIS: 0, **dict(store.read("SELECT entry_hash, sequence FROM log"))}
 
 
-def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequence[int]) -> dict[str, Use]:
+def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequence[int]) -> dict[str, DependentRun]:
     """Runs by path that read a store when some of these entries stood in it.
 
     Args:
@@ -122,11 +114,11 @@ def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequ
     for record in records:
         seen = at.get(_head(record) or "", 0) if record.stage not in WRITERS else 0
         if count := sum(sequence <= seen for sequence in sequences):
-            found[record.path] = Use(record.path, record.stage, f"read {count} of these entries")
+            found[record.path] = DependentRun(record.path, record.stage, f"read {count} of these entries")
     return found
 
 
-def descendants(records: Sequence[RunRecord], origins: Mapping[str, Use]) -> dict[str, Use]:
+def descendants(records: Sequence[RunRecord], origins: Mapping[str, DependentRun]) -> dict[str, DependentRun]:
     """Runs by path that were made from others, directly or through further runs: told by hashes, or by the path."""
     found = dict(origins)
     waiting = [record for record in records if record.path in origins]
@@ -137,7 +129,7 @@ def descendants(records: Sequence[RunRecord], origins: Mapping[str, Use]) -> dic
             given = {value["sha256"] for value in record.inputs.values()} | set(record.lineage.values())
             lies_there = any(Path(value["path"]).resolve().is_relative_to(folder) for value in record.inputs.values())
             if record.path not in found and (lies_there or given & hashes):
-                found[record.path] = Use(record.path, record.stage, f"made from {origin.path}")
+                found[record.path] = DependentRun(record.path, record.stage, f"made from {origin.path}")
                 waiting.append(record)
     return {path: use for path, use in found.items() if path not in origins}
 

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 from align.core.config import BadInput
 from align.core.records import Comparison, Judgment
 from annotation.store.bodies import COMPARISON, JUDGMENT, OUTLINE, STRICTNESS, BodyT, Damaged, Split, parse
-from annotation.store.chain import GENESIS, KeptOut, Verification, entry_hash, fingerprint, salted_hash, walk
+from annotation.store.chain import GENESIS, ErasedIds, Verification, entry_hash, fingerprint, salted_hash, walk
 from annotation.store.database import Database
 
 __all__ = ("GENESIS", "STRICTNESS", "Counts", "Split", "Store", "Verification", "store_head")
@@ -64,16 +64,16 @@ class Store:
         self.passed_over = 0
         self.read, self.write, self.transaction = database.read, database.write, database.transaction
         self.database = database
-        self._kept_out: KeptOut | None = None  # nobody else writes while this store is open for it
+        self._erased_ids: ErasedIds | None = None  # nobody else writes while this store is open for it
 
     @classmethod
-    def open(cls, path: Path, write: bool = False) -> Store:
-        """Open a store, creating it when writing.
+    def open(cls, path: Path, write: bool = False, create: bool = True) -> Store:
+        """Open a store; when writing, one that is not there is made (``create``).
 
         Raises:
             BadInput: nothing to read, not a feedback store, written by a newer version, or another writer has it.
         """
-        if not write and not path.is_file():
+        if not (write and create) and not path.is_file():
             raise BadInput(
                 f"{path}: no such feedback store; name it with feedback=, or let 'annotate push', 'import' or "
                 "'annotate simulate' make it"
@@ -187,19 +187,19 @@ class Store:
                 found.append({**erasure, "erased": {*erasure["erased"]}})
         return found
 
-    def kept_out(self) -> KeptOut:
+    def erased_ids(self) -> ErasedIds:
         """What was erased and is not taken again."""
-        if self._kept_out is None:
+        if self._erased_ids is None:
             marks = frozenset(mark for erasure in self.erasures() for mark in erasure.get("kept_out", []))
-            self._kept_out = KeptOut(self.salt() if marks else b"", marks)
-        return self._kept_out
+            self._erased_ids = ErasedIds(self.salt() if marks else b"", marks)
+        return self._erased_ids
 
     def erase_bodies(self, sequences: Sequence[int], marks: Sequence[str]) -> None:
         """Remove bodies with their salts and say so in the chain, with the marks of what is not to come back.
 
         One part of an erasure, inside its transaction; the rest is ``erasure.py``'s.
         """
-        self._kept_out = None
+        self._erased_ids = None
         body = {"erased": list(sequences), "kept_out": list(marks), "salt": fingerprint(self.salt())}
         self._append([_Entry("erasure", None, None, None, json.dumps(body))])
         self.write("DELETE FROM bodies WHERE sequence = ?", [(sequence,) for sequence in sequences])
@@ -230,12 +230,12 @@ class Store:
         return Verification(not problems, len(entries) - 1, len(erased), head, problems)
 
     def _new_comparisons(self, comparisons: Iterable[Comparison], hints: Mapping[str, Split]) -> Iterator[_Entry]:
-        known, kept_out = self.splits(), self.kept_out()
+        known, erased_ids = self.splits(), self.erased_ids()
         for comparison in comparisons:
             hint = hints.get(comparison.id)
             if comparison.id in known and STRICTNESS[hint] <= STRICTNESS[known[comparison.id]]:
                 continue
-            if kept_out.holds("comparison", comparison.id):
+            if erased_ids.holds("comparison", comparison.id):
                 self.passed_over += 1
                 continue
             known[comparison.id] = hint
@@ -243,11 +243,11 @@ class Store:
             yield _Entry("comparison", comparison.id, None, None, body)
 
     def _new_judgments(self, judgments: Iterable[Judgment]) -> Iterator[_Entry]:
-        kept_out = self.kept_out()
+        erased_ids = self.erased_ids()
         sizes: dict[str, int | None] = {}
         for judgment in judgments:
             asked, person = judgment.comparison_id, judgment.annotator
-            if kept_out.holds("annotator", person) or kept_out.holds("comparison", asked):
+            if erased_ids.holds("annotator", person) or erased_ids.holds("comparison", asked):
                 self.passed_over += 1
                 continue
             if asked not in sizes:

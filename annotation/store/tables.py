@@ -148,7 +148,7 @@ class Stamp(NamedTuple):
     updated_at: Moment
 
 
-class Reopened(NamedTuple):
+class ReopenedTask(NamedTuple):
     """How many people in all were asked to judge a task."""
 
     key: str

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import urllib.request
-from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,13 @@ from pydantic import ValidationError
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl, write_jsonl
+from align.core.http import Client
+from align.core.limits import MOST_ANSWER
 from annotation.campaign.calibration import calibration
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Calibration, Campaign, is_among, work_of
+from annotation.campaign.text import lines
 from annotation.label_studio import accounts
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
@@ -48,16 +49,12 @@ def person(server: Server, studio: Studio) -> tuple[int, accounts.Account]:
 
 def served(server: Server, account: accounts.Account, project: int) -> str | None:
     """The key of the task that the labelling page shows an annotator next."""
-    jar = CookieJar()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar))
     form = {"email": account.email, "password": account.password, "persist_session": "on"}
-    accounts._submit(opener, jar, server.url + "user/login/", form)
-    try:
-        with opener.open(f"{server.url}api/projects/{project}/next", timeout=PATIENT) as reply:
-            return str(json.load(reply)["data"]["pair_id"])
-    except urllib.error.HTTPError as error:
-        assert error.code == 404  # the queue is empty
-        return None
+    with Client(server.url, most=MOST_ANSWER, timeout=PATIENT) as client:
+        accounts._submit(client, server.url + "user/login/", form)
+        reply = client.get(f"{server.url}api/projects/{project}/next")
+    assert reply.status_code in (200, 404)  # 404: the queue is empty
+    return str(reply.json()["data"]["pair_id"]) if reply.status_code == 200 else None
 
 
 def test_work_comes_after_the_round_and_only_from_those_who_passed(
@@ -69,7 +66,7 @@ def test_work_comes_after_the_round_and_only_from_those_who_passed(
     settings = {"annotators": addresses, "calibration": rules, "votes": 2}  # begun tasks are served first
     campaign = new_campaign(tmp_path, 3).model_copy(update=settings)
     first = push(campaign, studio)
-    assert (first.new, first.work_waiting) == (4, 3) and "3 tasks wait" in str(first)
+    assert (first.new, first.work_waiting) == (4, 3) and "3 tasks wait" in "\n".join(lines(first))
     with pytest.raises(BadInput, match=r"3 tasks wait: 0 of 2 people have passed .*not done, 0 of 4 answered"):
         push(campaign, studio)
 
@@ -82,7 +79,7 @@ def test_work_comes_after_the_round_and_only_from_those_who_passed(
     for number in ("900", "901"):
         answer(studio, shown[number], [for_good(shown[number], -2)], completed_by=eve)
     pull(campaign, studio)
-    said = {standing.address: str(standing) for standing in calibration(campaign, studio).people.values()}
+    said = {standing.address: standing.summary for standing in calibration(campaign, studio).people.values()}
     assert said == {
         anna_account.email: "passed, 4 of 4 right",
         ben_account.email: "passed, 3 of 4 right",
@@ -108,7 +105,7 @@ def test_work_comes_after_the_round_and_only_from_those_who_passed(
         by_work = [j for j in store.judgments() if j.source not in round_sources]
     assert "none of the campaign's annotators" in reasons[0] and "not passed the calibration round" in reasons[1]
     assert len(by_work) == 1 and set(judged(campaign)) == {"0", *NUMBERS}
-    assert "not passed, 0 of 4 right" in str(calibration(campaign, studio))
+    assert "not passed, 0 of 4 right" in "\n".join(lines(calibration(campaign, studio)))
 
     now = tasks(studio, campaign)
     for row in (row for number in ("900", "901", "902") for row in now[number].annotations):
@@ -132,7 +129,7 @@ def test_the_round_is_asked_in_the_languages_of_a_person(studio: Studio, server:
     with Store.open(campaign.feedback) as store:
         reasons = {row.reason for row in Ledger(store, campaign.name).quarantined()}
     assert reasons == {"by an annotator who does not list the comparison's language, de"}
-    said = {standing.address: str(standing) for standing in calibration(campaign, studio).people.values()}
+    said = {standing.address: standing.summary for standing in calibration(campaign, studio).people.values()}
     assert said[ben_account.email] == "no item is in a language of theirs"
     assert said[anna_account.email] == "not done, 0 of 4 answered"
 

@@ -18,7 +18,7 @@ from fixtures.studio import VENV
 from align.core.config import BadInput
 from annotation.campaign import following
 from annotation.campaign.following import Poll, polls, show
-from annotation.campaign.pull import PulledNow
+from annotation.campaign.pull import PullResult
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.label_studio.server import Server, start, stop
@@ -67,16 +67,16 @@ def test_the_first_poll_fails_like_a_pull_and_a_later_one_for_what_is_no_silence
 
 def test_a_plain_line_only_when_something_changed_and_trouble_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked() -> Iterator[Poll]:
-        yield Poll(1, True, PulledNow(0, {}, 0, 0, 7), "")
-        yield Poll(2, False, PulledNow(0, {}, 0, 0, 7), "")
+        yield Poll(1, True, PullResult(0, {}, 0, 0, 7), "")
+        yield Poll(2, False, PullResult(0, {}, 0, 0, 7), "")
         yield Poll(
             3, False, None, "http://host/: no usable answer for 60 s (refused); nothing is lost: start the server"
         )
         yield Poll(
             4, False, None, "http://host/: no usable answer for 60 s (refused); nothing is lost: start the server"
         )
-        yield Poll(5, False, PulledNow(0, {}, 0, 0, 7), "")
-        yield Poll(6, True, PulledNow(3, {"judgment": 2, "skipped": 1}, 1, 0, 8), "")
+        yield Poll(5, False, PullResult(0, {}, 0, 0, 7), "")
+        yield Poll(6, True, PullResult(3, {"judgment": 2, "skipped": 1}, 1, 0, 8), "")
         raise KeyboardInterrupt
 
     paused: list[float] = []

@@ -19,10 +19,11 @@ from align.core.files import write_jsonl
 from align.core.records import Judgment
 from annotation.agreement.run import AgreementConfig, agreement
 from annotation.campaign.gold import add, report
-from annotation.campaign.known import Item, is_right, read_items
+from annotation.campaign.known import KnownItem, is_right, read_items
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign, task_row, tasks_of, work_of
+from annotation.campaign.text import lines
 from annotation.interface.config import Interface
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger, source_of
@@ -141,7 +142,7 @@ def test_the_upper_limit_decides_who_is_named(tmp_path: Path) -> None:
         assert [entry.share.low, entry.share.high] == pytest.approx([exact.low, exact.high], abs=1e-9)
         assert entry.is_under == (exact.high < 0.8)
     assert found.under == ["half", "three"]  # 6 of 12 reach at most 0.79, 7 of 12 reach 0.85, and 0 of 2 reach 0.84
-    assert f"exclude feedback={found.feedback} annotator=three reason='gold 0 of 3'" in str(found)
+    assert f"exclude feedback={found.feedback} annotator=three reason='gold 0 of 3'" in "\n".join(lines(found))
 
 
 def test_attention_checks_are_told_apart_from_gold(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_a_ranking_is_one_answer_however_many_pairs_it_orders(tmp_path: Path) ->
 # --- what a task tells ------------------------------------------------------------------------------------------
 
 
-def shown_work(campaign: Campaign, folder: Path, *rows: dict[str, Any]) -> tuple[dict[str, Item], Any]:
+def shown_work(campaign: Campaign, folder: Path, *rows: dict[str, Any]) -> tuple[dict[str, KnownItem], Any]:
     items = read_items(gold_file(folder, rows), campaign.interface, "gold")
     return items, work_of(campaign, [], NOBODY, items)
 
@@ -254,7 +255,7 @@ def test_gold_that_comes_late_waits_for_work_or_is_found_in_the_queue(studio: St
     found = add(campaign, file=gold_file(tmp_path, late))
     assert (found.new, found.in_queue, found.waiting) == (2, 1, 1)
     again = push(campaign, studio)
-    assert (again.new, again.gold_waiting) == (0, 1) and "1 known answers wait" in str(again)
+    assert (again.new, again.gold_waiting) == (0, 1) and "1 known answers wait" in "\n".join(lines(again))
     shown = tasks(studio, campaign)
     assert "200" not in shown
     wrong = for_good(shown["3"], -2)
@@ -284,8 +285,8 @@ def test_gold_of_a_lost_store_is_found_again_with_its_sides(studio: Studio, tmp_
         answer(studio, shown[str(number)], [for_good(shown[str(number)])])
     answer(studio, shown["0"], [choice("0")])
     pull(campaign, studio)
-    before = str(report(campaign))
-    assert "8 of 8 right" in before
+    before = lines(report(campaign))
+    assert "8 of 8 right" in before[1]
     for store in tmp_path.glob("feedback.db*"):
         store.unlink()
     push(campaign, studio)
@@ -295,7 +296,7 @@ def test_gold_of_a_lost_store_is_found_again_with_its_sides(studio: Studio, tmp_
     add(campaign, file=file)
     assert push(campaign, studio)[2:5] == (0, 8, 0)  # new, recovered, unknown
     pull(campaign, studio, full=True)
-    assert str(report(campaign)) == before
+    assert lines(report(campaign)) == before
     with Store.open(campaign.feedback) as store:
         assert Ledger(store, campaign.name).quarantined() == [] and store.verify().ok
 

@@ -17,6 +17,7 @@ from annotation.campaign.guidelines import read_by
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
+from annotation.campaign.text import lines
 from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger
@@ -46,7 +47,7 @@ def test_old_tasks_keep_their_text_and_their_hash(studio: Studio, tmp_path: Path
     candidates(tmp_path, 5)
     again = push(campaign, studio)
     assert (again.new, again.guideline_version, again.older_guidelines) == (2, 2, 3)
-    assert "3 unanswered tasks show other guidelines: push --refresh" in str(again)
+    assert "3 unanswered tasks show other guidelines: push --refresh" in "\n".join(lines(again))
     shown = tasks(studio, campaign)
     assert {n: "kinder" in t.data["guidelines_html"] for n, t in shown.items()} == {n: n in "012" for n in "01234"}
     for task in shown.values():

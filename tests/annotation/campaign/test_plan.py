@@ -17,6 +17,7 @@ from align.core.stats.estimates import Estimate, mean_interval, wilson
 from align.core.stats.learning_curve import CURVE, CurvePoint, fit_curves, read_curve, resampled_errors
 from align.core.stats.widths import prompt_variance
 from annotation.campaign.plan import plan
+from annotation.campaign.text import lines
 
 TRAINED = [500, 1000, 2000, 4000]
 
@@ -116,7 +117,7 @@ def test_hours_and_price_are_those_of_the_judgments() -> None:
     assert found.needed is not None and found.judgments == 3 * found.needed
     assert found.hours == pytest.approx(found.judgments * 30 / 3600)
     assert found.price == pytest.approx(found.judgments * 0.2)
-    assert str(found).splitlines()[-1].startswith(f"{found.judgments:,} judgments at 30 s")
+    assert lines(found)[-1].startswith(f"{found.judgments:,} judgments at 30 s")
 
 
 @pytest.mark.parametrize(

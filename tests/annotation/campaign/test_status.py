@@ -13,12 +13,12 @@ from fixtures.judging import comparison, said
 
 from align.cli.main import run
 from align.core.config import BadInput
-from annotation.campaign.hours import Day, harmless, write_hours
-from annotation.campaign.projection import project_end
+from annotation.campaign.hours import Day, harmless, project_end, write_hours
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.campaign.status import status
+from annotation.campaign.text import lines
 from annotation.interface.decode import EDITED
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger, exclude, source_of
@@ -88,8 +88,8 @@ def test_tasks_and_people_are_counted_as_by_hand(spring: Campaign) -> None:
     assert (found.tasks, found.done, found.open, found.contested, found.short) == (5, 2, 1, 1, 1)
     assert (found.judgments, found.skipped, found.edited, sum(found.quarantine.values())) == (8, 1, 1, 1)
     ann, bob = found.people
-    assert (ann.annotator, ann.done, ann.open, ann.contested, ann.skipped, ann.set_aside) == ("ann", 5, 0, 1, 0, 0)
-    assert (bob.annotator, bob.done, bob.open, bob.contested, bob.skipped, bob.set_aside) == ("bob", 3, 0, 1, 1, 1)
+    assert (ann.annotator, ann.done, ann.open, ann.contested, ann.skipped, ann.quarantined) == ("ann", 5, 0, 1, 0, 0)
+    assert (bob.annotator, bob.done, bob.open, bob.contested, bob.skipped, bob.quarantined) == ("bob", 3, 0, 1, 1, 1)
     assert (bob.edited, ann.edited) == (1, 0)
     assert ann.gold and bob.gold and (ann.gold.value, bob.gold.value, bob.gold.n) == (1.0, 0.0, 1)
     assert ann.attention is None
@@ -148,7 +148,7 @@ def test_hours_are_written_over_hours_alone(tmp_path: Path) -> None:
 
 
 def test_it_reads_as_lines_and_a_table_that_no_text_can_break(spring: Campaign) -> None:
-    text = str(status(spring, price=36.0))
+    text = "\n".join(lines(status(spring, price=36.0)))
     assert "project 7 of http://host/, as of the last pull" in text and "\x1b" not in text
     assert "5; 2 done, 1 open, 1 contested, 1 with too few votes that count" in text
     assert "an answer counts at most 600 s, 2 answers have no time" in text
@@ -192,7 +192,7 @@ def test_a_campaign_that_was_never_pushed_or_pulled_says_so(tmp_path: Path) -> N
         Books(store)
     found = status(SPRING.model_copy(update={"feedback": path}))
     assert found.pulled_at is None and found.people == [] and found.work.seconds is None and found.open == 5
-    assert "never pulled" in str(found) and "nobody answered yet" in str(found)
+    assert "never pulled" in lines(found)[0] and "nobody answered yet" in lines(found)
     with pytest.raises(BadInput, match="campaign 'autumn' was never pushed from here"):
         status(SPRING.model_copy(update={"feedback": path, "name": "autumn"}))
 
@@ -215,7 +215,9 @@ def test_what_a_server_measured_is_told_without_it(
     assert "tasks: 8; 4 done, 2 open, 0 contested, 2 with too few votes" in text
     assert "4 judgments, 2 skipped, 0 edited by others, 1 in quarantine" in text and "no choice 'banana'" in text
     hours = (12.5 + 20 + 30 + 600 + 60 + 9 + 11) / 3600
-    assert f"paid hours: {hours:.2f};" in text and f"cost: {10 * hours:.2f}; {10 * hours / 4:.2f} a usable pair" in text
+    assert (
+        f"paid hours: {hours:.2f};" in text and f"cost: {10 * hours:.2f}; {10 * hours / 4:.2f} per usable pair" in text
+    )
     (row,) = csv.DictReader((tmp_path / "hours.csv").open())
     assert (row["tasks"], row["hours"]) == ("7", f"{hours:.4f}")
     found = status(campaign)

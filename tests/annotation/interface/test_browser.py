@@ -26,11 +26,11 @@ from PIL import Image
 
 from align.core.config import BadInput
 from align.core.records import Comparison, Judgment
+from annotation.campaign.people import annotators
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.interface.config import Interface, words
 from annotation.interface.decode import EDITED
-from annotation.label_studio.annotators import annotators
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 

@@ -12,6 +12,7 @@ from align.core.config import BadInput
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
+from annotation.campaign.text import lines
 from annotation.interface.decode import EDITED
 from annotation.label_studio.accounts import create_annotator
 from annotation.label_studio.server import Server
@@ -212,7 +213,7 @@ def test_a_task_copied_by_hand_is_named_by_push(studio: Studio, campaign: Campai
     ids = sorted(row.id for row in studio.keyed(pushed_to(campaign)) if row.key == shown["0"].key)
     pushed = push(campaign, studio)
     assert pushed.new == 0 and pushed.copies == ((ids[1], ids[0]), (ids[2], ids[0])) and shown["0"].id == ids[0]
-    assert f"task {ids[2]} is a copy of task {ids[0]}, made on the server" in str(pushed)
+    assert f"task {ids[2]} is a copy of task {ids[0]}, made on the server" in "\n".join(lines(pushed))
     answer(studio, shown["1"]._replace(id=ids[2]), [for_good(shown["0"])])  # now the copy is the one that counts
     assert [copy for copy, _ in push(campaign, studio).copies] == ids[:2]
 

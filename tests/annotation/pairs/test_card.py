@@ -17,7 +17,7 @@ from align.core.files import read_jsonl
 from align.core.records import Comparison, Judgment
 from align.core.stats.estimates import Estimate
 from annotation.agreement.run import AgreementConfig, agreement
-from annotation.campaign.exclusion import exclude
+from annotation.campaign.people import exclude
 from annotation.pairs.run import PairsConfig
 from annotation.store.ledger import Ledger
 from annotation.store.store import Store

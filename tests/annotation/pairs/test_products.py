@@ -14,7 +14,7 @@ from align.cli.main import run
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from align.core.records import Comparison, Demonstration, Judgment, Labelled, Pair, Thumb
-from annotation.campaign.exclusion import exclude, include
+from annotation.campaign.people import exclude, include
 from annotation.interface.config import Interface
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.store.ledger import Ledger, source_of

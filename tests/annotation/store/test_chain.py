@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from annotation.store.bodies import lookup_columns
-from annotation.store.chain import GENESIS, KeptOut, entry_hash, mark, salted_hash, walk
+from annotation.store.chain import GENESIS, ErasedIds, entry_hash, mark, salted_hash, walk
 
 BODY = '{"withdrawal": ["c", "ann", "test"]}'
 
@@ -47,7 +47,7 @@ def test_rows_that_are_gone_are_named(gone: list[int], problem: str) -> None:
 
 def test_only_what_was_erased_is_kept_out() -> None:
     salt = b"key"
-    kept_out = KeptOut(salt, frozenset({mark(salt, "annotator", "ann"), mark(salt, "comparison", "None")}))
-    assert kept_out.holds("annotator", "ann") and not kept_out.holds("annotator", "bob")
-    assert not kept_out.holds("comparison", "ann") and not kept_out.holds("comparison", None)
-    assert not KeptOut(salt, frozenset()).holds("annotator", "ann")
+    erased_ids = ErasedIds(salt, frozenset({mark(salt, "annotator", "ann"), mark(salt, "comparison", "None")}))
+    assert erased_ids.holds("annotator", "ann") and not erased_ids.holds("annotator", "bob")
+    assert not erased_ids.holds("comparison", "ann") and not erased_ids.holds("comparison", None)
+    assert not ErasedIds(salt, frozenset()).holds("annotator", "ann")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,7 @@ from annotation.agreement.run import AgreementConfig, agreement
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
+from annotation.campaign.text import lines as lines_of
 from annotation.importers.run import ImportConfig, import_preferences
 from annotation.label_studio.accounts import create_annotator
 from annotation.label_studio.server import Server
@@ -36,6 +38,12 @@ NAME, SECRET = "zebedee quince", "my own account of the matter, which nobody els
 KEY = "key-of-the-marmots-task"  # long enough never to stand in a salt or a hash by chance
 ITEM = comparison("what does the marmot eat in the evening?", "herbs and roots, mostly", "the marmot eats whole cars")
 OTHER = [comparison(f"question {n}", f"yes, {n} it is", f"no, not {n} at all") for n in range(30)]
+
+
+def erasing(**settings: Any) -> Iterator[str]:
+    """The lines of an erasure, as they come."""
+    for part in erase(**settings):
+        yield from lines_of(part)
 
 
 def on_disk(path: Path) -> bytes:
@@ -76,13 +84,13 @@ def test_neither_name_nor_words_are_on_disk_afterwards(tmp_path: Path) -> None:
     other.close()
     assert NAME.encode() in on_disk(path) and SECRET.encode() in on_disk(path)
     (tmp_path / "runs").mkdir()
-    lines = "\n".join(erase(annotator=NAME, feedback=path, runs=tmp_path / "runs"))
+    lines = "\n".join(erasing(annotator=NAME, feedback=path, runs=tmp_path / "runs"))
     assert "94 bodies, 1 pulled, 1 excluded" in lines and "94 erased" in lines
     for word in (NAME, "zebedee", "quince", SECRET, SECRET[10:40], "digest-of-it"):
         assert word.encode() not in on_disk(path), word
     with Store.open(path) as store:
         assert store.verify().ok and {j.annotator for j in store.judgments()} == {"ann", "zeb"}
-    lines = "\n".join(erase(comparison=ITEM.id, feedback=path, runs=tmp_path / "runs"))
+    lines = "\n".join(erasing(comparison=ITEM.id, feedback=path, runs=tmp_path / "runs"))
     assert "http://host/ project 3 (campaign spring): tasks 17:" in lines
     for word in (ITEM.id, "marmot", "herbs and roots", KEY):
         assert word.encode() not in on_disk(path), word
@@ -114,7 +122,7 @@ def test_every_table_that_names_somebody_is_reached(tmp_path: Path) -> None:
 def test_nothing_brings_it_back(tmp_path: Path) -> None:
     path = full_store(tmp_path / "feedback.db")
     with Store.open(path, write=True) as store:
-        assert not store.kept_out().marks
+        assert not store.erased_ids().marks
         remove(store, annotator=NAME)
         remove(store, comparison=ITEM.id)
         assert store.add_comparisons([ITEM]) == 0
@@ -124,8 +132,8 @@ def test_nothing_brings_it_back(tmp_path: Path) -> None:
         assert store.add_judgments([judgment(ITEM, "ann"), judgment(OTHER[1], NAME)]) == 0
         assert store.passed_over == 3 and store.head() == head
         assert store.add_judgments([judgment(OTHER[1], NAME + "s"), judgment(OTHER[1], "zebedee")]) == 2
-        kept_out = store.kept_out()
-        assert kept_out.holds("task", KEY) and not kept_out.holds("task", ITEM.id)
+        erased_ids = store.erased_ids()
+        assert erased_ids.holds("task", KEY) and not erased_ids.holds("task", ITEM.id)
     with Store.open(tmp_path / "other.db", write=True) as other:
         assert other.add_comparisons([ITEM]) == 1  # it is this store's promise, no other's
     edit(path, "UPDATE secret SET salt = zeroblob(32)")
@@ -141,7 +149,7 @@ def test_an_import_of_the_same_file_counts_what_stays_out(tmp_path: Path) -> Non
     import_preferences(again.model_copy(update={"run": tmp_path / "first"}))
     with Store.open(feedback) as store:
         gone = store.comparisons()[0].id
-    list(erase(comparison=gone, feedback=feedback, runs=tmp_path))
+    list(erasing(comparison=gone, feedback=feedback, runs=tmp_path))
     record = import_preferences(again)
     assert record.headline["new_judgments"] == 0 and record.dropped == {"erased from the store": 2}
     with Store.open(feedback) as store:
@@ -187,18 +195,18 @@ def campaign_of_runs(folder: Path) -> Path:
 def test_whatever_used_it_is_named_and_nothing_else(tmp_path: Path) -> None:
     runs = campaign_of_runs(tmp_path)
     export(out=runs / "export", feedback=tmp_path / "feedback.db")
-    lines = list(erase(annotator="quincy", feedback=tmp_path / "feedback.db", runs=runs))
+    lines = list(erasing(annotator="quincy", feedback=tmp_path / "feedback.db", runs=runs))
     named = {line.split(" (")[0].strip().removeprefix(f"{runs}/"): line for line in lines if " (" in line}
     assert set(named) == {"after", "agreement", "child", "grandchild", "of-a-copy"}
     assert "read 20 of these entries" in named["after"] and "made from" in named["grandchild"]
     listed = {line.strip().removeprefix(f"{runs}/") for line in lines}
     assert "kept/old-pairs.jsonl" in listed and "made-before/rows.jsonl" not in listed
     assert {"agreement/agreement.json", "export/judgments.jsonl"} <= listed  # by name, and by alias
-    again = list(erase(annotator="quincy", feedback=tmp_path / "feedback.db", runs=runs))
+    again = list(erasing(annotator="quincy", feedback=tmp_path / "feedback.db", runs=runs))
     assert "was erased before" in again[0] and set(lines[2:7]) <= set(again)
 
     shared = OTHER[3]
-    lines = list(erase(comparison=shared.id, feedback=tmp_path / "feedback.db", runs=runs))
+    lines = list(erasing(comparison=shared.id, feedback=tmp_path / "feedback.db", runs=runs))
     assert any(line.startswith(f"  {runs}/made-before (made): made from {runs}/before") for line in lines)
     holds = {f"{name}/{file.name}" for name in ("before", "after") for file in (runs / name).glob("*.jsonl")
              if shared.id in file.read_text()}  # fmt: skip
@@ -211,7 +219,7 @@ def test_parquet_and_runs_that_cannot_be_read_are_told(tmp_path: Path, store_pat
     (runs / "odd.parquet").write_bytes(b"no table")
     (runs / "broken").mkdir()
     (runs / "broken" / "run.json").write_text("{")
-    told = "\n".join(erase(annotator="ann", feedback=store_path, runs=runs))
+    told = "\n".join(erasing(annotator="ann", feedback=store_path, runs=runs))
     assert f"  {runs}/export/judgments.parquet" in told and "odd.parquet" not in told
     assert f"runs that cannot be read, and may be made of it:\n  {runs}/broken/run.json" in told
 
@@ -222,9 +230,9 @@ def test_a_text_that_also_stands_elsewhere_is_told(tmp_path: Path) -> None:
     with Store.open(tmp_path / "feedback.db", write=True) as store:
         store.add_comparisons([twin, item])
         store.add_judgments([judgment(twin, "ann", rationale="as bob said"), judgment(twin, "bob")])
-    told = "\n".join(erase(comparison=item.id, feedback=tmp_path / "feedback.db", runs=tmp_path))
+    told = "\n".join(erasing(comparison=item.id, feedback=tmp_path / "feedback.db", runs=tmp_path))
     assert f"bodies.body, 1 rows (comparisons {twin.id})" in told
-    told = "\n".join(erase(annotator="bob", feedback=tmp_path / "feedback.db", runs=tmp_path))
+    told = "\n".join(erasing(annotator="bob", feedback=tmp_path / "feedback.db", runs=tmp_path))
     assert f"bodies.body, 1 rows (comparisons {twin.id})" in told
 
 
@@ -255,12 +263,12 @@ def test_an_open_reader_does_not_cost_the_account(store_path: Path, monkeypatch:
     pairs(PairsConfig(run=runs / "pairs", feedback=store_path))
     with Store.open(store_path):
         monkeypatch.setattr("annotation.store.database.PATIENCE", 0.1)
-        told = erase(annotator="ann", feedback=store_path, runs=runs)
+        told = erasing(annotator="ann", feedback=store_path, runs=runs)
         lines: list[str] = []
         with pytest.raises(BadInput, match="a reader keeps old pages on disk; end it and erase once more"):
             lines.extend(told)
     assert any("runs/pairs (pairs): read 4" in line for line in lines)
-    lines = list(erase(annotator="ann", feedback=store_path, runs=runs))
+    lines = list(erasing(annotator="ann", feedback=store_path, runs=runs))
     assert "was erased before" in lines[0] and any("runs/pairs (pairs): read 4" in line for line in lines)
     assert b'"annotator": "ann"' not in on_disk(store_path)
 
@@ -274,7 +282,7 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
     answer(studio, shown["3"], [choice("banana")])
     assert pull(campaign, studio).outcomes == {"judgment": 3, "quarantine": 1}
     person = pseudonym(studio.url, studio.connection.read("api/current-user/whoami")["id"])
-    told = "\n".join(erase(annotator=person, feedback=campaign.feedback, runs=campaign.feedback.parent))
+    told = "\n".join(erasing(annotator=person, feedback=campaign.feedback, runs=campaign.feedback.parent))
     assert f"{studio.url} project" in told and "DELETE api/annotations/ID/" in told
     assert judged(campaign) == {}
     for full in (False, True):
@@ -294,7 +302,7 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
 
     with Store.open(campaign.feedback) as store:
         gone = store.comparisons()[0]
-    told = "\n".join(erase(comparison=gone.id, feedback=campaign.feedback, runs=campaign.feedback.parent))
+    told = "\n".join(erasing(comparison=gone.id, feedback=campaign.feedback, runs=campaign.feedback.parent))
     assert "tasks " in told and "candidates.jsonl" in told
     again = push(campaign, studio)
     assert (again.tasks, again.new) == (7, 0) and again.dropped == {"comparisons that were erased": 1}
@@ -305,7 +313,7 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
 def test_verify_asks_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = campaign_of_runs(tmp_path)
     feedback = tmp_path / "feedback.db"
-    list(erase(annotator="quincy", feedback=feedback, runs=runs))
+    list(erasing(annotator="quincy", feedback=feedback, runs=runs))
     found = verify(feedback=feedback, runs=runs)
     assert (found.entries, found.erased, found.erasures, found.runs) == (81, 20, 1, 3)
     feedback.rename(tmp_path / "moved.db")

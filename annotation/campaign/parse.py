@@ -1,7 +1,7 @@
-"""What one annotation comes to: a judgment, a skip, or something to set aside with its reason.
+"""Parse an annotation: a judgment, a skip, or quarantine with its reason.
 
-In: an annotation with the task it stands on, and the task as it was sent. Out: an outcome, with the judgment or the
-reason. Not here: what a result means (``interfaces/decode.py``), and which annotations are asked for (``pull.py``).
+In: an annotation with its task on the server, and the task as it was sent. Out: an outcome, with the judgment or the
+reason. Not here: what a result means (``interface/decode.py``), and which annotations are read (``pull.py``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from align.core.records import Judgment
-from annotation.campaign.calibration import Round, standings
+from annotation.campaign.calibration import CalibrationRound, calibration_results
 from annotation.campaign.guidelines import read_by
 from annotation.campaign.settings import Campaign
 from annotation.interface.config import shown_hash
@@ -24,22 +24,26 @@ CHANGED = (
     "task there and push again to have it judged anew"
 )
 COPIED = "a copy of an answer to another task (made on the server): nobody judged this one"
-JUDGMENT, SKIPPED, SET_ASIDE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
+JUDGMENT, SKIPPED, QUARANTINE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
 DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place
-ANSWERED = (JUDGMENT, SET_ASIDE, DECLINED)  # what the server counts towards a task's people
+ANSWERED = (JUDGMENT, QUARANTINE, DECLINED)  # what the server counts towards a task's people
 SKIPS = (SKIPPED, DECLINED)
 
 
-class Reading(NamedTuple):
-    """What an annotation comes to: an outcome, and the judgment or the reason."""
+class ParsedAnnotation(NamedTuple):
+    """The outcome of an annotation, and the judgment or the reason."""
 
     outcome: str
     judgment: Judgment | None = None
     reason: str = ""
 
 
-class Answers:
-    """How annotations of one campaign are read; ``round`` is the calibration round as far as it is known.
+def _quarantine(reason: str) -> ParsedAnnotation:
+    return ParsedAnnotation(QUARANTINE, reason=reason)
+
+
+class AnnotationParser:
+    """Parses the annotations of one campaign; ``round`` is the calibration round as far as it is known.
 
     ``people`` are addresses by account; ``url`` is the server's at the campaign's beginning, of which names are made: a
     server that moves renames nobody.
@@ -49,33 +53,37 @@ class Answers:
         self.campaign, self.ledger, self.url, self.people = campaign, ledger, url, people
         self.refreshes = ledger.refreshes()
         self.comparisons = {comparison.id: comparison for comparison in ledger.store.comparisons()}
-        self.round: Round | None = None
+        self.round: CalibrationRound | None = None
 
-    def read(self, own: Task | None, task: StudioTask, annotation: Annotation) -> Reading:
-        """What an annotation comes to; ``own`` is its task as it was sent, None where it was not sent from here."""
+    def parse(self, own: Task | None, task: StudioTask, annotation: Annotation) -> ParsedAnnotation:
+        """Parse one annotation; ``own`` is its task as it was sent, None where it was not sent from here."""
         if own is None or not own.shown:
-            return Reading(SET_ASIDE, reason="its task was not sent by this campaign, so its sides are not known")
+            return ParsedAnnotation(
+                QUARANTINE, reason="its task was not sent by this campaign, so its sides are not known"
+            )
         if own.pages not in (None, shown_hash(task.data)):
-            return Reading(SET_ASIDE, reason=CHANGED)
+            return _quarantine(CHANGED)
         if _is_copied(task, annotation):
-            return Reading(SET_ASIDE, reason=COPIED)
+            return _quarantine(COPIED)
         email = self.people.get(annotation.completed_by or -1)
         if email is None:
-            return Reading(SET_ASIDE, reason=f"by account {annotation.completed_by}, which the server does not list")
+            return ParsedAnnotation(
+                QUARANTINE, reason=f"by account {annotation.completed_by}, which the server does not list"
+            )
         if self.campaign.annotators and email not in self.campaign.annotators:
-            return Reading(SET_ASIDE, reason="by an account that is none of the campaign's annotators")
+            return _quarantine("by an account that is none of the campaign's annotators")
         if annotation.was_cancelled:
-            return Reading(SKIPPED)
+            return ParsedAnnotation(SKIPPED)
         if reason := self._unfit(own, email, annotation.completed_by):
-            return Reading(SET_ASIDE, reason=reason)
+            return _quarantine(reason)
         try:
             verdict = decode(self.campaign.interface, annotation.result)
             if verdict.is_skipped:
-                return Reading(DECLINED)
+                return ParsedAnnotation(DECLINED)
             judgment = self._judgment(own, annotation, verdict)
         except (Undecodable, ValueError) as error:
-            return Reading(SET_ASIDE, reason=str(error).splitlines()[0])
-        return Reading(JUDGMENT, judgment)
+            return _quarantine(str(error).splitlines()[0])
+        return ParsedAnnotation(JUDGMENT, judgment)
 
     def _unfit(self, own: Task, email: str, account: int | None) -> str | None:
         """Why an annotator's word on a task does not count."""
@@ -86,7 +94,7 @@ class Answers:
             return None
         if self.round is None:
             people = {self.name(number): address for number, address in self.people.items()}
-            self.round = standings(self.campaign, self.ledger, people)
+            self.round = calibration_results(self.campaign, self.ledger, people)
         own_round = self.round.people.get(self.name(account))
         if own_round is not None and own_round.has_passed:
             return None
