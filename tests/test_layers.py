@@ -62,6 +62,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             children = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {child for child in children if child in MODULES} or {node.module}
+    found.discard("align")  # the version; the public names are for users
     return {name for name in found if name.partition(".")[0] in ("align", "annotation", "rewards")}
 
 
@@ -88,8 +89,8 @@ def test_light_modules_leave_torch_alone(name: str) -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_package_files_are_empty() -> None:
-    inits = [path for path in modules().values() if path.name == "__init__.py"]
+def test_package_files_are_empty_but_align_s_list_of_public_names() -> None:
+    inits = [path for path in modules().values() if path.name == "__init__.py" and path.parent != ROOT / "align"]
     assert inits and all(not path.read_text().strip() for path in inits)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from align import __version__
 from align.cli.annotate import FLAGS
 from align.cli.annotate import VERBS as BRIDGE
 from align.cli.stages import STAGES
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("verb", choices=[*WHOLE, *STAGES, "annotate"], metavar="VERB")
     parser.add_argument("--config", type=Path, action=_Once, help="a YAML file: one stage, or a recipe")
+    parser.add_argument("--version", action="version", version=f"align {__version__}")
     parser.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
     return parser
 
