@@ -18,7 +18,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import AfterValidator, Field, SerializeAsAny, StringConstraints, field_validator
 
 from align.core.config import BadInput, StageConfig
-from align.core.files import code_hash, write_jsonl
+from align.core.files import write_jsonl
+from align.core.hashes import code_hash
 from align.core.plugins import choose
 from align.core.records import Judgment
 from align.core.runs import Run, stage
@@ -83,7 +84,7 @@ class ImportConfig(StageConfig):
         kind = self.format.kind if isinstance(self.format, Importer) else None
         return None if kind in IMPORTERS.shipped else kind
 
-    def heads(self) -> dict[str, str]:
+    def input_hashes(self) -> dict[str, str]:
         return {"importer": code_hash(sys.modules[type(self.format).__module__])} if self.importer else {}
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
