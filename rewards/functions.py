@@ -1,4 +1,4 @@
-"""Rewards and utilities written as Python functions, named ``module:function`` in a config.
+"""Rewards and utilities written as Python functions, named ``module:function`` in a configuration.
 
 The signature is TRL's: ``f(prompts, completions, **columns) -> list[float | None]``, called by keyword, prompts and
 completions conversational (lists of messages), None where the function has no opinion: that adds nothing. A module is
@@ -14,11 +14,42 @@ import math
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
+from pydantic import Field, field_validator
+
 from align.core.config import BadInput
 from align.core.plugins import RewardFunction, load, raised
 from align.core.records import Message
+from rewards.reward import TextReward
 
 REMEDY = "a reward function returns a list with one finite number, or None, per completion"
+
+
+class FunctionReward(TextReward):
+    """A function of TRL's signature."""
+
+    kind: str = "function"
+    name: str = Field(description="module:function")
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_loaded(cls, name: str) -> str:
+        load_function(name)
+        return name
+
+    def names(self) -> tuple[str, ...]:
+        """As it is named, and by the place where it is written."""
+        return self.name, origin_of(self.name)
+
+    def code(self) -> tuple[Any, ...]:
+        """The function."""
+        return (load_function(self.name),)
+
+    def score(
+        self, prompts: Sequence[list[Message]], completions: Sequence[list[Message]], **columns: Any
+    ) -> list[float | None]:
+        """Call the function."""
+        scores: list[float | None] = load(self.name)(prompts=prompts, completions=completions, **columns)
+        return scores
 
 
 def load_function(name: str) -> RewardFunction:

@@ -1,19 +1,41 @@
-"""The reward model as a role on the shared base: an adapter and a scalar head read at the stop token."""
+"""The reward run as a role on the shared base: an adapter and a scalar head read at the stop token."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
 from align.core.config import BadInput, NotFinite
 from align.core.inputs import differing_key
 from align.core.run_record import finished_run
 from align.model.adapters import AdapterModel
 from align.model.load import find_source
-from align.model.packing import Tree, pack
+from align.model.packing import PackedBatch, Tree, pack
+from rewards.reward import RoleReward
+
+
+class RewardRun(RoleReward):
+    """A finished run of the stage `reward`; its files are an input of the run that it rewards."""
+
+    INPUTS: ClassVar[tuple[str, ...]] = ("path",)
+
+    kind: str = "run"
+    path: Path = Field(description="folder of the reward run")
+
+    def names(self) -> tuple[str, ...]:
+        """None: the hash of its files is its name (an input of the run)."""
+        return ()
+
+    def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None:
+        """Add the run's adapter and head; on another base or other texts it is refused."""
+        add_reward(model, self.path, role, trainable=trainable)
 
 
 def add_reward(model: AdapterModel, run: Path, role: str = "reward", *, trainable: bool = False) -> None:
@@ -32,15 +54,34 @@ def add_reward(model: AdapterModel, run: Path, role: str = "reward", *, trainabl
     model.add_head(role, source.adapter)
 
 
-@torch.no_grad()
 def score(model: AdapterModel, role: str, trees: Sequence[Tree]) -> list[list[float]]:
-    """Scores of every response of every tree, in their order; the same to the bit for the same trees."""
-    scores = [[0.0] * len(tree.responses) for tree in trees]
+    """Scores by a role of every response of every tree, in their order; the same to the bit for the same trees."""
     with model.use(role):
-        for packed in pack(trees, model.compute.max_tokens, model.layout):
-            values = model.scores(role, packed.to(model.device)).tolist()
-            for (tree, k), value in zip(packed.response_index, values, strict=True):
-                if not math.isfinite(value):
-                    raise NotFinite(f"role {role}: gives a response the score {value}; its weights cannot be used")
-                scores[tree][k] = value
+        return score_trees(model, role, trees, partial(model.scores, role))
+
+
+def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed: PackedBatch) -> Tensor:
+    """The sum ``(B,)`` of what several rewards, by role, give each response of a packed batch."""
+    return torch.stack([reward.score_packed(model, role, packed) for role, reward in rewards.items()]).sum(0)
+
+
+@torch.no_grad()
+def score_trees(
+    model: AdapterModel, name: str, trees: Sequence[Tree], score_packed: Callable[[PackedBatch], Tensor]
+) -> list[list[float]]:
+    """Scores of every response of every tree, in their order; ``score_packed`` gives those ``(B,)`` of a batch.
+
+    Args:
+        name: of the role that scores, for errors.
+
+    Raises:
+        NotFinite: a score is infinite or no number.
+    """
+    scores = [[0.0] * len(tree.responses) for tree in trees]
+    for packed in pack(trees, model.compute.max_tokens, model.layout):
+        values = score_packed(packed.to(model.device)).tolist()
+        for (tree, k), value in zip(packed.response_index, values, strict=True):
+            if not math.isfinite(value):
+                raise NotFinite(f"role {name}: gives a response the score {value}; its weights cannot be used")
+            scores[tree][k] = value
     return scores

@@ -12,7 +12,7 @@ from typing import Any
 
 from align.core.config import BadInput, StageConfig
 from align.core.hashes import HASH_VERSION, artefact_hash, base_of_adapter, code_hash, file_hash, has_other_text
-from align.core.plugins import parts_of
+from align.core.plugins import Part, parts_of
 from align.core.run_record import RunRecord, finished_run, is_run
 
 
@@ -53,7 +53,7 @@ def _refuse_changed_base(path: Path, record: RunRecord) -> None:
         )
 
 
-def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict[str, Path]:
+def input_paths(config: StageConfig | Part, names: Iterable[str] | None = None) -> dict[str, Path]:
     """The inputs of a config by name (all, or those named); a list field yields name[0], name[1], ...
 
     A part that reads paths of its own adds name.field.
@@ -66,7 +66,7 @@ def input_paths(config: StageConfig, names: Iterable[str] | None = None) -> dict
         elif value is not None:
             found[name] = Path(value)
     for name, part in parts_of(config):
-        found |= {f"{name}.{field}": getattr(part, field) for field in part.INPUTS}
+        found |= {f"{name}.{field}": path for field, path in input_paths(part, part.INPUTS).items()}
     return found
 
 

@@ -1,7 +1,7 @@
 """Stage `ppo`: RLHF with PPO, four roles on one base.
 
-In: the policy to start from (an SFT run; its frozen adapter is the reference), a reward run and / or reward
-functions, and the prompts of a pairs run. Out: ``adapter/`` (policy) and ``value/`` (critic).
+In: the policy to start from (an SFT run; its frozen adapter is the reference), rewards (reward runs, functions, or
+classes from elsewhere), and the prompts of a pairs run. Out: ``adapter/`` (policy) and ``value/`` (critic).
 One iteration is five sentences: act, judge, assign credit, improve, account. Rollouts, old log-probabilities
 and updates share their rows, whose packing is fixed for all epochs, so the first ratio is exactly 1.
 Not here: reward whitening, an adaptive KL coefficient, PPO-ptx, advantages shared within a prompt.
@@ -43,8 +43,9 @@ from align.model.packing import Tree
 from align.model.roles import RoleModel
 from align.train import guards
 from align.train.rollouts import Judged, Prompt, Rollout, check_sampler, explained, load_prompts, score_rollouts
-from rewards.functions import load_function, origin_of
-from rewards.model import add_reward, score
+from rewards.functions import FunctionReward, load_function, rewards_of
+from rewards.model import RewardRun, score_trees, sum_of_roles
+from rewards.reward import ChosenReward, Reward, RoleReward, TextReward
 
 
 class PPOConfig(TextConfig):
@@ -56,8 +57,13 @@ class PPOConfig(TextConfig):
     stage: Literal["ppo"] = "ppo"
     policy: Path
     pairs: Path = Field(description="the pairs run whose training prompts are used")
-    reward: Path | None = None
-    functions: list[str] = Field(default_factory=list, description="further rewards, module:function, added up")
+    reward: Path | None = Field(default=None, description="a reward run; short for rewards: {kind: run, path: RUN}")
+    functions: list[str] = Field(
+        default_factory=list, description="module:function; short for rewards: {kind: function, name: module:function}"
+    )
+    rewards: list[ChosenReward] | None = Field(
+        default=None, description="what is added up with reward and functions; kind: run, function, or module:Class"
+    )
     iterations: int = Field(default=50, ge=1)
     batch: int = Field(default=32, ge=1)
     samples: int = Field(default=4, ge=1)
@@ -82,6 +88,18 @@ class PPOConfig(TextConfig):
     watch: Watch = Watch()
     tracker: Tracker = "none"
 
+    @property
+    def all_rewards(self) -> list[Reward]:
+        """Every reward, whichever key names it."""
+        runs = [RewardRun(path=self.reward)] if self.reward is not None else []
+        return [*runs, *(FunctionReward(name=name) for name in self.functions), *(self.rewards or [])]
+
+    @property
+    def role_rewards(self) -> dict[str, RoleReward]:
+        """The rewards that are roles of the policy's model, by role."""
+        rewards = [reward for reward in self.all_rewards if isinstance(reward, RoleReward)]
+        return {"reward" if number == 1 else f"reward-{number}": reward for number, reward in enumerate(rewards, 1)}
+
     def input_hashes(self) -> dict[str, str]:
         """What the reward functions are written in: another reward is another run."""
         return {"functions": code_hash(*map(load_function, self.functions))} if self.functions else {}
@@ -93,7 +111,8 @@ class PPO:
     def __init__(self, config: PPOConfig, run: Run, gold: RewardFunction | None) -> None:
         self.config, self.gold = config, gold
         self.sampler = config.sampler or LocalSampler()
-        self.functions = [load_function(name) for name in config.functions]
+        self.role_rewards = config.role_rewards
+        self.text_rewards = [reward for reward in config.all_rewards if isinstance(reward, TextReward)]
         torch.manual_seed(stage_seed(config.seed, "ppo"))
         source = find_policy(config.policy)
         self.model = _seat(
@@ -150,15 +169,23 @@ class PPO:
         asked = [prompt.messages for prompt, _ in flat]
         ended = [sample.ended for _, sample in flat]
         extra = [0.0 if end else -self.config.missing_eos_penalty for end in ended]
-        opinions = [function(prompts=asked, completions=texts, ended=ended) for function in self.functions]
+        opinions = [
+            rewards_of(reward.names()[0], reward.score, asked, texts, ended=ended) for reward in self.text_rewards
+        ]
         for i, values in enumerate(zip(*opinions, strict=True)):
-            if self.config.reward is None and all(value is None for value in values):
-                raise BadInput(f"reward functions: none has an opinion on a response to prompt {flat[i][0].id}")
+            if not self.role_rewards and all(value is None for value in values):
+                raise BadInput(f"rewards: none has an opinion on a response to prompt {flat[i][0].id}")
             extra[i] += sum(value for value in values if value is not None)
         gold = self.gold(prompts=asked, completions=texts, ended=ended) if self.gold else [None] * len(flat)
         k = self.config.samples
         trees = [Tree(p.ids, [s.require_ids() for s in found]) for p, found in zip(prompts, samples, strict=True)]
         return Judged(trees, samples, _chunks(extra, k), _chunks(gold, k))
+
+    def score_trees(self, trees: Sequence[Tree]) -> list[list[float]]:
+        """What the roles among the rewards give every response of every tree."""
+
+        score_packed = functools.partial(sum_of_roles, self.model, self.role_rewards)
+        return score_trees(self.model, ", ".join(self.role_rewards), trees, score_packed)
 
     # 3 assign credit
     def assign_credit(self, minibatches: list[list[Rollout]]) -> list[list[Rollout]]:
@@ -268,8 +295,8 @@ class PPO:
 @stage
 def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Train a policy against a reward; ``gold`` scores what it writes meanwhile, where the truth is known."""
-    if config.reward is None and not config.functions:
-        raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or both")
+    if not config.all_rewards:
+        raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or rewards")
     state = PPO(config, run, gold)
     resumed = load_checkpoint(run, state.misfit)
     if resumed:
@@ -301,7 +328,7 @@ def _iterate(config: PPOConfig, run: Run, state: PPO, journal: MetricsLogger, st
         max_new_tokens=config.watch.max_new_tokens,
         seed=config.seed,
         sampler=state.sampler,
-        score=functools.partial(score, state.model, "reward") if config.reward else None,
+        score=state.score_trees if state.role_rewards else None,
         gold=state.gold,
     )
 
@@ -315,7 +342,7 @@ def _iterate(config: PPOConfig, run: Run, state: PPO, journal: MetricsLogger, st
         prompts = [state.processes.share(part) for part in state.minibatches(iteration)]
         samples = iter(state.act(iteration, [prompt for part in prompts for prompt in part]))
         judged = [state.judge(part, [next(samples) for _ in part]) for part in prompts]
-        rollouts = [score_rollouts(state.model, found, config.temperature) for found in judged]
+        rollouts = [score_rollouts(state.model, found, state.role_rewards, config.temperature) for found in judged]
         if iteration == 1:
             check_sampler(judged, rollouts, state.model.compute.dtype)
         rollouts = state.assign_credit(rollouts)
@@ -347,9 +374,11 @@ def _seat(config: PPOConfig, base: Path, adapter: Path | None, template: Templat
     """Policy, reference, reward and value on one base; the value starts as the reward model where there is one."""
     model = AdapterModel(base, config.compute, template)
     model.add_policy_and_reference(adapter, config.lora)
-    if config.reward is not None:
-        add_reward(model, config.reward)
-        add_reward(model, config.reward, "value", trainable=True)
+    rewards = config.role_rewards
+    for role, reward in rewards.items():
+        reward.add_to(model, role)
+    if rewards:
+        rewards["reward"].add_to(model, "value", trainable=True)
     else:
         model.add("value", adapter=adapter, lora=config.lora, trainable=True)
         model.add_head("value")
@@ -359,8 +388,13 @@ def _seat(config: PPOConfig, base: Path, adapter: Path | None, template: Templat
 def _rewards(config: PPOConfig, run: Run) -> str:
     """Every reward that this policy, or what it starts from, learned from: none of them can test it."""
     before = set(run.record.lineage.get("rewards", "").split())
-    model = {run.record.inputs["reward"]["sha256"]} if config.reward is not None else set()
-    return " ".join(sorted({*before, *model, *config.functions, *map(origin_of, config.functions)}))
+    own = [name for reward in config.all_rewards for name in reward.names()]
+    runs = [
+        entry["sha256"]
+        for name, entry in run.record.inputs.items()
+        if name == "reward" or (name.startswith("rewards[") and "]." in name)
+    ]
+    return " ".join(sorted({*before, *own, *runs}))
 
 
 def _chunks(values: Sequence[Any], k: int) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from align.model.adapters import AdapterModel
 from align.model.load import context_length
 from align.model.packing import PackedBatch, Tree, pack
 from align.train import guards
+from rewards.model import sum_of_roles
+from rewards.reward import RoleReward
 
 
 class Prompt(NamedTuple):
@@ -60,15 +62,16 @@ def load_prompts(run: Run, model: AdapterModel, pairs: Path, max_new_tokens: int
 
 
 @torch.no_grad()
-def score_rollouts(model: AdapterModel, judged: Judged, temperature: float) -> list[Rollout]:
-    """Pack the responses once and read every role on the same rows."""
+def score_rollouts(
+    model: AdapterModel, judged: Judged, rewards: Mapping[str, RoleReward], temperature: float
+) -> list[Rollout]:
+    """Pack the responses once and read every role on the same rows; ``rewards`` are those that are roles."""
     rollouts = []
     for packed in pack(judged.trees, model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
         scores_B = torch.tensor([judged.extra[tree][k] for tree, k in packed.response_index], device=model.device)
-        if "reward" in model.heads:
-            with model.use("reward"):
-                scores_B = scores_B + model.scores("reward", packed)
+        if rewards:
+            scores_B = scores_B + sum_of_roles(model, rewards, packed)
         with model.use(model.reference):
             reference_N = model.logprobs(packed, temperature)
         with model.use("value"):

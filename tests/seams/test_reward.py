@@ -1,0 +1,157 @@
+"""A reward from outside the package trains a policy, beside reward runs and functions; all are added up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import add_stirred
+from fixtures.pairs_run import write_pairs_run
+
+from align.core.config import BadInput, Compute, build
+from align.core.files import write_json
+from align.core.hashes import artefact_hash
+from align.core.runs import Run, RunRecord, read_run
+from align.evals.training_reward import trained_on
+from align.generate.sampler import Sample
+from align.model.adapters import AdapterModel
+from align.model.packing import Tree
+from align.train.ppo import PPO, PPOConfig, ppo
+from align.train.rollouts import score_rollouts
+from rewards.model import score
+from rewards.reward import TextReward
+
+ModelFolder = Callable[[str], Path]
+BREVITY = {"kind": "toy_reward:Brevity", "per_letter": 0.5}
+
+
+def letters(completions: Sequence[Any], **_: Any) -> list[float]:
+    """A reward function."""
+    return [float(len(completion[-1]["content"])) for completion in completions]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [(f"is the sky blue {i}", "yes thank you", "no maybe") for i in range(4)]
+    return write_pairs_run(tmp_path_factory.mktemp("pairs") / "pairs", {"train": rows})
+
+
+def reward_run(folder: Path, base: Path, seed: int) -> Path:
+    """A finished reward run with a random adapter and head."""
+    model = AdapterModel(base, Compute(device="cpu"))
+    add_stirred(model, "reward", head=True, seed=seed)
+    model.save_role("reward", folder / "adapter")
+    record = {"id": "reward-x", "stage": "reward", "status": "finished", "path": str(folder), "seed": 0}
+    write_json(folder / "run.json", record | {"given": {}, "resolved": {}, "artefact": artefact_hash(folder)})
+    return folder
+
+
+def config_of(folder: Path, policy: Path, pairs: Path, **rewards: Any) -> PPOConfig:
+    given = {
+        "run": folder, "policy": policy, "pairs": pairs, "iterations": 1, "batch": 2, "samples": 2, "max_new_tokens": 4,
+        "kl_prompts": 2, "watch": {"prompts": 1, "max_new_tokens": 4},
+    }  # fmt: skip
+    return build(PPOConfig, given | rewards, "test")
+
+
+def state_of(config: PPOConfig) -> PPO:
+    record = RunRecord(id="x", stage="ppo", status="running", path=str(config.run), seed=0, given={}, resolved={})
+    record.inputs = {name: {"sha256": name} for name in ("reward", "rewards[0].path", "rewards[1].path")}
+    return PPO(config, Run(record), None)
+
+
+def test_a_reward_from_elsewhere_trains_a_policy_and_is_remembered(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    config = config_of(
+        tmp_path / "ppo", model_folder("llama"), pairs, rewards=[BREVITY], functions=[f"{__name__}:letters"]
+    )
+    message = {"role": "assistant", "content": "yes!"}
+    ended, cut = Sample(message, True, [30, 31], [-1.0, -1.0]), Sample(message, False, [30, 32], [-1.0, -1.0])
+    state = state_of(config)
+    judged = state.judge(state.prompts[:1], [[ended, cut]])
+    assert judged.extra == [[4 - 0.5 * 4, 4 - 1.0]], (
+        "a cut response loses the penalty, and the toy has no opinion on it"
+    )
+    record = ppo(config)
+    assert record.resolved["rewards"] == [BREVITY]
+    assert {"functions", "rewards[0]"} <= record.inputs.keys()
+    assert trained_on(record) == {"toy_reward:Brevity", f"{__name__}:letters"}
+    assert ppo(config) == record
+    with pytest.raises(BadInput, match="key 'rewards' differs"):
+        ppo(
+            config_of(
+                tmp_path / "ppo", config.policy, pairs, rewards=["toy_reward:Brevity"], functions=config.functions
+            )
+        )
+
+
+def test_the_short_keys_and_the_list_train_the_same_policy(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    base = model_folder("llama")
+    run = reward_run(tmp_path / "reward", base, seed=3)
+    short = {"reward": run, "functions": [f"{__name__}:letters"]}
+    listed = {"rewards": [{"kind": "run", "path": run}, {"kind": "function", "name": f"{__name__}:letters"}]}
+    found = {}
+    for name, given in (("short", short), ("listed", listed)):
+        record = ppo(config_of(tmp_path / name, base, pairs, **given))
+        files = ("adapter/adapter_model.safetensors", "value/head.safetensors", "samples.jsonl", "metrics.jsonl")
+        found[name] = [(tmp_path / name / file).read_bytes() for file in files]
+        reward_hash = read_run(run).artefact
+        assert trained_on(record) >= {reward_hash, f"{__name__}:letters"}
+    assert found["short"][:3] == found["listed"][:3]
+    scores = [[json.loads(line)["score"] for line in metrics.splitlines()] for *_, metrics in found.values()]
+    assert scores[0] == scores[1]
+    assert {"rewards[0].path", "rewards[1]"} <= record.inputs.keys() and record.parents["rewards[0].path"][
+        "stage"
+    ] == "reward"
+
+
+def test_scores_of_several_reward_runs_are_added_up(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    base = model_folder("llama")
+    runs = [reward_run(tmp_path / f"reward-{seed}", base, seed) for seed in (3, 4)]
+    state = state_of(config_of(tmp_path / "ppo", base, pairs, rewards=[{"kind": "run", "path": run} for run in runs]))
+    prompts = state.prompts[:2]
+    samples = state.act(1, prompts)
+    trees = [Tree(p.ids, [s.require_ids() for s in found]) for p, found in zip(prompts, samples, strict=True)]
+    first, second = (score(state.model, role, trees) for role in ("reward", "reward-2"))
+    expected = torch.tensor(first) + torch.tensor(second)
+    assert float((torch.tensor(first) - torch.tensor(second)).abs().min()) > 1e-3
+    torch.testing.assert_close(torch.tensor(state.score_trees(trees)), expected)
+    judged = state.judge(prompts, samples)
+    (rollout,) = score_rollouts(state.model, judged, state.role_rewards, 1.0)
+    scores = torch.zeros(2, 2)
+    for value, (tree, k) in zip(rollout.scores_B, rollout.packed.response_index, strict=True):
+        scores[tree, k] = value
+    torch.testing.assert_close(scores, expected + torch.tensor(judged.extra))
+
+
+class Silent(TextReward):
+    """Defines nothing."""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("ensemble", "'ensemble' is no kind of reward; write one of function, run, or module:Class of your own"),
+        ({"kind": "function"}, "reward function: key 'name' is missing"),
+        ({"kind": "function", "name": "json:nothing"}, "has no 'nothing'"),
+        ({"kind": "toy_reward:Brevity", "per_word": 1}, "unknown key 'per_word'; did you mean 'per_letter'"),
+        (f"{__name__}:Silent", "class Silent does not define score"),
+        ("json:dumps", "'json:dumps' is no reward: a class derived from rewards.reward:Reward is one"),
+    ],
+)
+def test_what_is_no_reward_is_refused_by_the_config(tmp_path: Path, given: Any, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        config_of(tmp_path, tmp_path, tmp_path, rewards=[given])
+
+
+def test_a_reward_run_that_is_not_there_is_named(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    missing = {"kind": "run", "path": tmp_path / "nowhere"}
+    with pytest.raises(BadInput, match="nowhere: no such file or folder"):
+        ppo(config_of(tmp_path / "ppo", model_folder("llama"), pairs, rewards=[missing]))
