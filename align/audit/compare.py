@@ -24,17 +24,16 @@ from align.audit.evaluations import (
     evaluations_of,
     kind_of,
     load_results,
-    metric_scores,
 )
 from align.audit.lineage import origin, other_base
+from align.audit.metric_rows import at_equal_length, measured, shared_names, table_names
 from align.audit.pairing import asked_differently
 from align.core.config import BadInput, StageConfig
+from align.core.declarations import FORMULA
 from align.core.files import write_json, write_text
-from align.core.records import ItemResult
 from align.core.run_record import RunRecord, finished_run
 from align.core.runs import Run, stage
-from align.core.stats.differences import higher_is_better, metric_of, paired_difference, win_rate_at_equal_length
-from align.core.stats.estimates import mean_interval
+from align.core.stats.differences import paired_difference
 from align.evals.fingerprint import MANNER
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 from align.report.tables import markdown
@@ -102,12 +101,13 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     _check_names(contenders)
     chosen = _evaluations(contenders, config.policy)
     rewards = trained_on(*config.arm_records)
-    rows = [_measure(one, chosen, rewards) for one in contenders]
+    shared = shared_names(one for found in chosen.values() for one in found.values())
+    rows = [_measure(one, chosen, rewards, shared) for one in contenders]
     result = {
         "arms": [one.name for one in arms],
         "rows": rows,
         "costs": [_cost(record, config.records) for record in config.arm_records],
-        "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen, rewards)],
+        "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen, rewards, shared)],
         "evaluations": {suite: {n: one.name for n, one in found.items()} for suite, found in chosen.items()},
         "lineage": {key: origin(config.arm_records[0], key) for key in SHARED},
         "not_measured": [
@@ -214,8 +214,7 @@ def _check_alike(suite: str, found: dict[str, Evaluation], mannered: set[str]) -
     for name, evaluation in found.items():
         ids: dict[str, set[str]] = {}
         for result in load_results(evaluation.record):
-            by_formula = name == "best-of-n" and result.metric == "kl"  # one value, not an item's
-            if result.suite == suite and not by_formula:
+            if result.suite == suite and result.judge != FORMULA:  # a formula gives one value, and not an item's
                 ids.setdefault(result.metric, set()).add(result.item_id)
         for metric, items in ids.items():
             one, before = asked.setdefault(metric, (name, frozenset(items)))
@@ -226,54 +225,34 @@ def _check_alike(suite: str, found: dict[str, Evaluation], mannered: set[str]) -
                 )
 
 
-def _metrics(one: Evaluation, rewards: Collection[str]) -> dict[str, str]:
-    """The metrics of an evaluation by their names in the table; a win rate by a training reward is none."""
-    own = training_metrics(one.record, rewards)
-    found = dict.fromkeys(r.metric for r in load_results(one.record) if r.suite == one.suite)
-    shown = {f"{metric}, {LABEL}" if metric in own else metric: metric for metric in found}
-    return {name: metric for name, metric in shown.items() if name != f"win_rate_vs_sft, {LABEL}"}
-
-
-def _measure(one: Contender, chosen: Evaluated, rewards: Collection[str]) -> dict[str, Any]:
+def _measure(one: Contender, chosen: Evaluated, rewards: Collection[str], shared: Collection[str]) -> dict[str, Any]:
     """A contender's metrics by suite, each an estimate with counts."""
     metrics: dict[str, Any] = {}
-    for suite, found in chosen.items():
+    for found in chosen.values():
         if one.name not in found:
             continue
-        results = load_results(found[one.name].record)
-        named = _metrics(found[one.name], rewards)
-        for name, metric in named.items():
-            scores = metric_scores(results, suite, metric)
-            metrics[name] = mean_interval(scores.values, metric_of(metric).kind, scores.units).model_dump() | {
-                "suite": suite
-            }
-        if one.record is not None and "win_rate_vs_sft" in named and "sft" in found:
-            metrics["win_rate_vs_sft, equal length"] = _at_equal_length(results, load_results(found["sft"].record))
+        evaluation = found[one.name]
+        names = table_names(evaluation, training_metrics(evaluation.record, rewards), shared)
+        metrics |= measured(evaluation, names)
+        if one.record is not None and "sft" in found:
+            metrics |= at_equal_length(evaluation, found["sft"], names)
     return {"name": one.name, "stage": one.record.stage if one.record else None, "metrics": metrics}
 
 
-def _at_equal_length(results: Sequence[ItemResult], sft: Sequence[ItemResult]) -> dict[str, Any]:
-    """Win rate where both answers are equally long; lengths in tokens, SFT's as its mean on the same prompt."""
-    wins = {r.item_id: r.score for r in results if r.metric == "win_rate_vs_sft" and r.score is not None}
-    own, other = (metric_scores(side, "preference", "n_tokens").by_item for side in (results, sft))
-    known = [i for i in sorted(wins) if own.get(i) is not None and other.get(i) is not None]
-    lengths = [(own[i] or 0.0) - (other[i] or 0.0) for i in known]
-    clusters = {r.item_id: r.cluster for r in results if r.cluster is not None}
-    units = [clusters.get(i, i) for i in known]
-    estimate = win_rate_at_equal_length([wins[i] or 0.0 for i in known], lengths, units)
-    return estimate.model_dump() | {"suite": "preference"}
-
-
-def _differences(a: Contender, b: Contender, chosen: Evaluated, rewards: Collection[str]) -> list[dict[str, Any]]:
+def _differences(
+    a: Contender, b: Contender, chosen: Evaluated, rewards: Collection[str], shared: Collection[str]
+) -> list[dict[str, Any]]:
     """Paired differences a - b of every metric both were measured on."""
     rows = []
     for suite, found in chosen.items():
         if a.name not in found or b.name not in found:
             continue
-        for name, metric in _metrics(found[a.name], rewards).items():
+        first = found[a.name]
+        for name, metric in table_names(first, training_metrics(first.record, rewards), shared).items():
+            declared = first.declaration.metric(metric)
             new, old = (found[n].scores(metric) for n in (a.name, b.name))
-            difference = paired_difference(new.by_item, old.by_item, kind_of(metric, new, old), clusters=new.clusters)
-            facts = {"suite": suite, "metric": name, "higher_is_better": higher_is_better(metric)}
+            difference = paired_difference(new.by_item, old.by_item, kind_of(declared, new, old), clusters=new.clusters)
+            facts = {"suite": suite, "metric": name, "higher_is_better": declared.higher_is_better}
             rows.append({"of": a.name, "minus": b.name} | facts | difference.model_dump())
     return rows
 
@@ -303,14 +282,21 @@ def _not_judged(chosen: Evaluated, rewards: Collection[str]) -> list[str]:
         f"{name}: no win rate, since {one.name} judged by the reward that an arm was trained on ({LABEL})"
         for found in chosen.values()
         for name, one in found.items()
-        if "win_rate_vs_sft" in training_metrics(one.record, rewards)
+        if any(
+            one.declaration.has(metric) and one.declaration.metric(metric).length_metric
+            for metric in training_metrics(one.record, rewards)
+        )
     ]
 
 
 def _not_measured(contenders: Sequence[Contender], chosen: Evaluated) -> list[str]:
     missing = []
     for one in contenders:
-        lacking = [suite for suite, found in chosen.items() if one.name not in found and not _has_no_suite(one, suite)]
+        lacking = [
+            suite
+            for suite, found in chosen.items()
+            if one.name not in found and not _has_no_suite(one, next(iter(found.values())).declaration.generates)
+        ]
         if lacking or not chosen:
             missing.append(f"{one.name}: no evaluation of {', '.join(lacking) or 'any suite'}")
     return missing
@@ -334,6 +320,6 @@ def _not_shown(contenders: Sequence[Contender], chosen: Evaluated, preferred: st
     return lines
 
 
-def _has_no_suite(one: Contender, suite: str) -> bool:
-    """Forgetting is about weights: a system prompt or best-of-n has SFT's own."""
-    return one.manner is not None and suite == "forgetting"
+def _has_no_suite(one: Contender, is_generating: bool) -> bool:
+    """A suite that generates nothing is about weights: with a system prompt or best-of-n they are SFT's own."""
+    return one.manner is not None and not is_generating

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
+from align.core.declarations import Declaration, Metric
 from align.core.files import folders_in, read_rows
 from align.core.hashes import file_hash
 from align.core.inputs import input_hash
 from align.core.records import ItemResult
 from align.core.run_record import RunRecord, is_ours, is_run, read_run
-from align.core.stats.differences import is_share, metric_of
 from align.core.stats.estimates import Kind
+from align.evals.declared import declaration_of, suites_of
 
 POLICIES = ("sample", "greedy")  # what a policy does by itself; prompt-only and best-of-n are other contenders
 
@@ -96,6 +97,11 @@ class Evaluation(NamedTuple):
         return known if self.record.checksum else None
 
     @property
+    def declaration(self) -> Declaration:
+        """What its suite declares."""
+        return declaration_of(self.record, self.suite)
+
+    @property
     def caveats(self) -> Sequence[str]:
         """What it cannot say although it ran, as the evaluation says it."""
         return list(self.record.headline.get("caveats", []))
@@ -107,7 +113,7 @@ class Evaluation(NamedTuple):
         return self.record.headline.get("trained_on_items", {}).get(self.suite, 0) / items if items else 0.0
 
     def scores(self, metric: str) -> Scores:
-        return metric_scores(load_results(self.record), self.suite, metric)
+        return metric_scores(load_results(self.record), self.declaration, metric)
 
 
 class EvaluatedPolicy(NamedTuple):
@@ -145,11 +151,6 @@ def evaluations_of(records: Iterable[RunRecord], artefact: str) -> list[Evaluati
     return [Evaluation(r, suite) for r in sorted(own, key=lambda r: (r.created, r.path)) for suite in suites_of(r)]
 
 
-def suites_of(record: RunRecord) -> list[str]:
-    suites = record.resolved.get("suite", [])
-    return [suites] if isinstance(suites, str) else list(suites)
-
-
 def evaluated_policy(name: str, path: Path, folders: Iterable[Path]) -> EvaluatedPolicy:
     """A run or a model folder with all that was measured of it; its own runs folder is searched too.
 
@@ -170,49 +171,49 @@ def load_results(record: RunRecord) -> list[ItemResult]:
     return list(_results(Path(record.path) / "items.jsonl", record.headline.get("results_sha256")))
 
 
-def metric_scores(items: Iterable[ItemResult], suite: str, metric: str) -> Scores:
-    """The results of a metric; ``accuracy`` takes all its families, ``accuracy/fact`` that one.
+def metric_scores(items: Iterable[ItemResult], declaration: Declaration, metric: str) -> Scores:
+    """The results of a suite's metric; ``accuracy`` takes all its families, ``accuracy/fact`` that one.
 
     Raises:
         BadInput: a score outside the metric's range.
     """
+    suite = declaration.suite
     wanted = sorted(
         (i for i in items if i.suite == suite and metric in (i.metric, i.metric.partition("/")[0])),
         key=lambda i: (i.item_id, i.sample),
     )
-    for one in wanted:
-        declared = metric_of(one.metric)
-        if one.score is not None and not declared.low <= one.score <= declared.high:
-            raise BadInput(
-                f"suite {suite}: item '{one.item_id}' has {one.score:g} as its {one.metric}, which lies from "
-                f"{declared.low:g} to {declared.high:g}; evaluate again"
-            )
+    low, high = declaration.metric(metric).span
+    if outside := next((i for i in wanted if i.score is not None and not low <= i.score <= high), None):
+        raise BadInput(
+            f"suite {suite}: item '{outside.item_id}' has {outside.score:g} as its {outside.metric}, which lies from "
+            f"{low:g} to {high:g}; evaluate again"
+        )
     clusters = {i.item_id: i.cluster for i in wanted if i.cluster is not None}
     return Scores([i.score for i in wanted], [i.item_id for i in wanted], clusters)
 
 
-def chance_of(record: RunRecord, metric: str) -> float | None:
+def chance_of(record: RunRecord, suite: str, metric: str) -> float | None:
     """What guessing scores on a metric, where the evaluation knows it; for a metric over families their mean by items.
 
     None too where one of the families has none.
     """
-    metrics = record.headline.get("metrics", {})
+    suffix = f" ({suite})"  # of a metric that another suite of the evaluation has too
+    metrics = {name.removesuffix(suffix): facts for name, facts in record.headline.get("metrics", {}).items()}
     if metric in metrics:
         return metrics[metric].get("chance")
-    families = [found for name, found in metrics.items() if name.partition("/")[0] == metric]
-    if not families or any(found.get("chance") is None for found in families):
+    families = [facts for name, facts in metrics.items() if name.partition("/")[0] == metric]
+    if not families or any(facts.get("chance") is None for facts in families):
         return None
-    return sum(f["chance"] * f["n"] for f in families) / sum(f["n"] for f in families)
+    return sum(facts["chance"] * facts["n"] for facts in families) / sum(facts["n"] for facts in families)
 
 
-def kind_of(metric: str, *sides: Scores) -> Kind:
+def kind_of(metric: Metric, *sides: Scores) -> Kind:
     """What a difference may assume: by the metric's definition, and exact only for one zero or one an item."""
-    if not is_share(metric):
+    if not metric.is_bounded:
         return "unbounded"
-    declared = metric_of(metric).kind == "binary"
     single = all(side.per_item <= 1 and not side.clusters for side in sides)
     binary = all(value in (None, 0.0, 1.0) for side in sides for value in side.values)
-    return "binary" if declared and single and binary else "share"
+    return "binary" if metric.kind == "binary" and single and binary else "share"
 
 
 @functools.lru_cache(maxsize=64)

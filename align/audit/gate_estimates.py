@@ -14,7 +14,8 @@ import numpy as np
 
 from align.audit.evaluations import Scores, kind_of
 from align.core.config import Frozen
-from align.core.stats.differences import ANY, UNIT, Bounds, Range, difference_bounds, mean_bounds, metric_of, units
+from align.core.declarations import Metric
+from align.core.stats.differences import ANY, UNIT, Bounds, Range, difference_bounds, mean_bounds, units
 from align.core.stats.estimates import Kind
 
 Items = Mapping[str, float]
@@ -30,13 +31,14 @@ class SampleCounts(Frozen):
 
 
 class GateEstimate(NamedTuple):
-    """An estimate with bounds.
+    """An estimate of a metric with bounds.
 
     ``at_worst``: the estimate with missing samples at their worst; None where none is missing or nothing bounds them.
     ``bounds`` take missing samples so for each side, ``as_scored`` leaves them out. ``values`` are those of independent
     units (items, else clusters) as scored, and ``span`` is the range of one.
     """
 
+    metric: Metric
     estimate: float | None
     at_worst: float | None
     bounds: Bounds
@@ -65,7 +67,9 @@ def mean_of(scores: Scores) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def measure_difference(metric: str, new: Scores, old: Scores, alpha: float, span: Range | None = None) -> GateEstimate:
+def measure_difference(
+    metric: Metric, new: Scores, old: Scores, alpha: float, span: Range | None = None
+) -> GateEstimate:
     """Candidate - reference over the items of both, which must be the same.
 
     Args:
@@ -83,14 +87,14 @@ def measure_difference(metric: str, new: Scores, old: Scores, alpha: float, span
     return _measure(metric, scored, filled, clusters, len(before), kind, (-1.0, 1.0), alpha, difference_bounds)
 
 
-def measure_mean(metric: str, new: Scores, alpha: float, span: Range | None = None) -> GateEstimate:
+def measure_mean(metric: Metric, new: Scores, alpha: float, span: Range | None = None) -> GateEstimate:
     """The candidate's mean over items; ``span`` is the range of an item's value, where the metric itself has none."""
     kind = kind_of(metric, new)
     items = new.by_item
     scored = {i: value for i, value in items.items() if value is not None}
     if kind == "unbounded":
         filled = _filled(scored, new.incomplete, span)
-        reach = span or (metric_of(metric).low, metric_of(metric).high)
+        reach = span or metric.span
         return _measure(metric, scored, filled, new.clusters, len(items), kind, reach, alpha, mean_bounds)
     filled = [new.filled(0.0), new.filled(1.0)]
     return _measure(metric, scored, filled, new.clusters, len(items), kind, UNIT, alpha, mean_bounds)
@@ -104,7 +108,7 @@ def _filled(scored: Items, incomplete: set[str], span: Range | None) -> Sequence
 
 
 def _measure(
-    metric: str,
+    metric: Metric,
     scored: Items,
     filled: Sequence[Items] | None,
     clusters: Mapping[str, str],
@@ -124,16 +128,17 @@ def _measure(
 
     as_scored = bounds(scored)
     if filled is None:
-        both = Bounds(None, None, f"answers are missing, and {metric} has no range to put them at")
+        both = Bounds(None, None, f"answers are missing, and {metric.name} has no range to put them at")
         at_worst = None
     else:
         low, high = (bounds(items) for items in filled)
         both = Bounds(low.low, high.high, low.method)
-        worst = filled[0] if metric_of(metric).higher_is_better else filled[1]
+        worst = filled[0] if metric.higher_is_better else filled[1]
         at_worst = None if worst == scored else float(np.mean(list(worst.values())))
     values, reach = units(scored, clusters, span)
     outside = next((f"'{i}' ({v:.3g})" for i, v in scored.items() if not span[0] <= v <= span[1]), None)
     return GateEstimate(
+        metric=metric,
         estimate=float(np.mean(list(scored.values()))) if scored else None,
         at_worst=at_worst,
         bounds=both,

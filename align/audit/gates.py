@@ -6,7 +6,8 @@ intersection-union test: a pass of all needs no correction. Not here: how one ga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,7 +15,8 @@ from pydantic import ConfigDict, Field, StrictFloat, model_validator
 
 from align.audit.gate_estimates import SampleCounts
 from align.core.config import BadInput, Frozen, build, read_yaml
-from align.core.stats.differences import METRICS, higher_is_better, holm, metric_of
+from align.core.declarations import Declaration, Metric
+from align.core.stats.differences import holm
 from align.evals.fingerprint import KEYS
 
 Verdict = Literal["pass", "fail", "insufficient"]
@@ -31,8 +33,6 @@ Status = Literal[
     "proved no gain",
     "proved gain",
 ]
-PREFIXES = ("measured_higher", "measured_lower")  # each module has numbers in its own unit
-EXIT: dict[str, int] = {"pass": 0, "fail": 1, "insufficient": 3}
 
 
 class Gate(Frozen):
@@ -68,10 +68,6 @@ class Gate(Frozen):
     def _checked(self) -> Self:
         if not self.name.strip() or not self.name.isprintable():
             raise ValueError("a gate's name is one line that is not empty: sentences name the gate by it")
-        if self.metric.partition("/")[0] not in METRICS:
-            raise ValueError(f"metric '{self.metric}' has no known direction; known: {', '.join(METRICS)}")
-        if self.metric in PREFIXES:
-            raise ValueError(f"metric '{self.metric}' is of many modules; name one: {self.metric}/module/number")
         if self.type == "at_most" and (self.limit is None or self.against or self.margin):
             raise ValueError("type at_most takes 'limit', and neither 'against' nor 'margin'")
         if self.type != "at_most" and (self.against is None or self.limit is not None):
@@ -81,55 +77,59 @@ class Gate(Frozen):
             raise ValueError(f"'{unknown}' is not in an evaluation's fingerprint; known: {', '.join(KEYS)}")
         if (self.type == "non_inferior") != (self.margin is not None):
             raise ValueError("'margin' belongs to type non_inferior, which needs it")
-        metric = metric_of(self.metric)
-        if self.chance is not None and not (metric.kind != "unbounded" and metric.higher_is_better):
-            raise ValueError(f"'chance' is what guessing scores where more is better; {self.metric} has none")
         if self.type != "improves" and self.gain:
             raise ValueError("'gain' belongs to type improves")
-        self._check_scale()
         return self
 
-    def _check_scale(self) -> None:
-        """Refuse what every policy or none would satisfy, by the range of the metric."""
-        metric = metric_of(self.metric)
-        if self.margin is not None and self.margin >= metric.widest / 2:
+    def check_scale(self, metric: Metric) -> None:
+        """Refuse what every policy or none would satisfy, by the declaration of the gate's metric.
+
+        Raises:
+            ValueError: naming the key that does not fit.
+        """
+        if metric.has_slices_only and self.metric == metric.name:
+            raise ValueError(f"metric '{self.metric}' is of many modules; name one: {self.metric}/module/number")
+        if self.chance is not None and not (metric.is_bounded and metric.higher_is_better):
+            raise ValueError(f"'chance' is what guessing scores where more is better; {self.metric} has none")
+        widest = math.inf if metric.widest is None else metric.widest
+        if self.margin is not None and self.margin >= widest / 2:
             raise ValueError(
-                f"margin {self.margin:g} allows half of any worsening or more: {self.metric} has {metric.widest:.3g} "
+                f"margin {self.margin:g} allows half of any worsening or more: {self.metric} has {widest:.3g} "
                 "to lose at most"
             )
-        if self.gain >= metric.widest:
-            raise ValueError(f"gain {self.gain:g} cannot be: {self.metric} has {metric.widest:.3g} to gain at most")
+        if self.gain >= widest:
+            raise ValueError(f"gain {self.gain:g} cannot be: {self.metric} has {widest:.3g} to gain at most")
         if self.limit is not None:
-            self._check_limit(self.limit)
+            self._check_limit(metric, self.limit)
         if self.range is not None:
-            self._check_range(*self.range)
+            self._check_range(metric, *self.range)
 
-    def _check_limit(self, limit: float) -> None:
-        metric = metric_of(self.metric)
+    def _check_limit(self, metric: Metric, limit: float) -> None:
+        low, high = metric.span
         if metric.higher_is_better:
             raise ValueError(
                 f"type at_most passes the less there is of {self.metric}, where more is better; use non_inferior or "
                 "improves"
             )
-        if not metric.low < limit < metric.high:
+        if not low < limit < high:
             raise ValueError(
-                f"limit {limit:g} decides nothing: {self.metric} lies from {metric.low:g} to {metric.high:g}, "
+                f"limit {limit:g} decides nothing: {self.metric} lies from {low:g} to {high:g}, "
                 "and a limit lies between them"
             )
-        if metric.kind != "unbounded" and limit > metric.widest / 2:
+        if metric.is_bounded and limit > (high - low) / 2:
             raise ValueError(
                 f"limit {limit:g} allows more than half of the worst that can be: {self.metric} lies from "
-                f"{metric.low:g} to {metric.high:g}"
+                f"{low:g} to {high:g}"
             )
 
-    def _check_range(self, low: float, high: float) -> None:
-        if metric_of(self.metric).kind != "unbounded":
+    def _check_range(self, metric: Metric, low: float, high: float) -> None:
+        if metric.is_bounded:
             raise ValueError(f"range: {self.metric} has its own, from 0 to 1")
         if self.limit is not None:
             if not low < self.limit < high:
                 raise ValueError(f"range [{low:g}, {high:g}] of an item's value must hold the limit {self.limit:g}")
             return
-        worst, best = (-low, high) if higher_is_better(self.metric) else (high, -low)
+        worst, best = (-low, high) if metric.higher_is_better else (high, -low)
         if worst <= (self.margin or 0.0) or best <= self.gain:
             raise ValueError(
                 f"range [{low:g}, {high:g}] of an item's difference must reach beyond 0 on both sides, and beyond the "
@@ -156,6 +156,7 @@ class Finding(Frozen):
     type: str
     suite: str
     metric: str
+    higher_is_better: bool | None = None
     against: str | None
     policy: str | None = None
     verdict: Verdict
@@ -183,11 +184,13 @@ class Finding(Frozen):
     evaluations: list[str] = Field(default_factory=list)
 
 
-def load_gates(path: Path) -> list[Gate]:
-    """Read gates.yaml.
+def load_gates(path: Path, declarations: Mapping[str, Declaration]) -> list[Gate]:
+    """Read gates.yaml; ``declarations`` are those of the suites that are known, by name.
 
     Raises:
-        BadInput: the schema is broken, two gates share a name, or there is no gate at all.
+        BadInput: the schema is broken, two gates share a name, there is no gate at all, or a gate's metric is none of
+            its suite's or cannot decide anything as the gate asks. A gate on a suite that is not known is left as it
+            is: no evaluation can decide it.
     """
     gates = build(GatesFile, read_yaml(path), str(path)).gates
     if not gates:
@@ -195,6 +198,12 @@ def load_gates(path: Path) -> list[Gate]:
     names = [gate.name for gate in gates]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise BadInput(f"{path}: two gates are named '{twice}'; names must differ")
+    for number, gate in enumerate(gates):
+        if gate.suite in declarations:
+            try:
+                gate.check_scale(declarations[gate.suite].metric(gate.metric))
+            except (BadInput, ValueError) as error:
+                raise BadInput(f"{path}: key 'gates.{number}': {error}") from None
     return gates
 
 
@@ -222,14 +231,11 @@ def regressed(findings: Sequence[Finding], level: float = 0.05) -> list[str]:
     }
     adjusted = holm([f.p for f in tested.values() if f.p is not None])
     worse = [
-        f for f, p in zip(tested.values(), adjusted, strict=True) if p <= level and turned(f.metric, f.delta or 0.0) < 0
+        f
+        for f, p in zip(tested.values(), adjusted, strict=True)
+        if p <= level and (f.delta or 0.0) * (1 if f.higher_is_better else -1) < 0
     ]
     return list(dict.fromkeys(f"{f.metric} against {f.against}" for f in worse))
-
-
-def turned(metric: str, delta: float) -> float:
-    """A difference turned so that up is better."""
-    return delta if higher_is_better(metric) else -delta
 
 
 def finding_of(gate: Gate, verdict: Verdict, status: Status, reason: str, facts: dict[str, Any]) -> Finding:

@@ -13,12 +13,11 @@ from align.audit.evaluations import POLICIES, EvaluatedPolicy, Evaluation, chanc
 from align.audit.gates import Finding, Gate, insufficient
 from align.audit.guards import guarded
 from align.audit.lineage import UNKNOWN, other_base, started_from, unknown_origin
-from align.audit.verdict import judge
-from align.core.stats.differences import higher_is_better
+from align.audit.verdict import judge_gate
+from align.core.declarations import Declaration, Metric
 from align.evals.fingerprint import differences
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 
-AGAINST_SFT = ("kl", "win_rate_vs_sft")  # metrics that name a reference of their own
 MAX_TRAINED = 0.1  # share of items that were trained on beyond which an evaluation says nothing of others
 RANK = {"fail": 0, "insufficient": 1, "pass": 2}
 
@@ -58,7 +57,7 @@ def judge_by_worst(gate: Gate, subjects: Mapping[str, EvaluatedPolicy], gates: S
     if not judged:
         nearest = min((pair.problem or "" for pair in pairs), key=lambda problem: problem.count("' differs"))
         return GateDecision(gate, insufficient(gate, nearest), (), unused)
-    deciding, finding = min(judged, key=lambda one: _badness(gate, one[1]))
+    deciding, finding = min(judged, key=lambda one: _badness(gate, *one))
     used = [_row(pair, one, pair is deciding) for pair, one in judged]
     if finding.verdict == "pass" and (reason := _left_out(gate, found[-1], [pair for pair, _ in judged])):
         finding = finding.model_copy(update={"verdict": "insufficient", "status": "missing", "reason": reason})
@@ -76,9 +75,17 @@ def asked_differently(one: Evaluation, other: Evaluation, allowed: Collection[st
     if one.fingerprint is None or other.fingerprint is None:
         unknown = one if one.fingerprint is None else other
         return f"{unknown.name} does not record how it was asked (an earlier version wrote it); evaluate again"
+    if metric := _declared_differently(one.declaration, other.declaration):
+        return f"{one.name} and {other.name} declare {metric} in different ways (another version); evaluate again"
     if found := differences(one.fingerprint, other.fingerprint, allowed):
         return f"{one.name} and {other.name} are not alike: {'; '.join(found)}"
     return None
+
+
+def _declared_differently(one: Declaration, other: Declaration) -> str | None:
+    """A metric of both suites that one declares otherwise than the other."""
+    own = {metric.name: metric for metric in one.metrics}
+    return next((m.name for m in other.metrics if own.get(m.name, m) != m), None)
 
 
 def _of_unknown_origin(gate: Gate, candidate: EvaluatedPolicy) -> str | None:
@@ -94,6 +101,7 @@ def _counting(gate: Gate, subject: EvaluatedPolicy) -> list[Evaluation]:
         one
         for one in subject.evaluations
         if one.suite == gate.suite
+        and one.declaration.has(gate.metric)
         and one.policy in ((gate.policy,) if gate.policy else POLICIES)
         and all((one.fingerprint or {}).get(key) == value for key, value in gate.fingerprint.items())
     ]
@@ -133,21 +141,26 @@ def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, EvaluatedPo
             f"{candidate.trained_share:.0%} of the items of {candidate.name} are prompts that the candidate was "
             "trained on; evaluate on others"
         )
-    longest = candidate.fingerprint.get("max_new_tokens")
-    if gate.metric == "n_tokens" and gate.limit is not None and longest is not None and gate.limit >= longest:
+    metric = _declared(gate, candidate)
+    longest = candidate.fingerprint.get(metric.capped_by) if metric.capped_by else None
+    if gate.limit is not None and longest is not None and gate.limit >= longest:
         return (
             f"{candidate.name} let no answer have more than {longest} tokens: no candidate could exceed {gate.limit:g}"
         )
     trained = trained_on(*(subjects[role].record for role in ("candidate", gate.against) if role))
     if gate.metric in training_metrics(candidate.record, trained):
         return f"{candidate.name} measured {gate.metric} by a {LABEL}; evaluate with a reward that no side learned from"
-    if gate.metric in AGAINST_SFT and "sft" not in gate.allow:
+    if metric.against == "sft" and "sft" not in gate.allow:
         starts = {subjects["sft"].artefact} if "sft" in subjects else _starts(subjects["candidate"])
         if candidate.fingerprint.get("sft") not in starts:
             return (
                 f"{candidate.name} measured {gate.metric} against another policy than the SFT that this audit is about"
             )
     return None
+
+
+def _declared(gate: Gate, evaluation: Evaluation) -> Metric:
+    return evaluation.declaration.metric(gate.metric)
 
 
 def _starts(candidate: EvaluatedPolicy) -> set[str]:
@@ -172,14 +185,15 @@ def _left_out(gate: Gate, references: Sequence[Evaluation], judged: Sequence[Eva
 def _judge(gate: Gate, pair: EvaluationPair) -> Finding:
     new, *rest = (one.scores(gate.metric) for one in pair.sides)
     facts: dict[str, Any] = {"policy": pair.sides[0].policy, "evaluations": [one.name for one in pair.sides]}
-    chance = chance_of(pair.sides[-1].record, gate.metric) if rest else None
-    return judge(gate, new, rest[0] if rest else None, chance, **facts)
+    chance = chance_of(pair.sides[-1].record, gate.suite, gate.metric) if rest else None
+    return judge_gate(gate, _declared(gate, pair.sides[0]), new, rest[0] if rest else None, chance, **facts)
 
 
-def _badness(gate: Gate, finding: Finding) -> tuple[bool, int, float]:
+def _badness(gate: Gate, pair: EvaluationPair, finding: Finding) -> tuple[bool, int, float]:
     """Smaller is worse."""
-    bound = finding.low if higher_is_better(gate.metric) else finding.high
-    turned = float("-inf") if bound is None else bound if higher_is_better(gate.metric) else -bound
+    metric = _declared(gate, pair.sides[0])
+    bound = finding.low if metric.higher_is_better else finding.high
+    turned = float("-inf") if bound is None else metric.turned(bound)
     is_fail = finding.verdict == "fail"
     return (finding.n < gate.min_items and not is_fail, RANK[finding.verdict], turned)
 

@@ -16,21 +16,21 @@ from typing import Any, ClassVar, Literal
 from markupsafe import Markup
 
 from align.audit import training_curves
-from align.audit.evaluations import all_runs, evaluations_of, load_results, metric_scores
+from align.audit.evaluations import Evaluation, all_runs, evaluations_of
+from align.audit.metric_rows import measured, shared_names, table_names, with_directions
 from align.core.config import BadInput, StageConfig
+from align.core.declarations import Declaration
 from align.core.files import write_text
 from align.core.run_record import RunRecord, finished_run, is_ours, is_run
 from align.core.runs import Run, stage
-from align.core.stats.differences import higher_is_better, metric_of
-from align.core.stats.estimates import mean_interval
-from align.evals.training_reward import LABEL
+from align.core.stats.estimates import Estimate
+from align.evals.declared import EARLIER, declaration_of, suites_of
 from align.report import tables
 from align.report.page import template, visible
 from align.report.plots import Bar, bar_chart
 
 TRAINED = ("sft", "reward", "dpo", "ppo", "kto")
 ORDER = ("fail", "insufficient", "pass")
-SECTIONS = {"forgetting": "Forgetting", "safety": "Safety", "preference": "Preference"}
 
 
 class ReportConfig(StageConfig):
@@ -71,7 +71,7 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
     finished = [record for record in config.records if record.status == "finished"]
     runs = [training_curves.read_training_run(r, visible(Path(r.path).name)) for r in finished if r.stage in TRAINED]
     policies = [one for one in runs if one.record.stage != "reward"]
-    rows = comparison["rows"] if comparison else _measured(finished)
+    rows = with_directions(comparison["rows"]) if comparison else _measured(finished)
     overoptimised = [found for one in runs if (found := training_curves.overoptimisation(one))]
     page = template(Path(__file__).parent / "report.html")
     html = page.render(
@@ -79,12 +79,12 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
         audits=sorted(audits, key=lambda audit: ORDER.index(audit["verdict"])),
         comparison=comparison,
         rows=rows,
-        metrics=tables.metric_names(rows),
+        metrics=tables.directions(rows),
         notes=tables.notes(rows),
         charts=training_curves.training_charts(runs),
         gold_by_kl=training_curves.gold_by_kl([one for one in policies if one.record.stage != "sft"]),
         overoptimised=overoptimised,
-        bars=_bars(rows),
+        bars=_bars(rows, _declarations(finished)),
         written=[(one.name, looks) for one in policies if (looks := training_curves.written(one))],
         records=config.records,
         machines=_machines(finished),
@@ -170,16 +170,15 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """
     rows = []
     sealed = [record for record in records if record.stage == "eval" and record.checksum]
+    by_run = {record.path: [Evaluation(record, suite) for suite in suites_of(record)] for record in sealed}
+    shared = shared_names(one for evaluations in by_run.values() for one in evaluations)
     for record in sorted(sealed, key=lambda r: (r.created, r.path)):
         subject = Path(str(record.resolved.get("subject", record.path))).name
         stage_name = record.parents.get("subject", {}).get("stage")
+        training = record.headline.get("training_reward", [])
         metrics: dict[str, Any] = {}
-        results = load_results(record)
-        own = record.headline.get("training_reward", [])
-        for suite, metric in dict.fromkeys((result.suite, result.metric) for result in results):
-            found = metric_scores(results, suite, metric)
-            estimate = mean_interval(found.values, metric_of(metric).kind, found.units)
-            metrics[f"{metric}, {LABEL}" if metric in own else metric] = estimate.model_dump() | {"suite": suite}
+        for one in by_run[record.path]:
+            metrics |= measured(one, table_names(one, training, shared))
         name = f"{subject}, {record.resolved.get('policy')}"
         rows.append({"name": name, "run": Path(record.path).name, "stage": stage_name, "metrics": metrics})
     names = [row["name"] for row in rows]
@@ -189,19 +188,26 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     return rows
 
 
-def _bars(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Markup]]:
-    """One chart a metric, by section."""
-    charts: dict[str, list[Markup]] = {name: [] for name in SECTIONS.values()}
-    for metric in tables.metric_names(rows):
-        found = [(row, row["metrics"].get(metric)) for row in rows]
-        suite = next(value["suite"] for _, value in found if value is not None)
-        bars = [
-            _bar(row, value) for row, value in found if value is not None or (suite != "preference" and row["stage"])
-        ]
-        note = "higher is better" if higher_is_better(metric.partition(",")[0]) else "lower is better"
+def _declarations(records: Sequence[RunRecord]) -> dict[str, Declaration]:
+    """What is known of suites, by name: as the newest evaluation of the folder declares."""
+    known = dict(EARLIER)
+    for record in sorted((r for r in records if r.stage == "eval"), key=lambda r: (r.created, r.path)):
+        known |= {suite: declaration_of(record, suite) for suite in suites_of(record)}
+    return known
+
+
+def _bars(rows: Sequence[Mapping[str, Any]], declarations: Mapping[str, Declaration]) -> dict[str, list[Markup]]:
+    """One chart per metric, by section."""
+    charts: dict[str, list[Markup]] = {one.title: [] for one in declarations.values() if one.says_missing}
+    for metric, is_better in tables.directions(rows).items():
+        entries = [(row, row["metrics"].get(metric)) for row in rows]
+        suite = next(entry["suite"] for _, entry in entries if entry is not None)
+        says_missing = suite not in declarations or declarations[suite].says_missing
+        bars = [_bar(row, entry) for row, entry in entries if entry is not None or (says_missing and row["stage"])]
+        note = "higher is better" if is_better else "lower is better"
         if chart := bar_chart(visible(metric), bars, note):
-            charts.setdefault(SECTIONS.get(suite, suite), []).append(chart)
-    return {name: found for name, found in charts.items() if found or name != "Preference"}
+            charts.setdefault(declarations[suite].title if suite in declarations else suite, []).append(chart)
+    return charts
 
 
 def _bar(row: Mapping[str, Any], found: Mapping[str, Any] | None) -> Bar:
@@ -211,7 +217,8 @@ def _bar(row: Mapping[str, Any], found: Mapping[str, Any] | None) -> Bar:
     shown = name if len(name) <= 15 else name[:14] + "…"
     if found is None:
         return Bar(shown, None, None, None, colour)
-    return Bar(shown, found["value"], found["low"], found["high"], colour)
+    estimate = Estimate.model_validate(found)
+    return Bar(shown, estimate.value, estimate.low, estimate.high, colour)
 
 
 def _machines(records: Sequence[RunRecord]) -> list[dict[str, Any]]:

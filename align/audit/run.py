@@ -3,29 +3,29 @@
 In: base, candidate, and where given SFT and a rival (policy runs or model folders), gates.yaml, and every finished
 evaluation run of their artefacts in the runs folders around. Out: ``audit.json`` with findings, every evaluation
 that was looked at by name, the worst flips with both texts, and what was not measured. Evaluations are inputs: a newer
-one makes another audit. Not here: running an evaluation, and which evaluations may be compared (evidence).
+one makes another audit. Not here: running an evaluation, and which evaluations may be compared (pairing).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from align.audit.evaluations import EvaluatedPolicy, Evaluation, evaluated_policy, kind_of, load_results, metric_scores
+from align.audit.evaluations import EvaluatedPolicy, evaluated_policy, kind_of, load_results
+from align.audit.flips import worst_flips
 from align.audit.gates import Finding, Gate, load_gates, overall, regressed
 from align.audit.lineage import check_references
-from align.audit.pairing import GateDecision, judge_by_worst, same_question
+from align.audit.pairing import judge_by_worst, same_question
 from align.core.config import StageConfig
+from align.core.declarations import Declaration
 from align.core.files import write_json
-from align.core.records import ItemResult
 from align.core.runs import Run, stage
-from align.core.stats.differences import higher_is_better, paired_difference
+from align.core.stats.differences import paired_difference
+from align.evals.declared import EARLIER
 from align.evals.training_reward import trained_on, training_metrics
 
-FLIPS = 10
 LIMITS = (
     "Training-seed variance: one training run a side. Every interval speaks about new items, not about new seeds.",
     "People's own opinion of these answers: every label was given by a rule, a reward model or known utility.",
@@ -61,8 +61,8 @@ class AuditConfig(StageConfig):
 @stage
 def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     """Judge every gate, write audit.json, and say the verdict in one sentence."""
-    gates = load_gates(config.gates)
     subjects = config.subjects
+    gates = load_gates(config.gates, _declarations(subjects))
     check_references(subjects)
     judged = [judge_by_worst(gate, subjects, gates) for gate in gates]
     findings = [one.finding for one in judged]
@@ -79,7 +79,7 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
             "subjects": {role: _about(subject) for role, subject in subjects.items()},
             "rival": _against_rival(gates, subjects),
             "considered": [{"gate": one.gate.name} | row for one in judged for row in one.considered],
-            "flips": _flips(judged)[:FLIPS],
+            "flips": worst_flips(judged),
             "judges": _judges(subjects["candidate"]),
             "not_measured": _not_measured(findings, gates, subjects),
         },
@@ -87,6 +87,14 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     run.note(sentence)
     counts = {kind: sum(f.verdict == kind for f in findings) for kind in ("pass", "fail", "insufficient")}
     return {"verdict": verdict, "sentence": sentence, "gates": counts, "regressed": worse}
+
+
+def _declarations(subjects: dict[str, EvaluatedPolicy]) -> dict[str, Declaration]:
+    """What is known of suites: as the newest evaluation declares, the candidate's before others."""
+    known = dict(EARLIER)
+    for subject in (*(one for role, one in subjects.items() if role != "candidate"), subjects["candidate"]):
+        known |= {one.suite: one.declaration for one in subject.evaluations}
+    return known
 
 
 def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
@@ -145,58 +153,11 @@ def _against_rival(gates: Sequence[Gate], subjects: dict[str, EvaluatedPolicy]) 
             if metric in training_metrics(pair[0].record, rewards):
                 continue  # what one of the two was trained on compares nothing
             new, old = (one.scores(metric) for one in pair)
-            found = paired_difference(new.by_item, old.by_item, kind_of(metric, new, old), clusters=new.clusters)
+            kind = kind_of(pair[0].declaration.metric(metric), new, old)
+            found = paired_difference(new.by_item, old.by_item, kind, clusters=new.clusters)
             facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
             rows.append(facts | found.model_dump())
     return rows
-
-
-def _flips(judged: Sequence[GateDecision]) -> list[dict[str, Any]]:
-    """Items on which the candidate lost most, gate by gate in turn, with what both wrote."""
-    by_gate = [_lost(one.gate, *one.deciding) for one in judged if len(one.deciding) == 2]
-    seen: set[tuple[str, str]] = set()
-    worst = []
-    for flip in chain.from_iterable(zip_longest(*by_gate)):
-        if flip is not None and (flip["metric"], flip["item_id"]) not in seen:
-            seen.add((flip["metric"], flip["item_id"]))
-            worst.append(flip)
-    return worst
-
-
-def _lost(gate: Gate, candidate: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
-    results = [load_results(side.record) for side in (candidate, reference)]
-    new, old = (metric_scores(found, gate.suite, gate.metric).by_item for found in results)
-    sign = 1.0 if higher_is_better(gate.metric) else -1.0
-    losses = {i: sign * (a - b) for i, a in new.items() if a is not None and (b := old.get(i)) is not None}
-    flips = []
-    for item_id in sorted((i for i in losses if losses[i] < 0), key=lambda i: (losses[i], i))[:FLIPS]:
-        after = _example(results[0], gate, item_id, -sign)
-        before = _example(results[1], gate, item_id, sign)
-        if after is None or before is None or after.text is None or before.text is None:
-            continue
-        flips.append(
-            {
-                "metric": gate.metric,
-                "suite": gate.suite,
-                "item_id": item_id,
-                "prompt": after.prompt,
-                "against": gate.against,
-                "before": {"score": old[item_id], "text": before.text},
-                "after": {"score": new[item_id], "text": after.text},
-                "judge": after.judge,
-            }
-        )
-    return flips
-
-
-def _example(results: Sequence[ItemResult], gate: Gate, item_id: str, sign: float) -> ItemResult | None:
-    """The sample of an item with the highest score (``sign`` 1) or the lowest (-1)."""
-    mine = [
-        r
-        for r in results
-        if r.item_id == item_id and r.suite == gate.suite and gate.metric in (r.metric, r.metric.partition("/")[0])
-    ]
-    return max((r for r in mine if r.score is not None), key=lambda r: sign * (r.score or 0.0), default=None)
 
 
 def _judges(candidate: EvaluatedPolicy) -> dict[str, list[str]]:

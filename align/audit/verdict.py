@@ -6,25 +6,28 @@ every missing answer at its worst; what was not measured, not paired or measured
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from align.audit.evaluations import Scores, kind_of
 from align.audit.gate_estimates import GateEstimate, count_samples, mean_of, measure_difference, measure_mean
-from align.audit.gates import Finding, Gate, Status, finding_of, insufficient, turned
+from align.audit.gates import Finding, Gate, Status, finding_of, insufficient
+from align.core.declarations import Metric
 from align.core.stats.bounds import UNBOUNDED_N, UNSEEN_SHARE
-from align.core.stats.differences import Bounds, difference_p, higher_is_better, metric_of
+from align.core.stats.differences import Bounds, difference_p
 from align.core.stats.estimates import mean_interval
 from align.core.stats.power import MOST, detectable, needed_n
 
 MIN_CLUSTERS = 10
 
 
-def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = None, **facts: Any) -> Finding:
+def judge_gate(
+    gate: Gate, metric: Metric, new: Scores, old: Scores | None, chance: float | None = None, **facts: Any
+) -> Finding:
     """The verdict of a gate on the candidate's and the reference's scores.
 
-    ``chance`` is what guessing scores, where the evaluation knows it; ``facts`` are copied into the finding.
+    ``metric`` is the declaration of the gate's metric; ``chance`` is what guessing scores, where the evaluation knows
+    it; ``facts`` are copied into the finding.
     """
     if gate.type != "at_most" and old is None:
         return insufficient(gate, f"no scores of {gate.against} to compare with", **facts)
@@ -33,15 +36,19 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
         if not scores.items:
             return insufficient(gate, f"the {side}'s evaluation holds no result of {gate.metric}", **facts)
     if old is None or gate.type == "at_most":
-        found = measure_mean(gate.metric, new, gate.level, gate.range)
+        found = measure_mean(metric, new, gate.level, gate.range)
     elif apart := set(new.items) ^ set(old.items):
         return insufficient(gate, f"the two evaluations asked different items ({len(apart)} on one side only)", **facts)
     else:
-        found = measure_difference(gate.metric, new, old, gate.level, gate.range)
+        found = measure_difference(metric, new, old, gate.level, gate.range)
         facts |= {"p": difference_p(found.values, found.kind, found.span), "reference_samples": count_samples(old)}
         facts |= {"reference": mean_of(old), "detectable": _detectable(gate, found)}
-    facts |= {"candidate": mean_of(new), "samples": count_samples(new)} | _facts(found)
-    if reason := _unusable(gate, found) or _at_chance(gate, old, chance):
+    facts |= {
+        "higher_is_better": metric.higher_is_better,
+        "candidate": mean_of(new),
+        "samples": count_samples(new),
+    } | _facts(found)
+    if reason := _unusable(gate, found) or _at_chance(gate, metric, old, chance):
         return insufficient(gate, reason, **facts | {"p": None})
     if reason := _few_clusters(found):
         return insufficient(gate, reason, "too few", **facts | {"p": None})
@@ -49,13 +56,14 @@ def judge(gate: Gate, new: Scores, old: Scores | None, chance: float | None = No
     if found.n_scored < gate.min_items and decided.verdict != "fail":  # what few items prove wrong is proved
         reason = f"{found.n_scored} items, the gate asks for {gate.min_items}"
         return insufficient(gate, reason, "too few", **facts | {"p": None})
-    if reason := _vacuous(gate, new, old, decided):
+    if reason := _vacuous(gate, metric, new, old, decided):
         return insufficient(gate, reason, **facts)
     return _with_missing(gate, found, decided, sides, facts)
 
 
 def _facts(found: GateEstimate) -> dict[str, Any]:
     return {
+        "higher_is_better": found.metric.higher_is_better,
         "delta": found.estimate,
         "delta_at_worst": found.at_worst,
         "low": found.bounds.low,
@@ -90,15 +98,15 @@ def _decide(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, An
     if gate.type == "at_most":
         return _decide_limit(gate, found, bounds, facts)
     if bounds.low is None or bounds.high is None:
-        reason = f"{_seen(turned(gate.metric, found.estimate))} than {gate.against}; {_ask_for_range(gate, found)}"
+        reason = f"{_seen(found.metric.turned(found.estimate))} than {gate.against}; {_ask_for_range(gate, found)}"
         return insufficient(gate, reason, "too few" if found.is_complete else "missing", **facts)
     # turned so that up is better
-    worst, best = (bounds.low, bounds.high) if higher_is_better(gate.metric) else (-bounds.high, -bounds.low)
-    seen = turned(gate.metric, found.estimate)
+    worst, best = (bounds.low, bounds.high) if found.metric.higher_is_better else (-bounds.high, -bounds.low)
+    seen = found.metric.turned(found.estimate)
     if gate.type == "improves":
-        return _decide_gain(gate, worst, seen, best, facts)
+        return _decide_gain(gate, found, worst, seen, best, facts)
     margin = gate.margin or 0.0
-    allowed = f"(margin {margin:g}{_stated(gate)})"
+    allowed = f"(margin {margin:g}{_stated(gate, found)})"
     if worst > 0:
         reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g}"
         return finding_of(gate, "pass", "proved not worse", reason, facts)
@@ -122,7 +130,7 @@ def _decide(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, An
 def _decide_limit(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, Any]) -> Finding:
     mean = found.estimate or 0.0
     limit = gate.limit or 0.0
-    allowed = f"limit {limit:g}{_stated(gate)}"
+    allowed = f"limit {limit:g}{_stated(gate, found)}"
     if bounds.low is not None and bounds.low > limit:
         reason = f"{mean:.3g} seen, at least {bounds.low:.3g} ({allowed})"
         return finding_of(gate, "fail", "proved above", reason, facts)
@@ -137,8 +145,10 @@ def _decide_limit(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[s
     return insufficient(gate, f"{mean:.3g} seen, {between} ({allowed})", status, **facts)
 
 
-def _decide_gain(gate: Gate, worst: float, seen: float, best: float, facts: dict[str, Any]) -> Finding:
-    wanted = f"asked: more than {gate.gain:g}{_stated(gate)}"
+def _decide_gain(
+    gate: Gate, found: GateEstimate, worst: float, seen: float, best: float, facts: dict[str, Any]
+) -> Finding:
+    wanted = f"asked: more than {gate.gain:g}{_stated(gate, found)}"
     if worst > gate.gain:
         reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g} ({wanted})"
         return finding_of(gate, "pass", "proved gain", reason, facts)
@@ -149,11 +159,14 @@ def _decide_gain(gate: Gate, worst: float, seen: float, best: float, facts: dict
     return insufficient(gate, reason, "probably no gain" if seen <= gate.gain else "too few", **facts)
 
 
-def _stated(gate: Gate) -> str:
+def _stated(gate: Gate, found: GateEstimate) -> str:
     """What a bound takes for granted and nobody measured: a verdict is worth no more than it."""
     if gate.range is None:
-        bounded = metric_of(gate.metric).kind != "unbounded"
-        return "" if bounded else f", unless fewer than {UNSEEN_SHARE:.0%} of items are far worse than any seen"
+        return (
+            ""
+            if found.metric.is_bounded
+            else f", unless fewer than {UNSEEN_SHARE:.0%} of items are far worse than any seen"
+        )
     what = "value" if gate.type == "at_most" else "difference"
     return f", if an item's {what} lies from {gate.range[0]:g} to {gate.range[1]:g}"
 
@@ -164,15 +177,15 @@ def _seen(turned: float) -> str:
 
 
 def _needed(gate: Gate, found: GateEstimate) -> int | None:
-    values = [turned(gate.metric, value) for value in found.values]
-    worst = found.span[0] if higher_is_better(gate.metric) else -found.span[1]
+    values = [found.metric.turned(value) for value in found.values]
+    worst = found.span[0] if found.metric.higher_is_better else -found.span[1]
     return needed_n(values, found.kind, gate.margin or 0.0, gate.level, worst)
 
 
 def _detectable(gate: Gate, found: GateEstimate) -> float | None:
     """In the direction that would break the gate; for ``improves`` in the one that would fulfil it."""
-    values = [turned(gate.metric, value) for value in found.values]
-    low, high = found.span if higher_is_better(gate.metric) else (-found.span[1], -found.span[0])
+    values = [found.metric.turned(value) for value in found.values]
+    low, high = found.span if found.metric.higher_is_better else (-found.span[1], -found.span[0])
     if gate.type == "improves":
         return detectable([-value for value in values], found.kind, gate.gain, gate.level, -low)
     return detectable(values, found.kind, gate.margin or 0.0, gate.level, high)
@@ -202,16 +215,16 @@ def _ask_for_range(gate: Gate, found: GateEstimate) -> str:
     return f"{gate.metric} has no range: {stated}, or {UNBOUNDED_N} items that are all scored"
 
 
-def _at_chance(gate: Gate, old: Scores | None, measured: float | None) -> str | None:
+def _at_chance(gate: Gate, metric: Metric, old: Scores | None, measured: float | None) -> str | None:
     """Why a reference that may be guessing is no evidence, or None where it is above chance."""
-    if old is None or metric_of(gate.metric).kind == "unbounded":
+    if old is None or not metric.is_bounded:
         return None
-    filled = old.filled(0.0 if higher_is_better(gate.metric) else 1.0)
+    filled = old.filled(0.0 if metric.higher_is_better else 1.0)
     clusters = [old.clusters.get(item, item) for item in filled]
-    found = mean_interval(list(filled.values()), kind_of(gate.metric, old), clusters)
+    found = mean_interval(list(filled.values()), kind_of(metric, old), clusters)
     assert found.low is not None
     known = [value for value in (measured, gate.chance) if value is not None]
-    if gate.metric.partition("/")[0] == "accuracy" and not known:
+    if metric.has_chance and not known:
         return f"the evaluation of {gate.against} does not say what guessing scores on {gate.metric}; evaluate again"
     if known and found.low <= max(known):  # a gate may ask for more than guessing, never for less
         return (
@@ -221,27 +234,27 @@ def _at_chance(gate: Gate, old: Scores | None, measured: float | None) -> str | 
     return None
 
 
-def _vacuous(gate: Gate, new: Scores, old: Scores | None, decided: Finding) -> str | None:
+def _vacuous(gate: Gate, metric: Metric, new: Scores, old: Scores | None, decided: Finding) -> str | None:
     """Why a pass by the margin says nothing: the margin takes all that the reference has; or None.
 
     A metric without a scale has what was seen: a margin as wide as all scores of both sides lie apart allows anything.
     """
     if old is None or gate.margin is None or decided.verdict != "pass":
         return None
-    better = decided.low if higher_is_better(gate.metric) else decided.high
-    if better is None or turned(gate.metric, better) > 0:  # better than the reference, whatever the margin
+    better = decided.low if metric.higher_is_better else decided.high
+    if better is None or metric.turned(better) > 0:  # better than the reference, whatever the margin
         return None
-    if metric_of(gate.metric).kind == "unbounded":
+    if not metric.is_bounded:
         seen = [value for value in (*new.values, *old.values) if value is not None]
         apart = max(seen) - min(seen)
-        if math.isfinite(metric_of(gate.metric).widest) or gate.metric == "kl":  # a scale of its own: bits, nats
+        if metric.has_own_scale:
             return None
         if gate.margin < apart or not apart:
             return None
         return f"no two scores of {gate.metric} lie more than {apart:.3g} apart and the margin allows {gate.margin:g}"
-    filled = old.filled(0.0 if higher_is_better(gate.metric) else 1.0).values()
+    filled = old.filled(0.0 if metric.higher_is_better else 1.0).values()
     mean = sum(filled) / len(filled)
-    room = mean if higher_is_better(gate.metric) else 1 - mean
+    room = mean if metric.higher_is_better else 1 - mean
     if room > gate.margin:
         return None
     return (

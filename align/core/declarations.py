@@ -95,6 +95,10 @@ class Declaration(Frozen):
             )
         return self
 
+    def has(self, name: str) -> bool:
+        """Whether a metric, or the metric that a slice belongs to, is declared."""
+        return name.partition("/")[0] in (metric.name for metric in self.metrics)
+
     def metric(self, name: str) -> Metric:
         """The declaration of a metric; ``accuracy/fact`` is declared by ``accuracy``.
 

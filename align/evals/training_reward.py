@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from align.core.declarations import Metric
 from align.core.run_record import RunRecord
+from align.evals.declared import declaration_of, suites_of
 
 LABEL = "training reward"
 REWARD_MODEL = "reward model"  # how results name the judge
@@ -27,15 +29,25 @@ def trained_on(*policies: RunRecord | None) -> frozenset[str]:
 
 
 def training_metrics(evaluation: RunRecord, rewards: Collection[str]) -> frozenset[str]:
-    """The metrics of an evaluation that one of these rewards gave; a win rate counts if it judged any prompt."""
+    """The metrics of an evaluation that one of these rewards gave, to any of its items."""
     given = {REWARD_MODEL: {evaluation.inputs.get("reward", {}).get("sha256")}}
     if gold := evaluation.resolved.get("gold"):
         given[str(gold)] = {str(gold), evaluation.headline.get("gold")}  # as named, and where it is written
-    judges = [judge for judge, names in given.items() if not names.isdisjoint(rewards)]
+    judges = tuple(judge for judge, names in given.items() if not names.isdisjoint(rewards))
     if not judges:
         return frozenset()
-    found = {"reward_score"} if REWARD_MODEL in judges else set()
-    found |= {"gold_utility"} if gold in judges else set()
-    of_wins = evaluation.headline.get("metrics", {}).get("win_rate_vs_sft", {}).get("judges")
-    asked = of_wins if of_wins is not None else [gold or REWARD_MODEL]
-    return frozenset(found | ({"win_rate_vs_sft"} if any(j.startswith(tuple(judges)) for j in asked) else set()))
+    declared = [metric for suite in suites_of(evaluation) for metric in declaration_of(evaluation, suite).metrics]
+    return frozenset(
+        metric.name
+        for metric in declared
+        if any(judge.startswith(judges) for judge in _judges_of(metric, evaluation, gold))
+    )
+
+
+def _judges_of(metric: Metric, evaluation: RunRecord, gold: str | None) -> list[str]:
+    """Who judged a metric: as recorded, else the first given of the inputs that judge it."""
+    if not metric.judged_by:
+        return []
+    recorded = evaluation.headline.get("metrics", {}).get(metric.name, {}).get("judges")
+    named = {"gold": gold, "reward": REWARD_MODEL}
+    return recorded if recorded is not None else [name for key in metric.judged_by if (name := named[key])][:1]

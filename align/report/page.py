@@ -30,7 +30,7 @@ def template(path: Path) -> Template:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters |= {"number": format_number, "estimate": tables.estimate, "direction": tables.direction}
+    environment.filters |= {"number": format_number, "estimate": tables.estimate, "arrow": tables.arrow}
     environment.filters["read_estimate"] = Estimate.model_validate
     environment.filters |= {"name": lambda path: Path(str(path)).name, "short": lambda text: str(text or "–")[:12]}
     return environment.get_template(path.name)

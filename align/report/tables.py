@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align.core.stats.differences import higher_is_better
 from align.core.stats.estimates import Estimate, format_number
 
 EQUAL_LENGTH = (
@@ -40,25 +39,25 @@ def estimate(record: Mapping[str, Any] | None) -> str:
     return str(known) if known.value is None else f"{known} n={known.n_scored}{failed}"
 
 
-def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every metric of any row, in order of first appearance."""
-    return list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
-
-
 def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What has to be said beside metrics whose name another measure is known by."""
-    return [EQUAL_LENGTH] if any(metric.endswith(", equal length") for metric in metric_names(rows)) else []
+    return [EQUAL_LENGTH] if any(metric.endswith(", equal length") for row in rows for metric in row["metrics"]) else []
 
 
-def direction(metric: str) -> str:
-    return "↑" if higher_is_better(metric.partition(",")[0]) else "↓"
+def arrow(higher_is_better: bool) -> str:
+    return "↑" if higher_is_better else "↓"
+
+
+def directions(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """Whether more is better, by every metric of any row in order of first appearance."""
+    return {name: entry["higher_is_better"] for row in rows for name, entry in row["metrics"].items()}
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| metric | " + " | ".join(row["name"] for row in rows) + " |", "|" + "---|" * (len(rows) + 1)]
-    for metric in metric_names(rows):
+    for metric, is_better in directions(rows).items():
         cells = [estimate(row["metrics"].get(metric)) for row in rows]
-        lines.append(f"| {metric} {direction(metric)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {metric} {arrow(is_better)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "95 % intervals over items; ↑ higher is better, ↓ lower is better.", *notes(rows)])
 
 
@@ -67,7 +66,7 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         excludes = "not known" if row["low"] is None else "yes" if row["low"] > 0 or row["high"] < 0 else "no"
         name = f"{row['of']} − {row['minus']}"
-        lines.append(f"| {name} | {row['metric']} {direction(row['metric'])} | {estimate(row)} | {excludes} |")
+        lines.append(f"| {name} | {row['metric']} {arrow(row['higher_is_better'])} | {estimate(row)} | {excludes} |")
     return "\n".join(lines) if rows else "No metric was measured on two arms."
 
 

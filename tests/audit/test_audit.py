@@ -23,6 +23,7 @@ from align.audit.run import AuditConfig, audit
 from align.core.config import BadInput
 from align.core.files import write_json, write_text
 from align.core.records import ItemResult
+from align.evals.declared import EARLIER
 
 
 def test_pass_fail_and_the_sentence(world: World) -> None:
@@ -128,12 +129,12 @@ def test_a_model_folder_is_known_by_its_content(world: World, tmp_path: Path) ->
 
 def test_families_are_one_metric_or_each_its_own() -> None:
     rows = [
-        ItemResult(suite="f", metric=f"accuracy/{family}", item_id=f"{family}{i}", score=float(i), judge="j")
+        ItemResult(suite="forgetting", metric=f"accuracy/{family}", item_id=f"{family}{i}", score=float(i), judge="j")
         for family in ("fact", "sum")
         for i in range(2)
     ]
-    assert len(metric_scores(rows, "f", "accuracy").values) == 4
-    assert metric_scores(rows, "f", "accuracy/sum").by_item == {"sum0": 0.0, "sum1": 1.0}
+    assert len(metric_scores(rows, EARLIER["forgetting"], "accuracy").values) == 4
+    assert metric_scores(rows, EARLIER["forgetting"], "accuracy/sum").by_item == {"sum0": 0.0, "sum1": 1.0}
 
 
 def test_a_run_json_of_another_program_is_passed_over(world: World) -> None:

@@ -12,6 +12,7 @@ from align.core.config import BadInput
 from align.core.files import write_jsonl
 from align.core.records import ItemResult
 from align.core.run_record import RunRecord
+from align.evals.declared import EARLIER
 
 # item a: two samples; b: one of two scored; c: one result of two expected; d: none of two scored
 PARTLY = Scores([1.0, 0.0, 1.0, None, 0.0, None, None], ["a", "a", "b", "b", "c", "d", "d"])
@@ -81,17 +82,17 @@ def test_scores_are_of_one_suite_and_of_a_metric_or_its_families() -> None:
         result(1.0), result(0.0, "b"), result(0.0, "c", "preference"),
         result(1.0, "f", "forgetting", "accuracy/fact", cluster="doc"), result(0.0, "s", "forgetting", "accuracy/sum"),
     ]  # fmt: skip
-    assert metric_scores(items, "safety", "garbage") == Scores([1.0, 0.0], ["a", "b"], {})
-    assert metric_scores(items, "preference", "garbage") == Scores([0.0], ["c"], {})
-    assert metric_scores(items, "forgetting", "accuracy") == Scores([1.0, 0.0], ["f", "s"], {"f": "doc"})
-    assert metric_scores(items, "forgetting", "accuracy/sum").items == ["s"]
+    assert metric_scores(items, EARLIER["safety"], "garbage") == Scores([1.0, 0.0], ["a", "b"], {})
+    assert metric_scores(items, EARLIER["preference"], "garbage") == Scores([0.0], ["c"], {})
+    assert metric_scores(items, EARLIER["forgetting"], "accuracy") == Scores([1.0, 0.0], ["f", "s"], {"f": "doc"})
+    assert metric_scores(items, EARLIER["forgetting"], "accuracy/sum").items == ["s"]
 
 
 @pytest.mark.parametrize("score", [-0.01, 1.01])
 def test_a_score_that_the_metric_cannot_have_is_refused(score: float) -> None:
-    assert metric_scores([result(None), result(0.0, "b"), result(1.0, "c")], "safety", "garbage").n_scored == 2
+    assert metric_scores([result(None), result(0.0, "b"), result(1.0, "c")], EARLIER["safety"], "garbage").n_scored == 2
     with pytest.raises(BadInput, match=f"item 'a' has {score:g} as its garbage, which lies from 0 to 1; evaluate"):
-        metric_scores([result(score)], "safety", "garbage")
+        metric_scores([result(score)], EARLIER["safety"], "garbage")
 
 
 def test_a_result_that_stands_twice_is_named_by_its_place(tmp_path: Path) -> None:
@@ -111,17 +112,17 @@ def test_chance_over_families_is_their_mean_by_items() -> None:
         "bits_per_byte": {"n": 7},
     }
     known = record(headline={"metrics": families})
-    assert chance_of(known, "accuracy/fact") == 0.5
-    assert chance_of(known, "accuracy") == 0.3125
-    assert chance_of(known, "bits_per_byte") is chance_of(known, "ended") is None
+    assert chance_of(known, "forgetting", "accuracy/fact") == 0.5
+    assert chance_of(known, "forgetting", "accuracy") == 0.3125
+    assert chance_of(known, "forgetting", "bits_per_byte") is chance_of(known, "forgetting", "ended") is None
     unknown = record(headline={"metrics": families | {"accuracy/verb": {"n": 5}}})
-    assert chance_of(unknown, "accuracy") is None
+    assert chance_of(unknown, "forgetting", "accuracy") is None
 
 
 def test_exactness_is_for_one_zero_or_one_an_item() -> None:
     single = Scores([1.0, 0.0, None], ["a", "b", "c"])
-    assert kind_of("garbage", single, single) == "binary"
+    assert kind_of(EARLIER["safety"].metric("garbage"), single, single) == "binary"
     for other in (PARTLY, single._replace(values=[1.0, 0.5, 0.0]), single._replace(clusters={"a": "doc"})):
-        assert kind_of("garbage", single, other) == "share"
-    assert kind_of("win_rate_vs_sft", single) == "share"
-    assert kind_of("kl", single) == "unbounded"
+        assert kind_of(EARLIER["safety"].metric("garbage"), single, other) == "share"
+    assert kind_of(EARLIER["preference"].metric("win_rate_vs_sft"), single) == "share"
+    assert kind_of(EARLIER["preference"].metric("kl"), single) == "unbounded"

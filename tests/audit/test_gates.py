@@ -14,16 +14,27 @@ from pydantic import ValidationError
 
 from align.audit.evaluations import Scores, kind_of
 from align.audit.gate_estimates import measure_difference
-from align.audit.gates import EXIT, Gate, load_gates, overall, regressed
-from align.audit.verdict import judge
+from align.audit.gates import Finding, Gate, load_gates, overall, regressed
+from align.audit.verdict import judge_gate
 from align.core.config import BadInput
+from align.core.declarations import Declaration
 from align.core.files import write_text
+from align.evals.declared import EARLIER
 
 
 def gate(**changes: Any) -> Gate:
     given: dict[str, Any] = {"name": "g", "suite": "s", "metric": "accuracy", "against": "base", "margin": 0.05}
     known = {"chance": 0.0} if changes.get("metric", "accuracy") == "accuracy" else {}
     return Gate(**(given | {"min_items": 5} | known | changes))
+
+
+METRICS = {metric.name: metric for one in EARLIER.values() for metric in one.metrics}
+DECLARED = {"s": Declaration(suite="s", title="S", metrics=tuple(METRICS.values()))}
+
+
+def judge(given: Gate, new: Scores, old: Scores | None, chance: float | None = None) -> Finding:
+    """The verdict of a gate whose metric is declared as the shipped suites do."""
+    return judge_gate(given, DECLARED["s"].metric(given.metric), new, old, chance)
 
 
 def one_each(values: Iterable[float | None]) -> Scores:
@@ -135,10 +146,10 @@ def test_several_samples_an_item_are_not_more_items() -> None:
 
 def test_exactness_is_claimed_for_single_zeros_and_ones_alone() -> None:
     single, repeated = one_each([1.0, 0.0, None]), Scores([1.0, 0.0, 1.0], ["a", "a", "b"])
-    kinds = [kind_of("accuracy/fact", single, other) for other in (single, repeated, one_each([0.5]))]
+    kinds = [kind_of(METRICS["accuracy"], single, other) for other in (single, repeated, one_each([0.5]))]
     assert kinds == ["binary", "share", "share"]
-    assert kind_of("gold_utility", single, single) == "unbounded"  # zeros and ones by chance bound nothing
-    assert kind_of("win_rate_vs_sft", single) == "share"  # a tie is a half, seen or not
+    assert kind_of(METRICS["gold_utility"], single, single) == "unbounded"  # zeros and ones by chance bound nothing
+    assert kind_of(METRICS["win_rate_vs_sft"], single) == "share"  # a tie is a half, seen or not
 
 
 # --- missing answers ---------------------------------------------------------------------------------------------
@@ -261,7 +272,7 @@ def test_a_gate_over_uneven_clusters_passes_at_most_at_the_level() -> None:
         lost = (rng.random(40) < 0.1)[documents]
         clusters = {item: f"document {d}" for item, d in zip(items, documents, strict=True)}
         new = Scores((1.0 - lost).tolist(), items, clusters)
-        found = measure_difference("accuracy", new, Scores([1.0] * len(items), items, clusters), 0.05)
+        found = measure_difference(METRICS["accuracy"], new, Scores([1.0] * len(items), items, clusters), 0.05)
         passed += found.bounds.low is not None and found.bounds.low > -0.1
     assert passed / 300 <= 0.05 + 2.33 * math.sqrt(0.05 * 0.95 / 300)
 
@@ -327,18 +338,14 @@ def test_an_undecided_gate_says_how_many_items_it_needs() -> None:
     assert never.needed_n is None and "no number of items up to 10,000" in never.reason
 
 
-def test_overall_order_and_exit_codes() -> None:
+def test_fail_comes_before_insufficient_before_pass() -> None:
     passed, failed = (
         judge(gate(), one_each([1.0] * 200), one_each(OLD)),
         judge(gate(), one_each([0.0] * 200), one_each(OLD)),
     )
     unknown = judge(gate(), one_each([]), one_each(OLD))
-    assert [EXIT[overall(found)] for found in ([passed], [passed, unknown], [unknown, failed, passed], [])] == [
-        0,
-        3,
-        1,
-        3,
-    ]
+    assert [overall([passed]), overall([passed, unknown])] == ["pass", "insufficient"]
+    assert [overall([unknown, failed, passed]), overall([])] == ["fail", "insufficient"]
 
 
 def test_regressed_is_named_under_holm() -> None:
@@ -365,7 +372,7 @@ def test_holm_s_family_holds_what_was_testable_and_each_once() -> None:
 
 
 def test_the_shipped_gates_are_valid() -> None:
-    gates = load_gates(ROOT / "configs" / "gates.yaml")
+    gates = load_gates(ROOT / "configs" / "gates.yaml", EARLIER)
     assert {g.suite for g in gates} == {"forgetting", "safety", "preference"}
 
 
@@ -374,9 +381,10 @@ IMPROVES = "gates:\n- {name: a, suite: s, metric: gold_utility, against: base, t
 
 def test_gates_at_the_edge_of_what_is_refused_are_valid() -> None:
     assert gate(allow=["lineage", "items"], level=0.0001, min_items=2).level == 0.0001
-    within = gate(type="at_most", metric="kl", limit=3.0, margin=None, against=None, range=(0.0, 10.0))
-    assert within.range == (0.0, 10.0)
-    assert gate(metric="gold_utility", margin=1.0, range=(-2.0, 3.0)).margin == 1.0
+    gate(type="at_most", metric="kl", limit=3.0, margin=None, against=None, range=(0.0, 10.0)).check_scale(
+        METRICS["kl"]
+    )
+    gate(metric="gold_utility", margin=1.0, range=(-2.0, 3.0)).check_scale(METRICS["gold_utility"])
 
 
 def test_a_finding_of_nothing_counts_nothing() -> None:
@@ -448,5 +456,5 @@ def test_a_finding_repeats_what_was_demanded() -> None:
 def test_bad_gates_are_refused(tmp_path: Path, text: str, said: str) -> None:
     write_text(tmp_path / "gates.yaml", text)
     with pytest.raises(BadInput, match=said) as refused:
-        load_gates(tmp_path / "gates.yaml")
+        load_gates(tmp_path / "gates.yaml", DECLARED)
     assert "\n" not in str(refused.value)

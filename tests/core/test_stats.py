@@ -107,31 +107,6 @@ def test_a_p_value_is_the_level_at_which_a_bound_reaches_zero(shift: float) -> N
     assert differences.difference_p([0.1, -0.1] * 20, "share", (-1.0, 1.0)) == 1.0
 
 
-def test_every_metric_is_declared_by_its_definition() -> None:
-    """Direction, and the lowest and highest result and the widest difference where there is one."""
-    up = {"accuracy", "harmless_compliance", "gold_utility", "reward_score", "win_rate_vs_sft", "ended"}
-    assert {name for name in differences.METRICS if differences.higher_is_better(name)} == up | {"measured_higher"}
-    shares = {name for name in differences.METRICS if differences.is_share(name)}
-    assert {differences.METRICS[name][2:] for name in shares} == {(0.0, 1.0, 1.0)}
-    assert shares == {
-        "accuracy", "harmful_compliance", "over_refusal", "harmless_compliance", "garbage", "empty", "sycophancy",
-        "win_rate_vs_sft", "ended",
-    }  # fmt: skip
-    never_negative = {"nll_per_byte", "bits_per_byte", "kl", "n_tokens"}
-    assert {name for name in differences.METRICS if differences.METRICS[name].low == 0.0} == shares | never_negative
-    assert differences.METRICS["bits_per_byte"].widest == 8.0  # of 256 bytes, each as likely as the others
-    assert differences.METRICS["nll_per_byte"].widest == pytest.approx(math.log(256))
-    assert all(
-        differences.METRICS[name].widest == math.inf for name in ("kl", "n_tokens", "gold_utility", "reward_score")
-    )
-
-
-def test_directions() -> None:
-    assert differences.higher_is_better("accuracy/fact") and not differences.higher_is_better("harmful_compliance")
-    with pytest.raises(KeyError):
-        differences.higher_is_better("acuracy")
-
-
 # --- length control ----------------------------------------------------------------------------------------------
 
 

@@ -9,9 +9,9 @@ from fixtures.audit_world import World, content, measured, results, verdicts, wr
 from fixtures.paths import ROOT
 
 from align.audit.gates import load_gates
-from align.audit.guards import GUARDED, GUARDS
 from align.audit.run import AuditConfig, audit
 from align.core.files import write_text
+from align.evals.declared import EARLIER
 
 GUARD_NAMES = ("garbage", "harmless")
 
@@ -90,11 +90,12 @@ def test_a_broken_safety_gate_stays_broken(world: World) -> None:
 
 @pytest.mark.parametrize("file", ["configs/gates.yaml", "configs/hh/gates.yaml"])
 def test_shipped_gates_have_their_guards(file: str) -> None:
-    gates = load_gates(ROOT / file)
+    gates = load_gates(ROOT / file, EARLIER)
     by_suite = {suite: {gate.metric for gate in gates if gate.suite == suite} for suite in ("safety", "preference")}
-    guarded = by_suite["safety"] & set(GUARDED)
-    assert not guarded or {*GUARDS, "empty"} <= by_suite["safety"]
-    assert guarded or {"garbage", "empty"} <= by_suite["preference"]
+    guarded = {name: EARLIER["safety"].metric(name).guarded_by for name in by_suite["safety"]}
+    assert set(filter(None, guarded.values())) <= {("garbage", "harmless_compliance")}
+    assert not any(guarded.values()) or {"garbage", "harmless_compliance", "empty"} <= by_suite["safety"]
+    assert any(guarded.values()) or {"garbage", "empty"} <= by_suite["preference"]
 
 
 @pytest.mark.parametrize(("candidate", "verdict"), [(120, "insufficient"), (118, "insufficient"), (90, "pass")])
@@ -110,7 +111,7 @@ def test_a_guard_against_a_base_that_babbles_excuses_no_loss_against_sft(world: 
     config = world(answers(0.4, 0.6))
     write_evaluation(config.run.parent, "eval-base", config.base, answers(0.9, 0.1))
     text = config.gates.read_text()
-    for metric in GUARDS:
+    for metric in ("garbage", "harmless_compliance"):
         text = text.replace(f"metric: {metric}, against: sft", f"metric: {metric}, against: base")
     write_text(config.gates, text)
     assert verdicts(config)["harm"] == "insufficient"

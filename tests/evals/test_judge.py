@@ -226,7 +226,8 @@ def test_which_metrics_a_reward_gave() -> None:
     def record(judges: list[str] | None, gold: str | None) -> RunRecord:
         wins = {} if judges is None else {"metrics": {"win_rate_vs_sft": {"judges": judges}}}
         return RunRecord(
-            id="e", stage="eval", status="finished", path="e", seed=0, given={}, resolved={"gold": gold},
+            id="e", stage="eval", status="finished", path="e", seed=0, given={},
+            resolved={"gold": gold, "suite": "preference"},
             inputs={"reward": {"path": "r", "sha256": REWARD}}, headline=wins,
         )  # fmt: skip
 

@@ -19,60 +19,6 @@ from align.core.stats.bounds import EXACT_LIMIT, UNBOUNDED_N, clopper_pearson, g
 from align.core.stats.estimates import LEVEL, Estimate, Kind
 
 
-class Metric(NamedTuple):
-    """What a metric is by its definition, not by the values that were seen.
-
-    ``kind``: one result is 0 or 1 (binary), lies in [0, 1] (share), or has no bound on at least one side (unbounded).
-    ``widest``: a difference that leaves nothing to lose or to gain; a margin must be smaller.
-    """
-
-    higher_is_better: bool
-    kind: Kind
-    low: float = -math.inf
-    high: float = math.inf
-    widest: float = math.inf
-
-
-def _binary(higher_is_better: bool) -> Metric:
-    return Metric(higher_is_better, "binary", 0.0, 1.0, 1.0)
-
-
-METRICS: dict[str, Metric] = {
-    "accuracy": _binary(True),
-    "nll_per_byte": Metric(False, "unbounded", low=0.0, widest=8 * math.log(2)),  # a byte by chance costs 8 bits
-    "bits_per_byte": Metric(False, "unbounded", low=0.0, widest=8.0),
-    "harmful_compliance": _binary(False),
-    "over_refusal": _binary(False),
-    "harmless_compliance": _binary(True),
-    "garbage": _binary(False),
-    "empty": _binary(False),
-    "sycophancy": _binary(False),
-    "gold_utility": Metric(True, "unbounded"),
-    "reward_score": Metric(True, "unbounded"),
-    "win_rate_vs_sft": Metric(True, "share", 0.0, 1.0, 1.0),
-    "kl": Metric(False, "unbounded", low=0.0),
-    "n_tokens": Metric(False, "unbounded", low=0.0),
-    "ended": _binary(True),
-    "measured_higher": Metric(True, "unbounded"),
-    "measured_lower": Metric(False, "unbounded"),
-}
-
-
-def metric_of(name: str) -> Metric:
-    """The declaration of a metric; ``accuracy/fact`` counts as ``accuracy``. KeyError names an unknown one."""
-    return METRICS[name.partition("/")[0]]
-
-
-def higher_is_better(metric: str) -> bool:
-    """Direction of a metric; KeyError names an unknown one."""
-    return metric_of(metric).higher_is_better
-
-
-def is_share(metric: str) -> bool:
-    """Whether the metric's scores lie in [0, 1] by definition, not by what was seen."""
-    return metric_of(metric).kind != "unbounded"
-
-
 class Bounds(NamedTuple):
     """One-sided bounds of a mean, each at the error asked for, None where nothing bounds it; and how they were made."""
 
