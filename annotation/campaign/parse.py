@@ -14,7 +14,7 @@ from annotation.campaign.calibration import CalibrationRound, calibration_result
 from annotation.campaign.guidelines import read_by
 from annotation.campaign.settings import Campaign
 from annotation.interface.config import shown_hash
-from annotation.interface.decode import Undecodable, Verdict, decode, judgment_of
+from annotation.interface.decode import ScreenJudgment, Undecodable, decode, judgment_of
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.store.ledger import Ledger, pseudonym, source_of
 from annotation.store.tables import Task
@@ -77,10 +77,10 @@ class AnnotationParser:
         if reason := self._unfit(own, email, annotation.completed_by):
             return _quarantine(reason)
         try:
-            verdict = decode(self.campaign.interface, annotation.result)
-            if verdict.is_skipped:
+            judged = decode(self.campaign.interface, annotation.result)
+            if judged.is_skipped:
                 return ParsedAnnotation(DECLINED)
-            judgment = self._judgment(own, annotation, verdict)
+            judgment = self._judgment(own, annotation, judged)
         except (Undecodable, ValueError) as error:
             return _quarantine(str(error).splitlines()[0])
         return ParsedAnnotation(JUDGMENT, judgment)
@@ -100,9 +100,9 @@ class AnnotationParser:
             return None
         return "by an annotator who has not passed the calibration round; once they have, 'pull --full' takes it in"
 
-    def _judgment(self, own: Task, annotation: Annotation, verdict: Verdict) -> Judgment:
+    def _judgment(self, own: Task, annotation: Annotation, judged: ScreenJudgment) -> Judgment:
         return judgment_of(
-            verdict,
+            judged,
             self.comparisons[own.comparison_id],
             own.shown,
             annotator=self.name(annotation.completed_by),

@@ -1,8 +1,9 @@
-"""What an annotator submitted, read strictly: a verdict, or the reason why it is none.
+"""Decode the result of an annotation: one person's judgment, by place on screen.
 
-In: the ``result`` list of an annotation, of which the server checks nothing. Out: a ``Verdict`` about responses by
-their place on screen (0 is the left or first one); which response of the comparison stood there is the caller's to
-know. Nothing is guessed or mended: what this interface cannot have produced is refused with a plain reason.
+In: the ``result`` list of an annotation, of which the server checks nothing. Out: a ``ScreenJudgment`` about responses
+by their place on screen (0 is the left or first one), and from it the judgment about canonical responses; the caller
+knows which response was shown where. Nothing is guessed or mended: what this interface cannot have produced is refused
+with a plain reason.
 """
 
 from __future__ import annotations
@@ -27,42 +28,33 @@ VALUE_KEYS = {"choices": "choices", "rating": "rating", "textarea": "text", "ran
 
 
 class Undecodable(Exception):
-    """Why a result is no verdict of this interface."""
+    """Why a result is no judgment by this interface."""
 
 
-class Verdict(NamedTuple):
-    """One person's answer, by place on screen.
+class ScreenJudgment(NamedTuple):
+    """One person's judgment, by place on screen.
 
     ``ranking`` holds tie groups, best first; it is empty exactly when the item was skipped as too disturbing.
-    ``strength`` is 0 (tie) to 3, of two responses only. ``ratings`` hold one value a place (None: not rated).
+    ``strength`` is 0 (tie) to 3, of two responses only. ``ratings`` hold one value per place (None: not rated).
     ``improved`` is what stands in place of the response at place ``improved_from``, or of all (None) after a tie.
     """
 
     ranking: list[list[int]]
-    strength: int | None
-    flags: list[str]
-    ratings: dict[str, list[int | None]]
-    rationale: str | None
-    improved: str | None
-    improved_from: int | None
-    label: str | None
+    strength: int | None = None
+    flags: tuple[str, ...] = ()
+    ratings: dict[str, list[int | None]] = {}
+    rationale: str | None = None
+    improved: str | None = None
+    improved_from: int | None = None
+    label: str | None = None
 
     @property
     def is_skipped(self) -> bool:
         return TOO_DISTURBING in self.flags
 
 
-class _Answer(NamedTuple):
-    """The answer to the question that must be answered."""
-
-    ranking: list[list[int]]
-    strength: int | None = None
-    label: str | None = None
-    flags: tuple[str, ...] = ()
-
-
-def decode(interface: Interface, result: Any) -> Verdict:
-    """Read a result list.
+def decode(interface: Interface, result: Any) -> ScreenJudgment:
+    """Decode a result list.
 
     An item skipped as too disturbing keeps its rationale; whatever else was filled in is no judgment and left out.
 
@@ -72,23 +64,20 @@ def decode(interface: Interface, result: Any) -> Verdict:
     values = _values(controls(interface), result)
     rationale = values.get("rationale")
     if "skip" in values or values.get("verdict") == [TOO_DISTURBING]:
-        return Verdict([], None, [TOO_DISTURBING], {}, rationale, None, None, None)
-    answer = _ranked(interface, values) if interface.kind == "ranking" else _chosen(interface, values)
-    improved = values.get("improved")
-    return Verdict(
-        ranking=answer.ranking,
-        strength=answer.strength,
-        flags=[*answer.flags, *values.get("flags", [])],
+        return ScreenJudgment([], flags=(TOO_DISTURBING,), rationale=rationale)
+    judged = _ranked(interface, values) if interface.kind == "ranking" else _chosen(interface, values)
+    improved, best = values.get("improved"), judged.ranking[0]
+    return judged._replace(
+        flags=(*judged.flags, *values.get("flags", [])),
         ratings=_ratings(interface, values),
         rationale=rationale,
         improved=improved,
-        improved_from=_best(answer.ranking) if improved is not None else None,
-        label=answer.label,
+        improved_from=best[0] if improved is not None and len(best) == 1 else None,
     )
 
 
 def judgment_of(
-    verdict: Verdict,
+    judged: ScreenJudgment,
     comparison: Comparison,
     shown: list[int],
     *,
@@ -98,16 +87,16 @@ def judgment_of(
     guideline: str | None,
     source: str,
 ) -> Judgment:
-    """A verdict by place on screen, as a judgment by canonical response.
+    """A judgment by place on screen as one by canonical response.
 
     Args:
         shown: canonical response numbers in screen order.
         is_edited: another account changed the answer.
 
     Raises:
-        ValueError: it makes no judgment (pydantic says why).
+        ValueError: it is no valid judgment (pydantic names the field).
     """
-    improved, place = verdict.improved, verdict.improved_from
+    improved, place = judged.improved, judged.improved_from
     improved_from = None if place is None else shown[place]
     bettered = comparison.responses if improved_from is None else [comparison.responses[improved_from]]
     if improved is not None and improved.strip() in {response.text.strip() for response in bettered}:
@@ -116,13 +105,13 @@ def judgment_of(
     return Judgment(
         comparison_id=comparison.id,
         annotator=annotator,
-        ranking=[sorted(shown[place] for place in group) for group in verdict.ranking],
+        ranking=[sorted(shown[place] for place in group) for group in judged.ranking],
         shown=shown,
-        strength=verdict.strength,
-        flags=[*verdict.flags, *([EDITED] if is_edited else [])],
-        label=verdict.label,
-        ratings={name: [values[place] for place in places] for name, values in verdict.ratings.items()},
-        rationale=verdict.rationale,
+        strength=judged.strength,
+        flags=[*judged.flags, *([EDITED] if is_edited else [])],
+        label=judged.label,
+        ratings={name: [values[place] for place in places] for name, values in judged.ratings.items()},
+        rationale=judged.rationale,
         improved=improved,
         improved_from=improved_from,
         seconds=seconds,
@@ -206,21 +195,21 @@ def _strings(name: str, value: Any) -> list[str]:
     return value
 
 
-def _chosen(interface: Interface, values: dict[str, Any]) -> _Answer:
+def _chosen(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
     """The verdict on two responses, or the label of a single one."""
     if "verdict" not in values:
         raise Undecodable("control 'verdict' was not answered")
     choice = values["verdict"][0]
     if interface.kind != "pairwise":
-        return _Answer([[0]], label=choice)
+        return ScreenJudgment([[0]], label=choice)
     if choice == BOTH_BAD:
-        return _Answer([[0, 1]], strength=0, flags=(BOTH_BAD,))
+        return ScreenJudgment([[0, 1]], strength=0, flags=(BOTH_BAD,))
     lean = int(choice)  # below 0 for the left response
     ranking = [[0, 1]] if lean == 0 else [[0], [1]] if lean < 0 else [[1], [0]]
-    return _Answer(ranking, strength=abs(lean))
+    return ScreenJudgment(ranking, strength=abs(lean))
 
 
-def _ranked(interface: Interface, values: dict[str, Any]) -> _Answer:
+def _ranked(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
     """The places of a ranking as tie groups; places without cards are left out."""
     if "ranking" not in values:
         raise Undecodable("control 'ranking' was not answered")
@@ -237,7 +226,7 @@ def _ranked(interface: Interface, values: dict[str, Any]) -> _Answer:
     if missing := sorted(set(cards) - set(placed)):
         raise Undecodable(f"control 'ranking' lacks cards {missing}")
     groups = [buckets.get(place, []) for place in controls(interface)["ranking"].answers]
-    return _Answer([sorted(cards[card] for card in group) for group in groups if group])
+    return ScreenJudgment([sorted(cards[card] for card in group) for group in groups if group])
 
 
 def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int | None]]:
@@ -245,11 +234,6 @@ def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int
     places = range(interface.n_responses)
     found = {name: [values.get(rating_control(name, place)) for place in places] for name in interface.ratings}
     return {name: ratings for name, ratings in found.items() if any(rating is not None for rating in ratings)}
-
-
-def _best(ranking: list[list[int]]) -> int | None:
-    """The place of the best response; None where several are."""
-    return ranking[0][0] if len(ranking[0]) == 1 else None
 
 
 def _brief(value: Any) -> str:

@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from align.core.files import files_under
 from align.core.records import Comparison
-from annotation.store.bodies import COMPARISON
-from annotation.store.chain import Verification, mark
+from annotation.store.chain import COMPARISON, Verification, mark
 from annotation.store.database import Unfinished
 from annotation.store.exports import alias
 from annotation.store.lineage import DependentRun, descendants, places, read_records, readers

@@ -22,8 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from align.core.config import BadInput
 from align.core.files import write_bytes, write_json, write_jsonl
-from annotation.store.bodies import JUDGMENT
-from annotation.store.chain import mark
+from annotation.store.chain import JUDGMENT, mark
 from annotation.store.ledger import tasks_by_campaign
 from annotation.store.store import Store
 

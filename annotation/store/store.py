@@ -28,8 +28,23 @@ from pydantic import TypeAdapter
 
 from align.core.config import BadInput
 from align.core.records import Comparison, Judgment
-from annotation.store.bodies import COMPARISON, JUDGMENT, OUTLINE, STRICTNESS, BodyT, Damaged, Split, parse
-from annotation.store.chain import GENESIS, ErasedIds, Verification, entry_hash, fingerprint, salted_hash, walk
+from annotation.store.chain import (
+    COMPARISON,
+    GENESIS,
+    JUDGMENT,
+    OUTLINE,
+    STRICTNESS,
+    BodyT,
+    Damaged,
+    ErasedIds,
+    Split,
+    Verification,
+    entry_hash,
+    fingerprint,
+    parse,
+    salted_hash,
+    walk,
+)
 from annotation.store.database import Database
 
 __all__ = ("GENESIS", "STRICTNESS", "Counts", "Split", "Store", "Verification", "store_head")

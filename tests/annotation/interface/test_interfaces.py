@@ -15,7 +15,7 @@ from align.core.config import BadInput
 from align.core.records import Comparison, Message
 from annotation.interface import config
 from annotation.interface.config import TAGS, Interface, config_hash, controls, labeling_config, task_data, words
-from annotation.interface.decode import Undecodable, Verdict, decode, judgment_of
+from annotation.interface.decode import ScreenJudgment, Undecodable, decode, judgment_of
 from annotation.interface.render import chat_html, guidelines_html, response_html, scrub, visible
 
 PAIRWISE = Interface(
@@ -329,7 +329,7 @@ VERDICTS: list[tuple[Interface, list[dict[str, Any]], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("interface", "result", "expected"), VERDICTS, ids=range(len(VERDICTS)))
 def test_results_are_read(interface: Interface, result: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    nothing = Verdict([], None, [], {}, None, None, None, None)
+    nothing = ScreenJudgment([], None, [], {}, None, None, None, None)
     verdict = decode(interface, result)
     assert verdict == nothing._replace(**expected)
     assert verdict.is_skipped == (not verdict.ranking)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from annotation.store.bodies import lookup_columns
-from annotation.store.chain import GENESIS, ErasedIds, entry_hash, mark, salted_hash, walk
+from annotation.store.chain import GENESIS, ErasedIds, entry_hash, lookup_columns, mark, salted_hash, walk
 
 BODY = '{"withdrawal": ["c", "ann", "test"]}'
 
