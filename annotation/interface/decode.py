@@ -41,7 +41,7 @@ class ScreenJudgment(NamedTuple):
 
     ranking: list[list[int]]
     strength: int | None = None
-    flags: tuple[str, ...] = ()
+    flags: list[str] = []
     ratings: dict[str, list[int | None]] = {}
     rationale: str | None = None
     improved: str | None = None
@@ -64,11 +64,11 @@ def decode(interface: Interface, result: Any) -> ScreenJudgment:
     values = _values(controls(interface), result)
     rationale = values.get("rationale")
     if "skip" in values or values.get("verdict") == [TOO_DISTURBING]:
-        return ScreenJudgment([], flags=(TOO_DISTURBING,), rationale=rationale)
+        return ScreenJudgment([], flags=[TOO_DISTURBING], rationale=rationale)
     judged = _ranked(interface, values) if interface.kind == "ranking" else _chosen(interface, values)
     improved, best = values.get("improved"), judged.ranking[0]
     return judged._replace(
-        flags=(*judged.flags, *values.get("flags", [])),
+        flags=[*judged.flags, *values.get("flags", [])],
         ratings=_ratings(interface, values),
         rationale=rationale,
         improved=improved,
@@ -203,7 +203,7 @@ def _chosen(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
     if interface.kind != "pairwise":
         return ScreenJudgment([[0]], label=choice)
     if choice == BOTH_BAD:
-        return ScreenJudgment([[0, 1]], strength=0, flags=(BOTH_BAD,))
+        return ScreenJudgment([[0, 1]], strength=0, flags=[BOTH_BAD])
     lean = int(choice)  # below 0 for the left response
     ranking = [[0, 1]] if lean == 0 else [[0], [1]] if lean < 0 else [[1], [0]]
     return ScreenJudgment(ranking, strength=abs(lean))
