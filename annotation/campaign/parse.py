@@ -14,7 +14,8 @@ from annotation.campaign.calibration import CalibrationRound, calibration_result
 from annotation.campaign.guidelines import read_by
 from annotation.campaign.settings import Campaign
 from annotation.interface.config import shown_hash
-from annotation.interface.decode import ScreenJudgment, Undecodable, decode, judgment_of
+from annotation.interface.decode import ScreenJudgment, decode, judgment_of
+from annotation.interface.regions import Undecodable
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.store.ledger import Ledger, pseudonym, source_of
 from annotation.store.tables import Task

@@ -10,7 +10,6 @@ imported file too counts once: two copies of it are not two people who agree. No
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -19,13 +18,12 @@ from pydantic import AfterValidator, Field, SerializeAsAny, StringConstraints, f
 
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
-from align.core.hashes import code_hash
 from align.core.plugins import choose
 from align.core.records import Judgment
 from align.core.runs import Run, stage
 from annotation.importers.collector import NOBODY
 from annotation.importers.columns import READ, Columns, FileSettings, Kind, Labels
-from annotation.importers.exported import looks_exported, read_export
+from annotation.importers.exports import looks_exported, read_export
 from annotation.importers.formats import Format, container_of, read_rows
 from annotation.importers.imported import ImportedFile, ImportedRow, left_out
 from annotation.importers.importer import IMPORTERS, Importer
@@ -77,15 +75,6 @@ class ImportConfig(StageConfig):
     @classmethod
     def _chosen(cls, format: Any) -> Any:
         return format if isinstance(format, str) and format in get_args(Format) else choose(IMPORTERS, Importer, format)
-
-    @property
-    def importer(self) -> str | None:
-        """The importer from elsewhere whose code is an input; None for what is shipped."""
-        kind = self.format.kind if isinstance(self.format, Importer) else None
-        return None if kind in IMPORTERS.shipped else kind
-
-    def input_hashes(self) -> dict[str, str]:
-        return {"importer": code_hash(sys.modules[type(self.format).__module__])} if self.importer else {}
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
         """The store was written to, which is no part of the folder: it has to hold what this import left there."""
@@ -164,22 +153,19 @@ def read(config: ImportConfig) -> ImportedFile:
     Raises:
         BadInput: it cannot be read, or a setting is of no use for it.
     """
+    settings = FileSettings(
+        config.columns, config.labels, config.annotator, config.split, config.language, config.limit
+    )
     if config.format == "label-studio" or (config.format == "auto" and _is_exported(config.data)):
         _refuse_useless(config, "label-studio")
         return read_export(
             config.data,
-            config.columns,
-            config.labels,
+            settings,
             buckets=config.buckets,
             server=config.server,
             feedback=config.feedback,
             campaign=config.campaign,
-            language=config.language,
-            limit=config.limit,
         )
-    settings = FileSettings(
-        config.columns, config.labels, config.annotator, config.split, config.language, config.limit
-    )
     table = open_table(config.data, config.format, settings)
     kind = _kind_of(config, table)
     _refuse_useless(config, kind)

@@ -20,15 +20,11 @@ from annotation.interface.config import (
     controls,
     rating_control,
 )
+from annotation.interface.regions import Region, Undecodable, brief, places_of, regions_of, strings, tie_groups
 from annotation.interface.render import scrub
 
 EDITED = "edited by somebody else"  # flag of a judgment that another account changed afterwards
-UNPLACED = "_"  # where the cards of a ranking begin
 VALUE_KEYS = {"choices": "choices", "rating": "rating", "textarea": "text", "ranker": "ranker"}
-
-
-class Undecodable(Exception):
-    """Why a result is no judgment by this interface."""
 
 
 class ScreenJudgment(NamedTuple):
@@ -122,81 +118,61 @@ def judgment_of(
 
 def _values(known: dict[str, Control], result: Any) -> dict[str, Any]:
     """The value of each control that was used, checked by its type."""
-    if not isinstance(result, list):
-        raise Undecodable(f"the result is {_brief(result)}, not a list")
-    if not result:
-        raise Undecodable("the result is empty")
     values: dict[str, Any] = {}
-    for region in result:
-        if not isinstance(region, dict):
-            raise Undecodable(f"the result holds {_brief(region)}, not an object")
-        if region.get("type") == "pairwise":
+    for region in regions_of(result):
+        if region.type == "pairwise":
             raise Undecodable("a stock Pairwise result: this interface asks with choices")
-        name = region.get("from_name")
-        if not isinstance(name, str) or name not in known:
-            raise Undecodable(f"unknown control {_brief(name)}")
-        if name in values:
-            raise Undecodable(f"control '{name}' stands twice")
-        values[name] = _value(name, known[name], region)
+        if not isinstance(region.name, str) or region.name not in known:
+            raise Undecodable(f"unknown control {brief(region.name)}")
+        if region.name in values:
+            raise Undecodable(f"control '{region.name}' stands twice")
+        values[region.name] = _value(region, known[region.name])
     return values
 
 
-def _value(name: str, control: Control, region: dict[str, Any]) -> Any:
-    """What stands in a region: chosen answers, a rating, a text (None when blank) or buckets of cards."""
-    if region.get("type") != control.type:
-        raise Undecodable(f"control '{name}' has type {_brief(region.get('type'))}, expected '{control.type}'")
-    if region.get("to_name") != control.to_name:
-        raise Undecodable(f"control '{name}' belongs to {_brief(region.get('to_name'))}, expected '{control.to_name}'")
-    value, key = region.get("value"), VALUE_KEYS[control.type]
+def _value(region: Region, control: Control) -> Any:
+    """What a region holds: chosen answers, a rating, a text (None when blank) or places of cards."""
+    name, value, key = region.name, region.value, VALUE_KEYS[control.type]
+    if region.type != control.type:
+        raise Undecodable(f"control '{name}' has type {brief(region.type)}, expected '{control.type}'")
+    if region.to_name != control.to_name:
+        raise Undecodable(f"control '{name}' belongs to {brief(region.to_name)}, expected '{control.to_name}'")
     if not isinstance(value, dict) or set(value) != {key}:
-        raise Undecodable(f"control '{name}' has value {_brief(value)}, expected only '{key}'")
-    readers = {"choices": _choices, "rating": _rating, "textarea": _text, "ranker": _buckets}
+        raise Undecodable(f"control '{name}' has value {brief(value)}, expected only '{key}'")
+    if control.type == "ranker":
+        return places_of(name, value[key], control.answers)
+    readers = {"choices": _choices, "rating": _rating, "textarea": _text}
     return readers[control.type](name, control, value[key])
 
 
 def _choices(name: str, control: Control, value: Any) -> list[str]:
-    chosen = _strings(name, value)
+    chosen = strings(name, value)
     for choice in chosen:
         if choice not in control.answers:
-            raise Undecodable(f"control '{name}' has no choice {_brief(choice)}")
+            raise Undecodable(f"control '{name}' has no choice {brief(choice)}")
     if not chosen or len(set(chosen)) < len(chosen) or (len(chosen) > 1 and not control.is_multiple):
         expected = "one or more different choices" if control.is_multiple else "one choice"
-        raise Undecodable(f"control '{name}' has {len(chosen)} choices {_brief(value)}, expected {expected}")
+        raise Undecodable(f"control '{name}' has {len(chosen)} choices {brief(value)}, expected {expected}")
     return chosen
 
 
 def _rating(name: str, control: Control, value: Any) -> int:
     if type(value) is not int:
-        raise Undecodable(f"control '{name}' has rating {_brief(value)}, expected a whole number")
+        raise Undecodable(f"control '{name}' has rating {brief(value)}, expected a whole number")
     if not 1 <= value <= MAX_RATING:
-        raise Undecodable(f"control '{name}' has rating {_brief(value)}, expected 1 to {MAX_RATING}")
+        raise Undecodable(f"control '{name}' has rating {brief(value)}, expected 1 to {MAX_RATING}")
     return value
 
 
 def _text(name: str, control: Control, value: Any) -> str | None:
-    texts = _strings(name, value)
+    texts = strings(name, value)
     if len(texts) != 1:
         raise Undecodable(f"control '{name}' has {len(texts)} texts, expected one")
     return scrub(texts[0]) if texts[0].strip() else None
 
 
-def _buckets(name: str, control: Control, value: Any) -> dict[str, list[str]]:
-    if not isinstance(value, dict):
-        raise Undecodable(f"control '{name}' has {_brief(value)}, expected places with cards")
-    for place in value:
-        if place not in (*control.answers, UNPLACED):
-            raise Undecodable(f"control '{name}' has no place {_brief(place)}")
-    return {place: _strings(name, cards) for place, cards in value.items()}
-
-
-def _strings(name: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise Undecodable(f"control '{name}' has {_brief(value)}, expected a list of texts")
-    return value
-
-
 def _chosen(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
-    """The verdict on two responses, or the label of a single one."""
+    """The answer on two responses, or the label of a single one."""
     if "verdict" not in values:
         raise Undecodable("control 'verdict' was not answered")
     choice = values["verdict"][0]
@@ -205,28 +181,14 @@ def _chosen(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
     if choice == BOTH_BAD:
         return ScreenJudgment([[0, 1]], strength=0, flags=[BOTH_BAD])
     lean = int(choice)  # below 0 for the left response
-    ranking = [[0, 1]] if lean == 0 else [[0], [1]] if lean < 0 else [[1], [0]]
-    return ScreenJudgment(ranking, strength=abs(lean))
+    return ScreenJudgment([[0, 1]] if lean == 0 else [[0], [1]] if lean < 0 else [[1], [0]], strength=abs(lean))
 
 
 def _ranked(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
-    """The places of a ranking as tie groups; places without cards are left out."""
     if "ranking" not in values:
         raise Undecodable("control 'ranking' was not answered")
-    buckets = values["ranking"]
-    if buckets.get(UNPLACED):
-        raise Undecodable(f"control 'ranking' has cards in no place: {_brief(sorted(buckets[UNPLACED]))}")
     cards = {f"r{place}": place for place in range(interface.n_responses)}
-    placed = [card for bucket in buckets.values() for card in bucket]
-    for card in placed:
-        if card not in cards:
-            raise Undecodable(f"control 'ranking' has an unknown card {_brief(card)}")
-        if placed.count(card) > 1:
-            raise Undecodable(f"control 'ranking' has card '{card}' twice")
-    if missing := sorted(set(cards) - set(placed)):
-        raise Undecodable(f"control 'ranking' lacks cards {missing}")
-    groups = [buckets.get(place, []) for place in controls(interface)["ranking"].answers]
-    return ScreenJudgment([sorted(cards[card] for card in group) for group in groups if group])
+    return ScreenJudgment(tie_groups("ranking", values["ranking"], controls(interface)["ranking"].answers, cards))
 
 
 def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int | None]]:
@@ -234,9 +196,3 @@ def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int
     places = range(interface.n_responses)
     found = {name: [values.get(rating_control(name, place)) for place in places] for name in interface.ratings}
     return {name: ratings for name, ratings in found.items() if any(rating is not None for rating in ratings)}
-
-
-def _brief(value: Any) -> str:
-    """A value for a reason: printable, and cut."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:60] + "…"

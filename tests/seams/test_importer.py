@@ -48,7 +48,7 @@ def test_an_importer_from_elsewhere_reads_its_schema(tmp_path: Path) -> None:
     assert sorted(rankings(tmp_path / "f.db")) == both
     assert record.headline["format"] == "toy_importer:Stars" and record.headline["dropped"] == 2
     assert record.resolved["format"] == {"kind": "toy_importer:Stars", "least": 0}
-    assert "importer" in record.inputs, "its code is an input"
+    assert "format" in record.inputs, "its code is an input"
     reasons = [(row["row"], row["reason"]) for row in read_jsonl(tmp_path / "run" / "dropped.jsonl")]
     assert reasons == [(3, "no two responses with a number as rank ([-3])"), (4, "not one number of stars per answer")]
 
@@ -61,8 +61,8 @@ def test_its_own_settings_are_validated_by_its_own_schema(tmp_path: Path) -> Non
         config(tmp_path, {"kind": "toy_importer:Stars", "leest": 2})
     with pytest.raises(BadInput, match="'toy_importer:Moons'.*has no 'Moons'"):
         config(tmp_path, "toy_importer:Moons")
-    with pytest.raises(BadInput, match="'rankings' is no kind of importer; write one of .*SHP.*, or module:Class"):
-        config(tmp_path, "rankings")
+    with pytest.raises(BadInput, match="'zebra' is no kind of importer; write one of .*SHP.*, or module:Class"):
+        config(tmp_path, "zebra")
 
 
 def test_an_error_in_its_code_is_told_with_file_and_row(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from annotation.aggregation.votes import votes_of
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
-from annotation.importers.columns import Columns, Labels
-from annotation.importers.exported import read_export
+from annotation.importers.columns import Columns, FileSettings, Labels
+from annotation.importers.exports import read_export
 from annotation.importers.imported import ImportedFile
 from annotation.importers.run import ImportConfig, import_preferences
 from annotation.interface.decode import EDITED
@@ -96,7 +96,7 @@ def export(studio: Studio, project: int, form: str, folder: Path) -> Path:
 
 def read(path: Path, **settings: Any) -> ImportedFile:
     columns, labels = Columns(**settings.pop("columns", {})), settings.pop("labels", Labels())
-    return read_export(path, columns, labels, **settings)
+    return read_export(path, FileSettings(columns, labels), **settings)
 
 
 def ranking(entry: Any) -> list[list[str]]:
@@ -220,7 +220,7 @@ def test_rankings_by_order_and_by_bucket(studio: Studio, tmp_path: Path) -> None
             read(path)
         found = read(path, buckets=("good", "bad"))
         assert told(found) == {"q0": [["three", "two", "zero"], ["one"]]}
-        assert reasons(found) == ["cards in no bucket", "unknown bucket"]
+        assert reasons(found) == ["cards in no place", "unknown place"]
 
 
 @pytest.mark.parametrize("form", FORMS)
