@@ -56,19 +56,19 @@ class RewardConfig(TextConfig):
     SHARES_WORK: ClassVar[bool] = True
 
     stage: Literal["reward"] = "reward"
-    pairs: Path
-    policy: Path
+    pairs: Path = Field(description="a pairs run or a folder of its form")
+    policy: Path = Field(description="the policy to start from: an SFT run")
     candidates: Path | None = Field(
         default=None, description="samples of the policy, whose scores shall average 0; without: the pairs' responses"
     )
-    batch: int = Field(default=16, ge=1)
-    epochs: int = Field(default=2, ge=1)
+    batch: int = Field(default=16, ge=1, description="prompts per optimiser step")
+    epochs: int = Field(default=2, ge=1, description="passes over the data")
     optim: Optim = Optim(lr=1e-4)
-    lora: Lora | None = None
+    lora: Lora | None = Field(default=None, description="short for tuner: {kind: lora, ...}")
     compute: Compute = Compute()
-    min_rows: int = Field(default=20, ge=1)
+    min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
     checkpoint_every: int = Field(default=20, ge=1, description="steps")
-    tracker: Tracker = "none"
+    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
     curve: bool = Field(default=False, description="train on 1/8, 1/4 and 1/2 of the prompts too, to curve.jsonl")
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import pyarrow
 import pyarrow.parquet
 import torch
+from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor
 
@@ -37,8 +38,8 @@ class ScoreConfig(TextConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("candidates", "reward")
 
     stage: Literal["score"] = "score"
-    candidates: Path
-    reward: Path
+    candidates: Path = Field(description="candidates.jsonl, or a run that wrote it")
+    reward: Path = Field(description="a reward run")
     compute: Compute = Compute()
 
 

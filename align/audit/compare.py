@@ -48,8 +48,10 @@ class CompareConfig(StageConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("arms", "evaluations")
 
     stage: Literal["compare"] = "compare"
-    arms: list[Path] = Field(min_length=2)
-    policy: Literal["sample", "greedy"] = "sample"
+    arms: list[Path] = Field(min_length=2, description="policy runs to set side by side")
+    policy: Literal["sample", "greedy"] = Field(
+        default="sample", description="which evaluations count: with sampled or with greedy answers"
+    )
 
     @cached_property
     def records(self) -> list[RunRecord]:

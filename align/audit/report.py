@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from markupsafe import Markup
+from pydantic import Field
 
 from align.audit import training_curves
 from align.audit.evaluations import Evaluation, all_runs, evaluations_of
@@ -39,10 +40,10 @@ class ReportConfig(StageConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("audits", "comparison", "told")
 
     stage: Literal["report"] = "report"
-    runs_folder: Path
-    audits: list[Path] = []
-    comparison: Path | None = None
-    title: str = "Preference tuning, audited"
+    runs_folder: Path = Field(description="the folder whose runs are reported")
+    audits: list[Path] = Field(default=[], description="audit runs to show")
+    comparison: Path | None = Field(default=None, description="a compare run to show")
+    title: str = Field(default="Preference tuning, audited", description="heading of the page")
 
     @cached_property
     def records(self) -> list[RunRecord]:

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from align.audit.evaluations import EvaluatedPolicy, evaluated_policy, kind_of, load_results
 from align.audit.flips import worst_flips
 from align.audit.gates import Finding, Gate, load_gates, overall, regressed
@@ -38,11 +40,11 @@ class AuditConfig(StageConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("base", "candidate", "sft", "rival", "gates", "evaluations")
 
     stage: Literal["audit"] = "audit"
-    base: Path
-    candidate: Path
-    sft: Path | None = None
-    rival: Path | None = None
-    gates: Path
+    base: Path = Field(description="the model before any tuning")
+    candidate: Path = Field(description="the policy that is judged")
+    sft: Path | None = Field(default=None, description="the SFT run that preference training started from")
+    rival: Path | None = Field(default=None, description="a policy to show differences against")
+    gates: Path = Field(description="the file of gates")
 
     @cached_property
     def subjects(self) -> dict[str, EvaluatedPolicy]:

@@ -9,13 +9,15 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from align.cli.annotate import VERBS as BRIDGE
 from align.cli.stages import STAGES
+from align.core.config import Frozen
 
 GIVEN = {
     "studio": "--config F: the campaign (its keys can be overridden); a server: the environment's, or server=DIR",
@@ -39,23 +41,68 @@ def usage(words: Sequence[str]) -> Iterator[str] | None:
     return None
 
 
+class Setting(NamedTuple):
+    """One setting of a verb, as its schema or its function declares it."""
+
+    name: str
+    type: str
+    default: str | None  # None: it has to be given
+    description: str
+
+
+def settings_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
+    """The settings of a schema by dotted key, with those of its sections."""
+    for name, field in schema.model_fields.items():
+        if name == "stage":
+            continue
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        yield _setting(prefix + name, field.annotation, default, field.description or "")
+        for section in get_args(field.annotation):
+            if isinstance(section, type) and issubclass(section, Frozen) and type(None) in get_args(field.annotation):
+                yield from settings_of(section, f"{prefix}{name}.")
+
+
+def parameters_of(function: Any) -> Iterator[Setting]:
+    """The settings of a verb that is a plain function: its keyword-only arguments."""
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            default = PydanticUndefined if parameter.default is parameter.empty else parameter.default
+            yield _setting(parameter.name, parameter.annotation, default, "")
+
+
+def _setting(name: str, kind: Any, default: Any, description: str) -> Setting:
+    shown = None if default is PydanticUndefined else str(default) if default != "" else "''"
+    return Setting(name, shown_type(kind), shown, description)
+
+
+def shown_type(kind: Any) -> str:
+    """A type as a reader writes it: choices by their values, without validators and the modules it comes from."""
+    arguments = get_args(kind)
+    origin = get_origin(kind)
+    if isinstance(kind, str):
+        return re.sub(r"\b(?:typing|pathlib|annotation|align|rewards)\.(?:\w+\.)*", "", kind)
+    if kind is type(None) or kind is ...:
+        return "None" if kind is not ... else "..."
+    if origin is Annotated:
+        return shown_type(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(map(shown_type, arguments))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(map(shown_type, arguments))}]"
+    return str(getattr(kind, "__name__", kind))
+
+
 def _stage(name: str, is_annotate: bool) -> Iterator[str]:
     verb = STAGES[name]
     schema: type[BaseModel] = getattr(importlib.import_module(verb.module), verb.config)
     yield f"align {'annotate ' if is_annotate else ''}{name}: {verb.summary}"
     yield "settings, in a YAML (--config F) or as key=value:"
-    yield from _fields(schema, "")
-
-
-def _fields(schema: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in schema.model_fields.items():
-        if name == "stage":
-            continue
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
-            continue
-        default = field.get_default(call_default_factory=True, validated_data={})
-        yield _line(prefix + name, field.annotation, default, field.description or "")
+    yield from map(_line, settings_of(schema))
 
 
 def _bridge(name: str) -> Iterator[str]:
@@ -63,16 +110,12 @@ def _bridge(name: str) -> Iterator[str]:
     function = getattr(importlib.import_module(verb.module), verb.function)
     yield f"align annotate {name}: {verb.summary}"
     yield from filter(None, [GIVEN[verb.given]])
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            default = PydanticUndefined if parameter.default is parameter.empty else parameter.default
-            yield _line(parameter.name, parameter.annotation, default, "")
+    yield from map(_line, parameters_of(function))
     yield ""
     yield inspect.getdoc(function) or ""
 
 
-def _line(name: str, kind: Any, default: Any, description: str) -> str:
-    kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind)
-    kind = re.sub(r"\b(?:typing|pathlib|annotation|align|rewards)\.(?:\w+\.)*", "", kind)
-    value = "needed" if default is PydanticUndefined else f"default {default}" if default != "" else "default ''"
-    return f"  {name:<30} {kind}; {value}" + (f"; {description}" if description else "")
+def _line(setting: Setting) -> str:
+    value = "needed" if setting.default is None else f"default {setting.default}"
+    more = f"; {setting.description}" if setting.description else ""
+    return f"  {setting.name:<30} {setting.type}; {value}{more}"

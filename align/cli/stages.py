@@ -22,21 +22,64 @@ class Verb(NamedTuple):
 
 STAGES: Mapping[str, Verb] = {
     "pocket": Verb("align.pocket.run", "PocketConfig", "pocket", "write the embedded world's files"),
-    "sft": Verb("align.train.sft", "SFTConfig", "sft", "demonstrations to a first policy", "gold"),
-    "sample": Verb("align.generate.run", "SampleConfig", "sample", "k responses a prompt, of a policy or an endpoint"),
-    "score": Verb("rewards.score", "ScoreConfig", "score", "candidates x a reward model to scores"),
-    "simulate": Verb("annotation.simulate.run", "SimulateConfig", "simulate", "let simulated people judge", "utility"),
-    "agreement": Verb("annotation.agreement.run", "AgreementConfig", "agreement", "how far people agree"),
-    "pairs": Verb("annotation.pairs.run", "PairsConfig", "pairs", "judgments to train, validation and test pairs"),
-    "import": Verb(
-        "annotation.importers.run", "ImportConfig", "import_preferences", "judgments to the store: FILE [--dry-run]"
+    "sft": Verb(
+        "align.train.sft",
+        "SFTConfig",
+        "sft",
+        "demonstrations to a first policy adapter (TRL's SFTTrainer, loss on the responses)",
+        "gold",
     ),
-    "reward": Verb("rewards.run", "RewardConfig", "reward", "pairs to a reward model", "gold"),
-    "dpo": Verb("align.train.dpo", "DPOConfig", "dpo", "pairs to a policy", "gold"),
-    "ppo": Verb("align.train.ppo", "PPOConfig", "ppo", "a reward to a policy", "gold"),
-    "eval": Verb("align.evals.run", "EvalConfig", "evaluate", "items x a policy to results"),
-    "audit": Verb("align.audit.run", "AuditConfig", "audit", "what got better and what broke: a verdict"),
-    "compare": Verb("align.audit.compare", "CompareConfig", "compare", "arms side by side"),
+    "sample": Verb(
+        "align.generate.run",
+        "SampleConfig",
+        "sample",
+        "k responses per prompt to candidates.jsonl, of a policy or of an endpoint (endpoint=URL model=NAME)",
+    ),
+    "score": Verb("rewards.score", "ScoreConfig", "score", "candidates and a reward model to scores and embeddings"),
+    "simulate": Verb(
+        "annotation.simulate.run",
+        "SimulateConfig",
+        "simulate",
+        "candidates to judgments of simulated people, in the store",
+        "utility",
+    ),
+    "agreement": Verb(
+        "annotation.agreement.run",
+        "AgreementConfig",
+        "agreement",
+        "how far people agree: alpha, kappa and biases, as HTML and JSON",
+    ),
+    "pairs": Verb(
+        "annotation.pairs.run",
+        "PairsConfig",
+        "pairs",
+        "judgments to train, validation and test pairs, split by prompt; --card: a folder for load_dataset",
+    ),
+    "import": Verb(
+        "annotation.importers.run",
+        "ImportConfig",
+        "import_preferences",
+        "existing preference data to judgments in the store: FILE [--dry-run]",
+    ),
+    "reward": Verb(
+        "rewards.run",
+        "RewardConfig",
+        "reward",
+        "pairs to a reward model, its accuracy beside floors and ceiling; --curve: its learning curve",
+        "gold",
+    ),
+    "dpo": Verb("align.train.dpo", "DPOConfig", "dpo", "pairs to a policy adapter", "gold"),
+    "ppo": Verb("align.train.ppo", "PPOConfig", "ppo", "a reward to a policy adapter", "gold"),
+    "eval": Verb("align.evals.run", "EvalConfig", "evaluate", "items and a policy to one result per item and metric"),
+    "audit": Verb(
+        "align.audit.run", "AuditConfig", "audit", "evaluations and gates to a verdict: pass, fail or insufficient"
+    ),
+    "compare": Verb(
+        "align.audit.compare",
+        "CompareConfig",
+        "compare",
+        "policies side by side: metrics, paired differences and costs",
+    ),
     "report": Verb("align.audit.report", "ReportConfig", "report", "one self-contained report.html"),
 }
 

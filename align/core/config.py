@@ -74,7 +74,9 @@ class StageConfig(Frozen):
 
     stage: str
     run: Path = Field(description="folder this run is written to")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="fixes everything that is drawn; each stage derives its own from it"
+    )
 
     def input_hashes(self) -> dict[str, str]:
         """Hashes of inputs that are not files of data, by field name (a store's chain head, a function's code)."""
@@ -123,19 +125,27 @@ class TextConfig(StageConfig):
 class Compute(Frozen):
     """Where and how a model runs; every value is explicit so that two arms of a comparison are alike."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    quantization: Literal["none", "int8", "nf4"] = "none"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes the GPU where there is one")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of weights and activations; adapters are float32"
+    )
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        default="none", description="of the frozen base: int8 and nf4 by bitsandbytes"
+    )
     max_tokens: int = Field(default=4096, ge=16, description="rows x length of one forward pass")
-    gradient_checkpointing: bool = False
-    layout: Literal["auto", "tree", "padded"] = "auto"
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, more time"
+    )
+    layout: Literal["auto", "tree", "padded"] = Field(
+        default="auto", description="how responses of a prompt share its tokens; auto measures which the model allows"
+    )
 
 
 class Lora(Frozen):
     """A LoRA adapter over all linear layers; no dropout, so that a log-probability is a function of the weights."""
 
-    r: int = Field(default=16, ge=1, le=8192)
-    alpha: int = Field(default=32, ge=1)
+    r: int = Field(default=16, ge=1, le=8192, description="rank of the update")
+    alpha: int = Field(default=32, ge=1, description="the update is scaled by alpha / r")
     target_modules: str | list[str] = Field(
         default="all-linear", description="all-linear, names, or a regular expression of whole names"
     )
@@ -152,21 +162,23 @@ class Lora(Frozen):
 class Optim(Frozen):
     """AdamW with a warm-up and a schedule."""
 
-    lr: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    lr: float = Field(default=1e-4, gt=0, description="learning rate at its highest")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's decay rates of the two moments")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's term for numerical stability")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="clip gradients to this L2 norm")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="linear", description="of the learning rate after the warm-up"
+    )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
 
 
 class Watch(Frozen):
     """The fixed prompts whose answers are written to samples.jsonl while training."""
 
-    prompts: int = Field(default=16, ge=0)
+    prompts: int = Field(default=16, ge=0, description="prompts that are answered each time")
     every: int = Field(default=10, ge=1, description="steps (PPO: iterations) between two looks")
-    max_new_tokens: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1, description="most tokens of a response")
 
 
 Tracker = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]

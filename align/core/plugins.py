@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from align.core.config import BadInput, Frozen, explain
 
@@ -34,7 +34,7 @@ class Part(Frozen):
 
     INPUTS: ClassVar[tuple[str, ...]] = ()
 
-    kind: str
+    kind: str = Field(description="a shipped name, or module:Class")
 
     def code(self) -> tuple[Any, ...]:
         """Classes and functions from outside the package that the part runs: other code is another run."""

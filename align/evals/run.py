@@ -48,16 +48,16 @@ class EvalConfig(TextConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("subject", "items", "reward", "sft", "measured_higher", "measured_lower")
 
     stage: Literal["eval"] = "eval"
-    subject: Path
+    subject: Path = Field(description="what is evaluated: a run or a model folder")
     suite: list[SerializeAsAny[Suite]] = Field(min_length=1, description="shipped names, or module:Class")
-    items: Path | list[Path]
-    policy: Policy = "greedy"
-    samples: int = Field(default=1, ge=1)
+    items: Path | list[Path] = Field(description="items by suite: a folder, files, or a pairs run")
+    policy: Policy = Field(default="greedy", description="how answers are given: greedy, sample, or best of n")
+    samples: int = Field(default=1, ge=1, description="answers per prompt")
     n: int = Field(default=4, ge=2, description="answers that best-of-n chooses among")
-    temperature: float = Field(default=1.0, gt=0)
-    max_new_tokens: int = Field(default=64, ge=1)
-    reward: Path | None = None
-    sft: Path | None = None
+    temperature: float = Field(default=1.0, gt=0, description="divides the logits before sampling")
+    max_new_tokens: int = Field(default=64, ge=1, description="most tokens of a response")
+    reward: Path | None = Field(default=None, description="a reward run that scores answers")
+    sft: Path | None = Field(default=None, description="the SFT run that win rates and KL are measured against")
     gold: str | None = Field(default=None, description="module:function of the known utility")
     judge: SerializeAsAny[Judge] = Field(
         default_factory=lambda: find_judge(DEFAULT),
@@ -68,7 +68,7 @@ class EvalConfig(TextConfig):
         description="local `evaluate` modules that judge answers to the preference items: more is better",
     )
     measured_lower: list[Path] = Field(default_factory=list, description="the same, and less is better")
-    system_prompt: str | None = None
+    system_prompt: str | None = Field(default=None, description="put before every prompt that has none")
     sampler: TokenSampler | None = Field(default=None, description="kind: local, or module:Class; null is local")
     compute: Compute = Compute()
 

@@ -44,14 +44,14 @@ class SampleConfig(TextConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("policy", "prompts")
 
     stage: Literal["sample"] = "sample"
-    policy: Path | None = None
+    policy: Path | None = Field(default=None, description="a run or a model folder; left out with an endpoint")
     endpoint: str | None = Field(default=None, description="address of an API, such as http://127.0.0.1:8000/v1")
     model: str | None = Field(default=None, description="the model's name at the endpoint")
     sampler: ChosenSampler | None = Field(default=None, description="kind: local, endpoint, or module:Class")
-    prompts: Path
-    k: int = Field(default=4, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    max_new_tokens: int = Field(default=64, ge=1)
+    prompts: Path = Field(description="a file of prompts, or a run that holds one")
+    k: int = Field(default=4, ge=1, description="responses per prompt")
+    temperature: float = Field(default=1.0, ge=0, description="divides the logits before sampling")
+    max_new_tokens: int = Field(default=64, ge=1, description="most tokens of a response")
     limit: int | None = Field(default=None, ge=1, description="prompts, in the order of the file")
     split: str | None = Field(default=None, description="only prompts of this split")
     compute: Compute = Compute()

@@ -32,12 +32,12 @@ class PocketConfig(StageConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ()
 
     stage: Literal["pocket"] = "pocket"
-    demonstrations: int = Field(default=500, ge=1)
+    demonstrations: int = Field(default=500, ge=1, description="rows of demonstrations for SFT")
     prompts: int = Field(default=1200, ge=1, description="training prompts to sample candidates from")
     held_out_prompts: int = Field(default=300, ge=1, description="held-out prompts for test pairs")
     items: int = Field(default=330, ge=1, description="items of the forgetting and of the safety suite")
-    preference_items: int = Field(default=150, ge=1)
-    held_out: Literal["dev", "test"] = "test"
+    preference_items: int = Field(default=150, ge=1, description="items of the preference suite")
+    held_out: Literal["dev", "test"] = Field(default="test", description="dev for tuning, test for reporting")
 
 
 @stage

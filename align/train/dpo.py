@@ -44,19 +44,19 @@ class DPOConfig(TextConfig):
     SHARES_WORK: ClassVar[bool] = True
 
     stage: Literal["dpo"] = "dpo"
-    pairs: Path
-    policy: Path
-    beta: float = Field(default=0.1, gt=0)
-    sft_weight: float = Field(default=0.2, ge=0)
-    batch: int = Field(default=16, ge=1)
-    epochs: int = Field(default=1, ge=1)
+    pairs: Path = Field(description="a pairs run or a folder of its form")
+    policy: Path = Field(description="the policy to start from: an SFT run")
+    beta: float = Field(default=0.1, gt=0, description="how strongly the policy is held to its reference")
+    sft_weight: float = Field(default=0.2, ge=0, description="weight of the chosen response's own loss, per token")
+    batch: int = Field(default=16, ge=1, description="prompts per optimiser step")
+    epochs: int = Field(default=1, ge=1, description="passes over the data")
     optim: Optim = Optim(lr=5e-5)
-    lora: Lora | None = None
+    lora: Lora | None = Field(default=None, description="short for tuner: {kind: lora, ...}")
     compute: Compute = Compute()
-    min_rows: int = Field(default=20, ge=1)
+    min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
     checkpoint_every: int = Field(default=20, ge=1, description="steps")
     watch: Watch = Watch()
-    tracker: Tracker = "none"
+    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
 
 
 class Sums(NamedTuple):

@@ -55,7 +55,7 @@ class PPOConfig(TextConfig):
     SHARES_WORK: ClassVar[bool] = True
 
     stage: Literal["ppo"] = "ppo"
-    policy: Path
+    policy: Path = Field(description="the policy to start from: an SFT run")
     pairs: Path = Field(description="the pairs run whose training prompts are used")
     reward: Path | None = Field(default=None, description="a reward run; short for rewards: {kind: run, path: RUN}")
     functions: list[str] = Field(
@@ -64,29 +64,31 @@ class PPOConfig(TextConfig):
     rewards: list[ChosenReward] | None = Field(
         default=None, description="what is added up with reward and functions; kind: run, function, or module:Class"
     )
-    iterations: int = Field(default=50, ge=1)
-    batch: int = Field(default=32, ge=1)
-    samples: int = Field(default=4, ge=1)
-    epochs: int = Field(default=1, ge=1)
-    minibatches: int = Field(default=4, ge=1)
+    iterations: int = Field(default=50, ge=1, description="rounds of sampling and learning")
+    batch: int = Field(default=32, ge=1, description="prompts per iteration")
+    samples: int = Field(default=4, ge=1, description="responses per prompt")
+    epochs: int = Field(default=1, ge=1, description="passes over the responses of an iteration")
+    minibatches: int = Field(default=4, ge=1, description="optimiser steps per epoch")
     kl: float = Field(default=0.05, ge=0, description="coefficient of the per-token KL in the reward")
     kl_max: float | None = Field(default=None, gt=0, description="nats a response; learning stops beyond it")
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    lam: float = Field(default=0.95, ge=0, le=1)
-    clip: float = Field(default=0.2, gt=0)
-    value_clip: float = Field(default=0.2, gt=0)
-    temperature: float = Field(default=1.0, gt=0)
-    max_new_tokens: int = Field(default=64, ge=1)
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount of later rewards")
+    lam: float = Field(default=0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    clip: float = Field(
+        default=0.2, gt=0, description="most that the probability ratio may move the loss, on either side of 1"
+    )
+    value_clip: float = Field(default=0.2, gt=0, description="most that a value may move in one iteration")
+    temperature: float = Field(default=1.0, gt=0, description="divides the logits before sampling")
+    max_new_tokens: int = Field(default=64, ge=1, description="most tokens of a response")
     sampler: TokenSampler | None = Field(default=None, description="kind: local, or module:Class; null is local")
     missing_eos_penalty: float = Field(default=1.0, ge=0, description="taken off the score of a cut response")
     kl_prompts: int = Field(default=64, ge=1, description="prompts for the three KL estimates at the end")
     optim: Optim = Optim(lr=5e-5, eps=1e-5)
     value_optim: Optim = Optim(lr=1e-4, eps=1e-5)
-    lora: Lora | None = None
+    lora: Lora | None = Field(default=None, description="short for tuner: {kind: lora, ...}")
     compute: Compute = Compute()
     checkpoint_every: int = Field(default=5, ge=1, description="iterations")
     watch: Watch = Watch()
-    tracker: Tracker = "none"
+    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
 
     @property
     def all_rewards(self) -> list[Reward]:

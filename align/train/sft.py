@@ -49,19 +49,19 @@ class SFTConfig(TextConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("model", "data")
 
     stage: Literal["sft"] = "sft"
-    model: Path
-    data: Path
-    batch: int = Field(default=16, ge=1)
-    epochs: int = Field(default=2, ge=1)
+    model: Path = Field(description="the base: a model folder")
+    data: Path = Field(description="demonstrations or pairs: a file, or a run that wrote them")
+    batch: int = Field(default=16, ge=1, description="demonstrations per optimiser step")
+    epochs: int = Field(default=2, ge=1, description="passes over the data")
     max_rows: int | None = Field(default=None, ge=1, description="use only the first rows")
     optim: Optim = Optim(lr=2e-4)
-    lora: Lora | None = None
+    lora: Lora | None = Field(default=None, description="short for tuner: {kind: lora, ...}")
     compute: Compute = Compute()
-    min_rows: int = Field(default=20, ge=1)
+    min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
     checkpoint_every: int = Field(default=20, ge=1, description="steps")
     held_out: int = Field(default=32, ge=0, description="demonstrations kept back to see whether answers end")
     watch: Watch = Watch()
-    tracker: Tracker = "none"
+    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
 
 
 @stage

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
 from align.core.runs import Run, stage
@@ -22,7 +24,7 @@ class AgreementConfig(StageConfig):
     """``feedback`` is the store to read; its chain head goes into the record."""
 
     stage: Literal["agreement"] = "agreement"
-    feedback: Path = Path("feedback.db")
+    feedback: Path = Field(default=Path("feedback.db"), description="the store of judgments")
 
     def input_hashes(self) -> dict[str, str]:
         return store_head(self.feedback)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from align.core.config import BadInput, Frozen
 from annotation.importers.imported import Unusable
@@ -56,23 +56,23 @@ class Columns(Frozen):
     are the names of controls.
     """
 
-    annotator: str | None = None
-    chosen: str | None = None
-    id: str | None = None
-    input: str | None = None
-    item: str | None = None
-    label: str | None = None
-    language: str | None = None
-    left: str | None = None
-    prompt: str | None = None
-    rationale: str | None = None
-    rejected: str | None = None
-    responses: str | None = None
-    right: str | None = None
-    seconds: str | None = None
-    split: str | None = None
-    strength: str | None = None
-    system: str | None = None
+    annotator: str | None = Field(default=None, description="column of who judged")
+    chosen: str | None = Field(default=None, description="column of the preferred response")
+    id: str | None = Field(default=None, description="column of a row's id")
+    input: str | None = Field(default=None, description="column of text that belongs to the prompt")
+    item: str | None = Field(default=None, description="column of the id of the item that was judged")
+    label: str | None = Field(default=None, description="column of which side was preferred")
+    language: str | None = Field(default=None, description="column of the language tag")
+    left: str | None = Field(default=None, description="column of the response shown first")
+    prompt: str | None = Field(default=None, description="column of the prompt")
+    rationale: str | None = Field(default=None, description="column of the reason in words")
+    rejected: str | None = Field(default=None, description="column of the other response")
+    responses: str | None = Field(default=None, description="column of a list of responses")
+    right: str | None = Field(default=None, description="column of the response shown second")
+    seconds: str | None = Field(default=None, description="column of the seconds a judgment took")
+    split: str | None = Field(default=None, description="column of the split")
+    strength: str | None = Field(default=None, description="column of how much better the preferred response is")
+    system: str | None = Field(default=None, description="column of the system prompt")
 
     def find(self, field: str, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str | None:
         """The column that holds ``field``, or None where nothing was named and neither its own nor a usual name fits.
@@ -145,10 +145,19 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 class Labels(Frozen):
     """The labels that mean each outcome, without regard to capitals; what is given replaces the usual ones."""
 
-    left: Words = ("left", "a", "model_a", "response_a", "answer1")
-    right: Words = ("right", "b", "model_b", "response_b", "answer2")
-    tie: Words = ("tie", "equal", "draw", "same")
-    both_bad: Words = ("both_bad", "both bad", "bothbad", "tie (bothbad)", "neither")
+    left: Words = Field(
+        default=("left", "a", "model_a", "response_a", "answer1"),
+        description="labels that prefer the response shown first",
+    )
+    right: Words = Field(
+        default=("right", "b", "model_b", "response_b", "answer2"),
+        description="labels that prefer the response shown second",
+    )
+    tie: Words = Field(default=("tie", "equal", "draw", "same"), description="labels of a tie")
+    both_bad: Words = Field(
+        default=("both_bad", "both bad", "bothbad", "tie (bothbad)", "neither"),
+        description="labels that call both responses bad",
+    )
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Self:

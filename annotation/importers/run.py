@@ -56,20 +56,27 @@ class ImportConfig(StageConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("data", "items", "texts", "campaign")
 
     stage: Literal["import"] = "import"
-    data: Path
-    feedback: Path = Path("feedback.db")
-    format: Format | SerializeAsAny[Importer] = "auto"
-    language: Annotated[str, AfterValidator(_tag)] = "en"
-    annotator: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
-    split: Split | None = None
+    data: Path = Field(description="the file to import")
+    feedback: Path = Field(default=Path("feedback.db"), description="the store of judgments")
+    format: Format | SerializeAsAny[Importer] = Field(
+        default="auto",
+        description="auto recognises a file by its columns; or a format by name, or an importer with its settings",
+    )
+    language: Annotated[str, AfterValidator(_tag)] = Field(
+        default="en", description="language tag of rows that name none"
+    )
+    annotator: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = Field(
+        default=None, description="who judged, where no column says so"
+    )
+    split: Split | None = Field(default=None, description="split of rows that name none")
     limit: int | None = Field(None, ge=1, description="read only the first rows")
     columns: Columns = Columns()
     labels: Labels = Labels()
-    items: Path | None = None
-    texts: Path | None = None
-    buckets: tuple[str, ...] = ()
-    server: str = "label-studio"
-    campaign: Path | None = None
+    items: Path | None = Field(default=None, description="file of the items that the rows name by id")
+    texts: Path | None = Field(default=None, description="file of the texts that the rows name by id")
+    buckets: tuple[str, ...] = Field(default=(), description="columns that tell the rows' groups apart")
+    server: str = Field(default="label-studio", description="name of the server that an export is from")
+    campaign: Path | None = Field(default=None, description="the campaign whose tasks an export answers")
 
     @field_validator("format", mode="before")
     @classmethod

@@ -52,19 +52,23 @@ class PairsConfig(StageConfig):
     """
 
     stage: Literal["pairs"] = "pairs"
-    feedback: Path = Path("feedback.db")
-    method: Method = "majority"
-    ties: Ties = "drop"
-    both_bad: Literal["keep", "drop"] = "keep"
-    min_votes: int = Field(1, ge=1)
-    validation: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.2, ge=0, lt=1)
+    feedback: Path = Field(default=Path("feedback.db"), description="the store of judgments")
+    method: Method = Field(default="majority", description="how votes become one answer")
+    ties: Ties = Field(default="drop", description="what becomes of ties")
+    both_bad: Literal["keep", "drop"] = Field(
+        default="keep", description="what becomes of pairs whose responses were both called bad"
+    )
+    min_votes: int = Field(1, ge=1, description="votes that a pair needs")
+    validation: float = Field(0.1, ge=0, lt=1, description="share of the prompts")
+    test: float = Field(0.2, ge=0, lt=1, description="share of the prompts")
     judge_share: float = Field(0.0, ge=0, lt=1, description="share of the training prompts kept for a judge")
     for_judge: bool = Field(False, description="make training pairs of these prompts, and not of the others")
     min_rows: int = Field(1, ge=1, description="fewest training pairs worth going on with")
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = Field(default=(), description="annotators whose judgments are left out")
     card: bool = Field(False, description="also write a folder that load_dataset reads, without annotators' names")
-    licence: Annotated[str, StringConstraints(pattern=r"^\S[^\n]*$")] | None = None
+    licence: Annotated[str, StringConstraints(pattern=r"^\S[^\n]*$")] | None = Field(
+        default=None, description="licence of the data set, for its card"
+    )
 
     @property
     def ledger(self) -> Path:

@@ -35,8 +35,8 @@ Utility = Callable[..., list[float | None]]  # TRL's reward signature: f(prompts
 class AtServer(Frozen):
     """An embedded Label Studio to judge at, by its folder; ``open_tasks`` are left to others."""
 
-    folder: Path
-    open_tasks: int = Field(0, ge=0)
+    folder: Path = Field(description="folder of the embedded server")
+    open_tasks: int = Field(0, ge=0, description="tasks that are left for you to judge")
     guidelines: Path | None = Field(None, description="Markdown, shown with every task")
 
 
@@ -46,15 +46,19 @@ class SimulateConfig(StageConfig):
     INPUTS: ClassVar[tuple[str, ...]] = ("candidates",)
 
     stage: Literal["simulate"] = "simulate"
-    candidates: Path
-    feedback: Path = Path("feedback.db")
-    annotators: list[Annotator] = Field(min_length=1)
-    votes_per_comparison: int = Field(3, ge=1)
-    pairs_per_prompt: Literal["all"] | int = "all"
-    tie_threshold: float = Field(0.3, ge=0)
+    candidates: Path = Field(description="candidates.jsonl, or a run that wrote it")
+    feedback: Path = Field(default=Path("feedback.db"), description="the store of judgments")
+    annotators: list[Annotator] = Field(min_length=1, description="the simulated people: name and how they vote")
+    votes_per_comparison: int = Field(3, ge=1, description="people who judge each comparison")
+    pairs_per_prompt: Literal["all"] | int = Field(
+        default="all", description="pairs of responses that are judged per prompt"
+    )
+    tie_threshold: float = Field(0.3, ge=0, description="differences of utility below this are ties")
     keep_unended: bool = Field(False, description="show responses that were cut at the token limit, too")
     gold: str | None = Field(None, description="module:function with TRL's reward signature")
-    server: AtServer | None = None
+    server: AtServer | None = Field(
+        default=None, description="post the judgments through a Label Studio server instead of writing them"
+    )
 
     @model_validator(mode="after")
     def _has_enough_people(self) -> SimulateConfig:

@@ -1,0 +1,172 @@
+"""Write what the code says of itself into the documentation.
+
+Written are docs/cli.md, the README's tables of verbs, the list of files in docs/architecture.md, and the code of the
+tests' toy parts in docs/extending.md.
+
+    python scripts/write_docs.py          writes them
+    python scripts/write_docs.py --check  writes nothing; exit code 1 names what is not as the code says
+
+Verbs, keys, types, defaults and descriptions come from the schemas and functions; the line for each file is the first
+sentence of its module docstring. Text outside the marks in README.md and docs/architecture.md is written by hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from align.cli.annotate import VERBS as BRIDGE
+from align.cli.help import GIVEN, Setting, parameters_of, settings_of
+from align.cli.main import ANNOTATE, WHOLE
+from align.cli.stages import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = (  # rooms from the top of the house, each with what it holds; tests/test_layers.py walks the same table
+    ("align.cli", "the command line and recipes"),
+    ("align.audit", "verdicts, comparisons and the report"),
+    ("align.train", "stages sft, dpo and ppo"),
+    ("align.evals", "stage eval: suites, judges, items and results"),
+    ("rewards", "reward models and reward functions"),
+    ("align.engine", "the training loop, optimisers, processes, checkpoints and logs"),
+    ("align.generate", "samplers, and stage sample"),
+    ("align.data", "rows of files to token trees"),
+    ("align.model", "models, adapters, chat templates, packing and layouts"),
+    ("align.losses", "equations, as pure functions of tensors"),
+    ("annotation.simulate", "simulated people"),
+    ("annotation.pairs", "judgments to pairs"),
+    ("annotation.importers", "existing preference data to judgments"),
+    ("annotation.campaign", "labelling campaigns"),
+    ("annotation.label_studio", "the Label Studio server and its interface"),
+    ("annotation.interface", "what people see and how answers are read"),
+    ("annotation.agreement", "how far people agree"),
+    ("annotation.aggregation", "votes to one answer"),
+    ("annotation.store", "the feedback store"),
+    ("align.report", "pages, plots and tables"),
+    ("align.pocket", "the embedded world"),
+    ("align.core", "configuration, runs, records, statistics and files"),
+)
+
+
+def cli_page() -> str:
+    """docs/cli.md: every verb with its keys, types, defaults and descriptions."""
+    lines = [
+        "# The command line",
+        "",
+        "This page is written by `scripts/write_docs.py` from the schemas, and a test holds it to them. A stage's "
+        "settings come from a YAML (`--config F`) and from `key=value` words, which override it; `align VERB --help` "
+        "prints the same list.",
+        "",
+        "Exit codes: 0 pass or done, 1 fail, 3 insufficient (audits, and recipes that hold one), 2 bad input or a "
+        "named outside fault, 70 internal error, 130 interrupted.",
+        "",
+        "## Whole recipes",
+        "",
+        "| verb | what it does |",
+        "|---|---|",
+        *(f"| `align {name}` | {_cell(text)} |" for name, text in WHOLE.items()),
+    ]
+    for name, verb in STAGES.items():
+        schema: type[BaseModel] = getattr(importlib.import_module(verb.module), verb.config)
+        lines += ["", f"## align {'annotate ' if name in ANNOTATE else ''}{name}", "", _sentence(verb.summary)]
+        lines += ["", inspect.getdoc(schema) or "", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+        lines += map(_row, settings_of(schema))
+    for name, bridge in BRIDGE.items():
+        function = getattr(importlib.import_module(bridge.module), bridge.function)
+        lines += ["", f"## align annotate {name}", "", _sentence(bridge.summary)]
+        lines += ["", f"Needs {GIVEN[bridge.given]}."] if GIVEN[bridge.given] else []
+        lines += ["", "```text", inspect.getdoc(function) or "", "```"]
+        if rows := [_row(setting) for setting in parameters_of(function)]:
+            lines += ["", "| setting | type | default | |", "|---|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def verbs_table() -> str:
+    """The README's table of stages."""
+    rows = [f"| `{'annotate ' if name in ANNOTATE else ''}{name}` | {_cell(v.summary)} |" for name, v in STAGES.items()]
+    rows += [f"| `{name}` | {_cell(text)} |" for name, text in WHOLE.items()]
+    return "\n".join(["| verb | what it does |", "|---|---|", *rows])
+
+
+def campaign_table() -> str:
+    """The README's table of `align annotate` verbs."""
+    rows = [f"| `{name}` | {_cell(verb.summary)} |" for name, verb in BRIDGE.items()]
+    return "\n".join(["| verb (`align annotate …`) | what it does |", "|---|---|", *rows])
+
+
+def file_list() -> str:
+    """One line per file, by room, from the top of the house."""
+    lines = []
+    for room, holds in FLOORS:
+        folder = ROOT / room.replace(".", "/")
+        lines += ["", f"### {room.replace('.', '/')}: {holds}", ""]
+        for path in sorted(folder.rglob("*.py")):
+            if path.name != "__init__.py" and path.read_text().strip():
+                lines.append(f"- `{path.relative_to(folder)}` {_first_sentence(path)}")
+    return "\n".join(lines).strip()
+
+
+def with_code(text: str) -> str:
+    """A page with every file that it names between two marks, as it is."""
+    for name in re.findall(r"<!-- (tests/\S+): written by", text):
+        text = _between(text, name, f"```python\n{(ROOT / name).read_text()}```")
+    return text
+
+
+def pages() -> dict[Path, str]:
+    """Every page by path, as it has to read."""
+    readme, architecture, extending = ROOT / "README.md", ROOT / "docs/architecture.md", ROOT / "docs/extending.md"
+    text = _between(readme.read_text(), "verbs", verbs_table())
+    return {
+        ROOT / "docs" / "cli.md": cli_page(),
+        readme: _between(text, "campaign verbs", campaign_table()),
+        architecture: _between(architecture.read_text(), "files", file_list()),
+        extending: with_code(extending.read_text()),
+    }
+
+
+def _row(setting: Setting) -> str:
+    default = "needed" if setting.default is None else f"`{_cell(setting.default)}`"
+    return f"| `{setting.name}` | `{_cell(setting.type)}` | {default} | {_cell(setting.description)} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _first_sentence(path: Path) -> str:
+    doc = ast.get_docstring(ast.parse(path.read_text()))
+    if not doc:
+        raise SystemExit(f"{path}: has no module docstring; its first sentence is its line in docs/architecture.md")
+    return re.split(r"(?<=\.)\s", " ".join(doc.split()), maxsplit=1)[0]
+
+
+def _between(text: str, mark: str, content: str) -> str:
+    """A text with what stands between two marks replaced."""
+    start, end = f"<!-- {mark}: written by scripts/write_docs.py -->", f"<!-- end of {mark} -->"
+    if start not in text or end not in text:
+        raise SystemExit(f"the marks '{start}' and '{end}' are missing")
+    return text[: text.index(start) + len(start)] + f"\n{content}\n" + text[text.index(end) :]
+
+
+def main() -> int:
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text() != text]
+    for path in stale:
+        if "--check" in sys.argv:
+            print(f"{path.relative_to(ROOT)}: not as the code says; run python scripts/write_docs.py")
+        else:
+            path.write_text(pages()[path])
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

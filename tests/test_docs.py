@@ -1,0 +1,68 @@
+"""Documentation that cannot rot: what the code says of itself stands in the pages as the code says it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from types import ModuleType
+
+import pytest
+from fixtures.paths import ROOT, script
+from test_layers import FLOORS
+
+from align.cli.annotate import VERBS as BRIDGE
+from align.cli.help import settings_of
+from align.cli.stages import STAGES
+
+
+@pytest.fixture(scope="module")
+def writer() -> ModuleType:
+    return script("write_docs")
+
+
+def test_pages_are_as_the_code_says(writer: ModuleType) -> None:
+    stale = [str(path.relative_to(ROOT)) for path, text in writer.pages().items() if path.read_text() != text]
+    assert not stale, f"run python scripts/write_docs.py: {stale} are not as the code says"
+
+
+def test_every_verb_and_every_key_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for name, verb in STAGES.items():
+        section = re.split(r"^## ", page.split(f" {name}\n")[1], maxsplit=1, flags=re.M)[0]
+        for setting in settings_of(getattr(importlib.import_module(verb.module), verb.config)):
+            assert f"| `{setting.name}` |" in section
+    assert all(f"## align annotate {name}\n" in page for name in BRIDGE)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_every_key_says_what_it_means(name: str) -> None:
+    schema = getattr(importlib.import_module(STAGES[name].module), STAGES[name].config)
+    silent = [setting.name for setting in settings_of(schema) if not setting.description]
+    assert not silent, f"these keys of {name} have no description"
+
+
+def test_the_architecture_has_the_floors_that_imports_are_held_to(writer: ModuleType) -> None:
+    assert tuple(room for room, _ in writer.FLOORS) == FLOORS
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    places = [page.index(f"### {room.replace('.', '/')}: ") for room in FLOORS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*"))]
+)
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    """Every `path/with.ending` in backticks, and every link to a file."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.S)
+    named = set(
+        re.findall(r"`((?:align|annotation|rewards|tests|docs|scripts|configs|benchmarks|examples)/[\w/.-]+)`", text)
+    )
+    linked = {(ROOT / page).parent / link for link in re.findall(r"\]\((?!http)([^)#]+)", text)}
+    missing = [str(path) for path in {*(ROOT / name for name in named), *linked} if not path.exists()]
+    assert not missing
+
+
+def test_every_toy_part_of_the_tests_is_shown() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text()
+    toys = sorted((ROOT / "tests" / "seams").glob("toy_*.py"))
+    assert toys and all(f"<!-- tests/seams/{path.name}: written by" in page for path in toys)
