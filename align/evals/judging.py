@@ -41,11 +41,11 @@ def judged_answers(
 def _opinions(answered: Sequence[Answered], judges: Sequence[Judge]) -> list[list[Opinions]]:
     """Opinions by item and answer; every judge reads all of its answers at once."""
     found: list[list[Opinions]] = [[] for _ in answered]
-    for judge in dict.fromkeys(judges):
+    for kind, judge in {judge.kind: judge for judge in judges}.items():
         places = [
             (i, answer)
             for i, (one, its_judge) in enumerate(zip(answered, judges, strict=True))
-            if its_judge == judge
+            if its_judge.kind == kind
             for answer in one.answers
         ]
         given = judge.opinions([Written(answered[i].item, answer.text, answer.ended) for i, answer in places])

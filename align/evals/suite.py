@@ -82,7 +82,8 @@ class Suite(Part):
         """Who judges the answers, each with what identifies its code."""
         if self.judged_by is None and "judge" not in self.reads:
             return {}
-        return {judge.kind: judge.version() for judge in {target.judge_of(item, self.judged_by) for item in items}}
+        judges = {judge.kind: judge for judge in (target.judge_of(item, self.judged_by) for item in items)}
+        return {kind: judge.version() for kind, judge in sorted(judges.items())}
 
     def row_of_pair(self, name: str, pair: Mapping[str, Any]) -> dict[str, Any] | None:
         """An item's row made of a test prompt of a pairs run; None where pairs hold no items for the suite."""

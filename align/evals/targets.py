@@ -46,10 +46,10 @@ class EvaluationTarget(NamedTuple):
         return f"{judge} ({self.own_judges[judge]})" if judge in self.own_judges else judge
 
     def judge_of(self, item: Item, of_suite: str | None = None) -> Judge:
-        """The judge that an item names, else its suite's, else the evaluation's."""
-        if name := item.judge or of_suite:
-            return find_judge(name)
-        return self.judge or find_judge(DEFAULT)
+        """The judge that an item names, else its suite's, else the evaluation's (whose settings go with its name)."""
+        own = self.judge or find_judge(DEFAULT)
+        name = item.judge or of_suite or own.kind
+        return own if name == own.kind else find_judge(name)
 
 
 def load_policy(path: Path, compute: Compute, template: Template, note: Note) -> RoleModel:
