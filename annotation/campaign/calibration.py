@@ -88,10 +88,10 @@ def calibration_results(campaign: Campaign, ledger: Ledger, people: Mapping[str,
     for task, judgment in known_judgments(ledger, "calibration"):
         if task.answer is not None:
             marks.setdefault(judgment.annotator, []).append(is_right(task.answer, judgment))
-    found = {}
+    results = {}
     for name, address in people.items():
         if address in campaign.annotators or (not campaign.annotators and name in marks):
             n_asked, own = sum(campaign.speaks(address, language) for language in languages), marks.get(name, [])
             bar = campaign.calibration.bar if campaign.calibration else 1.0
-            found[name] = CalibrationResult(address, n_asked, len(own), sum(own), bar)
-    return CalibrationRound(found, campaign.people_to_pass)
+            results[name] = CalibrationResult(address, n_asked, len(own), sum(own), bar)
+    return CalibrationRound(results, campaign.people_to_pass)

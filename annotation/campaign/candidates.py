@@ -44,10 +44,10 @@ def read_candidates(paths: Sequence[Path], drop: Drop, *, keep_unended: bool, at
         for number, row in enumerate(read_jsonl(file), 1):
             key, responses = _row(row, f"{file}: row {number}")
             merged.setdefault(key, (row, []))[1].extend(responses)
-    found = [_distinct(row, responses, drop, keep_unended) for row, responses in merged.values()]
-    kept = [prompt for prompt in found if len(prompt.responses) >= at_least]
+    prompts = [_distinct(row, responses, drop, keep_unended) for row, responses in merged.values()]
+    kept = [prompt for prompt in prompts if len(prompt.responses) >= at_least]
     few = "prompt with fewer than two responses" if at_least == 2 else f"prompt with fewer than {at_least} responses"
-    drop(few, len(found) - len(kept))
+    drop(few, len(prompts) - len(kept))
     return kept
 
 

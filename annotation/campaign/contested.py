@@ -78,9 +78,9 @@ def open_contested(
         disputed = contested_tasks(ledger, contested(answers_of(counting), posterior))
         short = [key for key in short_tasks(ledger, project.votes, counting) if key not in disputed]
         keys = [*disputed, *short]
-        found = _on_server(ledger, studio, project.id, keys)
-        waiting = {key: task for key, task in found.items() if task.is_open}
-        ready = {key: task for key, task in found.items() if not task.is_open}
+        current = _on_server(ledger, studio, project.id, keys)
+        waiting = {key: task for key, task in current.items() if task.is_open}
+        ready = {key: task for key, task in current.items() if not task.is_open}
         allowed = [key for key, task in ready.items() if _people(task) < most]
         known = ledger.reopened()
         noted = {key: _people(task) + 1 for key, task in waiting.items() if known.get(key, 0) <= _people(task)}
@@ -90,7 +90,7 @@ def open_contested(
             people = min(_people(ready[key]) + votes, most)
             studio.reopen(ready[key].id, people)
             ledger.set_reopened({key: people})
-        n_over, n_changed = len(allowed) - len(chosen), len(keys) - len(found)
+        n_over, n_changed = len(allowed) - len(chosen), len(keys) - len(current)
         at_maximum = len(ready) - len(allowed)
         return Reopened(len(keys), len(chosen), len(waiting), at_maximum, n_changed, n_over, most, len(short))
 
@@ -127,12 +127,12 @@ def _on_server(ledger: Ledger, studio: Studio, project: int, keys: Sequence[str]
     """Those of the tasks that hold on the server what was read of them, by key in the order given."""
     known, read = ledger.tasks(), _read_answers(ledger)
     numbers = {number: key for key in keys if (number := known[key].task_id) is not None}
-    found = {
+    unchanged = {
         numbers[task.id]: task
         for task in studio.tasks(project, numbers)
         if task.key == numbers[task.id] and {(a.id, a.created_at) for a in task.annotations} == read.get(task.id)
     }
-    return {key: found[key] for key in keys if key in found}
+    return {key: unchanged[key] for key in keys if key in unchanged}
 
 
 def _read_answers(ledger: Ledger) -> Mapping[int, set[tuple[int, str]]]:

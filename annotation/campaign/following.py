@@ -72,13 +72,13 @@ def polls(campaign: Campaign, studio: Studio, *, full: bool = False, full_every:
     for number in count(1):
         is_due = is_due or number % full_every == 0
         try:
-            found = once.pull(campaign, studio, full=is_due)
+            result = once.pull(campaign, studio, full=is_due)
         except (Silent, Busy) as trouble:
             if number == 1:
                 raise
             yield Poll(number, is_due, None, str(trouble))
             continue
-        yield Poll(number, is_due, found, "")
+        yield Poll(number, is_due, result, "")
         is_due = False
 
 

@@ -44,12 +44,12 @@ def days(answers: Iterable[Pulled], cap: float = CAP) -> list[Day]:
     grouped: dict[tuple[str, str], list[Pulled]] = {}
     for answer in answers:
         grouped.setdefault((answer.annotator, answer.created_at[:10]), []).append(answer)
-    found = []
+    listed = []
     for (annotator, day), rows in sorted(grouped.items()):
         timed = [seconds for row in rows if (seconds := seconds_of(row)) is not None]
         hours = sum(min(seconds, cap) for seconds in timed) / 3600
-        found.append(Day(annotator, day, len({row.task_id for row in rows}), hours, len(rows) - len(timed)))
-    return found
+        listed.append(Day(annotator, day, len({row.task_id for row in rows}), hours, len(rows) - len(timed)))
+    return listed
 
 
 def seconds_of(answer: Pulled) -> float | None:

@@ -64,8 +64,8 @@ def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, 
 def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Comparison]]:
     """A campaign's tasks of a purpose, sent or not, with their comparisons, by key; erased ones are left out."""
     tasks = [task for task in ledger.tasks().values() if task.purpose == purpose]
-    found = [(task, ledger.store.comparison(task.comparison_id)) for task in tasks]
-    return [(task, comparison) for task, comparison in found if comparison is not None]
+    pairs = [(task, ledger.store.comparison(task.comparison_id)) for task in tasks]
+    return [(task, comparison) for task, comparison in pairs if comparison is not None]
 
 
 def known_judgments(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:

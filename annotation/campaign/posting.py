@@ -130,7 +130,7 @@ def _turns(
         known = Ledger(store, campaign.name).tasks()
         comparisons = {comparison.id: comparison for comparison in store.comparisons()}
     accounts = {person.name: person.account for person in people}
-    found: dict[str, list[_Turn]] = {person.name: [] for person in people}
+    turns: dict[str, list[_Turn]] = {person.name: [] for person in people}
     for task in tasks:
         own = known.get(task.key or "")
         if own is None:
@@ -138,8 +138,8 @@ def _turns(
         answered = {annotation.completed_by for annotation in task.annotations}
         for name in panels.get(own.comparison_id, ()):
             if accounts[name] not in answered:
-                found[name].append(_Turn(task, comparisons[own.comparison_id]))
-    return found
+                turns[name].append(_Turn(task, comparisons[own.comparison_id]))
+    return turns
 
 
 def _post_all(

@@ -58,11 +58,11 @@ def find(text: str) -> set[str]:
 
 def count(comparisons: Iterable[Comparison]) -> dict[str, int]:
     """Comparisons that seem to hold each kind of personal data, by kind; ``any`` counts each of them once."""
-    found = dict.fromkeys([*PATTERNS, "any"], 0)
+    counts = dict.fromkeys([*PATTERNS, "any"], 0)
     for comparison in comparisons:
         messages = [*comparison.prompt, *(message for r in comparison.responses for message in r.messages)]
         shown = (message.get(name) for message in messages for name in ("content", "reasoning_content"))
         kinds = find("\n".join(str(text) for text in shown if text))
         for kind in [*kinds, *(["any"] if kinds else [])]:
-            found[kind] += 1
-    return found
+            counts[kind] += 1
+    return counts

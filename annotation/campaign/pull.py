@@ -159,8 +159,8 @@ class _Pull:
     def reconcile(self) -> None:
         """What stands in the chain of this campaign, and what was read as a judgment, are to be the same."""
         own = {source_of(self.campaign.name, key): key for key in self.tasks}
-        said = [j for j in self.ledger.store.judgments() if j.source in own]
-        standing = {(own[j.source], j.annotator): (j.comparison_id, j.annotator, j.source) for j in said}
+        judged = [j for j in self.ledger.store.judgments() if j.source in own]
+        standing = {(own[j.source], j.annotator): (j.comparison_id, j.annotator, j.source) for j in judged}
         self._take_back(triple for key, triple in standing.items() if not self.counting.get(key))
         for key in self.counting.keys() - standing.keys():
             self._doubt(key)
@@ -255,8 +255,8 @@ class _Pull:
 
 def _digest(annotation: Annotation, person: str) -> str:
     is_foreign = annotation.updated_by not in (None, annotation.completed_by)
-    said = [annotation.result, annotation.was_cancelled, person, is_foreign]
-    text = json.dumps(said, sort_keys=True, default=str)
+    content = [annotation.result, annotation.was_cancelled, person, is_foreign]
+    text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -130,12 +130,12 @@ class _Sender:
         if self.campaign.calibration is not None:
             state = self.ledger.state()
             people = people_of(self.studio, state.url if state else self.studio.url)
-            found = calibration_results(self.campaign, self.ledger, people)
-            if first or found.n_passed < found.n_needed:
+            passed = calibration_results(self.campaign, self.ledger, people)
+            if first or passed.n_passed < passed.n_needed:
                 self._open_calibration()
-            if found.n_passed < found.n_needed:
+            if passed.n_passed < passed.n_needed:
                 if rest and not first:
-                    raise BadInput(_too_few(found, len(rest)))
+                    raise BadInput(_too_few(passed, len(rest)))
                 return Counter(gold=len(gold), work=len(rest))
         chosen = _with_work(gold, len(rest), self.campaign.gold_share)
         self._import(sorted([*rest, *chosen], key=lambda task: task.key))
@@ -264,11 +264,11 @@ def _with_work(gold: Sequence[Task], n_work: int, share: float) -> list[Task]:
     return sorted(gold, key=lambda task: content_hash(["turn", task.key]))[:limit]
 
 
-def _too_few(found: CalibrationRound, n_work: int) -> str:
-    standing = ", ".join(f"{person.address} {person.summary}" for person in found.people.values()) or "nobody answered"
+def _too_few(passed: CalibrationRound, n_work: int) -> str:
+    people = ", ".join(f"{person.address} {person.summary}" for person in passed.people.values()) or "nobody answered"
     return (
-        f"{n_work} tasks wait: {found.n_passed} of {found.n_needed} people have passed the calibration round "
-        f"({standing}); pull what they answered, and push again when they are done; who will not pass comes off "
+        f"{n_work} tasks wait: {passed.n_passed} of {passed.n_needed} people have passed the calibration round "
+        f"({people}); pull what they answered, and push again when they are done; who will not pass comes off "
         "annotators, or set calibration.people"
     )
 
@@ -285,7 +285,7 @@ def _recover(
     """Take tasks back that the ledger does not know; how many were. Those that match no response are set aside."""
     comparisons = {comparison.id: comparison for comparison in work.comparisons}
     shown_guidelines = guidelines_html(work.guidelines)
-    found, strange = [], []
+    recovered, unknown = [], []
     for task in studio.tasks(project.id, lost.values()):
         own = wanted[str(task.key)]
         if task.data.get("guidelines_html") != shown_guidelines:
@@ -293,11 +293,11 @@ def _recover(
         order = shown_order(campaign, comparisons[own.comparison_id], task.data, work)
         if order is None:
             reason = "the task shows other texts than the comparison's responses: its sides are not known"
-            strange.append(Quarantined(0, "", task.id, task.key, None, reason, None))
+            unknown.append(Quarantined(0, "", task.id, task.key, None, reason, None))
         else:
-            found.append(own._replace(shown=order, task_id=task.id, pages=shown_hash(task.data)))
+            recovered.append(own._replace(shown=order, task_id=task.id, pages=shown_hash(task.data)))
     with ledger.store.transaction():
-        ledger.take_back(found)
-        ledger.know_again(task.key for task in found)
-        ledger.quarantine(strange)
-    return len(found)
+        ledger.take_back(recovered)
+        ledger.know_again(task.key for task in recovered)
+        ledger.quarantine(unknown)
+    return len(recovered)

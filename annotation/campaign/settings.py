@@ -155,7 +155,7 @@ def work_of(campaign: Campaign, stored: Sequence[Comparison], drop: Drop, items:
     size = campaign.group_size
     splits: dict[str, Split] = {}
     families: dict[str, str] = {}
-    found: dict[str, Comparison] = {}
+    grouped: dict[str, Comparison] = {}
     for prompt in read_candidates(campaign.candidates, drop, keep_unended=campaign.keep_unended, at_least=size):
         texts = [content_hash(response["messages"]) for response in prompt.responses]
         wanted = None if campaign.groups_per_prompt == "all" else campaign.groups_per_prompt
@@ -163,23 +163,25 @@ def work_of(campaign: Campaign, stored: Sequence[Comparison], drop: Drop, items:
             comparison = compare(prompt, [prompt.responses[i] for i in group], drop)
             if comparison is None:
                 continue
-            found[comparison.id] = comparison
+            grouped[comparison.id] = comparison
             families[comparison.id] = str(prompt.columns.get("family") or "")
             if prompt.split and STRICTNESS[prompt.split] > STRICTNESS[splits.get(comparison.id)]:
                 splits[comparison.id] = prompt.split
     if not campaign.candidates:
         sized = [comparison for comparison in stored if len(comparison.responses) == size]
-        found = {c.id: c for c in sized if not any(response.is_empty for response in c.responses)}
-        drop("empty response", len(sized) - len(found))
-    asked = {key: c for key, c in found.items() if not campaign.languages or is_among(c.language, campaign.languages)}
-    drop("language not asked for", len(found) - len(asked))
-    if not asked:
+        grouped = {c.id: c for c in sized if not any(response.is_empty for response in c.responses)}
+        drop("empty response", len(sized) - len(grouped))
+    chosen = {
+        key: c for key, c in grouped.items() if not campaign.languages or is_among(c.language, campaign.languages)
+    }
+    drop("language not asked for", len(grouped) - len(chosen))
+    if not chosen:
         where = ", ".join(map(str, campaign.candidates)) or f"{campaign.feedback} (no candidates are named)"
         languages = f" in {', '.join(campaign.languages)}" if campaign.languages else ""
         raise BadInput(f"{where}: nothing to judge: no prompt{languages} has {size} different responses")
-    asked |= {key: item.comparison for key, item in items.items()}
+    chosen |= {key: item.comparison for key, item in items.items()}
     families |= {key: item.answer.family for key, item in items.items() if item.answer.family}
-    comparisons = [asked[key] for key in sorted(asked)]
+    comparisons = [chosen[key] for key in sorted(chosen)]
     check_languages(campaign, comparisons, f"campaign '{campaign.name}'")
     _check_privacy(campaign, comparisons)
     return Work(comparisons, splits, families, _guidelines(campaign), items)

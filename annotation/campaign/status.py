@@ -212,15 +212,15 @@ def _states(campaign: Campaign, data: CampaignData) -> dict[str, str]:
     """What each task is: open, contested, short or done."""
     people = Counter(key for key, _ in {(a.key, a.annotator) for a in data.answers if a.outcome in ANSWERED})
     votes = Counter(source for source, _ in {(j.source, j.annotator) for j in data.counting})
-    found, disputed = {}, set(data.disputed)
+    states, disputed = {}, set(data.disputed)
     for key, wanted in data.asked_of.items():
         if people[key] < wanted:
-            found[key] = "open"
+            states[key] = "open"
         elif key in disputed:
-            found[key] = "contested"
+            states[key] = "contested"
         else:
-            found[key] = "short" if votes[source_of(campaign.name, key)] < campaign.votes else "done"
-    return found
+            states[key] = "short" if votes[source_of(campaign.name, key)] < campaign.votes else "done"
+    return states
 
 
 def _projection(data: CampaignData) -> Projection:
@@ -242,7 +242,7 @@ def _people(
         known = {(row.annotator, row.kind): row.share for row in gold.report(campaign).accuracies}
     open_keys = {key for key, state in states.items() if state == "open"}
     disputed = {source_of(campaign.name, key) for key, state in states.items() if state == "contested"}
-    found = []
+    people = []
     for name, own in answers.items():
         mine, outcomes = judged.get(name, []), Counter(answer.outcome for answer in own)
         person = AnnotatorStatus(
@@ -259,8 +259,8 @@ def _people(
             attention=known.get((name, "attention")),
             excluded=data.excluded.get(name),
         )
-        found.append(person)
-    return sorted(found, key=lambda person: (-person.done, person.annotator))
+        people.append(person)
+    return sorted(people, key=lambda person: (-person.done, person.annotator))
 
 
 def _work(answers: Iterable[Pulled], listed: Iterable[Day]) -> WorkTime:
@@ -273,10 +273,10 @@ def _work(answers: Iterable[Pulled], listed: Iterable[Day]) -> WorkTime:
 
 
 def _by_name(rows: Iterable[NamedT]) -> dict[str, list[NamedT]]:
-    found: dict[str, list[NamedT]] = {}
+    by_name: dict[str, list[NamedT]] = {}
     for row in rows:
-        found.setdefault(row.annotator, []).append(row)
-    return found
+        by_name.setdefault(row.annotator, []).append(row)
+    return by_name
 
 
 def _guideline(ledger: Ledger, tasks: Iterable[Task]) -> Guideline:

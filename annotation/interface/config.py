@@ -108,23 +108,25 @@ class Control(NamedTuple):
 
 def controls(interface: Interface) -> dict[str, Control]:
     """Every control of an interface by name: ratings, the question that must be answered, and what may be added."""
-    found = {
+    by_name = {
         rating_control(name, place): Control("rating", f"response_{LETTERS[place]}")
         for place in range(interface.n_responses)
         for name in interface.ratings
     }
     if interface.kind == "ranking":
-        found["ranking"] = Control("ranker", "cards", tuple(f"place_{n}" for n in range(1, interface.n_responses + 1)))
-        found["skip"] = Control("choices", "response_a", (TOO_DISTURBING,))
+        by_name["ranking"] = Control(
+            "ranker", "cards", tuple(f"place_{n}" for n in range(1, interface.n_responses + 1))
+        )
+        by_name["skip"] = Control("choices", "response_a", (TOO_DISTURBING,))
     else:
-        found["verdict"] = Control("choices", "response_a", (*verdicts(interface), TOO_DISTURBING))
+        by_name["verdict"] = Control("choices", "response_a", (*verdicts(interface), TOO_DISTURBING))
     if interface.flags:
-        found["flags"] = Control("choices", "response_a", interface.flags, is_multiple=True)
+        by_name["flags"] = Control("choices", "response_a", interface.flags, is_multiple=True)
     if interface.rationale:
-        found["rationale"] = Control("textarea", "response_a")
+        by_name["rationale"] = Control("textarea", "response_a")
     if interface.improve:
-        found["improved"] = Control("textarea", "response_a")
-    return found
+        by_name["improved"] = Control("textarea", "response_a")
+    return by_name
 
 
 def rating_control(name: str, place: int) -> str:
@@ -180,9 +182,9 @@ def labeling_config(interface: Interface) -> str:
         _add_choices(row, interface, "flags", say)
     improve = say.improve if interface.n_responses > 1 else say.improve_single
     notes = {"rationale": say.rationale, "improved": improve}
-    if asked := [name for name in notes if name in controls(interface)]:
+    if chosen := [name for name in notes if name in controls(interface)]:
         row = _add(main, "View", className="pf-notes")
-        for name in asked:
+        for name in chosen:
             _add_note(row, name, notes[name])
     verdict = _add(main, "View", className=f"pf-verdict{' pf-scale' if interface.kind == 'pairwise' else ''}")
     _add(verdict, "Header", value=getattr(say, f"ask_{interface.kind}"), size="4")

@@ -194,5 +194,5 @@ def _ranked(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
 def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int | None]]:
     """By name, one value a place; a name that nobody rated by is left out."""
     places = range(interface.n_responses)
-    found = {name: [values.get(rating_control(name, place)) for place in places] for name in interface.ratings}
-    return {name: ratings for name, ratings in found.items() if any(rating is not None for rating in ratings)}
+    by_name = {name: [values.get(rating_control(name, place)) for place in places] for name in interface.ratings}
+    return {name: ratings for name, ratings in by_name.items() if any(rating is not None for rating in ratings)}

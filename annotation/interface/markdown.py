@@ -174,15 +174,15 @@ def _emphasis(state: StateInline, silent: bool) -> bool:
         state.pending += name[0]
         state.pos = name.end()
         return True
-    found = state.scanDelims(state.pos, marker == "*")
-    before, after = state.src[max(0, state.pos - 1) : state.pos], state.src[state.pos + found.length :][:1]
-    may_open = found.can_open and _may_border(before, BEFORE_EMPHASIS)
-    may_close = found.can_close and _may_border(after, AFTER_EMPHASIS)
-    for _ in range(found.length):
+    run = state.scanDelims(state.pos, marker == "*")
+    before, after = state.src[max(0, state.pos - 1) : state.pos], state.src[state.pos + run.length :][:1]
+    may_open = run.can_open and _may_border(before, BEFORE_EMPHASIS)
+    may_close = run.can_close and _may_border(after, AFTER_EMPHASIS)
+    for _ in range(run.length):
         state.push("text", "", 0).content = marker
         place = len(state.tokens) - 1
-        state.delimiters.append(Delimiter(ord(marker), found.length, place, end=-1, open=may_open, close=may_close))
-    state.pos += found.length
+        state.delimiters.append(Delimiter(ord(marker), run.length, place, end=-1, open=may_open, close=may_close))
+    state.pos += run.length
     return True
 
 

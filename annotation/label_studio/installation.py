@@ -128,8 +128,8 @@ def environment(venv: Path, data: Path) -> dict[str, str]:
 def _run(command: list[str], fault: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=_search_paths() | _pip_settings())
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise BadInput(f"{fault} ({said[-1].strip()})")
+        output = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise BadInput(f"{fault} ({output[-1].strip()})")
 
 
 def last_line(text: str) -> str:

@@ -147,12 +147,12 @@ def _seconds(value: Any) -> float | None:
 
 def read_keyed(rows: Iterable[Mapping[str, Any]]) -> list[Keyed]:
     """Those of the rows that are the bridge's own tasks."""
-    found = []
+    tasks = []
     for row in rows:
         with _known("task", row):
             if (key := _key(row)) is not None:
-                found.append(Keyed(row["id"], key, row["total_annotations"] + row["cancelled_annotations"]))
-    return found
+                tasks.append(Keyed(row["id"], key, row["total_annotations"] + row["cancelled_annotations"]))
+    return tasks
 
 
 def first_ids(rows: Iterable[Keyed]) -> dict[str, int]:
@@ -166,8 +166,8 @@ def first_ids(rows: Iterable[Keyed]) -> dict[str, int]:
 
 def person(value: Any) -> int | None:
     """An account's id, which stands there alone or within the account's fields."""
-    found = value.get("id") if isinstance(value, dict) else value
-    return found if isinstance(found, int) else None
+    number = value.get("id") if isinstance(value, dict) else value
+    return number if isinstance(number, int) else None
 
 
 def by_key(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

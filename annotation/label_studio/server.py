@@ -120,9 +120,9 @@ def status(folder: Path) -> Status:
 
 
 def _running(folder: Path) -> Server:
-    found = status(folder)
-    if found.state == "running" and found.url and found.pid:
-        return Server(found.url, found.pid, folder, _token(folder))
+    current = status(folder)
+    if current.state == "running" and current.url and current.pid:
+        return Server(current.url, current.pid, folder, _token(folder))
     raise BadInput(f"{folder}: its server is starting or does not answer; wait a moment, or stop it and start it again")
 
 
@@ -194,10 +194,10 @@ def _await(process: subprocess.Popen[bytes], log: Path, url: str, say: Say) -> N
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise BadInput(f"Label Studio ended while starting ({last_line(log.read_text())}); its words are in {log}")
-        said = log.read_text(errors="replace").partition("Starting development server at ")[2]
-        if "\n" in said and not said.startswith(url):
+        announced = log.read_text(errors="replace").partition("Starting development server at ")[2]
+        if "\n" in announced and not announced.startswith(url):
             raise BadInput(f"the port of {url} was taken at the last moment; run the same command again")
-        if said and is_healthy(url):
+        if announced and is_healthy(url):
             return
         time.sleep(0.1)
     raise BadInput(f"Label Studio did not answer for {START_SECONDS:.0f} s; its words are in {log}")

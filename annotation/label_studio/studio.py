@@ -86,8 +86,8 @@ class Studio:
         """
 
         def read(sdk: Any) -> list[Any]:
-            found = sdk.projects.get(project)
-            return [found.id, found.title, found.label_config, found.task_number, found.maximum_annotations]
+            row = sdk.projects.get(project)
+            return [row.id, row.title, row.label_config, row.task_number, row.maximum_annotations]
 
         try:
             return Project(*self.connection.query(read, PROJECT))
@@ -105,11 +105,11 @@ class Studio:
         check_interface(config)
         if not 3 <= len(title) <= 50:
             raise BadInput(f"'{title}': the title of a project has 3 to 50 characters")
-        found = self._titled(title)
-        if len(found) > 1:
-            raise BadInput(f"{self.url}: {len(found)} projects are called '{title}' ({found}); rename all but one")
-        if found:
-            return self.project(found[0])
+        ids = self._titled(title)
+        if len(ids) > 1:
+            raise BadInput(f"{self.url}: {len(ids)} projects are called '{title}' ({ids}); rename all but one")
+        if ids:
+            return self.project(ids[0])
         given = {"title": title, "label_config": config, **(settings or {})}
         self.connection.write(
             lambda: self.connection.call(lambda sdk: sdk.projects.create(**given).id), lambda: bool(self._titled(title))
@@ -128,8 +128,8 @@ class Studio:
     def count(self, project: int, *, answered: bool = False) -> int:
         """How many tasks a project holds, or of how many somebody's answer or skip stands there."""
         query = {"filters": {"conjunction": "and", "items": [ANSWERED] if answered else []}}
-        found = self._page(project, {"page_size": 1, "include": "id", "query": json.dumps(query)})
-        return int(found["total"])
+        page = self._page(project, {"page_size": 1, "include": "id", "query": json.dumps(query)})
+        return int(page["total"])
 
     def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
         """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
@@ -142,10 +142,10 @@ class Studio:
         filters: list[list[dict[str, Any]]] = [[]]
         if chosen is not None and (len(chosen) <= LIST_LIMIT or len(chosen) * 4 < self.count(project)):
             filters = [[condition(f"tasks:data.{KEY}", "in_list", "List", part)] for part in parts(chosen, LIST_LIMIT)]
-        found = [row for one in filters for row in self._scan(project, one, SCAN_PAGE, include)]
-        rows = read_keyed(found)
-        asked = None if chosen is None else set(chosen)
-        return [row for row in rows if asked is None or row.key in asked]
+        listed = [row for one in filters for row in self._scan(project, one, SCAN_PAGE, include)]
+        rows = read_keyed(listed)
+        keys = None if chosen is None else set(chosen)
+        return [row for row in rows if keys is None or row.key in keys]
 
     def import_tasks(self, project: int, rows: Sequence[Mapping[str, Any]], batch: int = 1000) -> Imported:
         """Bring rows (``{"data": {"pair_id": ...}}``) there that are not there yet, each exactly once.
@@ -158,12 +158,12 @@ class Studio:
         """
         wanted = by_key(rows)
         before = self.count(project)
-        found = self.keyed(project, wanted) if before else []
-        ids = first_ids(found)
+        present = self.keyed(project, wanted) if before else []
+        ids = first_ids(present)
         missing = [key for key in wanted if key not in ids]
         for start in range(0, len(missing), batch):
             ids |= self._send_rows(project, {key: wanted[key] for key in missing[start : start + batch]})
-        had_copies = len(found) + len(missing) > len(ids) or self.count(project) != before + len(missing)
+        had_copies = len(present) + len(missing) > len(ids) or self.count(project) != before + len(missing)
         if had_copies:
             ids = self._remove_copies(project, wanted)
         return Imported({key: ids[key] for key in wanted if key in ids}, len(missing), had_copies)
@@ -176,8 +176,8 @@ class Studio:
         """
         changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
         include = {"fields": "task_only", "include": "id,updated_at"}
-        found = self._scan(project, [ANSWERED, *changed], SCAN_PAGE, include)
-        return {row["id"]: str(row.get("updated_at", "")) for row in found}
+        rows = self._scan(project, [ANSWERED, *changed], SCAN_PAGE, include)
+        return {row["id"]: str(row.get("updated_at", "")) for row in rows}
 
     def all_tasks(self, project: int) -> Iterator[StudioTask]:
         """All tasks with their annotations, in the order of ids."""
@@ -294,8 +294,8 @@ class Studio:
 
     def _page(self, project: int, params: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            asked = {"project": project, "fields": "task_only", **params}
-            return dict(self.connection.read("api/tasks/", asked, form=PAGE))
+            query = {"project": project, "fields": "task_only", **params}
+            return dict(self.connection.read("api/tasks/", query, form=PAGE))
         except Missing:
             raise self._no_project(project) from None
 
@@ -310,8 +310,8 @@ class Studio:
 
     def _update(self, project: int, **fields: Any) -> None:
         def are_set(sdk: Any) -> bool:
-            found = sdk.projects.get(project)
-            return all(getattr(found, name) == value for name, value in fields.items())
+            row = sdk.projects.get(project)
+            return all(getattr(row, name) == value for name, value in fields.items())
 
         self.connection.write(
             lambda: self.connection.call(lambda sdk: sdk.projects.update(project, **fields).id),
@@ -319,15 +319,15 @@ class Studio:
         )
 
     def _titled(self, title: str) -> list[int]:
-        found: list[int] = []
+        ids: list[int] = []
         page = seen = 0
         while True:
             page += 1
             count, listed = self.connection.query(partial(_titles, page), TITLES)
-            found += [number for number, other in listed if other == title]
+            ids += [number for number, other in listed if other == title]
             seen += len(listed)
             if seen >= count or not listed:
-                return sorted(found)
+                return sorted(ids)
 
     def _no_project(self, project: int) -> BadInput:
         return BadInput(
@@ -338,5 +338,5 @@ class Studio:
 
 def _titles(page: int, sdk: Any) -> list[Any]:
     """How many projects there are, and ids and titles on one page of their list."""
-    found = sdk.projects.list(page=page, page_size=100, include="id,title")
-    return [found.response.count, [[project.id, project.title] for project in found.items]]
+    pager = sdk.projects.list(page=page, page_size=100, include="id,title")
+    return [pager.response.count, [[project.id, project.title] for project in pager.items]]

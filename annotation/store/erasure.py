@@ -110,11 +110,11 @@ def erase(
 def belongings(store: Store, *, annotator: str | None = None, comparison: str | None = None) -> dict[str, int]:
     """How many rows of each table speak of an annotator or a comparison; tables without one are left out."""
     value = annotator if annotator is not None else comparison
-    found = {
+    counts = {
         table: int(store.read(f"SELECT COUNT(*) FROM {table} WHERE {condition}", (value,))[0][0])
         for table, condition in _conditions(store, "annotator" if annotator is not None else "comparison_id").items()
     }
-    return {table: count for table, count in found.items() if count}
+    return {table: count for table, count in counts.items() if count}
 
 
 def remove(store: Store, *, annotator: str | None = None, comparison: str | None = None) -> int:
@@ -143,15 +143,15 @@ def _conditions(store: Store, column: str) -> dict[str, str]:
 
     Tables that know a comparison by its tasks come before the tasks.
     """
-    found = {}
+    conditions = {}
     by_task = "(campaign, key) IN (SELECT campaign, key FROM tasks WHERE comparison_id = ?)"
     for (table,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'tasks'"):
         columns = {row[1] for row in store.read(f"PRAGMA table_info({table})")}
         if column in columns:
-            found[table] = f"{column} = ?"
+            conditions[table] = f"{column} = ?"
         elif column == "comparison_id" and {"campaign", "key"} <= columns:
-            found[table] = by_task
-    return found
+            conditions[table] = by_task
+    return conditions
 
 
 def _require_known(store: Store, annotator: str | None, comparison: str | None) -> None:
@@ -196,8 +196,8 @@ def _mark(store: Store, annotator: str | None, comparison: str | None) -> str:
 
 def _texts(comparison: Comparison) -> list[str]:
     messages = [*comparison.prompt, *(message for r in comparison.responses for message in r.messages)]
-    said = [str(message.get(name) or "") for message in messages for name in ("content", "reasoning_content")]
-    return [text for text in dict.fromkeys(said) if len(text) >= SHORTEST]
+    texts = [str(message.get(name) or "") for message in messages for name in ("content", "reasoning_content")]
+    return [text for text in dict.fromkeys(texts) if len(text) >= SHORTEST]
 
 
 def _on_server(store: Store, annotator: str | None, comparison: str | None) -> list[str]:
@@ -207,20 +207,20 @@ def _on_server(store: Store, annotator: str | None, comparison: str | None) -> l
     else:
         kind = "tasks"
         query = "SELECT task_id FROM tasks WHERE campaign = ? AND comparison_id = ? AND task_id IS NOT NULL ORDER BY 1"
-    found = []
+    places = []
     for name, url, project in store.read("SELECT name, url, project FROM campaigns ORDER BY name"):
         ids = [row[0] for row in store.read(query, (name, annotator if annotator is not None else comparison))]
         how = DELETED if annotator is not None else "delete them (Data Manager, or DELETE api/tasks/ID/)"
         if ids:
             numbers = ", ".join(map(str, ids))
-            found.append(f"{url} project {project} (campaign {name}): {kind} {numbers}: {how}")
-    return found
+            places.append(f"{url} project {project} (campaign {name}): {kind} {numbers}: {how}")
+    return places
 
 
 def _mentions(store: Store, words: Sequence[str]) -> list[str]:
     """Where the store still says these words, by table and column, with the comparisons it is said of."""
     pattern = _pattern(words)
-    found = []
+    mentions = []
     for (table,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"):
         columns = [row[1] for row in store.read(f"PRAGMA table_info({table})")]
         hits: dict[str, list[dict[str, Any]]] = {column: [] for column in columns}
@@ -230,10 +230,14 @@ def _mentions(store: Store, words: Sequence[str]) -> list[str]:
                 if isinstance(value, str) and pattern.search(value.encode("utf-8", "replace")):
                     hits[column].append(row)
         for column, rows in hits.items():
-            asked = sorted({row["comparison_id"] for row in rows if row.get("comparison_id")})
-            few = ", ".join(asked[:LISTED]) + (f" and {len(asked) - LISTED} more" if len(asked) > LISTED else "")
-            found += [f"{table}.{column}, {len(rows)} rows{f' (comparisons {few})' if asked else ''}"] if rows else []
-    return found
+            comparisons = sorted({row["comparison_id"] for row in rows if row.get("comparison_id")})
+            few = ", ".join(comparisons[:LISTED]) + (
+                f" and {len(comparisons) - LISTED} more" if len(comparisons) > LISTED else ""
+            )
+            mentions += (
+                [f"{table}.{column}, {len(rows)} rows{f' (comparisons {few})' if comparisons else ''}"] if rows else []
+            )
+    return mentions
 
 
 def _holding(folder: Path, words: Sequence[str]) -> list[Path]:
@@ -257,13 +261,13 @@ def _contents(file: Path) -> Iterator[bytes]:
 
 def _pairs_of(folder: Path, comparisons: set[str]) -> list[Path]:
     """Files to train on, under a folder, that name one of these comparisons."""
-    found = []
+    paths = []
     for file in files_under(folder) if comparisons else []:
         rows = file.read_bytes() if file.suffix == ".jsonl" else b""
         is_ours = b'"chosen"' in rows or b'"completion"' in rows
         if is_ours and any(name.decode() in comparisons for name in COMPARISON_ID.findall(rows)):
-            found.append(file)
-    return found
+            paths.append(file)
+    return paths
 
 
 def _pattern(words: Sequence[str]) -> re.Pattern[bytes]:

@@ -171,20 +171,20 @@ def _judgments(store: Store) -> Rows:
 
 
 def _tasks(store: Store) -> Rows:
-    found = []
+    rows = []
     for campaign, tasks in tasks_by_campaign(store).items():
         for task in tasks:
             answer = task.answer._asdict() if task.answer else None
             row = {"campaign": campaign, **task._asdict(), "answer": answer}
-            found.append({column: row[column] for column in COLUMNS["tasks"]})
-    return found
+            rows.append({column: row[column] for column in COLUMNS["tasks"]})
+    return rows
 
 
 def _quarantine(store: Store, names: bool) -> Rows:
     columns = COLUMNS["quarantine"]
     rows = store.read(f"SELECT {', '.join(columns)} FROM quarantine ORDER BY campaign, annotation_id, created_at")
-    found = [dict(zip(columns, row, strict=True)) for row in rows]
-    return found if names else [{**row, "reason": QUOTED.sub("(…)", row["reason"])} for row in found]
+    quarantined = [dict(zip(columns, row, strict=True)) for row in rows]
+    return quarantined if names else [{**row, "reason": QUOTED.sub("(…)", row["reason"])} for row in quarantined]
 
 
 def _parquet(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:

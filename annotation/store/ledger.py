@@ -204,10 +204,10 @@ class Ledger:
 
     def refreshes(self) -> dict[str, list[Refresh]]:
         """By key, when tasks came to show other guidelines, oldest first; one that was not finished comes last."""
-        found: dict[str, list[Refresh]] = {}
+        by_key: dict[str, list[Refresh]] = {}
         for row in self._rows(Refresh, "refreshed", f"{OWN} ORDER BY key, moment IS NULL, moment"):
-            found.setdefault(row.key, []).append(row)
-        return found
+            by_key.setdefault(row.key, []).append(row)
+        return by_key
 
     def _rows(self, kind: type[RowT], table: str, condition: str = OWN) -> list[RowT]:
         return select(self.store, kind, table, condition, [self.campaign])

@@ -68,10 +68,10 @@ def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -
             if record not in before:
                 names.setdefault(_head(record) or "", []).append(record.path)
         faults = [line for row in store.read("PRAGMA integrity_check") for line in row[0].splitlines() if line != "ok"]
-        found = store.verify({head: " and ".join(paths) for head, paths in names.items()})
+        chain = store.verify({head: " and ".join(paths) for head, paths in names.items()})
         erasures = store.read("SELECT COUNT(*) FROM bodies WHERE kind = 'erasure'")[0][0]
         beside = check(store)
-    if problems := [*(f"the file itself: {fault}" for fault in faults), *found.problems, *beside]:
+    if problems := [*(f"the file itself: {fault}" for fault in faults), *chain.problems, *beside]:
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise BadInput(f"{feedback}: damaged: {'; '.join(problems[:NAMED])}{more}")
     notes = [f"not compared, no readable run: {text}" for text in unreadable]
@@ -82,21 +82,21 @@ def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -
         )
     if others := sum(_head(record) not in entries for record in strange):
         notes.append(f"not compared: {others} runs of other stores")
-    return VerifiedStore(feedback, found.entries, erasures, found.erased, found.head, len(own) - len(before), notes)
+    return VerifiedStore(feedback, chain.entries, erasures, chain.erased, chain.head, len(own) - len(before), notes)
 
 
 def read_records(folder: Path) -> tuple[list[RunRecord], list[str]]:
     """The records of all runs under a folder by path, and what is wrong with those that cannot be read."""
-    found: list[RunRecord] = []
+    records: list[RunRecord] = []
     unreadable: list[str] = []
     for file in [file for file in files_under(folder) if file.name == "run.json"]:
         if not is_ours(file.parent):
             continue
         try:
-            found.append(read_run(file.parent))
+            records.append(read_run(file.parent))
         except BadInput as error:
             unreadable.append(str(error))
-    return found, unreadable
+    return records, unreadable
 
 
 def places(store: Store) -> dict[str, int]:
@@ -110,28 +110,28 @@ def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequ
     Args:
         at: ``places`` of the store.
     """
-    found = {}
+    readers_by_path = {}
     for record in records:
         seen = at.get(_head(record) or "", 0) if record.stage not in WRITERS else 0
         if count := sum(sequence <= seen for sequence in sequences):
-            found[record.path] = DependentRun(record.path, record.stage, f"read {count} of these entries")
-    return found
+            readers_by_path[record.path] = DependentRun(record.path, record.stage, f"read {count} of these entries")
+    return readers_by_path
 
 
 def descendants(records: Sequence[RunRecord], origins: Mapping[str, DependentRun]) -> dict[str, DependentRun]:
     """Runs by path that were made from others, directly or through further runs: told by hashes, or by the path."""
-    found = dict(origins)
+    dependent = dict(origins)
     waiting = [record for record in records if record.path in origins]
     while waiting:
         origin = waiting.pop(0)
         hashes, folder = _hashes(origin), Path(origin.path).resolve()
         for record in records:
-            given = {value["sha256"] for value in record.inputs.values()} | set(record.lineage.values())
+            inputs = {value["sha256"] for value in record.inputs.values()} | set(record.lineage.values())
             lies_there = any(Path(value["path"]).resolve().is_relative_to(folder) for value in record.inputs.values())
-            if record.path not in found and (lies_there or given & hashes):
-                found[record.path] = DependentRun(record.path, record.stage, f"made from {origin.path}")
+            if record.path not in dependent and (lies_there or inputs & hashes):
+                dependent[record.path] = DependentRun(record.path, record.stage, f"made from {origin.path}")
                 waiting.append(record)
-    return {path: use for path, use in found.items() if path not in origins}
+    return {path: use for path, use in dependent.items() if path not in origins}
 
 
 def _hashes(record: RunRecord) -> set[str]:

@@ -132,7 +132,7 @@ class Store:
         What does not stand is passed over; returns how many entries that made.
         """
         with self.transaction():
-            gone = [key for key in keys if (said := self._said(key)) and said[0][0] == "judgment"]
+            gone = [key for key in keys if (versions := self._said(key)) and versions[0][0] == "judgment"]
             return self._append(
                 _Entry("withdrawal", *key, json.dumps({"withdrawal": list(key), "reason": reason})) for key in gone
             )
@@ -195,12 +195,12 @@ class Store:
 
     def erasures(self) -> list[dict[str, Any]]:
         """What erasures say; a damaged one erases nothing (``verify`` names it by its hash)."""
-        found = []
+        erasures = []
         for (body,) in self.read("SELECT body FROM bodies WHERE kind = 'erasure'"):
             with suppress(ValueError, TypeError, KeyError):
                 erasure = json.loads(body)
-                found.append({**erasure, "erased": {*erasure["erased"]}})
-        return found
+                erasures.append({**erasure, "erased": {*erasure["erased"]}})
+        return erasures
 
     def erased_ids(self) -> ErasedIds:
         """What was erased and is not taken again."""
@@ -261,20 +261,21 @@ class Store:
         erased_ids = self.erased_ids()
         sizes: dict[str, int | None] = {}
         for judgment in judgments:
-            asked, person = judgment.comparison_id, judgment.annotator
-            if erased_ids.holds("annotator", person) or erased_ids.holds("comparison", asked):
+            comparison_id, annotator = judgment.comparison_id, judgment.annotator
+            if erased_ids.holds("annotator", annotator) or erased_ids.holds("comparison", comparison_id):
                 self.passed_over += 1
                 continue
-            if asked not in sizes:
-                sizes[asked] = self._size(asked)
-            if (size := sizes[asked]) is None:
-                raise BadInput(f"{self.path}: a judgment names comparison {asked}; add that one first")
+            if comparison_id not in sizes:
+                sizes[comparison_id] = self._size(comparison_id)
+            if (size := sizes[comparison_id]) is None:
+                raise BadInput(f"{self.path}: a judgment names comparison {comparison_id}; add that one first")
             if size != len(judgment.shown):
                 raise BadInput(
-                    f"{self.path}: a judgment ranks {len(judgment.shown)} responses, but comparison {asked} has {size}"
+                    f"{self.path}: a judgment ranks {len(judgment.shown)} responses, but comparison "
+                    f"{comparison_id} has {size}"
                 )
             version = 1
-            key = (asked, person, judgment.source)
+            key = (comparison_id, annotator, judgment.source)
             if rows := self._said(key):
                 text = next(body for kind, body in rows if kind == "judgment")
                 before = self.parse(JUDGMENT, text)["judgment"]

@@ -172,17 +172,17 @@ def select(store: Store, kind: type[RowT], table: str, condition: str = "", valu
     Raises:
         BadInput: a row that was never written here.
     """
-    found = []
+    rows = []
     for row in store.read(f"SELECT {', '.join(kind._fields)} FROM {table} {condition}", tuple(values)):
         try:
-            found.append(_schema(kind).validate_python(row))
+            rows.append(_schema(kind).validate_python(row))
         except (ValueError, TypeError, RecursionError) as error:
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise BadInput(
                 f"{store.path}: damaged: table {table}, row {row[0]!r} holds what is never written there ({why}); "
                 "restore a backup, or move the file away, push and 'pull --full'"
             ) from None
-    return found
+    return rows
 
 
 def insert(store: Store, table: str, rows: Iterable[NamedTuple], *, keep: bool = False, **fixed: Any) -> None:
