@@ -2,9 +2,9 @@
 
 In: a campaign with ``calibration``, judgments on its items, the accounts of a server. Out: per person how many items
 were answered and right, and whether that passes. It is an examination: the items are the same for everybody, and the
-share that is right decides, not an interval. Only items in a person's languages are asked of them; what they changed
-afterwards counts as it stands at the last pull. Work is not sent before enough people have passed (``push.py``), what
-others judged is set aside (``pull.py``), and judgments on these items never become votes.
+share that is right decides, not an interval. Only items in a person's languages count for them; of what they changed
+afterwards the state of the last pull counts. Work is not sent before enough people have passed (``push.py``), what
+others judged goes into quarantine (``pull.py``), and judgments on these items never become votes.
 
 The open-source server assigns nothing: the items are the first tasks of the campaign's own project, and stay open for
 everybody, so that who comes later meets them first.
@@ -65,7 +65,7 @@ class CalibrationRound(NamedTuple):
 
 
 def calibration(campaign: Campaign, studio: Studio) -> CalibrationRound:
-    """Where everybody stands in the calibration round, as of the last pull.
+    """How far everybody is in the calibration round, as of the last pull.
 
     Raises:
         BadInput: the campaign has no round, or it was not pushed yet.

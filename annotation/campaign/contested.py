@@ -1,10 +1,10 @@
 """`annotate open-contested`: tasks whose answers disagree go to one more person, once for each disagreement.
 
-In: what people said, as of a pull made first. Out: tasks that the server hands out again; ``agreement/answers.py``
-defines which those are. Only tasks whose answer nobody knows are looked at, and only those that wait for nobody: one
+In: judgments, as of a pull made first. Out: tasks that the server hands out again; ``agreement/answers.py``
+defines which those are. Only tasks without a known answer are considered, and only those that wait for nobody: one
 that was re-opened stays as it is until the next person has answered, however often this is run and whichever ledger it
 is run with. Tasks that were answered by as many people as they ask, of whose votes too few count (somebody was
-excluded, an answer was set aside), go the same way.
+excluded, an answer is in quarantine), go the same way.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def open_contested(
 
 
 def own_judgments(ledger: Ledger) -> list[Judgment]:
-    """What stands of the judgments on a campaign's tasks, as of the last pull."""
+    """The judgments on a campaign's tasks that are in force, as of the last pull."""
     own = {source_of(ledger.campaign, key) for key in ledger.tasks()}
     return [judgment for judgment in ledger.store.judgments() if judgment.source in own]
 

@@ -2,9 +2,9 @@
 
 In: a campaign and a client. Out: what one pull found or, watching, a line of progress: rewritten in place on a
 terminal, elsewhere a plain line whenever something changed. A server that falls silent (restarted, or the way to it is
-broken) is told once and asked again until it answers; so is a store that another process is writing to. Whatever else
-is wrong ends the watch, as it would end a pull. Ctrl-C ends it too, with exit code 130: each pull is a transaction, so
-nothing is lost. Not here: what a pull does (``pull.py``).
+broken) is reported once and asked again until it answers; so is a store that another process is writing to. Whatever
+else is wrong ends the watch, as it would end a pull. Ctrl-C ends it too, with exit code 130: each pull is a
+transaction, so nothing is lost. Not here: what a pull does (``pull.py``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FULL_EVERY = 120  # polls: an hour, at one in 30 s
 
 
 class Poll(NamedTuple):
-    """One look at the server: what a pull found, or why there was none; ``is_full`` reads everything again."""
+    """One poll of the server: the result of a pull, or why there was none; ``is_full`` reads everything again."""
 
     number: int
     is_full: bool
@@ -49,7 +49,7 @@ def pull(
 
     Raises:
         BadInput: as a single pull does; while watching, a silent server does not end it once it has answered.
-        KeyboardInterrupt: the watch was ended; says what was read.
+        KeyboardInterrupt: the watch was ended; its text counts what was read.
     """
     if not watch:
         if every is not None:

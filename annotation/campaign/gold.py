@@ -6,7 +6,7 @@ Pearson. On the server a gold task is a task like any other: its key is made as 
 push are sent in the order of their keys.
 
 The interval decides, not the share: somebody is named when even its upper limit lies below the bar, for gold answers
-or for attention checks (told apart, so that one cannot hide the other). An annotator who is exactly at the bar is
+or for attention checks (counted apart, so that one cannot hide the other). An annotator who is exactly at the bar is
 named wrongly at most once in forty times by each of the two, however few answers there are; one or two wrong answers
 never suffice. Who is named is excluded by a person, never by this.
 """
@@ -26,9 +26,9 @@ from annotation.store.tables import Task
 
 
 class GoldAdded(NamedTuple):
-    """What `gold add` did: answers that are new, that were corrected, and that were known; and where they stand.
+    """What `gold add` did: answers that are new, that were corrected, and that were known; and where they are.
 
-    ``in_queue`` are comparisons that were sent already, as work: they became gold where they stand.
+    ``in_queue`` are comparisons that were sent already, as work: they became gold there.
     """
 
     new: int

@@ -1,7 +1,7 @@
-"""Which guidelines a judgment was made by, when they change while tasks stand in the queue.
+"""Which guidelines a judgment was made by, when they change while tasks are in the queue.
 
 A task shows the text that it was sent with, and a judgment carries the hash of the text its task showed. After a
-change of the text new tasks show the new one; unanswered ones can be brought up to date where they stand. Somebody may
+change of the text new tasks show the new one; unanswered ones can be brought up to date there. Somebody may
 have such a task open at that moment, so the server's clock says which text an answer was made by: the older one for
 an answer that was sent before the change, the newer one for a task that was opened after it, and none for what lies
 between. A task that somebody answered already is left as it is: its other judges read the same text.

@@ -3,7 +3,7 @@
 In: answers as they were read, and how many are missing. Out: hours by annotator and day (UTC, when the answer was first
 sent), a CSV of them, and a moment, or why none can be named. Every answer counts, those skipped or in quarantine too:
 making them was work. The page's time runs on while nobody looks at it, so an answer counts at most ``cap`` seconds. An
-answer without a time counts none and is told apart. Nights and weekends are in the pace, hence in days and not in
+answer without a time counts none and is counted apart. Nights and weekends are in the pace, hence in days and not in
 hours. Not in it: answers that were deleted on the server, time between tasks, and what was worked outside of the page;
 a person who has two tasks open at once is counted twice.
 """
@@ -24,7 +24,7 @@ from annotation.store.tables import Pulled
 
 CAP = 600.0  # seconds
 WINDOW = timedelta(days=7)  # over which the pace is taken
-LEAST_ANSWERS, LEAST_TIME = 10, timedelta(days=1)  # below these a pace says nothing
+LEAST_ANSWERS, LEAST_TIME = 10, timedelta(days=1)  # below these no pace is computed
 COLUMNS = ("annotator", "day", "tasks", "hours")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # a spreadsheet would compute what begins so
 
@@ -88,7 +88,7 @@ def harmless(cell: str) -> str:
 
 
 class Projection(NamedTuple):
-    """When all open tasks will be answered at the pace of the last days; None, and why, where that cannot be said."""
+    """When all open tasks will be answered at the pace of the last days; None, and why, where it cannot be computed."""
 
     ends: datetime | None
     per_day: float | None

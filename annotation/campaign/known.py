@@ -1,4 +1,4 @@
-"""Comparisons whose answer is known: read from a file, kept apart from what people say, and compared with it.
+"""Comparisons whose answer is known: read from a file, kept apart from judgments, and compared with them.
 
 In: JSON lines of a prompt with responses (as in ``candidates.jsonl``, or a ``Comparison``) and what is right about
 them: ``ranking`` (tie groups of the row's own response numbers, best first), ``best`` (one number; the others are not
@@ -47,7 +47,7 @@ def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, 
         where = f"{path}: row {number}"
         comparison, order = _comparison(row, interface, where)
         if comparison.id in items:
-            raise BadInput(f"{where}: the same comparison stands there twice; keep one")
+            raise BadInput(f"{where}: the same comparison occurs twice; keep one")
         kind = row.get("kind", "gold")
         if kind not in KINDS:
             raise BadInput(f"{where}: kind '{kind}' is none of {', '.join(KINDS)}")
@@ -69,7 +69,7 @@ def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Compariso
 
 
 def known_judgments(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
-    """What stands of people's judgments on a campaign's tasks of a purpose, by key and annotator."""
+    """The judgments in force on a campaign's tasks of a purpose, by key and annotator."""
     return [
         (task, judgment)
         for task in ledger.tasks().values()
@@ -79,7 +79,7 @@ def known_judgments(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgme
 
 
 def is_right(answer: KnownAnswer, judgment: Judgment) -> bool:
-    """Whether a judgment says what is known: the label, or the order of every two responses that the answer orders."""
+    """Whether a judgment agrees with the known answer: its label, or its order of every two responses."""
     if answer.ranking is None:
         return judgment.label == answer.label
     hits = [orders_alike(vote, answer.ranking) for vote in votes_of([judgment])]

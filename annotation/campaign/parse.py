@@ -87,7 +87,7 @@ class AnnotationParser:
         return ParsedAnnotation(JUDGMENT, judgment)
 
     def _unfit(self, own: Task, email: str, account: int | None) -> str | None:
-        """Why an annotator's word on a task does not count."""
+        """Why an annotator's judgment of a task does not count, or None."""
         comparison = self.comparisons.get(own.comparison_id)
         if comparison is not None and not self.campaign.speaks(email, comparison.language):
             return f"by an annotator who does not list the comparison's language, {comparison.language}"
@@ -114,7 +114,7 @@ class AnnotationParser:
         )
 
     def name(self, account: int | None) -> str:
-        """What an account is called in the store."""
+        """The name of an account in the store."""
         return pseudonym(self.url, account)
 
 

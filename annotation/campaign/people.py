@@ -1,7 +1,7 @@
 """Who takes part: `annotate annotators`, `people`, `exclude` and `include`.
 
 In: an embedded server's folder, a campaign with a client, or a feedback store. Out: accounts under aliases, each with a
-password that is shown this once and kept nowhere; which account stands behind which name of the store; and a flag, with
+password that is shown this once and kept nowhere; which account has which name in the store; and a flag, with
 its reason, by which every later stage leaves a person's judgments out. The store, its exports and its pages know people
 by names that say nothing, and the open-source server shows every address to everybody: who goes by which alias is for
 the lead of the campaign to write down, elsewhere. Not here: how an account is made (``accounts.py``), and who falls

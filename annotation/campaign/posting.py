@@ -2,7 +2,7 @@
 
 In: an embedded server, a campaign, who judges which comparison, and how. Out: annotations on the server, and what
 ``pull`` makes of them. Who was killed goes on: what a person answered already is not posted again, and a post without
-an answer is looked for before it is repeated. Their tokens stand in the server's folder, in ``people/``, readable by
+an answer is searched for before it is repeated. Their tokens are in the server's folder, in ``people/``, readable by
 its owner alone. Not here: how people vote (``voters.py``), and what is to be judged (``campaign.py``).
 """
 
@@ -58,7 +58,7 @@ class _Turn(NamedTuple):
 
 
 def post(server: Server, campaign: Campaign, panels: Mapping[str, Sequence[str]], judge: Judge) -> Posted:
-    """Push the campaign, have the people of each comparison's panel judge it, and pull what they said.
+    """Push the campaign, have the people of each comparison's panel judge it, and pull their judgments.
 
     Args:
         panels: names of those who judge a comparison, by its id; one without a panel stays open.

@@ -1,12 +1,12 @@
-"""`annotate pull`: what people said on a labelling server, into the store: every word once, nothing guessed.
+"""`annotate pull`: annotations of a labelling server into the store, each exactly once, none guessed.
 
-In: a campaign and a client. Out: judgments in ``feedback.db``, and beside them what was skipped, set aside with its
-reason, edited or taken back. Only answered tasks that changed since the last pull are listed, by the server's own
-clock and with five minutes of overlap, and of these only the ones read that were not seen as they are. Then the number
-of answered tasks has to be the one that is known; if it is not, all of them are listed, and what is gone is found.
-``full`` reads every answer, what was set aside once more, and notices deleted tasks that nobody answered.
-A page of tasks is one transaction, so a pull that is killed at any moment goes on where it was. Not here: what an
-answer comes to (``answers.py``).
+In: a campaign and a client. Out: judgments in ``feedback.db``, and beside them what was skipped, put into quarantine
+with its reason, edited or taken back. Only answered tasks that changed since the last pull are listed, by the server's
+own clock and with five minutes of overlap, and of these only the ones read that were not seen as they are. Then the
+number of answered tasks has to be the one that is known; if it is not, all of them are listed, and what is gone is
+found. ``full`` reads every answer, what is in quarantine once more, and notices deleted tasks that nobody answered. A
+page of tasks is one transaction, so a pull that is killed at any moment goes on where it was. Not here: how an
+annotation is parsed (``parse.py``).
 """
 
 from __future__ import annotations

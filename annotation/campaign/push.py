@@ -36,9 +36,9 @@ from annotation.store.tables import Quarantined, Task
 
 
 class PushResult(NamedTuple):
-    """What a push did: tasks of the campaign, how many are new, recovered or set aside, and what was left out.
+    """What a push did: tasks of the campaign, how many are new, recovered or in quarantine, and what was left out.
 
-    ``gold_waiting`` are known answers that wait for new work to stand among, ``work_waiting`` is work that waits for
+    ``gold_waiting`` are known answers that wait for new work to be mixed into, ``work_waiting`` is work that waits for
     people to pass the calibration round; ``older_guidelines`` are unanswered tasks that show other guidelines;
     ``copies`` are tasks that somebody made of others on the server, by their ids.
     """
@@ -282,7 +282,7 @@ def _recover(
     wanted: Mapping[str, Task],
     lost: Mapping[str, int],
 ) -> int:
-    """Take tasks back that the ledger does not know; how many were. Those that match no response are set aside."""
+    """Take tasks back that the ledger does not know; how many were. Those that match no response go into quarantine."""
     comparisons = {comparison.id: comparison for comparison in work.comparisons}
     shown_guidelines = guidelines_html(work.guidelines)
     recovered, unknown = [], []

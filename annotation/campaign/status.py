@@ -2,9 +2,10 @@
 
 In: ``feedback.db`` alone, as of the last pull; the server may be down. Out: counts, shares with their intervals, hours.
 A task is open while fewer people answered it than were asked; then it is contested (``contested.py``), short, where
-fewer votes count than were asked for (set aside, declined, of an excluded annotator), or done. A skip is no answer: the
-server asks somebody else. Calibration tasks are work that is paid and timed, and no tasks here. What cannot be said is
-None. Not here: who somebody is (the store knows no addresses), and the measures with all their cuts (``agreement.py``).
+fewer votes count than were asked for (in quarantine, declined, of an excluded annotator), or done. A skip is no answer:
+the server asks somebody else. Calibration tasks are work that is paid and timed, and no tasks here. What cannot be said
+is None. Not here: who somebody is (the store knows no addresses), and the measures with all their cuts
+(``agreement.py``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: an ``Interface`` and comparisons. Out: the labelling configuration (XML), its hash, and per task a dictionary of
 text that is safe to show. Both speak of responses by their place on screen (``a``, ``b``, ... or ``r0``, ``r1``, ...);
-which response of the comparison stands there is known to the caller alone. Nothing of where a response came from goes
+only the caller knows which response of the comparison is at which place. Nothing of where a response came from goes
 into a task. What comes back is read in ``decode.py``, by the same ``controls``.
 """
 
@@ -162,7 +162,7 @@ def _read_words(path: Path) -> Words:
 def labeling_config(interface: Interface) -> str:
     """The labelling configuration: XML of no tags but ``TAGS``, with every word escaped.
 
-    It names the version by which texts are rendered, so that its hash stands for all that people are shown and asked.
+    It names the version by which texts are rendered, so that its hash covers all that people are shown and asked.
     """
     say = words(interface.language)
     root = ElementTree.Element("View", className="pf")
@@ -251,7 +251,7 @@ def task_data(
 
 
 def shown_hash(data: Mapping[str, Any]) -> str:
-    """Hash of what a task's data shows, whatever guidelines (or an export's own fields) stand beside it."""
+    """Hash of what a task's data shows, regardless of the guidelines (or an export's own fields) beside it."""
     pages = {name for name in data if name.endswith("_html") and name != "guidelines_html"}
     return content_hash({name: data[name] for name in (*pages, "cards") if name in data})
 
@@ -315,7 +315,7 @@ def _add_response(grid: ElementTree.Element, interface: Interface, place: int, s
 
 
 def _add_note(row: ElementTree.Element, name: str, title: str) -> None:
-    """A text to write, which is sent as it stands: without a button of its own, that people would forget to press."""
+    """A text to write, which is sent as it is: without a button of its own, that people would forget to press."""
     note = _add(row, "View", className="pf-note")
     _add(note, "Header", value=title, size="5")
     attributes = {"rows": "4", "maxSubmissions": "1", "editable": "true", "showSubmitButton": "false"}

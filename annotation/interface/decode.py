@@ -32,7 +32,7 @@ class ScreenJudgment(NamedTuple):
 
     ``ranking`` holds tie groups, best first; it is empty exactly when the item was skipped as too disturbing.
     ``strength`` is 0 (tie) to 3, of two responses only. ``ratings`` hold one value per place (None: not rated).
-    ``improved`` is what stands in place of the response at place ``improved_from``, or of all (None) after a tie.
+    ``improved`` replaces the response at place ``improved_from``, or of all (None) after a tie.
     """
 
     ranking: list[list[int]]
@@ -131,7 +131,7 @@ def _values(known: dict[str, Control], result: Any) -> dict[str, Any]:
 
 
 def _value(region: Region, control: Control) -> Any:
-    """What a region holds: chosen answers, a rating, a text (None when blank) or places of cards."""
+    """The value of a region: chosen answers, a rating, a text (None when blank) or places of cards."""
     name, value, key = region.name, region.value, VALUE_KEYS[control.type]
     if region.type != control.type:
         raise Undecodable(f"control '{name}' has type {brief(region.type)}, expected '{control.type}'")
@@ -192,7 +192,7 @@ def _ranked(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
 
 
 def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int | None]]:
-    """By name, one value a place; a name that nobody rated by is left out."""
+    """By name, one value per place; a name that nobody rated by is left out."""
     places = range(interface.n_responses)
     by_name = {name: [values.get(rating_control(name, place)) for place in places] for name in interface.ratings}
     return {name: ratings for name, ratings in by_name.items() if any(rating is not None for rating in ratings)}

@@ -2,7 +2,7 @@
 
 In: a server's address and a password or token. Out: a personal access token, an annotator's log-in. The open-source
 server makes accounts and first tokens through its web forms only, hence the cookies and form fields here. It shows
-every address to every user: an annotator gets an alias, and who that is stands nowhere in the server.
+every address to every user: an annotator gets an alias, and the server does not know who that is.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def create_token(url: str, email: str, password: str) -> str:
 def create_annotator(server: Address, alias: str) -> Account:
     """Make an account ``alias@annotators.invalid`` with a random password.
 
-    The invitation is made invalid afterwards: it stands in the server's log, being part of an address.
+    The invitation is made invalid afterwards: the server's log holds it, as part of an address.
 
     Raises:
         BadInput: not an alias, or taken already.
@@ -105,7 +105,7 @@ def check_alias(alias: str) -> None:
         BadInput: other characters, too long, or the administrator's.
     """
     if not ALIAS.fullmatch(alias) or f"{alias}@{DOMAIN}" == ADMIN:
-        raise BadInput(f"'{alias}': an alias is 1 to 40 of a-z, 0-9, _ and -, and says nothing of who it is")
+        raise BadInput(f"'{alias}': an alias is 1 to 40 of a-z, 0-9, _ and -, that does not identify the person")
 
 
 def _by_cookie(request: httpx.Request) -> None:

@@ -1,9 +1,9 @@
 """Requests to Label Studio with one token: typed calls of its SDK, and raw requests where a repetition would duplicate.
 
 In: a server's address and a token. Out: the data of an answer, or one line. Reads are repeated as long as patience
-lasts. A write is repeated only after its caller has looked whether it was carried out, so the SDK's own repetitions are
-off. The SDK sends by our client, which authorises every request: the SDK's own token is never used. It is imported at
-its first call, since importing it takes long.
+lasts. A write is repeated only after its caller has checked whether it was carried out, so the SDK's own repetitions
+are off. The SDK sends by our client, which authorises every request: the SDK's own token is never used. It is imported
+at its first call, since importing it takes long.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Connection:
     ) -> Any:
         """One raw request, sent once (again only when it was turned away at the door), and the data of its answer.
 
-        Where the data repeats the token, ``[key]`` stands there instead.
+        Where the data repeats the token, it is replaced by ``[key]``.
 
         Raises:
             Unanswered: it may have been carried out or not.
@@ -163,8 +163,8 @@ class Connection:
 class _AuthorizedClient(Client):
     """Sends every request with the token, or with an access token that a personal one is exchanged for.
 
-    Access tokens last five minutes by the server's clock. No clock here is asked: one that the server refuses is
-    renewed, and the request, which was turned away at the door, is sent again.
+    Access tokens last five minutes by the server's clock. The clock of this machine is not used: one that the server
+    refuses is renewed, and the request, which was turned away at the door, is sent again.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -227,7 +227,7 @@ def token_claims(token: str) -> dict[str, Any] | None:
 
 
 def refusal_text(body: Any) -> str:
-    """What a server says of a refusal: its ``detail`` and field errors, or that it sent no data."""
+    """The reason of a refusal: its ``detail`` and field errors, or that it sent no data."""
     if isinstance(body, (bytes, str)):
         try:
             body = parse_json(body)

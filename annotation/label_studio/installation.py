@@ -133,5 +133,5 @@ def _run(command: list[str], fault: str) -> None:
 
 
 def last_line(text: str) -> str:
-    """What a program said last."""
-    return (text.strip().splitlines() or ["it said nothing"])[-1].strip()
+    """The last line of a program's output."""
+    return (text.strip().splitlines() or ["no output"])[-1].strip()

@@ -1,4 +1,4 @@
-"""Whether Label Studio takes a labelling interface and the tasks for it, asked of its SDK before anything is sent.
+"""Check by the SDK, before anything is sent, that Label Studio accepts a labelling interface and its tasks.
 
 In: the configuration of an interface, and the data of tasks. Out: nothing, or BadInput that names what is wrong. The
 server itself checks tags and the fields of tasks only when a project holds them already.
@@ -25,7 +25,7 @@ def check_interface(config: str, tasks: Iterable[Mapping[str, Any]] = ()) -> Non
         interface.validate()
     except Exception as error:  # of the SDK, of its XML parser, or of its own reading of the tags
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"the labelling interface is none that Label Studio takes ({reason}); mend its tags") from None
+        raise BadInput(f"Label Studio does not accept the labelling interface ({reason}); mend its tags") from None
     for data in tasks:
         if not interface.validate_task({"data": data}):
             fields = [shown.value_name for shown in interface.objects if shown.value_is_variable]

@@ -1,7 +1,7 @@
 """What a labelling server lists, as named fields: projects, tasks, annotations, and the filters that ask for them.
 
-In: decoded JSON. Out: named tuples, or one line about a form that is not known. The server's own field names stand in
-this file only. What an annotation's ``result`` says is read in ``interfaces/decode.py``.
+In: decoded JSON. Out: named tuples, or one line about a form that is not known. Only this file
+knows the server's field names. ``interface/decode.py`` decodes an annotation's ``result``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST = 1e7  # seconds on one task: four months
 
 
 class Project(NamedTuple):
-    """A project as it stands on the server; ``created`` when this call made it."""
+    """A project of the server; ``created`` when this call made it."""
 
     id: int
     title: str
@@ -123,7 +123,7 @@ def read_task(row: Mapping[str, Any]) -> StudioTask:
 
 
 def read_annotation(row: Mapping[str, Any], task: int) -> Annotation:
-    """An annotation as it stands in a task's list; ``result`` is passed on as it came."""
+    """An annotation of a task's list; ``result`` is passed on as it came."""
     with _known("annotation", row):
         return Annotation(
             id=row["id"],
@@ -165,7 +165,7 @@ def first_ids(rows: Iterable[Keyed]) -> dict[str, int]:
 
 
 def person(value: Any) -> int | None:
-    """An account's id, which stands there alone or within the account's fields."""
+    """An account's id, which the server gives alone or within the account's fields."""
     number = value.get("id") if isinstance(value, dict) else value
     return number if isinstance(number, int) else None
 
@@ -174,7 +174,7 @@ def by_key(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Rows to send by their key.
 
     Raises:
-        BadInput: a row without a key, a key that stands twice, or what is no JSON (a lone surrogate, a NaN).
+        BadInput: a row without a key, a key that occurs twice, or what is no JSON (a lone surrogate, a NaN).
     """
     keyed: dict[str, Mapping[str, Any]] = {}
     for number, row in enumerate(rows):
@@ -182,7 +182,7 @@ def by_key(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         if not key:
             raise BadInput(f"task {number}: its data has no '{KEY}', by which it is known on the server")
         if key in keyed:
-            raise BadInput(f"task {number}: '{KEY}' {key} stands twice; one task a comparison")
+            raise BadInput(f"task {number}: '{KEY}' {key} occurs twice; send one task per comparison")
         try:
             json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError) as error:  # one such row makes a whole project unreadable

@@ -1,12 +1,12 @@
 """An embedded Label Studio for one campaign: installed apart, started on loopback, found again, stopped.
 
-In: a campaign's folder and the environment that Label Studio stands in (never the project's own). Out: a running
-server. In the folder stand ``data/`` (database, media, signing key), ``server.json`` (pid, port, version),
+In: a campaign's folder and the environment that Label Studio is installed in (never the project's own). Out: a running
+server. The folder holds ``data/`` (database, media, signing key), ``server.json`` (pid, port, version),
 ``server.log``, ``server.lock`` and ``token``: the administrator's personal access token, readable by its owner alone
 and kept in no other place. The server takes requests from this machine only, lets nobody sign up without an
 invitation, calls nobody, and inherits nothing of the caller's environment but search paths.
 
-Whether a server runs is told by a lock and not by its pid (pids are used again): the server inherits the lock, and
+A lock shows whether a server runs, and not its pid (pids are used again): the server inherits the lock, and
 the system frees it when the process ends, however it ends. Accounts are made in ``accounts.py``; the work with
 projects and tasks is done in ``studio.py``.
 """
@@ -193,14 +193,14 @@ def _await(process: subprocess.Popen[bytes], log: Path, url: str, say: Say) -> N
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise BadInput(f"Label Studio ended while starting ({last_line(log.read_text())}); its words are in {log}")
+            raise BadInput(f"Label Studio ended while starting ({last_line(log.read_text())}); see {log}")
         announced = log.read_text(errors="replace").partition("Starting development server at ")[2]
         if "\n" in announced and not announced.startswith(url):
             raise BadInput(f"the port of {url} was taken at the last moment; run the same command again")
         if announced and is_healthy(url):
             return
         time.sleep(0.1)
-    raise BadInput(f"Label Studio did not answer for {START_SECONDS:.0f} s; its words are in {log}")
+    raise BadInput(f"Label Studio did not answer for {START_SECONDS:.0f} s; see {log}")
 
 
 def _keep_signing_key(path: Path) -> None:

@@ -2,8 +2,8 @@
 
 In: a server's address, a token, rows of task data that hold a ``pair_id``. Out: task ids by ``pair_id``, tasks with
 their annotations, or one line that says what is wrong. A write that got no answer is never repeated blindly: the
-server has no notion of "again", so what stands there is read back by ``pair_id`` and only what is missing is sent.
-Not here: what tasks mean (``interfaces/``), what was sent and read before (``ledger.py``), and starting a server
+server has no notion of "again", so its tasks are read back by ``pair_id`` and only the missing ones are sent.
+Not here: what tasks mean (``interface/``), what was sent and read before (``ledger.py``), and starting a server
 (``server.py``).
 """
 
@@ -126,7 +126,7 @@ class Studio:
     # --- tasks ----------------------------------------------------------------------------------------------
 
     def count(self, project: int, *, answered: bool = False) -> int:
-        """How many tasks a project holds, or of how many somebody's answer or skip stands there."""
+        """How many tasks a project holds, or how many of them hold an answer or a skip."""
         query = {"filters": {"conjunction": "and", "items": [ANSWERED] if answered else []}}
         page = self._page(project, {"page_size": 1, "include": "id", "query": json.dumps(query)})
         return int(page["total"])
@@ -169,7 +169,7 @@ class Studio:
         return Imported({key: ids[key] for key in wanted if key in ids}, len(missing), had_copies)
 
     def answered(self, project: int, since: datetime | None = None) -> dict[int, str]:
-        """When tasks changed last on which somebody's answer or skip stands, by id; since a moment, or all of them.
+        """When tasks that hold an answer or a skip changed last, by id; since a moment, or all of them.
 
         A task counts as changed when an annotation was made, edited, skipped or deleted. The server's clock decides:
         ask from some minutes before the newest change known.

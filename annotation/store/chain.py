@@ -87,7 +87,7 @@ def parse(schema: TypeAdapter[BodyT], text: str) -> BodyT:
 
 
 def lookup_columns(text: str) -> list[str | None]:
-    """The columns that a body must stand under: kind, comparison id, annotator, source."""
+    """The columns that a body is looked up by: kind, comparison id, annotator, source."""
     body = parse(_KEYS, text)
     if "erased" in body:
         return ["erasure", None, None, None]
@@ -119,10 +119,10 @@ class Walk(NamedTuple):
 
 
 class ErasedIds(NamedTuple):
-    """What was erased and must not come back, by marks that name nobody.
+    """The annotators, comparisons and tasks that were erased and are not taken again, as keyed hashes.
 
-    A mark is a keyed hash. The key stands in the same file, so a mark cannot be read backwards, but who holds the file
-    can try a name on it: without that, nobody could be kept out.
+    The key is in the same file: a mark cannot be read backwards, but whoever holds the file can test a name against it.
+    Without that, nothing erased could be recognised.
     """
 
     salt: bytes
@@ -138,12 +138,12 @@ def mark(salt: bytes, kind: str, name: str) -> str:
 
 
 def fingerprint(salt: bytes) -> str:
-    """What an erasure says of the key of its marks, so that another key is noticed."""
+    """Hash of the key of an erasure's marks, by which another key is noticed."""
     return hashlib.sha256(b"salt\0" + salt).hexdigest()
 
 
 def salted_hash(salt: bytes, body: str) -> str:
-    """What the log keeps of a body: without the salt it says nothing about the text."""
+    """The hash that the log keeps of a body: without the salt it reveals nothing about the text."""
     return hashlib.sha256(salt + body.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -170,11 +170,11 @@ def walk(rows: Iterable[tuple[Any, ...]], erased: set[int]) -> Walk:
 
 
 def body_fault(expected: str, body: Any, salt: Any, columns: list[str | None], is_erased: bool) -> str | None:
-    """What is wrong with a body (its text, salt and the columns it is looked up by), or None."""
+    """The fault of a body (its text, salt and lookup columns), or None."""
     if body is None:
         return None if is_erased else "its text is gone, and no erasure says so"
     if is_erased:
-        return "was erased, yet a text stands there"
+        return "was erased, yet its text is there"
     if not isinstance(salt, bytes) or not isinstance(body, str) or salted_hash(salt, body) != expected:
         return "its text or salt was changed"
     return None if columns == lookup_columns(body) else "its lookup columns were changed"

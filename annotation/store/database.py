@@ -1,7 +1,7 @@
 """The SQLite file under the feedback store: its tables, migrations and transactions, and the lock of its one writer.
 
 In: a path. Out: an open file that is read and written row by row, in WAL mode, by its owner alone; a fault of the
-file, the disk or the folder is a ``BadInput`` of one line. What the rows mean stands in ``store.py``.
+file, the disk or the folder is a ``BadInput`` of one line. ``store.py`` defines what the rows mean.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ MIGRATIONS = (
 
 
 class Unfinished(BadInput):
-    """What was deleted is deleted, but copies of it may still stand in the file."""
+    """The rows were deleted, but copies of them may still be in the file."""
 
 
 class Busy(BadInput):
@@ -121,20 +121,20 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """What SQLite cannot read inside is said in one line."""
+        """Turn a fault of SQLite inside the block into a BadInput of one line."""
         try:
             yield
         except FAULTS as error:
             raise BadInput(f"{self.path}: cannot be read ({_reason(error)}); restore a copy") from None
 
     def write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Execute a statement once a row, inside a transaction of the caller's or its own."""
+        """Execute a statement once per row, inside a transaction of the caller's or its own."""
         with self.transaction():
             self.connection.executemany(statement, list(rows))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing: what is written inside stands only when the (outermost) block ends well."""
+        """Write all or nothing: the (outermost) block commits only when it ends without an exception."""
         if self.guard is None:
             raise BadInput(f"{self.path}: was opened for reading; open it with write=True")
         if self.connection.in_transaction:  # part of a larger one
@@ -247,7 +247,7 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
 
 
 def _reason(error: Exception) -> str:
-    """What SQLite says, in one line and without the text that it was reading."""
+    """SQLite's own message, in one line and without the text that it was reading."""
     return " ".join(str(error).partition(" with text")[0].split())[:200]
 
 

@@ -1,13 +1,13 @@
 """`annotate erase`: a person's words and name, or a comparison's text, out of a feedback store for good.
 
-In: a store, a name as it stands there or a comparison's id, and a folder of runs. Out: a store without them, whose
-chain still verifies and says that something was erased; and an account of everything that was made of them, of files
+In: a store, an annotator's name in it or a comparison's id, and a folder of runs. Out: a store without them, whose
+chain still verifies and records the erasure; and a list of everything that was made of them, of files
 that still hold the name or the text, and of what a labelling server keeps. Nothing but the store is changed.
 
 What was erased stays out: the erasure's entry in the chain holds keyed hashes of the name, the comparison and its
 tasks, and the ledger the numbers of the annotations; whatever bears one is passed over from then on, be it pulled,
 pushed, imported or simulated again. There is no way back within a store. Who loses the store loses these marks too, so
-what stands on a server must be deleted there.
+what is still on a server must be deleted there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from annotation.store.tables import ERASED
 
 FORGOTTEN = f"key = NULL, annotator = '', digest = '', outcome = '{ERASED}', seconds = NULL"
 TEXT_FILES = (".json", ".jsonl", ".html", ".md", ".yaml", ".csv", ".tsv", ".txt")
-SHORTEST = 20  # characters of a text that is looked for elsewhere; shorter ones stand everywhere
+SHORTEST = 20  # characters of a text that is searched for elsewhere; shorter ones occur everywhere
 LISTED = 20  # comparisons named in one line
 COMPARISON_ID = re.compile(rb'"comparison_id": ?"([0-9a-f]{16})"')
 DELETED = "delete each by itself (DELETE api/annotations/ID/, or the bin in its task), and the account after that"
@@ -44,7 +44,7 @@ class Erased(NamedTuple):
 
     ``rows`` are the rows that went, by table; ``runs`` depend on them; ``pairs`` are files that no such run made, with
     pairs of comparisons that the person judged; ``files`` and ``elsewhere`` still hold the name or the text; ``unread``
-    are runs that could not be asked.
+    are runs whose records could not be read.
     """
 
     what: str
@@ -155,7 +155,7 @@ def _conditions(store: Store, column: str) -> dict[str, str]:
 
 
 def _require_known(store: Store, annotator: str | None, comparison: str | None) -> None:
-    """What stands nowhere was erased before, or is misspelt."""
+    """Refuse a name that the store does not hold, unless it was erased before."""
     erased_ids = store.erased_ids()
     if erased_ids.holds("annotator", annotator) or erased_ids.holds("comparison", comparison):
         return
@@ -174,7 +174,7 @@ def _require_known(store: Store, annotator: str | None, comparison: str | None) 
 def _traces(store: Store, annotator: str | None, comparison: str | None) -> tuple[list[str], list[int], set[str]]:
     """Before they go: the words by which they are found elsewhere, their entries, and whatever a person judged.
 
-    Entries that were erased before count too: who erases once more is told of all runs again.
+    Entries that were erased before count too: a second erasure lists all runs again.
     """
     own = _mark(store, annotator, comparison)
     before = [number for e in store.erasures() if own in e.get("kept_out", ()) for number in e["erased"]]
@@ -201,7 +201,7 @@ def _texts(comparison: Comparison) -> list[str]:
 
 
 def _on_server(store: Store, annotator: str | None, comparison: str | None) -> list[str]:
-    """What stands on labelling servers, campaign by campaign, and how it is deleted there."""
+    """The annotations or tasks that remain on labelling servers, by campaign, and how to delete them there."""
     if annotator is not None:
         kind, query = "annotations", "SELECT annotation_id FROM pulled WHERE campaign = ? AND annotator = ? ORDER BY 1"
     else:
@@ -218,7 +218,7 @@ def _on_server(store: Store, annotator: str | None, comparison: str | None) -> l
 
 
 def _mentions(store: Store, words: Sequence[str]) -> list[str]:
-    """Where the store still says these words, by table and column, with the comparisons it is said of."""
+    """Where the store still holds these words, by table and column, with the comparisons of those rows."""
     pattern = _pattern(words)
     mentions = []
     for (table,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"):
@@ -248,7 +248,7 @@ def _holding(folder: Path, words: Sequence[str]) -> list[Path]:
 
 
 def _contents(file: Path) -> Iterator[bytes]:
-    """What a file says: its bytes, and of a Parquet file, which is compressed, its rows as JSON too."""
+    """The contents of a file: its bytes, and the rows of a Parquet file, which is compressed, as JSON too."""
     yield file.read_bytes()
     if file.suffix == ".parquet":
         from pyarrow import ArrowException
@@ -271,7 +271,7 @@ def _pairs_of(folder: Path, comparisons: set[str]) -> list[Path]:
 
 
 def _pattern(words: Sequence[str]) -> re.Pattern[bytes]:
-    """The words as they stand in plain text, JSON, JSON within JSON, or HTML, and not as a part of longer words."""
+    """A pattern of the words in plain text, JSON, JSON within JSON, or HTML, and not as a part of longer words."""
     forms: dict[str, None] = {}
     for word in words:
         escaped = json.dumps(word)[1:-1]

@@ -1,11 +1,12 @@
 """`annotate export`: what a feedback store holds, as JSON lines or Parquet for whoever works on it elsewhere.
 
-In: a store. Out, in a folder: ``comparisons``, ``judgments`` (every version and which of them stands), ``tasks`` (who
-was shown which side, and known answers: not for annotators), ``quarantine`` and ``export.json``, which says what
-was written. Annotators bear aliases: keyed hashes whose key never leaves the store, so the same person has the same
-alias in every export of a store, and nobody can find it by trying names. ``names`` shows them as the store knows them.
+In: a store. Out, in a folder: ``comparisons``, ``judgments`` (every version, and which of them is in force), ``tasks``
+(who was shown which side, and known answers: not for annotators), ``quarantine`` and ``export.json``, which records
+what was written. Annotators bear aliases: keyed hashes whose key never leaves the store, so the same person has the
+same alias in every export of a store, and nobody can find it by trying names. ``names`` shows them as the store knows
+them.
 
-Of what stands in quarantine the reason is exported, without what it quotes, and never the server's own row. What
+Of annotations in quarantine the reason is exported, without what it quotes, and never the server's own row. What
 people wrote in their own words (rationales, improved answers) is exported as it is. In Parquet, messages and whatever
 else has no fixed shape are JSON text, and a lone surrogate becomes U+FFFD.
 """
@@ -29,7 +30,7 @@ from annotation.store.store import Store
 Rows = list[dict[str, Any]]
 ABOUT = "export.json"  # written last; by it a folder is known as an export, which may be written anew
 
-QUOTED = re.compile(r"account \d+|'[^']*'|\"[^\"]*\"")  # what tells a person, or is a person's word, in a reason
+QUOTED = re.compile(r"account \d+|'[^']*'|\"[^\"]*\"")  # what identifies a person, or quotes one, in a reason
 SURROGATE = re.compile("[\ud800-\udfff]")
 COLUMNS: Mapping[str, Mapping[str, str]] = {  # by table, types as Parquet has them; JSON text where there is no shape
     "comparisons": {
@@ -118,7 +119,7 @@ def export(
         }
     if not names:
         _conceal(salt, [*tables["judgments"], *tables["quarantine"]])
-    with suppress(OSError):  # told when the first table is written
+    with suppress(OSError):  # reported when the first table is written
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
     for table, rows in tables.items():
         for other in {"jsonl", "parquet"} - {format}:

@@ -1,8 +1,8 @@
 """What was sent to a labelling server and what came back: sides, tasks, sync state, quarantine, guidelines.
 
 It lives in ``feedback.db`` beside the chain of judgments and is written in the same transactions. The order in which
-responses were shown stands here and nowhere on the server. Not here: what judgments say (``store.py``), and the
-server (``studio.py``).
+responses were shown is recorded here and nowhere on the server. Not here: judgments (``store.py``), and the server
+(``studio.py``).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Ledger:
         raise BadInput(f"{self.store.path}: campaign '{self.campaign}' was never pushed from here; push it first")
 
     def begin(self, url: str, project: int, interface: str, config_hash: str, *, recovered: bool) -> None:
-        """Note where the campaign lives; ``recovered`` when tasks stood there that this store did not send."""
+        """Note where the campaign lives; ``recovered`` when the project held tasks that this store did not send."""
         state = CampaignState(self.campaign, url, project, interface, config_hash, None, recovered)
         insert(self.store, "campaigns", [state])
 
@@ -78,7 +78,7 @@ class Ledger:
     def add_tasks(self, tasks: Iterable[Task]) -> None:
         """Write tasks down before they are sent: a sender that is killed in between has lost no side.
 
-        A task that stands there keeps its sides, if they were drawn, and its guideline.
+        A task that is known already keeps its sides, if they were drawn, and its guideline.
         """
         new = list(tasks)
         with self.store.transaction():
@@ -86,7 +86,7 @@ class Ledger:
             self._set_tasks(("shown", "guideline", "task_id"), new, "AND shown = '[]'")
 
     def set_answers(self, tasks: Iterable[Task]) -> None:
-        """Keep what is right about comparisons; one that stands in the queue already becomes what the task says."""
+        """Keep the right answers of comparisons; a task that is in the queue already takes over their purpose."""
         new = list(tasks)
         with self.store.transaction():
             self.add_tasks(new)
@@ -127,7 +127,7 @@ class Ledger:
     # --- what came back ------------------------------------------------------------------------------------
 
     def pulled(self) -> dict[tuple[int, str], Pulled]:
-        """Every annotation read so far that still stands, by (id, creation time)."""
+        """Every annotation that was read and is still on the server, by (id, creation time)."""
         return {(row.annotation_id, row.created_at): row for row in self._rows(Pulled, "pulled")}
 
     def note(self, rows: Iterable[Pulled]) -> None:
@@ -146,7 +146,7 @@ class Ledger:
         return {row.task_id: row.updated_at for row in self._rows(Stamp, "stamps")}
 
     def stamp(self, stamps: Mapping[int, str | None]) -> None:
-        """Remember when tasks that were read changed last (None: nobody's answer stands there any more)."""
+        """Remember when tasks that were read changed last (None: they hold no answer any more)."""
         kept = [Stamp(task, moment) for task, moment in stamps.items() if moment is not None]
         gone = [(self.campaign, task) for task, moment in stamps.items() if moment is None]
         insert(self.store, "stamps", kept, campaign=self.campaign)
@@ -162,7 +162,7 @@ class Ledger:
         self.store.write(f"DELETE FROM quarantine {OWN} AND annotation_id = ? AND created_at = ?", rows)
 
     def quarantined(self) -> list[Quarantined]:
-        """Everything that stands in quarantine, in the order of annotation ids."""
+        """Everything in quarantine, in the order of annotation ids."""
         return self._rows(Quarantined, "quarantine", f"{OWN} ORDER BY annotation_id, created_at")
 
     # --- guidelines ----------------------------------------------------------------------------------------
@@ -223,12 +223,12 @@ class Ledger:
 
 
 def source_of(campaign: str, key: str) -> str:
-    """What judgments on a task are known by in the store."""
+    """The source of judgments on a task, as the store records it."""
     return f"label-studio:{campaign}:{key}"
 
 
 def pseudonym(url: str, account: int | str | None) -> str:
-    """What an account is called in the store: never its address."""
+    """The name of an account in the store: never its address."""
     return f"person-{hashlib.sha256(f'{url}#{account}'.encode()).hexdigest()[:8]}"
 
 
@@ -259,7 +259,7 @@ def guidelines(store: Store) -> list[GuidelineVersion]:
 
 
 def check(store: Store) -> list[str]:
-    """What no chain covers, read whole: what is wrong with it, table by table; empty when all of it can be read."""
+    """Read every table that the chain does not cover; the problems, table by table, empty when there are none."""
     reads: list[Callable[[], object]] = [lambda: labels(store), lambda: excluded(store), lambda: guidelines(store)]
     for (campaign,) in store.read("SELECT name FROM campaigns UNION SELECT campaign FROM tasks ORDER BY 1"):
         ledger = Ledger(store, campaign)

@@ -4,8 +4,8 @@ In: a store and a folder of runs. Out: runs by how they depend on entries of the
 store. A run that reads a store records the head of its chain, so the entries it saw are those up to that head; a head
 that the chain does not know any more shows that rows were rewritten, which no chain can show by itself.
 
-The bridge's own tables (sides of tasks, quarantine) are no part of the chain: here it is seen that they can be read,
-and not whether they say what was written.
+The bridge's own tables (sides of tasks, quarantine) are no part of the chain: here they are only read, and not compared
+with what was written.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequ
 
 
 def descendants(records: Sequence[RunRecord], origins: Mapping[str, DependentRun]) -> dict[str, DependentRun]:
-    """Runs by path that were made from others, directly or through further runs: told by hashes, or by the path."""
+    """Runs by path that were made from others, directly or through further runs, by hashes or by path."""
     dependent = dict(origins)
     waiting = [record for record in records if record.path in origins]
     while waiting:

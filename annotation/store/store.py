@@ -5,13 +5,13 @@ and a verdict on the whole file. One SQLite file in WAL mode; every call that wr
 process killed at any moment leaves what stood before it; one writer at a time.
 
 The log holds hashes only: ``entry = sha256(previous entry + salted hash of the body + sequence)``. The bodies
-(text, names) and their salts stand in a second table, so that ``erase`` can remove a person's words and name for
+(text, names) and their salts are in a second table, so that ``erase`` can remove a person's words and name for
 good while the chain still verifies. An erasure is an entry of the chain itself: a body that is gone without one is
 damage. It also holds marks, which name nobody, of what must not come back: neither comparisons nor judgments that bear
 one are taken again, wherever they come from. The head of the chain, not the file's hash, is what a run's lineage
 records. A chain cannot show that its own tail was cut together with the file's note of its length:
 ``verify(known_heads=...)`` compares with heads that runs recorded. Not here: who saw what (``ledger.py``), how votes
-become pairs (``votes.py``), and what an erasure means outside of the file (``erasure.py``).
+become pairs (``aggregation/votes.py``), and what an erasure means outside of the file (``erasure.py``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ("GENESIS", "STRICTNESS", "Counts", "Split", "Store", "Verification", 
 
 
 class Counts(NamedTuple):
-    """What stands in a store: ``judgments`` are latest versions, ``versions`` all that were kept."""
+    """The contents of a store: ``judgments`` are latest versions, ``versions`` all that were kept."""
 
     comparisons: int
     judgments: int
@@ -107,7 +107,7 @@ class Store:
     def add_comparisons(self, comparisons: Iterable[Comparison], splits: Mapping[str, Split] | None = None) -> int:
         """Add comparisons that are not there yet, with a split hint by id; returns how many entries that made.
 
-        A comparison that stands there is left alone unless its hint became stricter (train < validation < test):
+        A comparison that is known already is left alone unless its hint became stricter (train < validation < test):
         a prompt once held out stays held out. One that was erased is passed over.
         """
         hints = splits or {}
@@ -118,7 +118,7 @@ class Store:
         """Add judgments; returns how many entries that made.
 
         The same judgment again adds nothing; another judgment of the same annotator, comparison and source is a new
-        version, and the old one is kept. What an erased person said, or of an erased comparison, is passed over.
+        version, and the old one is kept. Judgments of an erased annotator or comparison are passed over.
 
         Raises:
             BadInput: a judgment names a comparison that is not in the store, or ranks another number of responses.
@@ -129,10 +129,10 @@ class Store:
     def withdraw(self, keys: Iterable[tuple[str, str, str]], reason: str) -> int:
         """Take back the standing judgments of (comparison id, annotator, source); their versions stay in the log.
 
-        What does not stand is passed over; returns how many entries that made.
+        A judgment that is not in force is passed over; returns how many entries that made.
         """
         with self.transaction():
-            gone = [key for key in keys if (versions := self._said(key)) and versions[0][0] == "judgment"]
+            gone = [key for key in keys if (versions := self._versions(key)) and versions[0][0] == "judgment"]
             return self._append(
                 _Entry("withdrawal", *key, json.dumps({"withdrawal": list(key), "reason": reason})) for key in gone
             )
@@ -175,7 +175,7 @@ class Store:
         return self._tip()[1]
 
     def counts(self) -> Counts:
-        """How much stands in the store."""
+        """How much is in the store."""
         row = self.read(
             "SELECT COUNT(DISTINCT CASE kind WHEN 'comparison' THEN comparison_id END),"
             " COALESCE(SUM(kind = 'judgment'), 0), COUNT(DISTINCT annotator) FROM bodies"
@@ -194,7 +194,7 @@ class Store:
         raise self.damaged()
 
     def erasures(self) -> list[dict[str, Any]]:
-        """What erasures say; a damaged one erases nothing (``verify`` names it by its hash)."""
+        """The contents of erasures; a damaged one erases nothing (``verify`` names it by its hash)."""
         erasures = []
         for (body,) in self.read("SELECT body FROM bodies WHERE kind = 'erasure'"):
             with suppress(ValueError, TypeError, KeyError):
@@ -203,7 +203,7 @@ class Store:
         return erasures
 
     def erased_ids(self) -> ErasedIds:
-        """What was erased and is not taken again."""
+        """The marks of what was erased."""
         if self._erased_ids is None:
             marks = frozenset(mark for erasure in self.erasures() for mark in erasure.get("kept_out", []))
             self._erased_ids = ErasedIds(self.salt() if marks else b"", marks)
@@ -276,7 +276,7 @@ class Store:
                 )
             version = 1
             key = (comparison_id, annotator, judgment.source)
-            if rows := self._said(key):
+            if rows := self._versions(key):
                 text = next(body for kind, body in rows if kind == "judgment")
                 before = self.parse(JUDGMENT, text)["judgment"]
                 version = before.version + 1
@@ -302,7 +302,7 @@ class Store:
         query = "SELECT body FROM bodies WHERE kind = 'comparison' AND comparison_id = ? ORDER BY sequence DESC LIMIT 1"
         return next((body for (body,) in self.read(query, (comparison_id,))), None)
 
-    def _said(self, key: tuple[str, str, str]) -> list[Any]:
+    def _versions(self, key: tuple[str, str, str]) -> list[Any]:
         """(kind, body) of a person's judgments and withdrawals under one source, the newest first."""
         query = (
             "SELECT kind, body FROM bodies WHERE kind IN ('judgment', 'withdrawal') AND comparison_id = ? "
@@ -347,14 +347,14 @@ class Store:
         return {sequence for erasure in self.erasures() for sequence in erasure["erased"]}
 
     def parse(self, schema: TypeAdapter[BodyT], text: str) -> BodyT:
-        """Read a body (``bodies.py``); a damaged one is said in one line."""
+        """Read a body; a damaged one is a BadInput of one line."""
         try:
             return parse(schema, text)
         except Damaged:
             raise self.damaged() from None
 
     def damaged(self) -> BadInput:
-        """What to say of a row that is not what this store writes."""
+        """The error of a row that this store cannot have written."""
         return BadInput(f"{self.path}: holds a damaged row; 'align annotate verify' names it")
 
 

@@ -1,8 +1,8 @@
 """The rows of the bridge's own tables: what they are, and the one way in which they are read and written.
 
-A row is a named tuple whose fields bear the names of the table's columns; a field that is no plain value stands in its
-column as JSON. The chain does not cover these tables, so rows are checked as they are read. Not here: what is asked of
-which table (``ledger.py``).
+A row is a named tuple whose fields bear the names of the table's columns; a field that is no plain value is JSON in its
+column. The chain does not cover these tables, so rows are checked as they are read. Not here: the queries
+(``ledger.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict  # pydantic's condition below Python 3.1
 from align.core.config import BadInput
 from annotation.store.store import Store
 
-ERASED = "erased"  # outcome of an annotation that was erased from the store, and may stand on the server still
+ERASED = "erased"  # outcome of an annotation that was erased from the store, and may still be on the server
 Purpose = Literal["work", "gold", "repeat", "calibration"]
 
 
@@ -52,7 +52,7 @@ class _Labels(TypedDict, total=False):
 
 
 class Offer(NamedTuple):
-    """A campaign with what its interface says of labels."""
+    """A campaign with the labels that its interface offers."""
 
     name: str
     interface: Json[_Labels]
@@ -62,7 +62,8 @@ class KnownAnswer(NamedTuple):
     """What is right about a comparison: tie groups of responses, best first, or the label of a single response.
 
     Responses that ``ranking`` leaves out come after those it names and are not compared with each other.
-    ``is_attention``: nobody who reads can miss it. ``family`` is the prompt's, which says whether a task is concealed.
+    ``is_attention``: everybody who reads gets it right. ``family`` is the prompt's, which says whether a task is
+    concealed.
     """
 
     ranking: list[list[int]] | None = None
@@ -75,7 +76,7 @@ class Task(NamedTuple):
     """A comparison as it was (or will be) shown: ``shown`` are canonical response numbers in screen order.
 
     ``shown`` is empty as long as nothing was drawn: an answer is known, and no task was sent from here. ``pages`` is
-    the hash of what it shows (``interfaces.config.shown_hash``).
+    the hash of what it shows (``interface.config.shown_hash``).
     """
 
     key: str
@@ -197,7 +198,7 @@ def insert(store: Store, table: str, rows: Iterable[NamedTuple], *, keep: bool =
 
 
 def stored(value: Any) -> Any:
-    """A field as it stands in its column."""
+    """A field as its column holds it."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return json.dumps(value._asdict())
     return json.dumps(value) if isinstance(value, list | dict) else value

@@ -294,8 +294,8 @@ def test_accounts_are_not_made_by_halves(server: Server, tmp_path: Path) -> None
     for names, told in (
         ((), "nobody is named"),
         (("red", "red"), "named twice"),
-        (("red", "Anna.Meier"), "says nothing of who it is"),
-        (("red", "admin"), "says nothing of who it is"),
+        (("red", "Anna.Meier"), "does not identify the person"),
+        (("red", "admin"), "does not identify the person"),
     ):
         with pytest.raises(BadInput, match=told):
             list(annotators(server.folder, names=names))

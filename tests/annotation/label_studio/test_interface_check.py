@@ -38,7 +38,7 @@ def test_our_own_interfaces_and_tasks_are_taken(settings: dict[str, Any]) -> Non
     [
         ('toName="response_a"', 'toName="nothing"', 'toName="nothing" not found'),
         ('name="prompt"', 'name="history"', "non-unique names"),
-        ("</View>", "", "none that Label Studio takes"),
+        ("</View>", "", "does not accept the labelling interface"),
     ],
 )
 def test_an_interface_that_is_none_is_refused(before: str, after: str, told: str) -> None:

@@ -123,7 +123,7 @@ def test_only_missing_rows_are_sent(studio: Studio, project: Project) -> None:
     "bad, word",
     [
         ([{"data": {"text": "x"}}], KEY),
-        (rows(1) * 2, "stands twice"),
+        (rows(1) * 2, "occurs twice"),
         ([{"data": {KEY: "a", "text": "\ud800"}}], "cannot be sent"),
         ([{"data": {KEY: "a"}}], "refused"),
     ],
