@@ -79,6 +79,9 @@ class FunctionJudge(Judge):
     def function(self) -> Callable[[Item, str, bool], Opinions]:
         return load(self.kind)
 
+    def code(self) -> tuple[Any, ...]:
+        return (self.function,)
+
     def opinions(self, answers: Sequence[Written]) -> list[Opinions]:
         return [self._opinion(answer) for answer in answers]
 
@@ -97,7 +100,7 @@ class FunctionJudge(Judge):
         return given
 
     def version(self) -> str:
-        return code_hash(self.function)
+        return code_hash(*self.code())
 
 
 def find_judge(given: Any) -> Judge:

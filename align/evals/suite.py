@@ -93,4 +93,4 @@ class Suite(Part):
         """What answers depend on beside items and judges: its settings, and its code where it isn't a shipped suite."""
         written = self.model_dump(mode="json")
         own = {key: value for key, value in written.items() if key != "kind"} if isinstance(written, dict) else {}
-        return own if self.kind in SUITES.shipped else own | {"sha256": code_hash(type(self))}
+        return own | ({"sha256": code_hash(*self.code())} if self.code() else {})

@@ -54,7 +54,8 @@ def test_it_runs_through_eval_audit_and_report(
     assert record.headline["metrics"]["words"]["n_scored"] == 40
     assert Declaration.model_validate(record.headline["suites"]["word-limit"]["declaration"]) == DECLARED
     assert record.resolved["suite"] == [{"kind": TOY, "slack": 0}]
-    assert set(record.headline["suites"]["word-limit"]["fingerprint"]["suite"]) == {"slack", "sha256"}
+    fingerprint = record.headline["suites"]["word-limit"]["fingerprint"]
+    assert fingerprint["suite"] == {"slack": 0, "sha256": record.inputs["suite[0]"]["sha256"]}, "its code is an input"
     write_text(gates, GATE)
     audited = AuditConfig(run=tmp_path / "runs" / "audit", base=model_folder("gpt2"), candidate=subject, gates=gates)
     assert audit(audited).headline["verdict"] == verdict
