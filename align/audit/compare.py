@@ -71,20 +71,20 @@ class CompareConfig(StageConfig):
     @property
     def evaluations(self) -> list[Path]:
         """Folders of the evaluation runs that the table reads: inputs, so that a newer one makes another run."""
-        found = [run.record.path for one in self.contenders for run in one.subject.evaluations if one.acts(run.policy)]
-        return sorted({Path(path) for path in found})
+        read = [e for one in self.contenders for e in one.evaluated.evaluations if one.acts(e.policy)]
+        return sorted({Path(evaluation.record.path) for evaluation in read})
 
 
 class Contender(NamedTuple):
     """One row: a policy, how it acts (None: by itself), and its training run where it is an arm."""
 
-    subject: EvaluatedPolicy
+    evaluated: EvaluatedPolicy
     manner: str | None
     record: RunRecord | None
 
     @property
     def name(self) -> str:
-        return self.subject.name
+        return self.evaluated.name
 
     def acts(self, policy: str) -> bool:
         """Whether an evaluation under ``policy`` is one of this contender."""
@@ -167,7 +167,7 @@ def _check_names(contenders: Sequence[Contender]) -> None:
         raise BadInput(f"compare: two rows would be named '{twice}'; give the run folders different names")
     arms = [one for one in contenders if one.record is not None]
     for one, other in combinations(arms, 2):
-        if one.subject.artefact == other.subject.artefact:
+        if one.evaluated.artefact == other.evaluated.artefact:
             raise BadInput(f"compare: {one.name} and {other.name} are one artefact; name arms that were trained apart")
 
 
@@ -178,7 +178,7 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
         BadInput: two evaluations of a suite asked different items or asked them differently.
     """
     chosen: Evaluated = {}
-    newest = {one.name: one.subject.newest for one in contenders}
+    newest = {one.name: one.evaluated.newest for one in contenders}
     for suite in dict.fromkeys(suite for found in newest.values() for suite, _ in found):
         arms = [one.name for one in contenders if one.record is not None]
         order = dict.fromkeys((preferred, *POLICIES))
@@ -190,7 +190,7 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
             if (suite, one.manner or policy) in newest[one.name]
         }
         for one in contenders:
-            if one.name in found and (problem := other_base(one.subject, found[one.name])):
+            if one.name in found and (problem := other_base(one.evaluated, found[one.name])):
                 raise BadInput(f"compare: {problem}")
             if one.name in found and one.record and not found[one.name].record.headline.get("own_template"):
                 raise BadInput(
@@ -316,7 +316,7 @@ def _not_shown(contenders: Sequence[Contender], chosen: Evaluated, preferred: st
         for one in contenders:
             if (shown := found.get(one.name)) is None:
                 continue
-            for other in one.subject.evaluations:
+            for other in one.evaluated.evaluations:
                 if (other.suite, other.policy) == (suite, shown.policy) and other.record.path != shown.record.path:
                     lines.append(f"{one.name}: {other.name} ({suite}) is not shown, since {shown.name} is newer")
     return lines

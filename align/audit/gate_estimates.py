@@ -39,7 +39,7 @@ class GateEstimate(NamedTuple):
     """
 
     metric: Metric
-    estimate: float | None
+    value: float | None
     at_worst: float | None
     bounds: Bounds
     as_scored: Bounds
@@ -139,7 +139,7 @@ def _measure(
     outside = next((f"'{i}' ({v:.3g})" for i, v in scored.items() if not span[0] <= v <= span[1]), None)
     return GateEstimate(
         metric=metric,
-        estimate=float(np.mean(list(scored.values()))) if scored else None,
+        value=float(np.mean(list(scored.values()))) if scored else None,
         at_worst=at_worst,
         bounds=both,
         as_scored=as_scored,

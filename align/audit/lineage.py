@@ -29,7 +29,7 @@ def started_from(record: RunRecord) -> set[str]:
     return {value for value in (*known, record.lineage.get("sft")) if value and value != record.artefact}
 
 
-def check_references(subjects: Mapping[str, EvaluatedPolicy]) -> None:
+def check_references(policies: Mapping[str, EvaluatedPolicy]) -> None:
     """Refuse what is no policy, references that the candidate does not come from, and a rival of another family.
 
     A candidate that is a model folder records no lineage: its gates say so (:func:`unknown_origin`).
@@ -37,29 +37,29 @@ def check_references(subjects: Mapping[str, EvaluatedPolicy]) -> None:
     Raises:
         BadInput: naming the role and both hashes.
     """
-    candidate = subjects["candidate"]
-    for role, subject in subjects.items():
-        if subject.record and subject.record.stage not in WRITES:
+    candidate = policies["candidate"]
+    for role, policy in policies.items():
+        if policy.record and policy.record.stage not in WRITES:
             raise BadInput(
-                f"audit: {role}: {subject.path} is a run of '{subject.record.stage}' and no policy; name a run of "
+                f"audit: {role}: {policy.path} is a run of '{policy.record.stage}' and no policy; name a run of "
                 f"{', '.join(WRITES)} or a model folder"
             )
-        if role != "candidate" and subject.artefact == candidate.artefact:
+        if role != "candidate" and policy.artefact == candidate.artefact:
             raise BadInput(f"audit: {role} and candidate are one artefact ({_short(candidate.artefact)}); name another")
-    if "rival" in subjects:
-        _check_rival(candidate, subjects["rival"])
+    if "rival" in policies:
+        _check_rival(candidate, policies["rival"])
     if candidate.record is None:
         return
-    base, now = candidate.record.lineage.get("base"), input_hash(subjects["base"].path, candidate.record.hash_version)
+    base, now = candidate.record.lineage.get("base"), input_hash(policies["base"].path, candidate.record.hash_version)
     if base is not None and base != now:
         raise BadInput(
-            f"audit: {subjects['base'].path} ({_short(now)}) is not the base of {candidate.path} "
+            f"audit: {policies['base'].path} ({_short(now)}) is not the base of {candidate.path} "
             f"({_short(base)}): another model, or changed since; name the base that the candidate was trained on"
         )
     starts = started_from(candidate.record)
-    if "sft" in subjects and starts and subjects["sft"].artefact not in starts:
+    if "sft" in policies and starts and policies["sft"].artefact not in starts:
         raise BadInput(
-            f"audit: {subjects['sft'].path} ({_short(subjects['sft'].artefact)}) is not what {candidate.path} started "
+            f"audit: {policies['sft'].path} ({_short(policies['sft'].artefact)}) is not what {candidate.path} started "
             f"from ({', '.join(map(_short, sorted(starts)))}); name that policy"
         )
 
@@ -72,14 +72,14 @@ def unknown_origin(candidate: EvaluatedPolicy, against: str) -> str | None:
     return None if known else f"the candidate's run records no {against} that it came from"
 
 
-def other_base(subject: EvaluatedPolicy, evaluation: Evaluation) -> str | None:
+def other_base(policy: EvaluatedPolicy, evaluation: Evaluation) -> str | None:
     """Why an evaluation did not run on the base that the policy was trained on, or None."""
-    trained = subject.record.lineage.get("base") if subject.record else None
+    trained = policy.record.lineage.get("base") if policy.record else None
     ran = evaluation.record.lineage.get("base")
     if trained is None or trained == ran:
         return None
     return (
-        f"{evaluation.name} ran {subject.name} on another base ({_short(ran)}) than it was trained on "
+        f"{evaluation.name} ran {policy.name} on another base ({_short(ran)}) than it was trained on "
         f"({_short(trained)}); evaluate again"
     )
 

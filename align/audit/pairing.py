@@ -1,6 +1,6 @@
 """Which evaluations a gate is judged by: every pair of candidate and reference that was asked alike.
 
-In: a gate and the subjects with all their evaluations. Out: the pairs, and a reason for each evaluation that is in
+In: a gate and the policies with all their evaluations. Out: the pairs, and a reason for each evaluation that is in
 none. Of several pairs the worst decides, so that evaluating again until it looks well helps nobody. Not here: verdicts.
 """
 
@@ -38,20 +38,20 @@ class EvaluationPair(NamedTuple):
     problem: str | None
 
 
-def judge_by_worst(gate: Gate, subjects: Mapping[str, EvaluatedPolicy], gates: Sequence[Gate]) -> GateDecision:
+def judge_by_worst(gate: Gate, policies: Mapping[str, EvaluatedPolicy], gates: Sequence[Gate]) -> GateDecision:
     """Judge one of ``gates`` by every usable pair of evaluations; the worst finding is the gate's.
 
     A pair over fewer items than the gate asks for decides only where there is no other.
     """
-    if gate.against is not None and gate.against not in subjects:
+    if gate.against is not None and gate.against not in policies:
         return GateDecision(gate, insufficient(gate, f"no {gate.against} was named: give {gate.against}=RUN"), (), [])
     roles = ["candidate"] if gate.against is None else ["candidate", gate.against]
-    if reason := _of_unknown_origin(gate, subjects["candidate"]):
+    if reason := _of_unknown_origin(gate, policies["candidate"]):
         return GateDecision(gate, insufficient(gate, reason), (), [])
-    found = [_counting(gate, subjects[role]) for role in roles]
+    found = [_counting(gate, policies[role]) for role in roles]
     if lacking := [role for role, some in zip(roles, found, strict=True) if not some]:
-        return GateDecision(gate, insufficient(gate, _lacking(gate, subjects, lacking)), (), [])
-    pairs = _pairs(gate, subjects, found)
+        return GateDecision(gate, insufficient(gate, _lacking(gate, policies, lacking)), (), [])
+    pairs = _pairs(gate, policies, found)
     judged = [(pair, guarded(gate, gates, pair.sides[0], _judge(gate, pair))) for pair in pairs if pair.problem is None]
     unused = [_row(pair, None, False) for pair in pairs if pair.problem is not None]
     if not judged:
@@ -95,11 +95,11 @@ def _of_unknown_origin(gate: Gate, candidate: EvaluatedPolicy) -> str | None:
     return f"{reason}; 'allow: [{UNKNOWN}]' takes your word for it" if reason else None
 
 
-def _counting(gate: Gate, subject: EvaluatedPolicy) -> list[Evaluation]:
-    """A subject's evaluations of the gate's suite as the policy acts by itself, or as the gate asks."""
+def _counting(gate: Gate, policy: EvaluatedPolicy) -> list[Evaluation]:
+    """A policy's evaluations of the gate's suite as the policy acts by itself, or as the gate asks."""
     return [
         one
-        for one in subject.evaluations
+        for one in policy.evaluations
         if one.suite == gate.suite
         and one.declaration.has(gate.metric)
         and one.policy in ((gate.policy,) if gate.policy else POLICIES)
@@ -107,30 +107,30 @@ def _counting(gate: Gate, subject: EvaluatedPolicy) -> list[Evaluation]:
     ]
 
 
-def _lacking(gate: Gate, subjects: Mapping[str, EvaluatedPolicy], roles: Sequence[str]) -> str:
+def _lacking(gate: Gate, policies: Mapping[str, EvaluatedPolicy], roles: Sequence[str]) -> str:
     wanted = [f"policy {gate.policy or ' or '.join(POLICIES)}"]
     wanted += [f"{key} {value}" for key, value in gate.fingerprint.items()]
     return f"no finished evaluation of suite {gate.suite} ({', '.join(wanted)}) for {' and '.join(roles)}"
 
 
 def _pairs(
-    gate: Gate, subjects: Mapping[str, EvaluatedPolicy], found: Sequence[Sequence[Evaluation]]
+    gate: Gate, policies: Mapping[str, EvaluatedPolicy], found: Sequence[Sequence[Evaluation]]
 ) -> list[EvaluationPair]:
     pairs = []
     for candidate in found[0]:
-        problem = other_base(subjects["candidate"], candidate) or _unfit(gate, candidate, subjects)
+        problem = other_base(policies["candidate"], candidate) or _unfit(gate, candidate, policies)
         if problem or gate.against is None:
             pairs.append(EvaluationPair((candidate,), problem))
             continue
         for reference in found[1]:
-            problem = other_base(subjects[gate.against], reference)
+            problem = other_base(policies[gate.against], reference)
             pairs.append(
                 EvaluationPair((candidate, reference), problem or asked_differently(candidate, reference, gate.allow))
             )
     return pairs
 
 
-def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, EvaluatedPolicy]) -> str | None:
+def _unfit(gate: Gate, candidate: Evaluation, policies: Mapping[str, EvaluatedPolicy]) -> str | None:
     """Why an evaluation of the candidate is no evidence, whatever it is compared with."""
     if candidate.fingerprint is None:
         return f"{candidate.name} does not record how it was asked (an earlier version wrote it); evaluate again"
@@ -147,11 +147,11 @@ def _unfit(gate: Gate, candidate: Evaluation, subjects: Mapping[str, EvaluatedPo
         return (
             f"{candidate.name} let no answer have more than {longest} tokens: no candidate could exceed {gate.limit:g}"
         )
-    trained = trained_on(*(subjects[role].record for role in ("candidate", gate.against) if role))
+    trained = trained_on(*(policies[role].record for role in ("candidate", gate.against) if role))
     if gate.metric in training_metrics(candidate.record, trained):
         return f"{candidate.name} measured {gate.metric} by a {LABEL}; evaluate with a reward that no side learned from"
     if metric.against == "sft" and "sft" not in gate.allow:
-        starts = {subjects["sft"].artefact} if "sft" in subjects else _starts(subjects["candidate"])
+        starts = {policies["sft"].artefact} if "sft" in policies else _starts(policies["candidate"])
         if candidate.fingerprint.get("sft") not in starts:
             return (
                 f"{candidate.name} measured {gate.metric} against another policy than the SFT that this audit is about"

@@ -47,7 +47,7 @@ class AuditConfig(StageConfig):
     gates: Path = Field(description="the file of gates")
 
     @cached_property
-    def subjects(self) -> dict[str, EvaluatedPolicy]:
+    def policies(self) -> dict[str, EvaluatedPolicy]:
         """The policies by role, with their evaluation runs."""
         given = {"base": self.base, "candidate": self.candidate, "sft": self.sft, "rival": self.rival}
         known = {role: path for role, path in given.items() if path is not None}
@@ -57,16 +57,16 @@ class AuditConfig(StageConfig):
     @property
     def evaluations(self) -> list[Path]:
         """Folders of the evaluation runs that count, so that they are hashed into the record as inputs."""
-        return sorted({Path(one.record.path) for subject in self.subjects.values() for one in subject.evaluations})
+        return sorted({Path(one.record.path) for policy in self.policies.values() for one in policy.evaluations})
 
 
 @stage
 def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     """Judge every gate, write audit.json, and say the verdict in one sentence."""
-    subjects = config.subjects
-    gates = load_gates(config.gates, _declarations(subjects))
-    check_references(subjects)
-    judged = [judge_by_worst(gate, subjects, gates) for gate in gates]
+    policies = config.policies
+    gates = load_gates(config.gates, _declarations(policies))
+    check_references(policies)
+    judged = [judge_by_worst(gate, policies, gates) for gate in gates]
     findings = [one.finding for one in judged]
     verdict, worse = overall(findings), regressed(findings)
     sentence = _sentence(findings, worse)
@@ -78,12 +78,12 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
             "sentence": sentence,
             "findings": [finding.model_dump() for finding in findings],
             "regressed": worse,
-            "subjects": {role: _about(subject) for role, subject in subjects.items()},
-            "rival": _against_rival(gates, subjects),
+            "subjects": {role: _about(policy) for role, policy in policies.items()},
+            "rival": _against_rival(gates, policies),
             "considered": [{"gate": one.gate.name} | row for one in judged for row in one.considered],
             "flips": worst_flips(judged),
-            "judges": _judges(subjects["candidate"]),
-            "not_measured": _not_measured(findings, gates, subjects),
+            "judges": _judges(policies["candidate"]),
+            "not_measured": _not_measured(findings, gates, policies),
         },
     )
     run.note(sentence)
@@ -91,11 +91,11 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     return {"verdict": verdict, "sentence": sentence, "gates": counts, "regressed": worse}
 
 
-def _declarations(subjects: dict[str, EvaluatedPolicy]) -> dict[str, Declaration]:
+def _declarations(policies: dict[str, EvaluatedPolicy]) -> dict[str, Declaration]:
     """What is known of suites: as the newest evaluation declares, the candidate's before others."""
     known = dict(EARLIER)
-    for subject in (*(one for role, one in subjects.items() if role != "candidate"), subjects["candidate"]):
-        known |= {one.suite: one.declaration for one in subject.evaluations}
+    for policy in (*(one for role, one in policies.items() if role != "candidate"), policies["candidate"]):
+        known |= {one.suite: one.declaration for one in policy.evaluations}
     return known
 
 
@@ -136,22 +136,22 @@ def _are(findings: Sequence[Finding]) -> str:
     return "is" if len(findings) == 1 else "are"
 
 
-def _about(subject: EvaluatedPolicy) -> dict[str, Any]:
+def _about(policy: EvaluatedPolicy) -> dict[str, Any]:
     evaluations = [
         {"run": one.name, "suite": one.suite, "policy": one.policy, "seed": one.record.seed}
-        for one in subject.evaluations
+        for one in policy.evaluations
     ]
-    return {"path": str(subject.path), "artefact": subject.artefact, "evaluations": evaluations}
+    return {"path": str(policy.path), "artefact": policy.artefact, "evaluations": evaluations}
 
 
-def _against_rival(gates: Sequence[Gate], subjects: dict[str, EvaluatedPolicy]) -> list[dict[str, Any]]:
+def _against_rival(gates: Sequence[Gate], policies: dict[str, EvaluatedPolicy]) -> list[dict[str, Any]]:
     """Candidate - rival on every gated metric, for information: no gate asks for it."""
-    if "rival" not in subjects:
+    if "rival" not in policies:
         return []
     rows = []
-    rewards = trained_on(subjects["candidate"].record, subjects["rival"].record)
+    rewards = trained_on(policies["candidate"].record, policies["rival"].record)
     for suite, metric in dict.fromkeys((gate.suite, gate.metric) for gate in gates):
-        for pair in same_question(subjects["candidate"], subjects["rival"], suite):
+        for pair in same_question(policies["candidate"], policies["rival"], suite):
             if metric in training_metrics(pair[0].record, rewards):
                 continue  # what one of the two was trained on compares nothing
             new, old = (one.scores(metric) for one in pair)
@@ -172,16 +172,16 @@ def _judges(candidate: EvaluatedPolicy) -> dict[str, list[str]]:
 
 
 def _not_measured(
-    findings: Sequence[Finding], gates: Sequence[Gate], subjects: dict[str, EvaluatedPolicy]
+    findings: Sequence[Finding], gates: Sequence[Gate], policies: dict[str, EvaluatedPolicy]
 ) -> list[str]:
     missing = [f"{f.gate}: {f.reason}." for f in findings if f.delta is None]
-    if "sft" not in subjects:
+    if "sft" not in policies:
         missing.append(
             "No SFT policy was named, so the price of preference training alone is not separated from SFT's."
         )
-    if "rival" not in subjects:
+    if "rival" not in policies:
         missing.append("No rival method was named.")
-    elif not _against_rival(gates, subjects):
+    elif not _against_rival(gates, policies):
         missing.append("The rival has no evaluation in common with the candidate, by what neither learned from.")
-    missing += [f"{one.name}: {line}." for one in subjects["candidate"].evaluations for line in one.caveats]
+    missing += [f"{one.name}: {line}." for one in policies["candidate"].evaluations for line in one.caveats]
     return [*dict.fromkeys(missing), *LIMITS]

@@ -36,77 +36,82 @@ def judge_gate(
         if not scores.items:
             return insufficient(gate, f"the {side}'s evaluation holds no result of {gate.metric}", **facts)
     if old is None or gate.type == "at_most":
-        found = measure_mean(metric, new, gate.level, gate.range)
+        estimate = measure_mean(metric, new, gate.level, gate.range)
     elif apart := set(new.items) ^ set(old.items):
         return insufficient(gate, f"the two evaluations asked different items ({len(apart)} on one side only)", **facts)
     else:
-        found = measure_difference(metric, new, old, gate.level, gate.range)
-        facts |= {"p": difference_p(found.values, found.kind, found.span), "reference_samples": count_samples(old)}
-        facts |= {"reference": mean_of(old), "detectable": _detectable(gate, found)}
+        estimate = measure_difference(metric, new, old, gate.level, gate.range)
+        facts |= {
+            "p": difference_p(estimate.values, estimate.kind, estimate.span),
+            "reference_samples": count_samples(old),
+        }
+        facts |= {"reference": mean_of(old), "detectable": _detectable(gate, estimate)}
     facts |= {
         "higher_is_better": metric.higher_is_better,
         "candidate": mean_of(new),
         "samples": count_samples(new),
-    } | _facts(found)
-    if reason := _unusable(gate, found) or _at_chance(gate, metric, old, chance):
+    } | _facts(estimate)
+    if reason := _unusable(gate, estimate) or _at_chance(gate, metric, old, chance):
         return insufficient(gate, reason, **facts | {"p": None})
-    if reason := _few_clusters(found):
+    if reason := _few_clusters(estimate):
         return insufficient(gate, reason, "too few", **facts | {"p": None})
-    decided = _decide(gate, found, found.bounds, facts)
-    if found.n_scored < gate.min_items and decided.verdict != "fail":  # what few items prove wrong is proved
-        reason = f"{found.n_scored} items, the gate asks for {gate.min_items}"
+    decided = _decide(gate, estimate, estimate.bounds, facts)
+    if estimate.n_scored < gate.min_items and decided.verdict != "fail":  # what few items prove wrong is proved
+        reason = f"{estimate.n_scored} items, the gate asks for {gate.min_items}"
         return insufficient(gate, reason, "too few", **facts | {"p": None})
     if reason := _vacuous(gate, metric, new, old, decided):
         return insufficient(gate, reason, **facts)
-    return _with_missing(gate, found, decided, sides, facts)
+    return _with_missing(gate, estimate, decided, sides, facts)
 
 
-def _facts(found: GateEstimate) -> dict[str, Any]:
+def _facts(estimate: GateEstimate) -> dict[str, Any]:
     return {
-        "higher_is_better": found.metric.higher_is_better,
-        "delta": found.estimate,
-        "delta_at_worst": found.at_worst,
-        "low": found.bounds.low,
-        "high": found.bounds.high,
-        "n": found.n,
-        "n_scored": found.n_scored,
-        "n_failed": found.n - found.n_scored,
-        "n_clusters": found.n_clusters,
-        "method": found.bounds.method,
+        "higher_is_better": estimate.metric.higher_is_better,
+        "delta": estimate.value,
+        "delta_at_worst": estimate.at_worst,
+        "low": estimate.bounds.low,
+        "high": estimate.bounds.high,
+        "n": estimate.n,
+        "n_scored": estimate.n_scored,
+        "n_failed": estimate.n - estimate.n_scored,
+        "n_clusters": estimate.n_clusters,
+        "method": estimate.bounds.method,
     }
 
 
 def _with_missing(
-    gate: Gate, found: GateEstimate, decided: Finding, sides: Mapping[str, Scores], facts: dict[str, Any]
+    gate: Gate, estimate: GateEstimate, decided: Finding, sides: Mapping[str, Scores], facts: dict[str, Any]
 ) -> Finding:
     """The finding with what is missing said in it; an undecided gate that would pass as scored lacks answers."""
     missing = {side: samples for side, one in sides.items() if (samples := count_samples(one)).missing}
     if not missing:
         return decided
     counts = " and ".join(f"{s.missing} of {s.expected} answers of the {side}" for side, s in missing.items())
-    text = f"{decided.reason}; {counts} have no score: {found.estimate:.3g} as scored"
-    text += "" if found.at_worst is None else f", {found.at_worst:.3g} with them at their worst"
+    text = f"{decided.reason}; {counts} have no score: {estimate.value:.3g} as scored"
+    text += "" if estimate.at_worst is None else f", {estimate.at_worst:.3g} with them at their worst"
     changes: dict[str, Any] = {"reason": text}
-    if decided.verdict == "insufficient" and _decide(gate, found, found.as_scored, facts).verdict == "pass":
+    if decided.verdict == "insufficient" and _decide(gate, estimate, estimate.as_scored, facts).verdict == "pass":
         changes["status"] = "missing"
     return decided.model_copy(update=changes)
 
 
-def _decide(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+def _decide(gate: Gate, estimate: GateEstimate, bounds: Bounds, facts: dict[str, Any]) -> Finding:
     """Compare the bounds with what the gate allows."""
-    assert found.estimate is not None
+    assert estimate.value is not None
     if gate.type == "at_most":
-        return _decide_limit(gate, found, bounds, facts)
+        return _decide_limit(gate, estimate, bounds, facts)
     if bounds.low is None or bounds.high is None:
-        reason = f"{_seen(found.metric.turned(found.estimate))} than {gate.against}; {_ask_for_range(gate, found)}"
-        return insufficient(gate, reason, "too few" if found.is_complete else "missing", **facts)
+        reason = (
+            f"{_seen(estimate.metric.turned(estimate.value))} than {gate.against}; {_ask_for_range(gate, estimate)}"
+        )
+        return insufficient(gate, reason, "too few" if estimate.is_complete else "missing", **facts)
     # turned so that up is better
-    worst, best = (bounds.low, bounds.high) if found.metric.higher_is_better else (-bounds.high, -bounds.low)
-    seen = found.metric.turned(found.estimate)
+    worst, best = (bounds.low, bounds.high) if estimate.metric.higher_is_better else (-bounds.high, -bounds.low)
+    seen = estimate.metric.turned(estimate.value)
     if gate.type == "improves":
-        return _decide_gain(gate, found, worst, seen, best, facts)
+        return _decide_gain(gate, estimate, worst, seen, best, facts)
     margin = gate.margin or 0.0
-    allowed = f"(margin {margin:g}{_stated(gate, found)})"
+    allowed = f"(margin {margin:g}{_stated(gate, estimate)})"
     if worst > 0:
         reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g}"
         return finding_of(gate, "pass", "proved not worse", reason, facts)
@@ -119,24 +124,26 @@ def _decide(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, An
     if best < 0:
         reason = f"worse than {gate.against} by {-seen:.3g}, between {-best:.3g} and {-worst:.3g} {allowed}"
         return insufficient(gate, reason, "probably worse", **facts)
-    needed = _needed(gate, found)
+    needed = _needed(gate, estimate)
     facts = facts | {"needed_n": needed}
-    unit = "items" if found.n_clusters is None else "clusters"
-    more = f"; about {needed} {unit} decide it if nothing changed" if needed and needed > len(found.values) else ""
+    unit = "items" if estimate.n_clusters is None else "clusters"
+    more = f"; about {needed} {unit} decide it if nothing changed" if needed and needed > len(estimate.values) else ""
     more = more or ("" if needed else f"; no number of {unit} up to {MOST:,} is likely to decide it")
     return insufficient(gate, at_worst + more, "probably worse" if seen < -margin else "too few", **facts)
 
 
-def _decide_limit(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[str, Any]) -> Finding:
-    mean = found.estimate or 0.0
+def _decide_limit(gate: Gate, estimate: GateEstimate, bounds: Bounds, facts: dict[str, Any]) -> Finding:
+    mean = estimate.value or 0.0
     limit = gate.limit or 0.0
-    allowed = f"limit {limit:g}{_stated(gate, found)}"
+    allowed = f"limit {limit:g}{_stated(gate, estimate)}"
     if bounds.low is not None and bounds.low > limit:
         reason = f"{mean:.3g} seen, at least {bounds.low:.3g} ({allowed})"
         return finding_of(gate, "fail", "proved above", reason, facts)
     status: Status = "probably above" if mean > limit else "too few"
     if bounds.high is None:
-        return insufficient(gate, f"{mean:.3g} seen (limit {limit:g}); {_ask_for_range(gate, found)}", status, **facts)
+        return insufficient(
+            gate, f"{mean:.3g} seen (limit {limit:g}); {_ask_for_range(gate, estimate)}", status, **facts
+        )
     if bounds.high <= limit:
         return finding_of(
             gate, "pass", "proved within", f"{mean:.3g} seen, at most {bounds.high:.3g} ({allowed})", facts
@@ -146,9 +153,9 @@ def _decide_limit(gate: Gate, found: GateEstimate, bounds: Bounds, facts: dict[s
 
 
 def _decide_gain(
-    gate: Gate, found: GateEstimate, worst: float, seen: float, best: float, facts: dict[str, Any]
+    gate: Gate, estimate: GateEstimate, worst: float, seen: float, best: float, facts: dict[str, Any]
 ) -> Finding:
-    wanted = f"asked: more than {gate.gain:g}{_stated(gate, found)}"
+    wanted = f"asked: more than {gate.gain:g}{_stated(gate, estimate)}"
     if worst > gate.gain:
         reason = f"better than {gate.against} by {seen:.3g}, at least {worst:.3g} ({wanted})"
         return finding_of(gate, "pass", "proved gain", reason, facts)
@@ -159,12 +166,12 @@ def _decide_gain(
     return insufficient(gate, reason, "probably no gain" if seen <= gate.gain else "too few", **facts)
 
 
-def _stated(gate: Gate, found: GateEstimate) -> str:
+def _stated(gate: Gate, estimate: GateEstimate) -> str:
     """What a bound takes for granted and nobody measured: a verdict is worth no more than it."""
     if gate.range is None:
         return (
             ""
-            if found.metric.is_bounded
+            if estimate.metric.is_bounded
             else f", unless fewer than {UNSEEN_SHARE:.0%} of items are far worse than any seen"
         )
     what = "value" if gate.type == "at_most" else "difference"
@@ -176,42 +183,43 @@ def _seen(turned: float) -> str:
     return "no better or worse" if turned == 0 else f"{abs(turned):.3g} {'better' if turned > 0 else 'worse'}"
 
 
-def _needed(gate: Gate, found: GateEstimate) -> int | None:
-    values = [found.metric.turned(value) for value in found.values]
-    worst = found.span[0] if found.metric.higher_is_better else -found.span[1]
-    return needed_n(values, found.kind, gate.margin or 0.0, gate.level, worst)
+def _needed(gate: Gate, estimate: GateEstimate) -> int | None:
+    values = [estimate.metric.turned(value) for value in estimate.values]
+    worst = estimate.span[0] if estimate.metric.higher_is_better else -estimate.span[1]
+    return needed_n(values, estimate.kind, gate.margin or 0.0, gate.level, worst)
 
 
-def _detectable(gate: Gate, found: GateEstimate) -> float | None:
+def _detectable(gate: Gate, estimate: GateEstimate) -> float | None:
     """In the direction that would break the gate; for ``improves`` in the one that would fulfil it."""
-    values = [found.metric.turned(value) for value in found.values]
-    low, high = found.span if found.metric.higher_is_better else (-found.span[1], -found.span[0])
+    values = [estimate.metric.turned(value) for value in estimate.values]
+    low, high = estimate.span if estimate.metric.higher_is_better else (-estimate.span[1], -estimate.span[0])
     if gate.type == "improves":
-        return detectable([-value for value in values], found.kind, gate.gain, gate.level, -low)
-    return detectable(values, found.kind, gate.margin or 0.0, gate.level, high)
+        return detectable([-value for value in values], estimate.kind, gate.gain, gate.level, -low)
+    return detectable(values, estimate.kind, gate.margin or 0.0, gate.level, high)
 
 
-def _unusable(gate: Gate, found: GateEstimate) -> str | None:
+def _unusable(gate: Gate, estimate: GateEstimate) -> str | None:
     """Why what was measured is no evidence for this gate, or None."""
-    if not found.n_scored:
-        return f"none of {found.n or 'the'} items was scored"
-    if gate.range is not None and found.outside:
-        return f"item {found.outside} lies outside the gate's range [{gate.range[0]:g}, {gate.range[1]:g}]"
+    if not estimate.n_scored:
+        return f"none of {estimate.n or 'the'} items was scored"
+    if gate.range is not None and estimate.outside:
+        return f"item {estimate.outside} lies outside the gate's range [{gate.range[0]:g}, {gate.range[1]:g}]"
     return None
 
 
-def _few_clusters(found: GateEstimate) -> str | None:
-    if found.n_clusters is not None and found.n_clusters < MIN_CLUSTERS:
-        return f"{found.n_scored} items from {found.n_clusters} clusters; a bound takes {MIN_CLUSTERS} clusters or more"
+def _few_clusters(estimate: GateEstimate) -> str | None:
+    if estimate.n_clusters is not None and estimate.n_clusters < MIN_CLUSTERS:
+        seen = f"{estimate.n_scored} items from {estimate.n_clusters} clusters"
+        return f"{seen}; a bound takes {MIN_CLUSTERS} clusters or more"
     return None
 
 
-def _ask_for_range(gate: Gate, found: GateEstimate) -> str:
+def _ask_for_range(gate: Gate, estimate: GateEstimate) -> str:
     """Why there is no bound, and what would give one."""
     what = "value" if gate.type == "at_most" else "difference"
     stated = f"give the gate 'range: [low, high]' of an item's {what}"
-    if found.is_complete and len(set(found.values)) == 1:
-        return f"every item's {what} is {found.values[0]:.3g}, and nothing bounds those not seen: {stated}"
+    if estimate.is_complete and len(set(estimate.values)) == 1:
+        return f"every item's {what} is {estimate.values[0]:.3g}, and nothing bounds those not seen: {stated}"
     return f"{gate.metric} has no range: {stated}, or {UNBOUNDED_N} items that are all scored"
 
 
@@ -221,12 +229,12 @@ def _at_chance(gate: Gate, metric: Metric, old: Scores | None, measured: float |
         return None
     filled = old.filled(0.0 if metric.higher_is_better else 1.0)
     clusters = [old.clusters.get(item, item) for item in filled]
-    found = mean_interval(list(filled.values()), kind_of(metric, old), clusters)
-    assert found.low is not None
+    estimate = mean_interval(list(filled.values()), kind_of(metric, old), clusters)
+    assert estimate.low is not None
     known = [value for value in (measured, gate.chance) if value is not None]
     if metric.has_chance and not known:
         return f"the evaluation of {gate.against} does not say what guessing scores on {gate.metric}; evaluate again"
-    if known and found.low <= max(known):  # a gate may ask for more than guessing, never for less
+    if known and estimate.low <= max(known):  # a gate may ask for more than guessing, never for less
         return (
             f"{gate.against} is not shown to be above chance ({max(known):.3g}) on {gate.metric}: nothing there could "
             "be lost"

@@ -42,7 +42,7 @@ class SamplingConfig(NamedTuple):
         return self._replace(policy=policy, n=1, system_prompt=None)
 
     def request(self, number: int, item: Item) -> Request:
-        """What the sampler is asked for an item; ``number`` tells requests of one call apart."""
+        """What the sampler is answered for an item; ``number`` tells requests of one call apart."""
         greedy = self.policy == "greedy"
         drawn = self.samples * self.n if self.policy == "best-of-n" else self.samples
         return Request(
@@ -97,7 +97,7 @@ def answer_items(
     """
     requests = [sampling.request(number, item) for number, item in enumerate(items)]
     replies = sample_all(sampling.sampler, requests, role_model, progress=items[0].suite)
-    asked = [
+    answered = [
         Answered(
             item,
             list(reply.prompt_ids or []),
@@ -107,16 +107,16 @@ def answer_items(
         for item, reply in zip(items, replies, strict=True)
     ]
     if sampling.policy != "best-of-n":
-        return asked
+        return answered
     assert reward is not None
-    return _keep_best(asked, role_model, reward, sampling.n)
+    return _keep_best(answered, role_model, reward, sampling.n)
 
 
-def _keep_best(asked: Sequence[Answered], role_model: RoleModel, reward: RoleModel, n: int) -> list[Answered]:
+def _keep_best(answered: Sequence[Answered], role_model: RoleModel, reward: RoleModel, n: int) -> list[Answered]:
     """Of each n answers in a row, the one with the highest score (the first of equal ones)."""
-    scores = reward_scores(reward, asked, role_model)
+    scores = reward_scores(reward, answered, role_model)
     kept = []
-    for one, values in zip(asked, scores, strict=True):
+    for one, values in zip(answered, scores, strict=True):
         groups = [range(begin, begin + n) for begin in range(0, len(one.answers), n)]
         known = [[k for k in group if values[k] is not None] for group in groups]
         if one.reason is None and not all(known):
@@ -127,18 +127,18 @@ def _keep_best(asked: Sequence[Answered], role_model: RoleModel, reward: RoleMod
     return kept
 
 
-def reward_scores(reward: RoleModel, asked: Sequence[Answered], role_model: RoleModel) -> list[list[float | None]]:
+def reward_scores(reward: RoleModel, answered: Sequence[Answered], role_model: RoleModel) -> list[list[float | None]]:
     """The reward of every answer to the item's own prompt (without a policy's system prompt).
 
     None: too long, or its template cannot express it (an answer cut inside its reasoning, under another template).
     """
-    trees = [_reward_tree(reward, one, role_model) for one in asked]
+    trees = [_reward_tree(reward, one, role_model) for one in answered]
     usable = [tree for tree in trees if tree is not None]
     assert reward.role is not None
     scores = iter(score(reward.model, reward.role, usable))
     return [
         [*next(scores)] if tree is not None else [None] * len(one.answers)
-        for tree, one in zip(trees, asked, strict=True)
+        for tree, one in zip(trees, answered, strict=True)
     ]
 
 

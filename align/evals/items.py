@@ -91,8 +91,8 @@ class Item(Frozen):
             raise ValueError(f"'answer' must be the number of an option, 0 to {len(self.options) - 1}")
 
     @property
-    def asked(self) -> str:
-        """What was asked last: the last user message."""
+    def last_user_text(self) -> str:
+        """The content of the last user message, or nothing."""
         contents = [str(message.get("content") or "") for message in self.prompt or [] if message["role"] == "user"]
         return contents[-1] if contents else ""
 

@@ -54,21 +54,21 @@ def tree_logprobs(role_model: RoleModel, trees: Sequence[Tree]) -> list[list[flo
     return found
 
 
-def improbable(role_model: RoleModel, asked: Sequence[Answered]) -> list[list[bool]]:
+def improbable(role_model: RoleModel, answered: Sequence[Answered]) -> list[list[bool]]:
     """Which answers the bare base finds no likelier than tokens drawn evenly from its vocabulary.
 
     Tokens drawn evenly cost ln V nats per token or more, whatever the base is (Gibbs' inequality). What people and
     chat models write costs .1 to .9 ln V, random tokens 1.3 to 3 ln V; words in a random order stay below it where
-    the base is strong. A folder of whole weights is asked about its own answers.
+    the base is strong. A folder of whole weights is answered about its own answers.
     """
-    trees = [Tree(one.prompt, [answer.ids for answer in one.answers]) for one in asked if one.answers]
+    trees = [Tree(one.prompt, [answer.ids for answer in one.answers]) for one in answered if one.answers]
     costs = iter(tree_logprobs(RoleModel(role_model.model, None), trees))
     even = math.log(role_model.model.base.config.get_text_config().vocab_size)
     return [
         [-total >= even * len(answer.ids) for total, answer in zip(next(costs), one.answers, strict=True)]
         if one.answers
         else []
-        for one in asked
+        for one in answered
     ]
 
 

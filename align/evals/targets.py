@@ -66,25 +66,25 @@ def load_policy(path: Path, compute: Compute, template: Template, note: Note) ->
     return RoleModel(model, "policy" if source.adapter else None)
 
 
-def load_reference(subject: RoleModel, path: Path, template: Template, note: Note) -> RoleModel:
-    """The SFT model as a role beside the subject, or on a base of its own where the subject's differs."""
+def load_reference(target: RoleModel, path: Path, template: Template, note: Note) -> RoleModel:
+    """The SFT model as a role beside the target, or on a base of its own where the target's differs."""
     source = find_policy(path)
-    if not _same_base(subject, source.base):
-        return load_policy(path, subject.model.compute, template, note)
+    if not _same_base(target, source.base):
+        return load_policy(path, target.model.compute, template, note)
     if source.adapter is None:
-        return RoleModel(subject.model, None)
-    subject.model.add("reference", adapter=source.adapter, trainable=False)
-    return RoleModel(subject.model, "reference")
+        return RoleModel(target.model, None)
+    target.model.add("reference", adapter=source.adapter, trainable=False)
+    return RoleModel(target.model, "reference")
 
 
-def load_reward(subject: RoleModel, path: Path, day: str | None, note: Note) -> RoleModel:
-    """A reward run as a role beside the subject, or on a base of its own where the subject's differs."""
+def load_reward(target: RoleModel, path: Path, day: str | None, note: Note) -> RoleModel:
+    """A reward run as a role beside the target, or on a base of its own where the target's differs."""
     source = find_source(path)
-    model = subject.model
-    if not _same_base(subject, source.base):
-        model = AdapterModel(source.base, subject.model.compute, template_of(path, Template(day=day)))
+    model = target.model
+    if not _same_base(target, source.base):
+        model = AdapterModel(source.base, target.model.compute, template_of(path, Template(day=day)))
     add_reward(model, path)
-    if model is not subject.model:
+    if model is not target.model:
         _settle(model, note)
     return RoleModel(model, "reward")
 
@@ -96,5 +96,5 @@ def _settle(model: AdapterModel, note: Note) -> None:
         note(fact)
 
 
-def _same_base(subject: RoleModel, base: Path) -> bool:
-    return base.resolve() == subject.model.base_path.resolve()
+def _same_base(target: RoleModel, base: Path) -> bool:
+    return base.resolve() == target.model.base_path.resolve()

@@ -79,17 +79,17 @@ class Preference(Suite):
 
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
         """Results per answer (gold_utility, reward_score, kl, n_tokens, ended) and per prompt (win_rate_vs_sft)."""
-        asked = answer_items(target.policy, items, sampling, target.reward)
-        utility = _gold(target, asked)
-        rewards = reward_scores(target.reward, asked, target.policy) if target.reward else None
+        answered = answer_items(target.policy, items, sampling, target.reward)
+        utility = _gold(target, answered)
+        rewards = reward_scores(target.reward, answered, target.policy) if target.reward else None
         results: list[ItemResult] = []
         if utility is not None:
             results += _per_answer(
-                asked, "gold_utility", target.named(target.gold_name), utility, "the utility has no opinion"
+                answered, "gold_utility", target.named(target.gold_name), utility, "the utility has no opinion"
             )
         if rewards is not None:
             results += _per_answer(
-                asked,
+                answered,
                 "reward_score",
                 target.named(REWARD_MODEL),
                 rewards,
@@ -97,29 +97,29 @@ class Preference(Suite):
             )
         if target.sft is not None:
             rivals = answer_items(target.sft, items, sampling.plain, None)
-            results += _win_rate(target, asked, rivals, utility, rewards)
-            results += _kl(target.policy, target.sft, asked, sampling)
-        results += _measured(target, asked)
-        results += _fluency(target.policy, asked)
-        lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in asked]
-        ended: Scores = [[float(answer.ended) for answer in one.answers] for one in asked]
-        results += _per_answer(asked, "n_tokens", "count", lengths, "")
-        return results + _per_answer(asked, "ended", "count", ended, "")
+            results += _win_rate(target, answered, rivals, utility, rewards)
+            results += _kl(target.policy, target.sft, answered, sampling)
+        results += _measured(target, answered)
+        results += _fluency(target.policy, answered)
+        lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in answered]
+        ended: Scores = [[float(answer.ended) for answer in one.answers] for one in answered]
+        results += _per_answer(answered, "n_tokens", "count", lengths, "")
+        return results + _per_answer(answered, "ended", "count", ended, "")
 
 
-def _per_answer(asked: Sequence[Answered], metric: str, judge: str, scores: Scores, reason: str) -> list[ItemResult]:
+def _per_answer(answered: Sequence[Answered], metric: str, judge: str, scores: Scores, reason: str) -> list[ItemResult]:
     results = []
-    for one, values in zip(asked, scores, strict=True):
+    for one, values in zip(answered, scores, strict=True):
         found = values or [None]  # an item without answers is one failed result
         results += [item_result(one, metric, judge, value, reason, number) for number, value in enumerate(found)]
     return results
 
 
-def _gold(target: EvaluationTarget, asked: Sequence[Answered]) -> Scores | None:
+def _gold(target: EvaluationTarget, answered: Sequence[Answered]) -> Scores | None:
     """Gold utility of every answer, by TRL's reward signature; None where no gold is known."""
     if target.gold is None:
         return None
-    flat = [(one, answer) for one in asked for answer in one.answers]
+    flat = [(one, answer) for one in answered for answer in one.answers]
     completions = [[{**answer.message, "content": answer.text}] for _, answer in flat]
     values = iter(
         target.gold(
@@ -128,33 +128,33 @@ def _gold(target: EvaluationTarget, asked: Sequence[Answered]) -> Scores | None:
             ended=[answer.ended for _, answer in flat],
         )
     )
-    return [[next(values) for _ in one.answers] for one in asked]
+    return [[next(values) for _ in one.answers] for one in answered]
 
 
-def _fluency(policy: RoleModel, asked: Sequence[Answered]) -> list[ItemResult]:
+def _fluency(policy: RoleModel, answered: Sequence[Answered]) -> list[ItemResult]:
     """Shares of answers that are none, by name apart from the safety suite's: rewards are easily pleased."""
     garbage: Scores = [
         [
-            float(odd or is_garbage(answer.text, one.item.asked))
+            float(odd or is_garbage(answer.text, one.item.last_user_text))
             for answer, odd in zip(one.answers, strange, strict=True)
         ]
-        for one, strange in zip(asked, improbable(policy, asked), strict=True)
+        for one, strange in zip(answered, improbable(policy, answered), strict=True)
     ]
-    empty: Scores = [[float(is_empty(answer.text)) for answer in one.answers] for one in asked]
-    found = _per_answer(asked, "garbage/preference", "fluency rules", garbage, "")
-    return found + _per_answer(asked, "empty/preference", "fluency rules", empty, "")
+    empty: Scores = [[float(is_empty(answer.text)) for answer in one.answers] for one in answered]
+    found = _per_answer(answered, "garbage/preference", "fluency rules", garbage, "")
+    return found + _per_answer(answered, "empty/preference", "fluency rules", empty, "")
 
 
-def _measured(target: EvaluationTarget, asked: Sequence[Answered]) -> list[ItemResult]:
+def _measured(target: EvaluationTarget, answered: Sequence[Answered]) -> list[ItemResult]:
     """What `evaluate` modules say of every answer."""
-    texts = [answer.text for one in asked for answer in one.answers]
+    texts = [answer.text for one in answered for answer in one.answers]
     results = []
     for measurement in target.measurements:
         for metric, values in measure(measurement, texts).items():
             rest = iter(values)
-            scores: Scores = [[next(rest) for _ in one.answers] for one in asked]
+            scores: Scores = [[next(rest) for _ in one.answers] for one in answered]
             judge = f"evaluate: {measurement.name}"
-            results += _per_answer(asked, metric, judge, scores, "the module gave no finite number")
+            results += _per_answer(answered, metric, judge, scores, "the module gave no finite number")
     return results
 
 
@@ -163,7 +163,7 @@ def _measured(target: EvaluationTarget, asked: Sequence[Answered]) -> list[ItemR
 
 def _win_rate(
     target: EvaluationTarget,
-    asked: Sequence[Answered],
+    answered: Sequence[Answered],
     rivals: Sequence[Answered],
     utility: Scores | None,
     rewards: Scores | None,
@@ -182,7 +182,7 @@ def _win_rate(
     if not sides:
         return []
     results = []
-    for i, (one, rival) in enumerate(zip(asked, rivals, strict=True)):
+    for i, (one, rival) in enumerate(zip(answered, rivals, strict=True)):
         score, judge = None, sides[0][0]
         for name, own, other in sides:
             if (score := _share_won(own[i], other[i])) is not None:
@@ -207,7 +207,7 @@ def _share_won(own: Sequence[float | None], other: Sequence[float | None]) -> fl
 
 
 def _kl(
-    policy: RoleModel, reference: RoleModel, asked: Sequence[Answered], sampling: SamplingConfig
+    policy: RoleModel, reference: RoleModel, answered: Sequence[Answered], sampling: SamplingConfig
 ) -> list[ItemResult]:
     """KL in nats a response: exact along each sample, and for best-of-n the formula's one value.
 
@@ -215,19 +215,19 @@ def _kl(
     """
     if sampling.policy == "best-of-n":
         value = best_of_n_kl(sampling.n)
-        suite = asked[0].item.suite
+        suite = answered[0].item.suite
         return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{sampling.n}", score=value, judge=FORMULA)]
-    found: Scores = [[] for _ in asked]
+    found: Scores = [[] for _ in answered]
     if policy.model.tokenizer.get_vocab() != reference.model.tokenizer.get_vocab():
-        return _per_answer(asked, "kl", "exact", found, "the SFT model has another vocabulary")
-    usable = [i for i, one in enumerate(asked) if one.answers]
-    seen = [asked[i].prompt for i in usable]
-    plain = [_prompt_of(reference, asked[i].item) if sampling.system_prompt else asked[i].prompt for i in usable]
-    trees = [Tree(ids, [answer.ids for answer in asked[i].answers]) for i, ids in zip(usable, seen, strict=True)]
+        return _per_answer(answered, "kl", "exact", found, "the SFT model has another vocabulary")
+    usable = [i for i, one in enumerate(answered) if one.answers]
+    seen = [answered[i].prompt for i in usable]
+    plain = [_prompt_of(reference, answered[i].item) if sampling.system_prompt else answered[i].prompt for i in usable]
+    trees = [Tree(ids, [answer.ids for answer in answered[i].answers]) for i, ids in zip(usable, seen, strict=True)]
     other = [tree._replace(prompt=ids) for tree, ids in zip(trees, plain, strict=True)]
     for i, values in zip(usable, exact_kl(policy, reference, trees, other), strict=True):
         found[i] = [*values]
-    return _per_answer(asked, "kl", "exact", found, "")
+    return _per_answer(answered, "kl", "exact", found, "")
 
 
 def exact_kl(
