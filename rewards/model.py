@@ -16,8 +16,8 @@ from align.core.config import BadInput, NotFinite
 from align.core.inputs import differing_key
 from align.core.run_record import finished_run
 from align.model.adapters import AdapterModel
-from align.model.load import find_source
 from align.model.packing import PackedBatch, Tree, pack
+from align.model.sources import find_source
 from rewards.reward import RoleReward
 
 
@@ -63,6 +63,11 @@ def score(model: AdapterModel, role: str, trees: Sequence[Tree]) -> list[list[fl
 def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed: PackedBatch) -> Tensor:
     """The sum ``(B,)`` of what several rewards, by role, give each response of a packed batch."""
     return torch.stack([reward.score_packed(model, role, packed) for role, reward in rewards.items()]).sum(0)
+
+
+def score_by_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], trees: Sequence[Tree]) -> list[list[float]]:
+    """The sums of what several rewards, by role, give every response of every tree; raises as :func:`score_trees`."""
+    return score_trees(model, ", ".join(rewards), trees, partial(sum_of_roles, model, rewards))
 
 
 @torch.no_grad()

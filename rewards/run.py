@@ -17,8 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker
-from align.core.hashes import artefact_hash
+from align.core.config import BadInput, Optim
 from align.core.records import Message, Pair
 from align.core.runs import Run, stage
 from align.core.stats.estimates import format_estimate, mean_interval, ratio_interval
@@ -32,15 +31,11 @@ from align.data.pairs import (
     read_pairs,
     total_weight,
 )
-from align.engine.checkpoints import load_checkpoint, save_checkpoint
-from align.engine.distributed import Distributed
-from align.engine.loop import epochs, stage_seed
-from align.engine.metrics_logger import MetricsLogger
-from align.engine.optimizer import RoleOptimizer
+from align.engine.loop import TrainingConfig, TrainingLoop, epochs
 from align.losses.pairwise import bradley_terry
 from align.model.adapters import AdapterModel
-from align.model.layouts import settle
-from align.model.load import context_length, find_policy, template_of
+from align.model.load import context_length
+from align.model.open import Role, open_models
 from align.model.packing import pack
 from rewards import learning_curve, metrics
 from rewards.model import score
@@ -49,7 +44,7 @@ CENTRE = 256  # prompts whose responses fix where the score's zero lies
 Gold = Callable[..., list[float | None]]
 
 
-class RewardConfig(TextConfig):
+class RewardConfig(TrainingConfig):
     """Hyper-parameters of the reward model; ``batch`` counts prompts."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy", "candidates")
@@ -64,28 +59,19 @@ class RewardConfig(TextConfig):
     batch: int = Field(default=16, ge=1, description="prompts per optimiser step")
     epochs: int = Field(default=2, ge=1, description="passes over the data")
     optim: Optim = Optim(lr=1e-4)
-    lora: Lora | None = Field(default=None, description="short for tuner: {kind: lora, ...}")
-    compute: Compute = Compute()
     min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
-    checkpoint_every: int = Field(default=20, ge=1, description="steps")
-    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
     curve: bool = Field(default=False, description="train on 1/8, 1/4 and 1/2 of the prompts too, to curve.jsonl")
 
 
 @stage
 def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[str, Any]:
     """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
-    torch.manual_seed(stage_seed(config.seed, "reward"))
-    source = find_policy(config.policy)
-    model = AdapterModel(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
-    run.renders_with(model.chat)
-    model.add("reward", adapter=source.adapter, lora=config.lora, trainable=True)
-    model.add_head("reward")
-    settle(model, run.note)
+    roles = {"reward": Role(trainable=True, has_head=True)}
+    model = open_models(run, config, config.policy, roles, tuner=config.tuner)
     context = context_length(model.base)
     train = load_pairs(run, config.pairs, "train", model.chat, context, config.min_rows)
     test = load_pairs(run, config.pairs, "test", model.chat, context, 0)
-    run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
+    run.record.lineage |= {"prompts": prompts_hash(train)}
     smaller = _smaller(config, run, model, train, test) if config.curve else []
     seconds = _fit(config, run, model, train)
     centred_on = _centre(config, run, model, train)
@@ -136,20 +122,14 @@ def _smaller(
 
 
 def _fit(config: RewardConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs]) -> float:
-    processes = Distributed(model.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
-    learner = RoleOptimizer(model.parameters("reward"), config.optim, len(batches), processes)
-    if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
-        learner.restore(resumed.tensors, resumed.step)
-    with closing(MetricsLogger(run, len(batches), config.tracker, resumed)) as journal:
-        for step, batch in enumerate(batches[learner.done :], learner.done + 1):
-            prompts = [train[i] for i in batch]
-            totals = processes.sum(_backward(model, processes.share(prompts), total_weight(prompts)))
-            accuracy, n_pairs = totals[1] / totals[2], int(totals[2])
-            journal.log(step, {"loss": totals[0], "accuracy": accuracy, "pairs": n_pairs} | learner.step(), ["loss"])
-            if step % config.checkpoint_every == 0 and step < len(batches):
-                save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
-    return journal.seconds
+    with closing(TrainingLoop(run, config, model, {"reward": config.optim}, len(batches))) as loop:
+        for step in loop.steps():
+            prompts = [train[i] for i in batches[step - 1]]
+            sums = loop.processes.sum(_backward(model, loop.share(prompts), total_weight(prompts)))
+            metrics = {"loss": sums[0], "accuracy": sums[1] / sums[2], "pairs": int(sums[2])}
+            loop.metrics.log(step, metrics | loop.update("reward"), ["loss"])
+    return loop.metrics.seconds
 
 
 def _backward(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> list[float]:

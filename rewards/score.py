@@ -20,19 +20,18 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor
 
-from align.core.config import BadInput, Compute, TextConfig
+from align.core.config import BadInput, ModelConfig
 from align.core.files import write_bytes
-from align.core.hashes import artefact_hash
 from align.core.runs import Run, stage
 from align.data.pairs import candidate_trees
 from align.model.adapters import AdapterModel
-from align.model.layouts import settle
-from align.model.load import context_length, find_source, template_of, width
+from align.model.load import context_length, width
+from align.model.open import Role, open_models
 from align.model.packing import Tree, pack
-from rewards.model import add_reward
+from rewards.model import RewardRun
 
 
-class ScoreConfig(TextConfig):
+class ScoreConfig(ModelConfig):
     """Which candidates are scored, and by what."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("candidates", "reward")
@@ -40,7 +39,6 @@ class ScoreConfig(TextConfig):
     stage: Literal["score"] = "score"
     candidates: Path = Field(description="candidates.jsonl, or a run that wrote it")
     reward: Path = Field(description="a reward run")
-    compute: Compute = Compute()
 
 
 class Scored(NamedTuple):
@@ -53,12 +51,7 @@ class Scored(NamedTuple):
 @stage
 def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     """Score every response of every candidate row that fits the model's context."""
-    source = find_source(config.reward)
-    model = AdapterModel(source.base, config.compute, template_of(config.reward, config.template(run.record.created)))
-    run.renders_with(model.chat)
-    add_reward(model, config.reward)
-    settle(model, run.note)
-    run.record.lineage |= {"base": artefact_hash(source.base)}
+    model = open_models(run, config, config.reward, {"reward": Role(begins=RewardRun(path=config.reward))})
     rows, trees = candidate_trees(run, config.candidates, model.chat, context_length(model.base))
     if not trees:
         raise BadInput(f"{config.candidates}: no response can be scored ({run.record.dropped or 'no rows'})")

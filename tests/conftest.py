@@ -28,9 +28,10 @@ from transformers import (
 )
 from transformers.models.auto import AutoModelForCausalLM
 
-from align.core.config import Compute, Lora
+from align.core.config import Compute
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
+from align.model.tuners.lora import Lora
 
 pytest_plugins = [
     "fixtures.audit_world",
@@ -158,7 +159,7 @@ def make_model(model_folder: Callable[[str], Path]) -> Callable[..., AdapterMode
 
 def add_stirred(model: AdapterModel, role: str, *, trainable: bool = True, head: bool = False, seed: int = 0) -> None:
     """Add a role whose LoRA is not the identity (a fresh one is, and has no gradient on its A side)."""
-    model.add(role, adapter=None, lora=Lora(r=4, alpha=8), trainable=trainable)
+    model.add(role, adapter=None, tuner=Lora(r=4, alpha=8), trainable=trainable)
     if head:
         model.add_head(role)
     generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from align.cli.recipe import check_folders, load_recipe, step_config
 from align.cli.stages import find, stage_config
-from align.core.config import BadInput, Compute, Lora, StageConfig, TextConfig, override, read_yaml
+from align.core.config import BadInput, Compute, StageConfig, TextConfig, override, read_yaml
 from align.core.inputs import input_paths
 from align.core.runs import check_folder
 
@@ -92,16 +92,15 @@ def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
         return
     from align.cli.first_rows import first_rows
     from align.cli.preflight import check_source, check_text
-    from align.model.load import find_policy, find_source, template_of
+    from align.engine.loop import TrainingConfig
+    from align.model.sources import find_policy, find_source, template_of
 
     data = [found for stage in stages if (found := first_rows(stage)) is not None]
     usual = next((stage.chat_template for stage in users if stage.chat_template), None)
     for place in sorted(places):
         own = [stage for stage in users if _policy(stage, model) == place]
         source = find_source(place) if all(stage.stage == "score" for stage in own) else find_policy(place)
-        trained = [
-            (stage.stage, getattr(stage, "lora", None) or Lora()) for stage in own if "lora" in type(stage).model_fields
-        ]
+        trained = [(stage.stage, stage.tuner) for stage in own if isinstance(stage, TrainingConfig)]
         rows = check_source(source, trained, own[0].compute if hasattr(own[0], "compute") else Compute())
         asked = {}
         for stage in own:

@@ -13,19 +13,13 @@ from typing import Any
 import torch
 
 from align.cli.first_rows import Answer, Exchange, FirstRows
-from align.core.config import BadInput, Compute, Lora, Template
+from align.core.config import BadInput, Compute, Template
 from align.data.tokens import Prompt, response_tokens
 from align.model.chat import Chat, Unusable
 from align.model.layouts import layout_of, small_copy
-from align.model.load import Source, context_length, load_tokenizer, refuse_tokens_beyond, stored_quantization
-from align.model.tuners.lora import (
-    attach,
-    coverage,
-    fitting_tensors,
-    fresh_config,
-    refuse_adapted_head,
-    saved_config,
-)
+from align.model.load import context_length, load_tokenizer, refuse_tokens_beyond, stored_quantization
+from align.model.sources import Source
+from align.model.tuners.tuner import Tuner, default_tuner, read_adapter, refuse_changed_head
 from align.model.weights import check_weights, config_of, reading, skeleton
 
 QUESTION = {"role": "user", "content": "Hello?"}
@@ -33,7 +27,7 @@ REPLY = {"role": "assistant", "content": "Good day."}
 SYSTEM = {"role": "system", "content": "Be kind."}
 
 
-def check_source(source: Source, trained: Iterable[tuple[str, Lora]], compute: Compute) -> int:
+def check_source(source: Source, trained: Iterable[tuple[str, Tuner | None]], compute: Compute) -> int:
     """Match weights, adapters and quantisation of a policy with its architecture; tell what trains and the layout.
 
     Args:
@@ -48,19 +42,20 @@ def check_source(source: Source, trained: Iterable[tuple[str, Lora]], compute: C
     config = config_of(source.base)
     stored_quantization(source.base, config, compute)
     model = check_weights(source.base, config).model
-    told: set[str] = set()
-    if source.adapter:
-        where = str(source.adapter / "adapter_config.json")
-        peft = attach(skeleton(config), "policy", saved_config(source.adapter), where)
-        fitting_tensors(peft, "policy", source.adapter, source.base)
-        told.add(coverage(peft, "policy") + ", as its parent does")
-    for stage, lora in trained:
-        if not source.adapter:
-            peft = attach(skeleton(config), "policy", fresh_config(lora), "lora")
-            told.add(coverage(peft, "policy"))
+    sentences: set[str] = set()
+    parent = read_adapter(source.adapter).tuner if source.adapter else None
+    if source.adapter and parent:
+        inherited = parent.attach(skeleton(config), "policy", source.adapter)
+        parent.fitting_tensors(inherited, "policy", source.adapter, source.base)
+        sentences.add(parent.describe(inherited, "policy") + ", as its parent does")
+    for stage, asked in trained:
+        tuner = parent or asked or default_tuner()
+        tuned = inherited if parent else tuner.attach(skeleton(config), "policy")
+        if not parent:
+            sentences.add(tuner.describe(tuned, "policy"))
         if stage == "sft":
-            refuse_adapted_head(peft, "policy")
-    for line in sorted(told):
+            refuse_changed_head(tuner, tuned, "policy")
+    for line in sorted(sentences):
         print(f"adapter: {line}")
     with reading(f"{source.base}: no model can be made of its configuration", "copy it again"):
         verdict = layout_of(small_copy(model, torch.device("cpu")), compute)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from align.core.limits import MIB, MOST_LEVELS, TooLong, bounded_bytes
 
@@ -77,6 +77,16 @@ class StageConfig(Frozen):
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="fixes everything that is drawn; each stage derives its own from it"
     )
+
+    @classmethod
+    def renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings by today's names, where earlier versions had others; ValueError where both are given."""
+        return dict(settings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_former_names(cls, settings: Any) -> Any:
+        return cls.renamed(settings) if isinstance(settings, Mapping) else settings
 
     def input_hashes(self) -> dict[str, str]:
         """Hashes of inputs that are not files of data, by field name (a store's chain head, a function's code)."""
@@ -139,24 +149,15 @@ class Compute(Frozen):
     layout: Literal["auto", "tree", "padded"] = Field(
         default="auto", description="how responses of a prompt share its tokens; auto measures which the model allows"
     )
-
-
-class Lora(Frozen):
-    """A LoRA adapter over all linear layers; no dropout, so that a log-probability is a function of the weights."""
-
-    r: int = Field(default=16, ge=1, le=8192, description="rank of the update")
-    alpha: int = Field(default=32, ge=1, description="the update is scaled by alpha / r")
-    target_modules: str | list[str] = Field(
-        default="all-linear", description="all-linear, names, or a regular expression of whole names"
+    attention: str | dict[str, Any] | None = Field(
+        default=None, description="who computes attention: dense (the default), or module:Class"
     )
 
-    @field_validator("target_modules")
-    @classmethod
-    def _names(cls, value: str | list[str]) -> str | list[str]:
-        """Names in one text are a list of names: as a regular expression they would match nothing."""
-        if isinstance(value, str) and value != "all-linear" and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value.strip()):
-            return re.split(r"\s*,\s*", value.strip())
-        return value
+
+class ModelConfig(TextConfig):
+    """What every stage that runs a model holds."""
+
+    compute: Compute = Compute()
 
 
 class Optim(Frozen):

@@ -101,7 +101,8 @@ def differing_key(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = 
 
 def difference(record: RunRecord, config: StageConfig) -> str | None:
     """What makes ``config`` another run than ``record``, in words; None if nothing does."""
-    if key := differing_key(settings(config, record.resolved), settings(config, resolved(config))):
+    before = settings(config, config.renamed(record.resolved))
+    if key := differing_key(before, settings(config, resolved(config))):
         return f"key '{key}' differs from the run that stands there"
     hashes = input_hashes(config, record.hash_version)
     template = getattr(config, "chat_template", None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 
 class Distributed:
@@ -31,6 +31,17 @@ class Distributed:
         tensor = torch.tensor(list(values), dtype=torch.float64, device=self.state.device)
         torch.distributed.all_reduce(tensor)
         return tensor.tolist()
+
+    def gather(self, values: Tensor) -> tuple[Tensor, int]:
+        """The numbers ``(n,)`` of all processes one after another, and where those of this process begin."""
+        if self.count == 1:
+            return values, 0
+        lengths = [int(n) for n in self.sum([float(len(values)) * (i == self.index) for i in range(self.count)])]
+        start = sum(lengths[: self.index])
+        whole = torch.zeros(sum(lengths), dtype=torch.float32, device=self.state.device)
+        whole[start : start + len(values)] = values
+        torch.distributed.all_reduce(whole)
+        return whole, start
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add gradients over processes in one flat all-reduce; a missing gradient counts as zero."""

@@ -1,10 +1,145 @@
-"""What every training loop shares."""
+"""The loop of a training stage: steps that resume from a checkpoint to the bit, and what each leaves behind.
+
+A step's loss is a sum over its packed batches divided by a denominator known beforehand, so gradients add up, in one
+process or in several: processes take every n-th prompt and sum their gradients once per step in one flat all-reduce.
+Adapters are not wrapped in DDP (two roles' backward passes break it). Everything random is seeded by its place, so
+tensors and numbers are all that a checkpoint holds.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
+from pydantic import Field
+from torch import Tensor
+
+from align.core.config import ModelConfig, Optim, Tracker
+from align.core.runs import Run
+from align.engine.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from align.engine.distributed import Distributed
+from align.engine.metrics_logger import MetricsLogger
+from align.engine.optimizer import RoleOptimizer
+from align.engine.samples import SampleLogger
+from align.model.adapters import AdapterModel
+from align.model.tuners.tuner import TunerSetting
+
+
+class TrainingConfig(ModelConfig):
+    """What every stage that trains holds."""
+
+    tuner: TunerSetting | None = Field(
+        default=None, description="what is trained: kind: lora, or module:Class; without: as the parent's, or lora"
+    )
+    checkpoint_every: int = Field(default=20, ge=1, description="steps")
+    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
+
+    @classmethod
+    def renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """``lora: {...}`` was what ``tuner: {kind: lora, ...}`` is now."""
+        values = super().renamed(settings)
+        lora = values.pop("lora", None)
+        if lora is not None and values.get("tuner") is not None:
+            raise ValueError("lora and tuner are two names of one setting; write tuner: {kind: lora, ...} alone")
+        if isinstance(lora, Mapping):
+            values["tuner"] = {"kind": "lora", **lora}
+        elif lora is not None:
+            values["tuner"] = lora
+        elif "lora" in settings:
+            values.setdefault("tuner", None)
+        return values
+
+
+class TrainingLoop:
+    """The steps of one training, with an optimiser per trained role.
+
+    A checkpoint of one role holds its tensors by their own names; of several, each under its role, with the number of
+    updates that each has had.
+
+    Args:
+        roles: the settings of each trained role's optimiser.
+        n_steps: steps in all; each role is updated ``updates`` times in one.
+        samples: what the policy writes meanwhile, where that is wanted.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: TrainingConfig,
+        model: AdapterModel,
+        roles: Mapping[str, Optim],
+        n_steps: int,
+        *,
+        updates: int = 1,
+        samples: SampleLogger | None = None,
+    ) -> None:
+        self.run, self.n_steps, self.checkpoint_every, self.samples = run, n_steps, config.checkpoint_every, samples
+        self.processes = Distributed(model.device)
+        self.optimizers = {
+            role: RoleOptimizer(model.parameters(role), optim, n_steps * updates, self.processes)
+            for role, optim in roles.items()
+        }
+        resumed = load_checkpoint(run, self._misfit)
+        self.done = resumed.step if resumed else 0
+        if resumed:
+            for role, optimizer in self.optimizers.items():
+                optimizer.restore(self._part(role, resumed.tensors), resumed.state.get(f"{role}_steps", resumed.step))
+        self.metrics = MetricsLogger(run, n_steps, config.tracker, resumed)
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps that are left; after each, periodic samples and a checkpoint where they are due."""
+        if self.done == 0:
+            self.log_samples(0)
+        for step in range(self.done + 1, self.n_steps + 1):
+            yield step
+            self.done = step
+            if self.samples and (step % self.samples.every == 0 or step == self.n_steps):
+                self.log_samples(step)
+            if step % self.checkpoint_every == 0 and step < self.n_steps:
+                self._save()
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of a step's items."""
+        return self.processes.share(items)
+
+    def update(self, role: str) -> dict[str, float]:
+        """Take an optimiser step on a role's gathered gradient; its norm and the learning rate."""
+        return self.optimizers[role].step()
+
+    def log_samples(self, step: int) -> None:
+        """Write what the policy answers to the fixed prompts now."""
+        if self.samples and self.run.is_main:
+            self.samples.log(step, self.metrics)
+
+    def close(self) -> None:
+        self.metrics.close()
+
+    def _save(self) -> None:
+        tensors = {
+            f"{self._prefix(role)}{name}": tensor
+            for role, optimizer in self.optimizers.items()
+            for name, tensor in optimizer.tensors().items()
+        }
+        several = self.optimizers if len(self.optimizers) > 1 else {}
+        updates = {f"{role}_steps": optimizer.done for role, optimizer in several.items()}
+        save_checkpoint(self.run, self.done, tensors, seconds=self.metrics.seconds, **updates)
+
+    def _misfit(self, checkpoint: Checkpoint) -> str | None:
+        """Why a checkpoint is not one of this loop, or None."""
+        if len(self.optimizers) > 1 and not {f"{role}_steps" for role in self.optimizers} <= set(checkpoint.state):
+            return f"it does not count the steps of {' and '.join(self.optimizers)}"
+        reasons = (
+            optimizer.misfit(self._part(role, checkpoint.tensors)) for role, optimizer in self.optimizers.items()
+        )
+        return next((reason for reason in reasons if reason), None)
+
+    def _prefix(self, role: str) -> str:
+        return f"{role}/" if len(self.optimizers) > 1 else ""
+
+    def _part(self, role: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        prefix = self._prefix(role)
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def epochs(n: int, batch: int, n_epochs: int, seed: int) -> list[list[int]]:
@@ -15,8 +150,3 @@ def epochs(n: int, batch: int, n_epochs: int, seed: int) -> list[list[int]]:
         order = torch.randperm(n, generator=generator).tolist()
         batches += [order[start : start + batch] for start in range(0, n, batch)]
     return batches
-
-
-def stage_seed(seed: int, stage: str) -> int:
-    """A 31-bit seed for what a stage draws at its start (a fresh adapter, an order), from sha256(seed, stage)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{stage}".encode()).digest()[:4], "big") >> 1

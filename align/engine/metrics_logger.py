@@ -47,7 +47,7 @@ class MetricsLogger:
         self.bar.update(step - self.bar.n)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append looks at the watched prompts; a tracker that takes tables gets them as one."""
+        """Append periodic samples; a tracker that takes tables gets them as one."""
         self.run.append("samples.jsonl", [{"step": step, **row} for row in rows])
         if self.tracker is not None and rows:
             _log_table(self.tracker, rows, step)

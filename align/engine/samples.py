@@ -1,4 +1,4 @@
-"""What a policy writes while it trains: the same prompts, the same seeds, every few steps, into samples.jsonl."""
+"""Periodic samples of a policy in training: fixed prompts and seeds, every few steps, into samples.jsonl."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from align.core.config import Watch
 from align.core.files import read_jsonl
 from align.core.plugins import RewardFunction
 from align.core.records import Message, prompt_id
+from align.engine.metrics_logger import MetricsLogger
 from align.generate.local import LocalSampler
 from align.generate.sampler import Request, Sample, Sampler, sample_all
 from align.model.adapters import AdapterModel
@@ -33,10 +35,11 @@ class Asked(NamedTuple):
 
 
 class SampleLogger:
-    """The prompts that are looked at, with what answers are judged by.
+    """Periodic samples on fixed prompts, with what they are judged by.
 
     Args:
         rows: the prompts, rendered as they are for training.
+        watch: how often, and how long a response may be.
         sampler: what answers; the model's own role unless given.
         score: gives each response of each tree the score that is written beside it, where there is one.
         gold: the world's own utility, where it is known (TRL's reward signature).
@@ -46,28 +49,32 @@ class SampleLogger:
         self,
         model: AdapterModel,
         rows: Sequence[Asked],
-        *,
-        max_new_tokens: int,
+        watch: Watch,
         seed: int,
+        *,
         sampler: Sampler | None = None,
         score: Callable[[Sequence[Tree]], list[list[float]]] | None = None,
         gold: RewardFunction | None = None,
     ) -> None:
-        self.model, self.max_new_tokens, self.seed = model, max_new_tokens, seed
+        self.model, self.every, self.max_new_tokens, self.seed = model, watch.every, watch.max_new_tokens, seed
         self.sampler, self.score, self.gold = sampler or LocalSampler(), score, gold
         context = context_length(model.base) or 1 << 30
         found = [(row, ids) for row in rows if (ids := _ids(model.chat, row)) is not None]
-        self.prompts = [(row, ids) for row, ids in found if len(ids) + max_new_tokens <= context]
+        self.prompts = [(row, ids) for row, ids in found if len(ids) + watch.max_new_tokens <= context]
+
+    def log(self, step: int, metrics: MetricsLogger) -> None:
+        """Sample the policy once per prompt and append the rows to samples.jsonl, and to the tracker."""
+        metrics.samples(step, self.rows("policy"))
 
     @torch.no_grad()
-    def look(self, role: str | None) -> list[dict[str, Any]]:
-        """One sample a prompt: prompt id, texts, score, summed k1 KL to the reference (nats), ended, gold utility."""
+    def rows(self, role: str | None) -> list[dict[str, Any]]:
+        """One sample per prompt: prompt id, texts, score, summed k1 KL to the reference (nats), ended, gold utility."""
         if not self.prompts:
             return []
         with self.model.evaluating():
-            return self._look(role)
+            return self._rows(role)
 
-    def _look(self, role: str | None) -> list[dict[str, Any]]:
+    def _rows(self, role: str | None) -> list[dict[str, Any]]:
         requests = [
             Request(
                 str(number),

@@ -33,7 +33,7 @@ from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
 from align.generate.local import LocalSampler
 from align.generate.sampler import TokenSampler
 from align.model.chat import Chat
-from align.model.load import on_the_day_of, template_of
+from align.model.sources import on_the_day_of, template_of
 from rewards.functions import load_function, origin_of
 
 

@@ -18,8 +18,8 @@ from align.evals.judge import DEFAULT, Judge, find_judge
 from align.evals.measurements import Measurement
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
-from align.model.load import find_policy, find_source, template_of
 from align.model.roles import RoleModel
+from align.model.sources import find_policy, find_source, template_of
 from rewards.model import add_reward
 
 Note = Callable[[str], None]

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from align.core.config import BadInput, NotFinite
-from align.generate.sampler import Reply, Request, Sample, Sampler, sequence_seed
+from align.core.seeds import sequence_seed
+from align.generate.sampler import Reply, Request, Sample, Sampler
 from align.model.adapters import AdapterModel
 from align.model.chat import Unusable
 from align.model.parsing import parse_response

@@ -18,9 +18,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
-from align.core.config import BadInput, Compute, TextConfig
+from align.core.config import BadInput, ModelConfig
 from align.core.files import cut_jsonl, read_jsonl, write_jsonl
-from align.core.hashes import artefact_hash
 from align.core.records import Message
 from align.core.run_record import read_run
 from align.core.runs import Run, stage
@@ -30,15 +29,14 @@ from align.generate.endpoint import EndpointSampler, address, sum_known
 from align.generate.local import LocalSampler
 from align.generate.prompts import Prompt, read_prompts
 from align.generate.sampler import ChosenSampler, Reply, Request, Sample, Sampler
-from align.model.adapters import AdapterModel
-from align.model.load import find_policy, template_of
+from align.model.open import Role, open_models
 from align.model.roles import RoleModel
 
 REPLIES = "checkpoints/replies.jsonl"  # what was sampled so far
 Responses = list[dict[str, Any]]  # as candidates hold them: messages, origin, ended, and tokens of a policy's own
 
 
-class SampleConfig(TextConfig):
+class SampleConfig(ModelConfig):
     """What is sampled, from a policy or an endpoint; ``temperature: 0`` is greedy and has one response per prompt."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("policy", "prompts")
@@ -54,7 +52,6 @@ class SampleConfig(TextConfig):
     max_new_tokens: int = Field(default=64, ge=1, description="most tokens of a response")
     limit: int | None = Field(default=None, ge=1, description="prompts, in the order of the file")
     split: str | None = Field(default=None, description="only prompts of this split")
-    compute: Compute = Compute()
 
     @field_validator("endpoint")
     @classmethod
@@ -131,15 +128,10 @@ def _open(config: SampleConfig, run: Run) -> Source:
     sampler = config.chosen_sampler
     if config.policy is None:
         return Source(sampler, None, sampler.origin)
-    found = find_policy(config.policy)
-    model = AdapterModel(found.base, config.compute, template_of(config.policy, config.template(run.record.created)))
-    run.renders_with(model.chat)
-    if found.adapter:
-        model.add("policy", adapter=found.adapter, trainable=False)
-    run.record.lineage |= {"base": artefact_hash(found.base)}
+    model = open_models(run, config, config.policy, {"policy": Role()}, packs=False)
     is_a_run = (config.policy / "run.json").is_file()
     origin = Path(read_run(config.policy).path).name if is_a_run else config.policy.resolve().name
-    return Source(sampler, RoleModel(model, "policy" if found.adapter else None), origin)
+    return Source(sampler, RoleModel(model, "policy" if "policy" in model.trainable else None), origin)
 
 
 def _replies(config: SampleConfig, run: Run, source: Source, prompts: Sequence[Prompt]) -> dict[int, Reply]:

@@ -7,7 +7,6 @@ loads a model or talks to a server (``local.py``, ``endpoint.py``).
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from align.core.config import BadInput
 from align.core.plugins import Part, Seam, choose
 from align.core.records import Message
+from align.core.seeds import sequence_seed
 
 if TYPE_CHECKING:
     from align.model.roles import RoleModel
@@ -122,12 +122,6 @@ def _gives_tokens(sampler: Sampler) -> Sampler:
 
 ChosenSampler = Annotated[SerializeAsAny[Sampler], BeforeValidator(lambda given: choose(SAMPLERS, Sampler, given))]
 TokenSampler = Annotated[ChosenSampler, AfterValidator(_gives_tokens)]
-
-
-def sequence_seed(*key: object) -> int:
-    """A 63-bit seed from a key such as (seed, stage, iteration, prompt id, k): the same on every machine."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def sample_all(

@@ -1,18 +1,30 @@
-"""Losses on pairs of responses: tensors in, tensors out, with the shapes and the source of each.
+"""Losses on pairs of responses, with the shapes and the source of each, and the seam that others plug into.
 
 Axis: P pairs. Losses take the ``denominator`` of the whole step (the sum of its pairs' weights), so that a step split
-into parts adds up to the same loss and gradient.
+into parts adds up to the same loss and gradient. A loss that couples pairs is given all pairs of a step at once.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from align.core.plugins import Part, Seam, choose
+
+LOSSES = Seam("loss", {"sigmoid": "align.losses.pairwise:Sigmoid", "sft": "align.losses.pairwise:Likelihood"})
+
+
+# --- equations -----------------------------------------------------------------------------------------------
+
 
 class PairLoss(NamedTuple):
+    """A loss ``()`` and the difference of each pair's rewards ``(P,)``."""
+
     loss: Tensor
     margin_P: Tensor
 
@@ -44,8 +56,91 @@ def dpo_loss(
 
 
 def likelihood_loss(logprob_P: Tensor, n_tokens_P: Tensor, weight_P: Tensor, denominator: float) -> Tensor:
-    """The SFT term: mean negative log-likelihood a token of each response, weighted and summed.
+    """The SFT term: mean negative log-likelihood per token of each response, weighted and summed.
 
     Pang et al. 2024 (arXiv 2404.19733), Eq. 1 normalises by length in the same way.
     """
     return -(weight_P * logprob_P / n_tokens_P).sum() / denominator
+
+
+# --- the seam ------------------------------------------------------------------------------------------------
+
+
+class PairLogprobs(NamedTuple):
+    """What a preference loss is given: summed log-probabilities ``(P,)`` in nats, and the tokens that they sum over.
+
+    ``denominator`` is the sum of the weights of all pairs of the step, of which these may be a part.
+    """
+
+    chosen_P: Tensor
+    rejected_P: Tensor
+    reference_chosen_P: Tensor
+    reference_rejected_P: Tensor
+    chosen_tokens_P: Tensor
+    rejected_tokens_P: Tensor
+    weight_P: Tensor
+    denominator: float
+
+    def margin_P(self, beta: float) -> Tensor:
+        """The difference of the implicit rewards ``beta log(policy / reference)`` of chosen and rejected."""
+        chosen_P, rejected_P = self.chosen_P - self.reference_chosen_P, self.rejected_P - self.reference_rejected_P
+        return beta * (chosen_P - rejected_P)
+
+
+class PreferenceLoss(Part):
+    """A loss on the log-probabilities of pairs; ``weight`` is its share where several are added up.
+
+    ``COUPLES_PAIRS``: what one pair adds depends on other pairs of the step (a sort, a mean), so the loss gets all of
+    them at once; any other loss is computed packed batch by packed batch.
+    """
+
+    COUPLES_PAIRS: ClassVar[bool] = False
+
+    weight: float = Field(default=1.0, gt=0, description="its share where several losses are added up")
+
+    @property
+    def reward_scale(self) -> float:
+        """The factor by which a log-ratio of policy and reference is a reward."""
+        return 1.0
+
+    def loss(self, pairs: PairLogprobs) -> Tensor:
+        """The loss ``()`` of these pairs, over ``pairs.denominator``."""
+        raise NotImplementedError
+
+
+class Sigmoid(PreferenceLoss):
+    """DPO's own loss."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    beta: float = Field(default=0.1, gt=0, description="how strongly the policy is held to its reference")
+
+    @property
+    def reward_scale(self) -> float:
+        return self.beta
+
+    def loss(self, pairs: PairLogprobs) -> Tensor:
+        sides = (pairs.chosen_P, pairs.rejected_P, pairs.reference_chosen_P, pairs.reference_rejected_P)
+        return dpo_loss(*sides, pairs.weight_P, self.beta, pairs.denominator).loss
+
+
+class Likelihood(PreferenceLoss):
+    """The SFT term on chosen responses, which holds their likelihood up."""
+
+    kind: Literal["sft"] = "sft"
+
+    def loss(self, pairs: PairLogprobs) -> Tensor:
+        return likelihood_loss(pairs.chosen_P, pairs.chosen_tokens_P, pairs.weight_P, pairs.denominator)
+
+
+ChosenLoss = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(partial(choose, LOSSES, PreferenceLoss))]
+LossSetting = Annotated[  # one loss, or a weighted list of losses
+    tuple[ChosenLoss, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else (given,)),
+]
+
+
+def total_loss(losses: Sequence[PreferenceLoss], pairs: PairLogprobs) -> Tensor:
+    """The weighted sum of several losses on the same pairs."""
+    first, *others = (loss.weight * loss.loss(pairs) for loss in losses)
+    return sum(others, start=first)

@@ -13,45 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from align.core.config import BadInput, Compute, Lora, Template
-from align.core.files import write_bytes, write_json
+from align.core.config import Compute, Template
+from align.core.files import write_bytes
 from align.losses.kl import exact_token_kl
+from align.model.attention import DENSE, Attention, choose_attention
 from align.model.chat import Chat
+from align.model.heads import ScalarHead, model_head, trunk_of
 from align.model.load import batch_limit, device_of, load_base, load_tokenizer, refuse_tokens_beyond, width
 from align.model.packing import Layout, PackedBatch
-from align.model.tuners.lora import (
-    attach,
-    coverage,
-    fresh_config,
-    load_role,
-    refuse_not_finite,
-    role_tensors,
-    saved_config,
-    saved_tensors,
-)
-from align.model.weights import load_tensors
+from align.model.tuners.tuner import Tuner, default_tuner, plain, read_adapter, refuse_other_shape
 
 CHUNK_CELLS = 1 << 24  # positions x vocabulary held at once by the head, in fp32 cells (64 MiB)
-
-
-class ScalarHead(nn.Module):
-    """Hidden state to one number, in fp32: ``weight . h + bias``; starts at zero."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(..., D)`` to ``(...)``."""
-        return self.linear(hidden.float())[..., 0]
 
 
 class AdapterModel:
@@ -66,54 +43,44 @@ class AdapterModel:
         self.chat = Chat(self.tokenizer, *(template or Template()))
         self.base, self.unused, self.stored_as = load_base(source, compute)
         refuse_tokens_beyond(source, self.chat, int(self.base.get_input_embeddings().weight.shape[0]))
-        self.peft: PeftModel | None = None
+        self.attention = choose_attention(compute.attention)
+        self.attention.prepare(self.base)
+        self.tuners: dict[str, Tuner] = {}
+        self.tuned: dict[type[Tuner], Any] = {}  # the base as each kind of tuner has wrapped it
+        self.active: str | None = None
         self.trainable: dict[str, bool] = {}
         self.heads: dict[str, ScalarHead] = {}
         self.layout: Layout = "tree"
         self.head_is_plain = True
-        self.takes_left_padding: bool | None = None  # not looked at yet (:mod:`align.generate.local`)
+        self.takes_left_padding: bool | None = None  # not known yet (:mod:`align.generate.local`)
         if compute.gradient_checkpointing:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     # --- roles ---------------------------------------------------------------------------------------------
 
-    def add(self, role: str, *, adapter: Path | None, lora: Lora | None = None, trainable: bool) -> None:
-        """Add a role: a copy of a saved adapter, or a fresh LoRA adapter (which starts as the base itself).
+    def add(self, role: str, *, adapter: Path | None, tuner: Tuner | None = None, trainable: bool) -> None:
+        """Add a role: a copy of a saved adapter, or fresh weights (which start as the base itself).
 
         Raises:
-            BadInput: the adapter does not fit the base, or ``lora`` asks for another shape than the adapter has.
+            BadInput: the adapter does not fit the base, or ``tuner`` asks for another shape than the adapter has.
         """
-        config = saved_config(adapter) if adapter else fresh_config(lora or Lora())
-        if adapter and lora is not None and (lora.r, lora.alpha) != (config.r, config.lora_alpha):
-            raise BadInput(
-                f"lora: r={lora.r}, alpha={lora.alpha}, but training goes on from {adapter} with r={config.r}, "
-                f"alpha={config.lora_alpha}; leave lora out or give its values"
-            )
-        where = str(adapter / "adapter_config.json") if adapter else "lora"
-        self.peft = attach(self.base if self.peft is None else self.peft, role, config, where)
+        saved = read_adapter(adapter).tuner if adapter else None
+        if adapter and saved and tuner:
+            refuse_other_shape(tuner, saved, adapter)
+        own = self.tuners[role] = saved or tuner or default_tuner()
+        model = self.tuned[type(own)] = own.attach(self.tuned.get(type(own), self.base), role, adapter)
         if adapter:
-            load_role(self.peft, role, adapter, self.base_path)
+            own.load(model, role, adapter, self.base_path)
         self.base.eval()  # PEFT's new modules arrive in train mode
         self.trainable[role] = trainable
-        for parameter in role_tensors(self.peft, role).values():
+        for parameter in own.parameters(model, role).values():
             parameter.data = parameter.data.to(self.device, torch.float32)
 
     def add_head(self, role: str, folder: Path | None = None) -> ScalarHead:
         """Give a role a scalar head, zero or as saved in ``folder/head.safetensors``."""
         head = ScalarHead(width(self.base))
         if folder is not None:
-            file = folder / "head.safetensors"
-            if not file.is_file():
-                raise BadInput(f"{file}: missing; a reward model is an adapter and its head")
-            tensors, wanted = load_tensors(file), head.linear.state_dict()
-            shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-            if shapes != {name: list(tensor.shape) for name, tensor in wanted.items()}:
-                raise BadInput(
-                    f"{file}: holds {shapes or 'nothing'}, but a head on {self.base_path} is a weight of "
-                    f"{list(wanted['weight'].shape)} and a bias of [1]; name its own base, or train it again"
-                )
-            refuse_not_finite(file, tensors.items())
-            head.linear.load_state_dict(tensors)
+            head.load(folder, self.base_path)
         head.requires_grad_(self.trainable[role])
         self.heads[role] = head.to(self.device)
         return head
@@ -124,62 +91,57 @@ class AdapterModel:
 
         Run the backward pass of what was computed inside before the block ends.
         """
-        if role is None:
-            if self.peft is None:
-                yield
-                return
-            with self.peft.disable_adapter():
-                yield
-            return
+        before = self.active
         self.set_active(role)
         yield
+        if role is None and before is not None:
+            self.set_active(before)
 
-    def set_active(self, role: str) -> None:
+    def set_active(self, role: str | None) -> None:
         """Switch to a role's adapter for good; only it can receive gradients, and only if it is trainable."""
-        assert self.peft is not None
-        self.peft.base_model.set_adapter(role, inference_mode=not self.trainable[role])
-        self.peft.active_adapter = role
+        own = type(self.tuners[role]) if role is not None else None
+        for kind, model in self.tuned.items():
+            if kind is not own:
+                self._tuner(kind).activate(model, None)
+        if role is not None:
+            self.tuners[role].activate(self.wrapped(role), role, self.trainable[role])
+        self.active = role
+
+    def _tuner(self, kind: type[Tuner]) -> Tuner:
+        return next(tuner for tuner in self.tuners.values() if type(tuner) is kind)
+
+    def wrapped(self, role: str) -> Any:
+        """The base as the role's tuner has wrapped it."""
+        return self.tuned[type(self.tuners[role])]
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """The tensors a role owns, by a name that does not depend on the role: adapter first, then head."""
-        assert self.peft is not None
-        named = role_tensors(self.peft, role)
+        named = self.tuners[role].parameters(self.wrapped(role), role)
         if role in self.heads:
             named |= {f"head.{name}": parameter for name, parameter in self.heads[role].linear.named_parameters()}
         return named
 
     def save_role(self, role: str, folder: Path) -> None:
-        """Write a role as a flat PEFT adapter folder, with ``head.safetensors`` where it has a head."""
-        assert self.peft is not None
-        write_bytes(folder / "adapter_model.safetensors", save(_plain(saved_tensors(self.peft, role))))
-        settings = self.peft.peft_config[role].to_dict()
-        settings |= {"base_model_name_or_path": str(self.base_path), "inference_mode": True}
-        write_json(folder / "adapter_config.json", _jsonable(settings))
+        """Write a role as a flat adapter folder, with ``head.safetensors`` where it has a head."""
+        self.tuners[role].save(self.wrapped(role), role, self.base_path, folder)
         if role in self.heads:
-            write_bytes(folder / "head.safetensors", save(_plain(self.heads[role].linear.state_dict())))
-
-    def add_policy_and_reference(self, adapter: Path | None, lora: Lora | None) -> None:
-        """The policy as a trainable copy of a parent's adapter, the reference as that adapter frozen.
-
-        Without a parent adapter the policy is a fresh one, and the reference is the base itself.
-        """
-        self.add("policy", adapter=adapter, lora=lora, trainable=True)
-        if adapter:
-            self.add("reference", adapter=adapter, trainable=False)
+            write_bytes(folder / "head.safetensors", save(plain(self.heads[role].linear.state_dict())))
 
     def facts(self) -> list[str]:
         """What a reader should know of these weights: tensors without a use, what trains and what cannot."""
         some = ", ".join(self.unused[:3])
-        told = [f"{len(self.unused)} tensors of {self.base_path} are not used, first {some}"] if self.unused else []
+        facts = [f"{len(self.unused)} tensors of {self.base_path} are not used, first {some}"] if self.unused else []
         if limit := batch_limit(self.base.config):
-            told.append(
+            facts.append(
                 f"beyond {limit} tokens the rotary embedding (longrope) of a whole batch changes with its longest row: "
                 "rows that are longer are left out"
             )
         if self.stored_as:
-            told.append(f"the weights of {self.base_path} are stored quantised ({self.stored_as}) and used as they are")
+            facts.append(
+                f"the weights of {self.base_path} are stored quantised ({self.stored_as}) and used as they are"
+            )
         trained = [role for role, trainable in self.trainable.items() if trainable]
-        return told + [coverage(self.peft, role) for role in trained if self.peft is not None]
+        return facts + [self.tuners[role].describe(self.wrapped(role), role) for role in trained]
 
     @property
     def reference(self) -> str | None:
@@ -188,7 +150,7 @@ class AdapterModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Everything in eval mode, for a look in the middle of somebody else's training loop."""
+        """Everything in eval mode, for an evaluation in the middle of a training loop."""
         training = [module for module in self.base.modules() if module.training]
         self.base.eval()
         try:
@@ -202,7 +164,7 @@ class AdapterModel:
     def hidden(self, packed: PackedBatch) -> Tensor:
         """Final hidden states ``(R, L, D)`` under the active role."""
         with self._recomputing():
-            return forward_hidden(self.base, packed)
+            return forward_hidden(self.base, packed, self.attention)
 
     @contextmanager
     def _recomputing(self) -> Iterator[None]:
@@ -248,12 +210,12 @@ class AdapterModel:
         return torch.cat(parts)
 
     def scores(self, role: str, packed: PackedBatch) -> Tensor:
-        """One number a response ``(B,)``: the role's head read at the response's last token."""
+        """One number per response ``(B,)``: the role's head read at the response's last token."""
         hidden_RLD = self.hidden(packed)
         return self.heads[role](hidden_RLD[packed.stop_row_B, packed.stop_column_B])
 
     def values(self, role: str, packed: PackedBatch) -> Tensor:
-        """One number a response token ``(N,)``: the role's head read where that token is predicted."""
+        """One number per response token ``(N,)``: the role's head read where that token is predicted."""
         return self.heads[role](self.response_hidden_states(packed))
 
     def head_logits(self, hidden_ND: Tensor) -> Tensor:
@@ -276,72 +238,11 @@ class AdapterModel:
         return max(1, CHUNK_CELLS // int(self.base.get_output_embeddings().weight.shape[0]))
 
 
-def trunk_of(model: Any) -> Any:
-    """A causal model without its head; some name another prefix for it than the one it stands under (Llama 4)."""
-    return getattr(model, model.base_model_prefix, None) or model.model
-
-
-def forward_hidden(model: Any, packed: PackedBatch) -> Tensor:
+def forward_hidden(model: Any, packed: PackedBatch, attention: Attention = DENSE) -> Tensor:
     """Final hidden states ``(R, L, D)`` of a causal model on a packed batch, tree or padded."""
     return trunk_of(model)(
         input_ids=packed.tokens_RL,
         position_ids=packed.positions_RL,
-        attention_mask=attention_mask(model, packed),
+        attention_mask=packed.filled().long() if packed.layout == "padded" else attention.mask(model, packed),
         use_cache=False,
     ).last_hidden_state
-
-
-def attention_mask(model: Any, packed: PackedBatch) -> Any:
-    """What the model is told about who may look at whom: a 2-D mask when padded, else 4-D, per layer type."""
-    if packed.layout == "padded":
-        return packed.filled().long()
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        window = None
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    if layer_types and not layer_types & {"sliding_attention", "chunked_attention"}:
-        window = None  # stated, and used by no layer
-    full = _as_attention(model, packed.attention())
-    if window is None or not layer_types:
-        return full if window is None else _as_attention(model, packed.attention(window))
-    return {"full_attention": full, "sliding_attention": _as_attention(model, packed.attention(window))}
-
-
-def _as_attention(model: Any, allowed: Tensor) -> Tensor:
-    """SDPA takes booleans; eager attention *adds* its mask and needs 0 and the lowest number."""
-    if model.config._attn_implementation != "eager":
-        return allowed
-    dtype = next(model.parameters()).dtype
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
-
-
-def model_head(model: Any, hidden_ND: Tensor) -> Tensor:
-    """Logits of given hidden states by the model's own forward, its trunk standing aside for one call."""
-    handle = trunk_of(model).register_forward_hook(lambda module, args, output: _replaced(output, hidden_ND[None]))
-    try:
-        one = torch.zeros(1, 1, dtype=torch.long, device=hidden_ND.device)
-        return model(input_ids=one, use_cache=False).logits[0].float()
-    finally:
-        handle.remove()
-
-
-def _replaced(output: Any, hidden: Tensor) -> Any:
-    output.last_hidden_state = hidden
-    return output
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, list | tuple):
-        return [_jsonable(inner) for inner in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(getattr(value, "value", value))

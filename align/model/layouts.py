@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from align.core.config import BadInput, Compute, NotFinite
-from align.model.adapters import AdapterModel, forward_hidden, model_head, trunk_of
+from align.model.adapters import AdapterModel, forward_hidden
+from align.model.attention import DENSE, Attention, choose_attention
+from align.model.heads import head_is_plain, model_head
 from align.model.packing import Layout, Tree, pack
 
 TOLERANCE = 1e-5  # nats; see the leak and position checks
@@ -36,7 +38,7 @@ class Verdict(NamedTuple):
 
 def choose_layout(model: AdapterModel) -> Verdict:
     """Run both checks, set ``model.layout`` and ``model.head_is_plain``, and say what was found."""
-    model.head_is_plain = head_is_plain(model.base)
+    model.head_is_plain = head_is_plain(model.base, _random_ids(model.base, 8))
     verdict = layout_of(model.base, model.compute)
     model.layout = verdict.layout
     return verdict
@@ -61,8 +63,9 @@ def layout_of(model: Any, compute: Compute) -> Verdict:
     if compute.layout == "padded":
         return Verdict("padded", "asked for by compute.layout", None, None)
     try:
-        leak = leak_of(model)
-        error = position_error(model)
+        attention = choose_attention(compute.attention)
+        leak = leak_of(model, attention)
+        error = position_error(model, attention)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as problem:
         reason = f"{model.config.model_type} does not take a tree mask ({type(problem).__name__}: {problem})"
         return Verdict("padded", reason.splitlines()[0][:300], None, None)
@@ -89,39 +92,31 @@ def refuse_looking_ahead(model: Any) -> None:
 
 
 @torch.no_grad()
-def leak_of(model: Any) -> float:
+def leak_of(model: Any, attention: Attention = DENSE) -> float:
     """Largest change of a response's logits when its sibling's tokens are replaced (dtype as loaded)."""
     ids = _random_ids(model, 40)
     prompt, first, second, other = ids[:12], ids[12:20], ids[20:30], ids[30:40]
     moved = 0.0
     for kept, one, two in ((0, [first, second], [first, other]), (1, [second, first], [other, first])):
-        before, after = (_response_logits(model, Tree(prompt, responses), kept) for responses in (one, two))
+        before, after = (_response_logits(model, attention, Tree(prompt, responses), kept) for responses in (one, two))
         moved = _larger(moved, before - after)
     return moved
 
 
 @torch.no_grad()
-def position_error(model: Any) -> float:
+def position_error(model: Any, attention: Attention = DENSE) -> float:
     """Largest difference of log-probabilities between a tree and separate plain forwards, small fp32 copy."""
     small = small_copy(model)
+    attention.prepare(small)
     ids = _random_ids(small, 40)
     tree = Tree(ids[:12], [ids[12:20], ids[20:40]])
     worst = 0.0
     for k, response in enumerate(tree.responses):
-        packed = _response_logits(small, tree, k)
+        packed = _response_logits(small, attention, tree, k)
         row = torch.tensor([[*tree.prompt, *response]], device=small.device)
         plain = small(input_ids=row, use_cache=False).logits[0, len(tree.prompt) - 1 : -1].float()
         worst = _larger(worst, packed.log_softmax(-1) - plain.log_softmax(-1))
     return worst
-
-
-@torch.no_grad()
-def head_is_plain(model: Any) -> bool:
-    """Whether the output embedding alone turns hidden states into logits (no scale, no cap)."""
-    row = torch.tensor([_random_ids(model, 8)], device=model.device)
-    hidden = trunk_of(model)(input_ids=row, use_cache=False).last_hidden_state
-    plain = model.get_output_embeddings()(hidden).float()
-    return bool(torch.equal(plain, model(input_ids=row, use_cache=False).logits.float()))
 
 
 def small_copy(model: Any, device: torch.device | None = None) -> Any:
@@ -154,10 +149,10 @@ def _larger(so_far: float, difference: Tensor) -> float:
     return float(torch.maximum(difference.abs().max().cpu(), torch.tensor(so_far)))
 
 
-def _response_logits(model: Any, tree: Tree, k: int) -> Tensor:
+def _response_logits(model: Any, attention: Attention, tree: Tree, k: int) -> Tensor:
     (packed,) = pack([tree], max_tokens=1 << 20)
     packed = packed.to(model.device)
-    hidden_ND = forward_hidden(model, packed)[packed.row_N, packed.column_N]
+    hidden_ND = forward_hidden(model, packed, attention)[packed.row_N, packed.column_N]
     return model_head(model, hidden_ND[packed.response_N == k])
 
 

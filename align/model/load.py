@@ -1,4 +1,4 @@
-"""Where a policy lives, and loading it: local folders only, safetensors only, no code from a model folder.
+"""Loading a base and its tokenizer: local folders only, safetensors only, no code from a model folder.
 
 What a folder says is held against what its files hold before anything large is made of it
 (:mod:`align.model.weights`): a tensor that is missing, misnamed or misshaped would be a random one.
@@ -7,34 +7,22 @@ What a folder says is held against what its files hold before anything large is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-from align.core.config import BadInput, Compute, Template
-from align.core.hashes import has_other_text
-from align.core.run_record import finished_run, is_run
+from align.core.config import BadInput, Compute
 from align.model.chat import Chat
-from align.model.tuners.lora import adapter_settings, refuse_not_finite
 from align.model.weights import (
     LOCAL,
     check_weights,
     config_of,
-    read_object,
     reading,
     refuse_missing,
-    refuse_second_adapter,
+    refuse_not_finite,
 )
-
-
-class Source(NamedTuple):
-    """Where a policy lives: a base folder and, on it, an adapter folder (or none)."""
-
-    base: Path
-    adapter: Path | None
 
 
 class Base(NamedTuple):
@@ -43,123 +31,6 @@ class Base(NamedTuple):
     model: Any
     unused: list[str]
     stored_as: str | None
-
-
-def find_source(path: Path) -> Source:
-    """Resolve a run folder, a model folder or an adapter folder to a base and an adapter.
-
-    An adapter is used where the user named its folder or its run; one that lies in a model folder is refused.
-
-    Raises:
-        BadInput: neither a finished run nor a local model or adapter folder. Nothing is looked up on a network.
-    """
-    if is_run(path):
-        record = finished_run(path)
-        if (path / "model").is_dir():
-            return Source(path / "model", None)
-        if not (path / "adapter").is_dir():
-            raise BadInput(f"{path}: a run of '{record.stage}' holds no policy (no adapter/ or model/)")
-        return _on_its_base(path / "adapter")
-    if (path / "config.json").is_file():
-        refuse_second_adapter(path)
-        return Source(path, None)
-    if (path / "adapter_config.json").is_file():
-        return _on_its_base(path)
-    raise BadInput(f"{path}: neither a run folder (run.json) nor a local model folder (config.json)")
-
-
-def find_policy(path: Path) -> Source:
-    """:func:`find_source` of what shall write answers.
-
-    Raises:
-        BadInput: it is a reward or a value model (an adapter with a head of its own), or none of what is found there.
-    """
-    is_reward = is_run(path) and finished_run(path).stage == "reward"
-    source = None if is_reward else find_source(path)
-    if source is None or (source.adapter is not None and (source.adapter / "head.safetensors").is_file()):
-        raise BadInput(f"{path}: a reward run is no policy; name an sft, dpo or ppo run, or a model folder")
-    return source
-
-
-def _on_its_base(adapter: Path) -> Source:
-    base = Path(adapter_settings(adapter)["base_model_name_or_path"])
-    if not (base / "config.json").is_file():
-        raise BadInput(
-            f"{adapter / 'adapter_config.json'}: key base_model_name_or_path: '{base}' is no local model folder; "
-            "put the base there or write the path where it lies (nothing is fetched from a hub)"
-        )
-    return Source(base, adapter)
-
-
-def template_of(path: Path, asked: Template) -> Template:
-    """The chat template to use with a policy: what was asked for, else what its run was trained with.
-
-    Arguments are inherited one by one where the template is; the day is inherited whatever the template.
-
-    Raises:
-        BadInput: the template is a file that was changed since the run read it, or an adapter folder brings one, or an
-            end token, that is not its base's.
-    """
-    if not is_run(path):
-        _refuse_other_end(path)
-        own = _own_template(path) if asked.name is None and (path / "adapter_config.json").is_file() else None
-        if own is not None and own != _own_template(find_source(path).base):
-            raise BadInput(
-                f"{path}: brings a chat template that is not its base's; set chat_template to the one it was trained "
-                f"with ({path / 'chat_template.jinja'}, where it lies there as a file)"
-            )
-        return asked
-    parent = finished_run(path)
-    inherited = parent.resolved.get("chat_template")
-    known = parent.template.get("template_sha256")
-    if inherited and asked.name in (None, inherited) and has_other_text(Path(inherited), known):
-        raise BadInput(
-            f"chat_template: {inherited}: has other content than when {path} was trained; put that back, or name "
-            "another file for what is meant now"
-        )
-    arguments = parent.template.get("template_arguments", {})
-    if asked.name not in (None, inherited):
-        arguments = {name: value for name, value in arguments.items() if name == "date"}
-    return asked._replace(name=asked.name or inherited, arguments={**arguments, **asked.arguments})
-
-
-def _own_template(folder: Path) -> str | None:
-    """The chat template that a folder's files hold, in a file of its own or with the tokenizer's settings."""
-    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    text = read_object(settings).get("chat_template") if settings.is_file() else None
-    return text.strip() if isinstance(text, str) else None
-
-
-def _refuse_other_end(folder: Path) -> None:
-    """Refuse an adapter folder whose tokenizer ends answers with another token than its base's, which is the one used.
-
-    Tokens that it has beyond the base's vocabulary are left alone: many trainers add one to pad with.
-    """
-    if not (folder / "adapter_config.json").is_file():
-        return
-    own, base = _end_of(folder), _end_of(find_source(folder).base)
-    if own is not None and base is not None and own != base:
-        raise BadInput(
-            f"{folder / 'tokenizer_config.json'}: ends answers with {own}, and the tokenizer of its base, which is "
-            f"used, with {base}; put the tokenizer that it was trained with into the base's folder, or remove this file"
-        )
-
-
-def _end_of(folder: Path) -> str | None:
-    """The end token that a folder's tokenizer settings name."""
-    settings = folder / "tokenizer_config.json"
-    named = read_object(settings).get("eos_token") if settings.is_file() else None
-    named = named.get("content") if isinstance(named, dict) else named
-    return named if isinstance(named, str) else None
-
-
-def on_the_day_of(asked: Template, paths: Iterable[Path | None]) -> Template:
-    """A template that prints the day of the first of these runs that printed one."""
-    records = (finished_run(path) for path in paths if path is not None and is_run(path))
-    days = (record.template.get("template_arguments", {}).get("date") for record in records)
-    return asked._replace(day=next((day for day in days if day), asked.day))
 
 
 def load_tokenizer(path: Path) -> Any:

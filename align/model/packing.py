@@ -1,6 +1,6 @@
-"""Prompt trees and the packed_batches they are computed in.
+"""Prompt trees and the packed batches they are computed in.
 
-In: trees of token ids (a prompt and its k responses). Out: packed_batches ``rows x length`` with
+In: trees of token ids (a prompt and its k responses). Out: packed batches of ``rows x length`` with
 ``rows * length <= max_tokens``, positions, and the index tensors that say where each response token is
 predicted and where each response ends. The prompt of a tree is computed once; a response attends to the
 prompt and to itself only, and its positions restart at ``len(prompt)``.
@@ -58,20 +58,6 @@ class PackedBatch(NamedTuple):
     def n_responses(self) -> int:
         return len(self.response_index)
 
-    def attention(self, window: int | None = None) -> Tensor:
-        """Boolean mask ``(R, 1, L, L)``: True where query (third axis) may look at key (last axis).
-
-        A node enters at ``enter`` and leaves at ``leave``; k is an ancestor of q, or q's own node, exactly
-        when ``enter[k] <= enter[q] < leave[k]``. ``window`` limits the distance in positions.
-        """
-        enter_q, enter_k = self.enter_RL[:, :, None], self.enter_RL[:, None, :]
-        leave_k = self.leave_RL[:, None, :]
-        column = torch.arange(self.tokens_RL.shape[1], device=self.tokens_RL.device)
-        allowed = (enter_k <= enter_q) & (enter_q < leave_k) & (column[None, :] <= column[:, None])
-        if window is not None:
-            allowed &= self.positions_RL[:, :, None] - self.positions_RL[:, None, :] < window
-        return allowed[:, None]
-
     def filled(self) -> Tensor:
         """``(R, L)`` bool: True on real tokens, False on padding."""
         return self.enter_RL >= 0
@@ -100,17 +86,17 @@ class PackedBatch(NamedTuple):
 
 
 def row_lengths(tree: Tree, layout: Layout) -> list[int]:
-    """Lengths of the rows a tree takes: one row as a tree, one row a response when padded."""
+    """Lengths of the rows a tree takes: one row as a tree, one row per response when padded."""
     if layout == "tree":
         return [len(tree.prompt) + sum(map(len, tree.responses))]
     return [len(tree.prompt) + len(response) for response in tree.responses]
 
 
 def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[PackedBatch]:
-    """Sort trees by length and cut them into packed_batches of at most ``max_tokens`` cells.
+    """Sort trees by length and cut them into packed batches of at most ``max_tokens`` cells.
 
-    A tree is never divided: its responses share a packed, so a loss over its pairs is local. A single
-    tree larger than ``max_tokens`` gets a packed of its own.
+    A tree is never divided: its responses share a packed batch, so a loss over its pairs is local. A single
+    tree larger than ``max_tokens`` gets a packed batch of its own.
 
     Raises:
         ValueError: a tree has an empty prompt, no response, or a response of which the policy wrote nothing.
@@ -128,15 +114,15 @@ def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> lis
     for index in order:
         rows = sum(n_rows[member] for member in group) + n_rows[index]
         if group and rows * lengths[group[0]] > max_tokens:
-            packed_batches.append(_rectangle(trees, group, layout))
+            packed_batches.append(_lay_out(trees, group, layout))
             group = []
         group.append(index)
     if group:
-        packed_batches.append(_rectangle(trees, group, layout))
+        packed_batches.append(_lay_out(trees, group, layout))
     return packed_batches
 
 
-def _rectangle(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> PackedBatch:
+def _lay_out(trees: Sequence[Tree], group: Sequence[int], layout: Layout) -> PackedBatch:
     """Lay the trees of ``group`` out row by row."""
     rows: list[tuple[int, Tree, list[int]]] = []
     for index in group:

@@ -9,8 +9,9 @@ absurd number in a configuration costs neither minutes nor memory.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,6 +178,15 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     safetensors_header(file)
     with reading(f"{file}: not a whole safetensors file", "copy or train it again"):
         return load_file(str(file))
+
+
+def refuse_not_finite(file: Path, tensors: Iterable[tuple[str, Tensor]], remedy: str = "train it again") -> None:
+    """Refuse tensors by name of which one holds NaN or an infinity."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            wide = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # bytes have no order
+            if not all(math.isfinite(float(end)) for end in wide.aminmax()):
+                raise BadInput(f"{file}: {name} holds a number that is not finite; {remedy}")
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -1,43 +1,41 @@
-"""Stage `dpo`: preference pairs straight to a policy.
+"""Stage `dpo`: preference pairs straight to a policy, by any loss on pairs.
 
 In: a pairs run and the policy to start from (an SFT run; its frozen adapter is the reference). Out:
 ``adapter/``. The reference runs in the same rows as the policy, so bf16 rounding cancels. An SFT term on the
-chosen answer (``sft_weight``) holds their likelihood up; an alarm says when it falls all the same.
-Not here: other pairwise losses, length normalisation, label smoothing.
+chosen response holds its likelihood up; an alarm says when it falls all the same.
+Not here: what a loss computes (``losses/pairwise.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from align.core.config import Compute, Lora, Optim, TextConfig, Tracker, Watch
-from align.core.hashes import artefact_hash
+from align.core.config import Optim, Watch
 from align.core.plugins import RewardFunction
 from align.core.runs import Run, stage
 from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
-from align.engine.checkpoints import load_checkpoint, save_checkpoint
 from align.engine.distributed import Distributed
-from align.engine.loop import epochs, stage_seed
-from align.engine.metrics_logger import MetricsLogger
-from align.engine.optimizer import RoleOptimizer
+from align.engine.loop import TrainingConfig, TrainingLoop, epochs
 from align.engine.samples import SampleLogger, watched_rows
-from align.losses.pairwise import dpo_loss, likelihood_loss
+from align.losses.pairwise import Likelihood, LossSetting, PairLogprobs, PreferenceLoss, Sigmoid, total_loss
 from align.model.adapters import AdapterModel
-from align.model.layouts import settle
-from align.model.load import context_length, find_policy, template_of
+from align.model.load import context_length
+from align.model.open import TRAINED_POLICY, open_models
 from align.model.packing import pack
 from align.train import guards
 
-ALARM = -2.0  # nats: mean log-ratio of chosen answers below which likelihood displacement is named
+ALARM = -2.0  # nats: mean log-ratio of chosen responses below which likelihood displacement is named
+BETA, SFT_WEIGHT = 0.1, 0.2
 
 
-class DPOConfig(TextConfig):
+class DPOConfig(TrainingConfig):
     """Hyper-parameters of DPO; ``batch`` counts prompts."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("pairs", "policy")
@@ -46,17 +44,28 @@ class DPOConfig(TextConfig):
     stage: Literal["dpo"] = "dpo"
     pairs: Path = Field(description="a pairs run or a folder of its form")
     policy: Path = Field(description="the policy to start from: an SFT run")
-    beta: float = Field(default=0.1, gt=0, description="how strongly the policy is held to its reference")
-    sft_weight: float = Field(default=0.2, ge=0, description="weight of the chosen response's own loss, per token")
+    loss: LossSetting = Field(
+        default=(Sigmoid(beta=BETA), Likelihood(weight=SFT_WEIGHT)),
+        description="{kind: sigmoid, beta: 0.1}, or a list of losses with weights; kind: sigmoid, sft, or module:Class",
+    )
     batch: int = Field(default=16, ge=1, description="prompts per optimiser step")
     epochs: int = Field(default=1, ge=1, description="passes over the data")
     optim: Optim = Optim(lr=5e-5)
-    lora: Lora | None = Field(default=None, description="short for tuner: {kind: lora, ...}")
-    compute: Compute = Compute()
     min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
-    checkpoint_every: int = Field(default=20, ge=1, description="steps")
     watch: Watch = Watch()
-    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
+
+    @classmethod
+    def renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """``beta`` and ``sft_weight`` were what the list of ``loss`` is now."""
+        values = super().renamed(settings)
+        former = {name: values.pop(name) for name in ("beta", "sft_weight") if name in values}
+        if former and values.get("loss") is not None:
+            raise ValueError(f"{' and '.join(former)}: settings of the loss; write them in loss: alone")
+        if former:
+            sigmoid = {"kind": "sigmoid", "weight": 1.0, "beta": former.get("beta", BETA)}
+            weight = former.get("sft_weight", SFT_WEIGHT)
+            values["loss"] = [sigmoid, *([] if weight == 0 else [{"kind": "sft", "weight": weight}])]
+        return values
 
 
 class Sums(NamedTuple):
@@ -69,60 +78,86 @@ class Sums(NamedTuple):
     rejected_ratio: float = 0.0
     pairs: float = 0.0
 
+    def means(self) -> dict[str, float]:
+        return {
+            "loss": self.loss,
+            "accuracy": self.right / self.pairs,
+            "margin": self.margin / self.pairs,
+            "chosen_logratio": self.chosen_ratio / self.pairs,
+            "rejected_logratio": self.rejected_ratio / self.pairs,
+            "pairs": self.pairs,
+        }
+
 
 @stage
 def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Train a policy on pairs; ``gold`` scores what it writes meanwhile, where the truth is known."""
-    torch.manual_seed(stage_seed(config.seed, "dpo"))
-    source = find_policy(config.policy)
-    model = AdapterModel(source.base, config.compute, template_of(config.policy, config.template(run.record.created)))
-    run.renders_with(model.chat)
-    model.add_policy_and_reference(source.adapter, config.lora)
-    settle(model, run.note)
+    model = open_models(run, config, config.policy, TRAINED_POLICY, tuner=config.tuner)
     train = load_pairs(run, config.pairs, "train", model.chat, context_length(model.base), config.min_rows)
-    run.record.lineage |= {"base": artefact_hash(source.base), "prompts": prompts_hash(train)}
+    run.record.lineage |= {"prompts": prompts_hash(train)}
     rows = watched_rows(config.pairs, config.watch.prompts)
-    watched = SampleLogger(model, rows, max_new_tokens=config.watch.max_new_tokens, seed=config.seed, gold=gold)
-    headline = _fit(config, run, model, train, watched)
+    headline = _fit(config, run, model, train, SampleLogger(model, rows, config.watch, config.seed, gold=gold))
     if run.is_main:
         model.save_role("policy", run.path / "adapter")
     return headline | {"train_pairs": sum(len(prompt.rows) for prompt in train)}
 
 
 def _fit(
-    config: DPOConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs], watched: SampleLogger
+    config: DPOConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs], samples: SampleLogger
 ) -> dict[str, Any]:
-    processes = Distributed(model.device)
     batches = epochs(len(train), config.batch, config.epochs, config.seed)
-    learner = RoleOptimizer(model.parameters("policy"), config.optim, len(batches), processes)
-    if resumed := load_checkpoint(run, lambda found: learner.misfit(found.tensors)):
-        learner.restore(resumed.tensors, resumed.step)
-    with closing(MetricsLogger(run, len(batches), config.tracker, resumed)) as journal:
-        if learner.done == 0 and run.is_main:
-            journal.samples(0, watched.look("policy"))
-        metrics: dict[str, float] = {}
-        for step, batch in enumerate(batches[learner.done :], learner.done + 1):
-            prompts = [train[i] for i in batch]
-            sums = _backward(config, model, processes.share(prompts), total_weight(prompts))
-            metrics = _means(Sums(*processes.sum(sums)))
+    metrics: dict[str, float] = {}
+    with closing(TrainingLoop(run, config, model, {"policy": config.optim}, len(batches), samples=samples)) as loop:
+        for step in loop.steps():
+            prompts = [train[i] for i in batches[step - 1]]
+            sums = _backward(config, model, loop.processes, prompts)
             if step == 1:
                 guards.same_start(sums.margin, sums.chosen_ratio, sums.rejected_ratio, sums.pairs, model.compute.dtype)
-            journal.log(step, metrics | learner.step(), ["loss", "accuracy"])
+            metrics = sums.means()
+            loop.metrics.log(step, metrics | loop.update("policy"), ["loss", "accuracy"])
             if metrics["chosen_logratio"] < ALARM and not any(note.startswith("alarm") for note in run.record.notes):
                 run.note(
-                    f"alarm: at step {step} chosen answers are {-metrics['chosen_logratio']:.1f} nats below the "
-                    "reference (likelihood displacement); raise sft_weight or beta, or lower optim.lr"
+                    f"alarm: at step {step} chosen responses are {-metrics['chosen_logratio']:.1f} nats below the "
+                    "reference (likelihood displacement); raise beta or the weight of kind sft, or lower optim.lr"
                 )
-            if run.is_main and (step % config.watch.every == 0 or step == len(batches)):
-                journal.samples(step, watched.look("policy"))
-            if step % config.checkpoint_every == 0 and step < len(batches):
-                save_checkpoint(run, step, learner.tensors(), seconds=journal.seconds)
-    return metrics | {"train_seconds": journal.seconds, "steps": len(batches)}
+    return metrics | {"train_seconds": loop.metrics.seconds, "steps": len(batches)}
 
 
-def _backward(config: DPOConfig, model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> Sums:
-    """Accumulate the gradient of these prompts' share of the step."""
-    total = Sums()
+def _backward(config: DPOConfig, model: AdapterModel, processes: Distributed, prompts: Sequence[PromptPairs]) -> Sums:
+    """Accumulate the gradient of this process's share of a step; the sums over all processes.
+
+    Losses that couple pairs need two passes: without gradients over all packed batches, which gives the derivative of
+    the step's loss by each log-probability, and then backward from these derivatives, packed batch by packed batch.
+    """
+    share, denominator = processes.share(prompts), total_weight(prompts)
+    coupled: StepLoss | None = None
+    if any(loss.COUPLES_PAIRS for loss in config.loss):
+        with torch.no_grad():
+            parts = list(_pair_logprobs(model, share, denominator))
+        coupled = _step_loss(config.loss, parts, processes, denominator)
+    sums, scale = Sums(loss=coupled.value if coupled and processes.index == 0 else 0.0), config.loss[0].reward_scale
+    for number, pairs in enumerate(_pair_logprobs(model, share, denominator)):
+        if coupled is None:
+            loss = total_loss(config.loss, pairs)
+        else:
+            chosen_P, rejected_P = coupled.derivatives[number]
+            loss = (pairs.chosen_P * chosen_P + pairs.rejected_P * rejected_P).sum()
+        loss.backward()
+        margin_P = pairs.margin_P(scale).detach()
+        part = Sums(
+            loss.item() if coupled is None else 0.0,
+            (margin_P > 0).sum().item(),
+            margin_P.sum().item(),
+            (pairs.chosen_P - pairs.reference_chosen_P).detach().sum().item(),
+            (pairs.rejected_P - pairs.reference_rejected_P).detach().sum().item(),
+            float(len(margin_P)),
+        )
+        sums = Sums(*(a + b for a, b in zip(sums, part, strict=True)))
+    return Sums(*processes.sum(sums))
+
+
+def _pair_logprobs(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> Iterator[PairLogprobs]:
+    """The log-probabilities of each packed batch's pairs; run the backward pass before the next one is taken."""
     for packed in pack([prompt.tree for prompt in prompts], model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
         pairs = index_pairs(packed, prompts)
@@ -131,34 +166,37 @@ def _backward(config: DPOConfig, model: AdapterModel, prompts: Sequence[PromptPa
         with model.use("policy"):
             policy_B = packed.sums(model.logprobs(packed))
             c, r = pairs.chosen_P, pairs.rejected_P
-            found = dpo_loss(
-                policy_B[c], policy_B[r], reference_B[c], reference_B[r], pairs.weight_P, config.beta, denominator
+            yield PairLogprobs(
+                policy_B[c],
+                policy_B[r],
+                reference_B[c],
+                reference_B[r],
+                pairs.n_tokens_B[c],
+                pairs.n_tokens_B[r],
+                pairs.weight_P,
+                denominator,
             )
-            loss = found.loss
-            if config.sft_weight:
-                n_tokens_P = pairs.n_tokens_B[c]
-                nll = likelihood_loss(policy_B[c], n_tokens_P, pairs.weight_P, denominator)
-                loss = loss + config.sft_weight * nll
-            loss.backward()
-        ratio_B = (policy_B - reference_B).detach()
-        part = Sums(
-            loss.item(),
-            (found.margin_P > 0).sum().item(),
-            found.margin_P.sum().item(),
-            ratio_B[c].sum().item(),
-            ratio_B[r].sum().item(),
-            float(len(c)),
-        )
-        total = Sums(*(a + b for a, b in zip(total, part, strict=True)))
-    return total
 
 
-def _means(sums: Sums) -> dict[str, float]:
-    return {
-        "loss": sums.loss,
-        "accuracy": sums.right / sums.pairs,
-        "margin": sums.margin / sums.pairs,
-        "chosen_logratio": sums.chosen_ratio / sums.pairs,
-        "rejected_logratio": sums.rejected_ratio / sums.pairs,
-        "pairs": sums.pairs,
-    }
+class StepLoss(NamedTuple):
+    """A loss over all pairs of a step: its value, and its derivatives by the log-probabilities of each part's pairs."""
+
+    value: float
+    derivatives: list[tuple[Tensor, Tensor]]
+
+
+def _step_loss(
+    losses: Sequence[PreferenceLoss], parts: Sequence[PairLogprobs], processes: Distributed, denominator: float
+) -> StepLoss:
+    """The loss of all processes' pairs at once, with the derivatives that belong to this process."""
+    whole, start = {}, 0
+    for name in PairLogprobs._fields[:-1]:
+        own_P = torch.cat([getattr(pairs, name) for pairs in parts]) if parts else torch.zeros(0)
+        whole[name], start = processes.gather(own_P)
+    sides = [whole[name].requires_grad_() for name in ("chosen_P", "rejected_P")]
+    loss = total_loss(losses, PairLogprobs(**whole, denominator=denominator))
+    chosen_P, rejected_P = torch.autograd.grad(loss, sides, materialize_grads=True)
+    sizes = [len(pairs.chosen_P) for pairs in parts]
+    own = slice(start, start + sum(sizes))
+    derivatives = zip(chosen_P[own].split(sizes), rejected_P[own].split(sizes), strict=True)
+    return StepLoss(loss.item(), list(derivatives))

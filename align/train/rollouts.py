@@ -1,4 +1,4 @@
-"""What PPO learns from: the prompts it acts on, and what every role says of the responses, on the same rows."""
+"""What PPO learns from: prompts, scored responses, and what every role says of their tokens, on the same rows."""
 
 from __future__ import annotations
 
@@ -9,27 +9,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from align.core.config import BadInput
+from align.core.plugins import RewardFunction
 from align.core.records import Message
 from align.core.runs import Run
 from align.data.pairs import load_pairs, prompts_hash
+from align.engine.distributed import Distributed
 from align.generate.sampler import Sample
+from align.losses.kl import KlKind, token_kl
+from align.losses.masked import masked_sum
+from align.losses.policy_gradient import gae, shape_rewards, whiten
 from align.losses.value import explained_variance
 from align.model.adapters import AdapterModel
 from align.model.load import context_length
 from align.model.packing import PackedBatch, Tree, pack
 from align.train import guards
+from rewards.functions import rewards_of
 from rewards.model import sum_of_roles
-from rewards.reward import RoleReward
+from rewards.reward import RoleReward, TextReward
 
 
 class Prompt(NamedTuple):
+    """A training prompt and its token ids."""
+
     id: str
     messages: list[Message]
     ids: list[int]
 
 
+class ScoredSamples(NamedTuple):
+    """The samples of a minibatch by (prompt, number), with the scores of reward functions and gold utility."""
+
+    trees: list[Tree]
+    samples: Sequence[Sequence[Sample]]
+    scores: list[list[float]]
+    gold: list[list[float | None]]
+
+
 class Rollout(NamedTuple):
-    """One packed of responses and what PPO knows of them; B responses, T tokens. In memory only."""
+    """One packed batch of responses and what PPO knows of them. In memory only."""
 
     packed: PackedBatch
     mask_BT: Tensor
@@ -41,35 +59,62 @@ class Rollout(NamedTuple):
     returns_BT: Tensor
 
 
-class Judged(NamedTuple):
-    """The samples of a minibatch with the scores of reward functions and gold utility, by (prompt, k)."""
-
-    trees: list[Tree]
-    samples: Sequence[Sequence[Sample]]
-    extra: list[list[float]]
-    gold: list[list[float | None]]
-
-
 def load_prompts(run: Run, model: AdapterModel, pairs: Path, max_new_tokens: int) -> list[Prompt]:
-    """The training prompts of a pairs run that leave room for an answer; what is dropped is counted."""
+    """The training prompts of a pairs run that leave room for a response; what is dropped is counted."""
     context = context_length(model.base)
     train = load_pairs(run, pairs, "train", model.chat, context, 1)
     run.record.lineage |= {"prompts": prompts_hash(train)}
-    prompts = [Prompt(found.prompt_id, found.rows[0].prompt, found.tree.prompt) for found in train]
+    prompts = [Prompt(pair.prompt_id, pair.rows[0].prompt, pair.tree.prompt) for pair in train]
     kept = [prompt for prompt in prompts if len(prompt.ids) + max_new_tokens <= (context or 1 << 30)]
     run.drop("ppo: prompt leaves no room for max_new_tokens", len(prompts) - len(kept))
     return kept
 
 
+def score_samples(
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sequence[Sample]],
+    rewards: Sequence[TextReward],
+    *,
+    has_roles: bool,
+    missing_eos_penalty: float,
+    gold: RewardFunction | None,
+) -> ScoredSamples:
+    """Scores of the rewards that read texts, less the penalty of a response that was cut.
+
+    Args:
+        samples: those of each prompt, equally many.
+        has_roles: whether other rewards are roles, which score every response (:func:`score_rollouts`).
+
+    Raises:
+        BadInput: nothing scores a response.
+    """
+    flat = [(prompt, sample) for prompt, own in zip(prompts, samples, strict=True) for sample in own]
+    asked = [prompt.messages for prompt, _ in flat]
+    texts = [[sample.message] for _, sample in flat]
+    ended = [sample.ended for _, sample in flat]
+    scores = [0.0 if is_whole else -missing_eos_penalty for is_whole in ended]
+    opinions = [rewards_of(reward.names()[0], reward.score, asked, texts, ended=ended) for reward in rewards]
+    for i, values in enumerate(zip(*opinions, strict=True)):
+        if not has_roles and all(value is None for value in values):
+            raise BadInput(f"rewards: none has an opinion on a response to prompt {flat[i][0].id}")
+        scores[i] += sum(value for value in values if value is not None)
+    utility = gold(prompts=asked, completions=texts, ended=ended) if gold else [None] * len(flat)
+    trees = [Tree(p.ids, [sample.require_ids() for sample in own]) for p, own in zip(prompts, samples, strict=True)]
+    score, value = iter(scores), iter(utility)
+    return ScoredSamples(
+        trees, samples, [[next(score) for _ in own] for own in samples], [[next(value) for _ in own] for own in samples]
+    )
+
+
 @torch.no_grad()
 def score_rollouts(
-    model: AdapterModel, judged: Judged, rewards: Mapping[str, RoleReward], temperature: float
+    model: AdapterModel, scored: ScoredSamples, rewards: Mapping[str, RoleReward], temperature: float
 ) -> list[Rollout]:
     """Pack the responses once and read every role on the same rows; ``rewards`` are those that are roles."""
     rollouts = []
-    for packed in pack(judged.trees, model.compute.max_tokens, model.layout):
+    for packed in pack(scored.trees, model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
-        scores_B = torch.tensor([judged.extra[tree][k] for tree, k in packed.response_index], device=model.device)
+        scores_B = torch.tensor([scored.scores[tree][k] for tree, k in packed.response_index], device=model.device)
         if rewards:
             scores_B = scores_B + sum_of_roles(model, rewards, packed)
         with model.use(model.reference):
@@ -84,20 +129,74 @@ def score_rollouts(
     return rollouts
 
 
-def check_sampler(judged: Sequence[Judged], rollouts: Sequence[Sequence[Rollout]], dtype: str) -> None:
+def check_sampler(scored: Sequence[ScoredSamples], rollouts: Sequence[Sequence[Rollout]], dtype: str) -> None:
     """Sampler against scorer, on the first iteration's own tokens."""
-    scored: list[float] = []
-    sampled: list[float] = []
-    for found, part in zip(judged, rollouts, strict=True):
+    by_scorer: list[float] = []
+    by_sampler: list[float] = []
+    for samples, part in zip(scored, rollouts, strict=True):
         for r in part:
             for own_T, (tree, k) in zip(r.old_BT.tolist(), r.packed.response_index, strict=True):
-                drawn = found.samples[tree][k].logprobs or []
-                sampled += drawn
-                scored += own_T[: len(drawn)]
-    guards.same_sampler(scored, sampled, dtype)
+                logprobs = samples.samples[tree][k].logprobs or []
+                by_sampler += logprobs
+                by_scorer += own_T[: len(logprobs)]
+    guards.same_sampler(by_scorer, by_sampler, dtype)
 
 
-def explained(rollouts: Sequence[Rollout]) -> float | None:
+def assign_credit(
+    minibatches: Sequence[Sequence[Rollout]], kl: float, gamma: float, lam: float, processes: Distributed
+) -> list[list[Rollout]]:
+    """GAE on KL-shaped rewards; advantages whitened over every token of the iteration, in all processes."""
+    credited = [[_with_credit(r, kl, gamma, lam) for r in part] for part in minibatches]
+    advantages = [r.advantages_BT[r.mask_BT].double() for part in credited for r in part]
+    n, total = processes.sum([sum(map(len, advantages)), sum(float(a.sum()) for a in advantages)])
+    mean = total / n
+    (squares,) = processes.sum([sum(float(((a - mean) ** 2).sum()) for a in advantages)])
+    moments = torch.tensor([mean, squares / n], dtype=torch.float32, device=processes.state.device)
+    return [[r._replace(advantages_BT=whiten(r.advantages_BT, *moments)) for r in part] for part in credited]
+
+
+def summarise_rollouts(
+    scored: Sequence[ScoredSamples], minibatches: Sequence[Sequence[Rollout]], processes: Distributed
+) -> dict[str, float | None]:
+    """Means over the iteration's responses, with everything that a collapse shows in."""
+    rollouts = [r for part in minibatches for r in part]
+    samples = [sample for part in scored for own in part.samples for sample in own]
+    gold = [value for part in scored for own in part.gold for value in own if value is not None]
+
+    def total(kind: KlKind) -> float:
+        kls = (token_kl(r.old_BT, r.reference_BT, kind) for r in rollouts)
+        return sum(float(masked_sum(kl, r.mask_BT)) for kl, r in zip(kls, rollouts, strict=True))
+
+    n, score, k1, k3, tokens, ended, gold_sum, n_gold = processes.sum(
+        [
+            len(samples),
+            sum(float(r.scores_B.sum()) for r in rollouts),
+            total("k1"),
+            total("k3"),
+            sum(len(sample.require_ids()) for sample in samples),
+            sum(sample.ended for sample in samples),
+            sum(gold),
+            len(gold),
+        ]
+    )
+    return {
+        "score": score / n,
+        "kl": k1 / n,
+        "kl_k3": k3 / n,
+        "length": tokens / n,
+        "ended": ended / n,
+        "utility": gold_sum / n_gold if n_gold else None,
+        "explained_variance": _explained(rollouts),
+    }
+
+
+def _with_credit(r: Rollout, kl: float, gamma: float, lam: float) -> Rollout:
+    kl_BT = token_kl(r.old_BT, r.reference_BT, "k1")
+    credit = gae(shape_rewards(r.scores_B, kl_BT, r.mask_BT, kl), r.values_BT, r.mask_BT, gamma, lam)
+    return r._replace(advantages_BT=credit.advantages_BT, returns_BT=credit.returns_BT)
+
+
+def _explained(rollouts: Sequence[Rollout]) -> float | None:
     """How much of the returns' variance the critic explains, over all rollouts of an iteration."""
     values, returns, masks = (
         [getattr(r, name)[r.mask_BT][None] for r in rollouts] for name in ("values_BT", "returns_BT", "mask_BT")

@@ -15,27 +15,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
-from align.core.config import BadInput, Compute, Lora, Optim, TextConfig, Tracker, Watch
+from align.core.config import BadInput, Optim, Watch
 from align.core.files import read_jsonl, write_jsonl
-from align.core.hashes import artefact_hash
 from align.core.plugins import RewardFunction
 from align.core.records import Tokens, is_empty, prompt_id
 from align.core.run_record import is_run
 from align.core.runs import Run, stage
+from align.core.seeds import stage_seed
 from align.data.tokens import Prompt, Source, note_sources, response_tokens
 from align.engine.checkpoints import METRICS, load_checkpoint
-from align.engine.loop import stage_seed
+from align.engine.loop import TrainingConfig
 from align.engine.metrics_logger import MetricsLogger
 from align.engine.samples import Asked, SampleLogger, asked
 from align.generate.local import sample_responses
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable, untrained_tokens
-from align.model.layouts import settle
-from align.model.load import context_length, find_policy, template_of
-from align.model.tuners.lora import refuse_adapted_head
+from align.model.load import context_length
+from align.model.open import Role, open_models
+from align.model.tuners.tuner import refuse_changed_head
 from annotation.importers.demonstrations import Demonstrations, read_demonstrations
 
 MARKS_NAMED = 5
@@ -43,7 +42,7 @@ CHOSEN = ("chosen", "chosen_ended", "chosen_tokens")  # the columns of a pair th
 ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
 
 
-class SFTConfig(TextConfig):
+class SFTConfig(TrainingConfig):
     """Hyper-parameters of supervised fine-tuning; ``batch`` counts demonstrations."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("model", "data")
@@ -55,28 +54,18 @@ class SFTConfig(TextConfig):
     epochs: int = Field(default=2, ge=1, description="passes over the data")
     max_rows: int | None = Field(default=None, ge=1, description="use only the first rows")
     optim: Optim = Optim(lr=2e-4)
-    lora: Lora | None = Field(default=None, description="short for tuner: {kind: lora, ...}")
-    compute: Compute = Compute()
     min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
-    checkpoint_every: int = Field(default=20, ge=1, description="steps")
     held_out: int = Field(default=32, ge=0, description="demonstrations kept back to see whether answers end")
     watch: Watch = Watch()
-    tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
 
 
 @stage
 def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Fine-tune; ``gold`` scores what the policy writes meanwhile, where the truth is known."""
-    torch.manual_seed(stage_seed(config.seed, "sft"))
-    source = find_policy(config.model)
-    model = AdapterModel(source.base, config.compute, template_of(config.model, config.template(run.record.created)))
-    run.renders_with(model.chat)
-    model.add("policy", adapter=source.adapter, lora=config.lora, trainable=True)
-    refuse_adapted_head(model.peft, "policy")
-    settle(model, run.note)
+    model = open_models(run, config, config.model, {"policy": Role(trainable=True)}, tuner=config.tuner)
+    refuse_changed_head(model.tuners["policy"], model.wrapped("policy"), "policy")
     if untrained := untrained_tokens(model.chat, model.base.get_input_embeddings().weight):
         run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
-    run.record.lineage |= {"base": artefact_hash(source.base)}
     found = _demonstrations(config)
     if found.unread:
         columns = ", ".join(f"'{column}' ({count})" for column, count in sorted(found.unread.items()))
@@ -94,17 +83,12 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
         )
     if longer := sum(len(row["input_ids"]) > config.compute.max_tokens for row in rows):
         run.note(f"{longer} of {len(rows)} rows are longer than compute.max_tokens: each is computed alone")
-    watched = SampleLogger(
-        model,
-        [asked(row) for row in kept_back[: config.watch.prompts]],
-        max_new_tokens=config.watch.max_new_tokens,
-        seed=config.seed,
-        gold=gold,
-    )
-    seconds = _fit(config, run, model, rows, watched)
+    prompts = [asked(row) for row in kept_back]
+    samples = SampleLogger(model, prompts[: config.watch.prompts], config.watch, config.seed, gold=gold)
+    seconds = _fit(config, run, model, rows, samples)
     if run.is_main:
         model.save_role("policy", run.path / "adapter")
-    ended = _ended(model, [asked(row) for row in kept_back], config)
+    ended = _ended(model, prompts, config)
     if ended is not None and ended < ENDED:
         run.note(f"only {ended:.0%} of greedy responses end: train longer, or raise watch.max_new_tokens")
     losses = [row["loss"] for row in read_jsonl(run.path / METRICS)]
@@ -112,7 +96,7 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
 
 
 def _fit(
-    config: SFTConfig, run: Run, model: AdapterModel, rows: list[dict[str, list[int]]], watched: SampleLogger
+    config: SFTConfig, run: Run, model: AdapterModel, rows: list[dict[str, list[int]]], samples: SampleLogger
 ) -> float:
     """Train the policy's adapter; the seconds it took."""
     from datasets import Dataset
@@ -121,27 +105,27 @@ def _fit(
     from align.train.sft_trainer import BudgetedTrainer, Plan, Progress, misfit_of
 
     per_epoch = -(-len(rows) // config.batch)
-    plan = Plan(per_epoch, per_epoch * config.epochs, config.watch.every, config.checkpoint_every)
+    plan = Plan(per_epoch, per_epoch * config.epochs, config.checkpoint_every)
     resumed = load_checkpoint(run, partial(misfit_of, model.parameters("policy")))
-    with closing(MetricsLogger(run, plan.steps, config.tracker, resumed)) as journal:
+    with closing(MetricsLogger(run, plan.steps, config.tracker, resumed)) as metrics:
         if resumed is None:
-            journal.samples(0, watched.look("policy"))
+            samples.log(0, metrics)
         with model.use("policy"):
             trainer = BudgetedTrainer(
-                model=model.peft,
+                model=model.wrapped("policy"),
                 max_tokens=config.compute.max_tokens,
                 args=_arguments(config, run, model),
                 train_dataset=Dataset.from_list(rows),
                 processing_class=model.tokenizer,
-                callbacks=[Progress(run, journal, watched, plan, resumed)],
+                callbacks=[Progress(run, metrics, samples, plan, resumed)],
             )
-            trainer.remove_callback(PrinterCallback)  # it would print every step; the journal has them
+            trainer.remove_callback(PrinterCallback)  # it would print every step; metrics.jsonl has them
             if resumed:
                 trainer.go_on(run.path / "checkpoints" / "trainer", resumed.step)
             else:
                 trainer.train()
     model.base.eval()
-    return journal.seconds
+    return metrics.seconds
 
 
 def _demonstrations(config: SFTConfig) -> Demonstrations:

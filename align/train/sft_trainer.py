@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with a token budget for every forward pass, our journal, and our checkpoints.
+"""TRL's SFTTrainer with a token budget for every forward pass, our metrics, and our checkpoints.
 
 A batch larger than the budget is computed in parts, and each part's loss is divided by the tokens of the whole batch,
 so its gradient is the batch's own. TRL's head computes log-probabilities in tiles: logits of a part never exist.
@@ -28,11 +28,10 @@ SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
 
 
 class Plan(NamedTuple):
-    """Steps of an epoch and in all, and after how many steps is watched and saved."""
+    """Steps per epoch and in all, and between two checkpoints."""
 
     steps_per_epoch: int
     steps: int
-    watch_every: int
     checkpoint_every: int
 
 
@@ -101,13 +100,13 @@ def misfit_of(parameters: Mapping[str, nn.Parameter], found: Checkpoint) -> str 
 
 
 class Progress(TrainerCallback):
-    """The trainer's steps into our journal, looks at the watched prompts, and checkpoints to go on from."""
+    """The trainer's steps into metrics.jsonl, periodic samples, and checkpoints to go on from."""
 
     def __init__(
-        self, run: Run, journal: MetricsLogger, watched: SampleLogger, plan: Plan, resumed: Checkpoint | None
+        self, run: Run, metrics: MetricsLogger, samples: SampleLogger, plan: Plan, resumed: Checkpoint | None
     ) -> None:
-        self.run, self.journal, self.watched, self.plan, self.resumed = run, journal, watched, plan, resumed
-        self.parameters = watched.model.parameters("policy")
+        self.run, self.metrics, self.samples, self.plan, self.resumed = run, metrics, samples, plan, resumed
+        self.parameters = samples.model.parameters("policy")
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **_: Any
@@ -128,9 +127,9 @@ class Progress(TrainerCallback):
             self._restore_random_state(self.resumed)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.plan.watch_every == 0 or state.global_step == self.plan.steps:
-            self.journal.samples(state.global_step, self.watched.look("policy"))
-            self.watched.model.set_active("policy")
+        if state.global_step % self.samples.every == 0 or state.global_step == self.plan.steps:
+            self.samples.log(state.global_step, self.metrics)
+            self.samples.model.set_active("policy")
 
     def on_log(
         self,
@@ -147,14 +146,14 @@ class Progress(TrainerCallback):
         if "loss" not in metrics:
             return
         step = int(state.global_step)
-        self.journal.log(step, metrics, ["loss"])
+        self.metrics.log(step, metrics, ["loss"])
         if step % self.plan.checkpoint_every == 0 and step < self.plan.steps:
             schedule = lr_scheduler.state_dict()
             save_checkpoint(
                 self.run,
                 step,
                 adamw_tensors(self.parameters, optimizer) | _random_state(),
-                seconds=self.journal.seconds,
+                seconds=self.metrics.seconds,
                 schedule={name: schedule[name] for name in SCHEDULE},
             )
 

@@ -12,7 +12,7 @@ from conftest import make_tokenizer
 from fixtures.chat_families import family_tokenizer, token_ids, writer
 from fixtures.judging import said
 
-from align.core.config import BadInput, Compute
+from align.core.config import BadInput, Compute, Watch
 from align.core.files import read_jsonl, write_jsonl
 from align.core.records import Comparison, Message, Tokens
 from align.core.run_record import RunRecord
@@ -213,9 +213,9 @@ def test_what_a_policy_writes_while_it_trains_is_read_apart(tmp_path: Path, monk
         return [1.0]
 
     watched = SampleLogger(
-        AdapterModel(folder, Compute(device="cpu")), [Asked(USER)], max_new_tokens=4, seed=0, gold=gold
+        AdapterModel(folder, Compute(device="cpu")), [Asked(USER)], Watch(max_new_tokens=4), 0, gold=gold
     )
-    (row,) = watched.look(None)
+    (row,) = watched.rows(None)
     assert (row["response"], row["reasoning_content"]) == ("Hello!", "User says hi.")
     assert seen == [[{"role": "assistant", "content": "Hello!", "reasoning_content": "User says hi."}]]
 

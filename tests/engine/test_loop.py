@@ -11,8 +11,9 @@ from fixtures.small_trees import TREES, MakeModel, packed_of
 from safetensors.torch import load, save
 
 from align.core.config import NotFinite, Optim
+from align.core.seeds import stage_seed
 from align.engine.distributed import Distributed
-from align.engine.loop import epochs, stage_seed
+from align.engine.loop import epochs
 from align.engine.optimizer import RoleOptimizer
 from align.model.adapters import AdapterModel
 

@@ -16,11 +16,12 @@ from fixtures.small_trees import ModelFolder
 from align.audit.compare import compare
 from align.audit.report import ReportConfig, report
 from align.cli.init import init
-from align.core.config import BadInput, Lora, Optim, Watch, read_yaml
+from align.core.config import BadInput, Optim, Watch, read_yaml
 from align.core.files import read_jsonl, write_jsonl, write_text
 from align.core.run_record import RunRecord, read_run
 from align.evals.run import EvalConfig, evaluate
 from align.evals.training_reward import LABEL, trained_on, training_metrics
+from align.model.tuners.lora import Lora
 from align.train.ppo import PPOConfig, ppo
 from annotation.pairs.run import PairsConfig, pairs
 from annotation.store.store import Store
@@ -84,7 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: ModelFolder)
         PPOConfig(
             run=runs / "ppo", policy=model_folder("llama"), pairs=runs / "pairs", reward=runs / "reward",
             functions=[f"{__name__}:shouted"], iterations=1, batch=4, samples=1, minibatches=1, max_new_tokens=4,
-            kl_prompts=2, watch=Watch(prompts=0), lora=Lora(r=4, alpha=8),
+            kl_prompts=2, watch=Watch(prompts=0), tuner=Lora(r=4, alpha=8),
         )
     )  # fmt: skip
     return runs

@@ -11,7 +11,7 @@ import pytest
 from conftest import SAMPLER, add_stirred
 from transformers import GenerationConfig
 
-from align.core.config import Compute
+from align.core.config import Compute, Watch
 from align.engine.samples import Asked, SampleLogger, asked
 from align.generate import local
 from align.generate.local import TokenSample, sample_responses
@@ -89,8 +89,8 @@ def test_only_unfinished_rows_go_on(make_model: Callable[..., AdapterModel], mon
 def test_a_watched_prompt_without_room_for_an_answer_is_left_out(make_model: Callable[..., AdapterModel]) -> None:
     model = make_model("gpt2")  # learned positions: a row past its 256 tokens would fail
     rows = [Asked([{"role": "user", "content": text}]) for text in ("hello", "sky " * 120)]
-    watched = SampleLogger(model, rows, max_new_tokens=64, seed=0)
-    assert [row["prompt"] for row in watched.look(None)] == ["hello"]
+    watched = SampleLogger(model, rows, Watch(max_new_tokens=64), 0)
+    assert [row["prompt"] for row in watched.rows(None)] == ["hello"]
 
 
 def test_a_look_leaves_every_module_in_the_mode_it_was_in(model_folder: ModelFolder) -> None:
@@ -119,6 +119,6 @@ def test_watched_prompts_are_rendered_as_they_were_for_training(
     monkeypatch.setattr(model.chat, "render", spied)
     tools = [{"type": "function", "function": {"name": "look_up"}}]
     row = {"prompt": [{"role": "user", "content": "hi"}], "tools": tools, "template_arguments": {"flag": True}}
-    SampleLogger(model, [asked(row)], max_new_tokens=4, seed=0)
+    SampleLogger(model, [asked(row)], Watch(max_new_tokens=4), 0)
     assert seen[0] == (tools, {"flag": True})
     assert seen[1:] in ([], [(None, {"flag": True})]), "once more without the tools, to see that they are shown"

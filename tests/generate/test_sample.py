@@ -19,8 +19,8 @@ from align.core.records import Comparison, prompt_id
 from align.generate.prompts import read_prompts
 from align.generate.run import SampleConfig, sample
 from align.model.adapters import AdapterModel
-from align.model.load import find_source
 from align.model.packing import Tree
+from align.model.sources import find_source
 from rewards.model import score as plain_score
 from rewards.score import ScoreConfig, score
 

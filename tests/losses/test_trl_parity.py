@@ -17,12 +17,14 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
 
-from align.core.config import Compute, Lora
+from align.core.config import Compute
 from align.core.records import Pair
 from align.data.pairs import PromptPairs, total_weight
+from align.engine.distributed import Distributed
 from align.model.adapters import AdapterModel
 from align.model.layouts import choose_layout
 from align.model.packing import Tree
+from align.model.tuners.lora import Lora
 from align.train.dpo import DPOConfig
 from align.train.dpo import _backward as dpo_backward
 from rewards.run import _backward as reward_backward
@@ -47,7 +49,7 @@ def conversational(row: dict[str, str]) -> dict[str, Any]:
 def our_stack(folder: Path, role: str, targets: list[str]) -> AdapterModel:
     """A model whose role has LoRA tensors that are not the identity."""
     model = AdapterModel(folder, Compute(device="cpu"))
-    model.add(role, adapter=None, lora=Lora(r=4, alpha=8, target_modules=targets), trainable=True)
+    model.add(role, adapter=None, tuner=Lora(r=4, alpha=8, target_modules=targets), trainable=True)
     choose_layout(model)
     assert model.layout == "tree", "the parity must be that of the packed path"
     generator = torch.Generator().manual_seed(1)
@@ -116,7 +118,7 @@ def test_dpo_equals_trl(family: str, model_folder: Callable[[str], Path], tokeni
     trees = [Tree(row["prompt_ids"], [row["chosen_ids"], row["rejected_ids"]]) for row in rows]
     prompts = prompts_of(trees)
     config = DPOConfig(run=tmp_path / "r", pairs=tmp_path, policy=tmp_path, beta=0.1, sft_weight=0)
-    ours = dpo_backward(config, model, prompts, total_weight(prompts))
+    ours = dpo_backward(config, model, Distributed(model.device), prompts)
     assert abs(ours.loss - loss.item()) <= PARITY
     assert abs(ours.loss - 0.6931472) > 1e-3, "an adapter that does nothing would prove nothing"
     assert relative_l2(gradients(model.parameters("policy")), gradients(theirs)) <= GRADIENT

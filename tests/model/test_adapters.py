@@ -27,12 +27,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from align.core.config import BadInput, Compute, Lora, Optim
+from align.core.config import BadInput, Compute, Optim
 from align.engine.distributed import Distributed
 from align.engine.optimizer import RoleOptimizer
 from align.model.adapters import AdapterModel
 from align.model.layouts import settle
 from align.model.packing import Tree, pack
+from align.model.tuners.lora import Lora
 from align.model.weights import load_tensors
 
 CPU = Compute(device="cpu")
@@ -60,7 +61,7 @@ def test_an_adapter_on_the_embedding_trains_is_saved_and_comes_back(
     role: str, dtype: str, model_folder: ModelFolder, tmp_path: Path
 ) -> None:
     model = AdapterModel(model_folder("llama"), Compute(device="cpu", dtype=dtype))
-    model.add(role, adapter=None, lora=EMBEDDING, trainable=True)
+    model.add(role, adapter=None, tuner=EMBEDDING, trainable=True)
     if role != "policy":
         model.add_head(role)
     stir(model, role)
@@ -99,7 +100,7 @@ def test_an_embeddings_adapter_is_a_peft_adapter(
     make_model: MakeModel, model_folder: ModelFolder, tmp_path: Path
 ) -> None:
     model = make_model("llama")
-    model.add("policy", adapter=None, lora=EMBEDDING, trainable=True)
+    model.add("policy", adapter=None, tuner=EMBEDDING, trainable=True)
     stir(model, "policy")
     model.save_role("policy", tmp_path)
     row = torch.tensor([PROMPTS[1]])
@@ -112,7 +113,7 @@ def test_an_embeddings_adapter_is_a_peft_adapter(
 def test_a_layer_named_like_a_role_stays_the_bases_own(model_folder: ModelFolder) -> None:
     model = AdapterModel(model_folder("llama"), CPU)
     model.base.model.add_module("policy", nn.Linear(4, 4, dtype=torch.bfloat16).requires_grad_(False))
-    model.add("policy", adapter=None, lora=Lora(r=4, target_modules=["q_proj"]), trainable=True)
+    model.add("policy", adapter=None, tuner=Lora(r=4, target_modules=["q_proj"]), trainable=True)
     assert len(model.parameters("policy")) == 2 * 2
     assert model.base.model.policy.weight.dtype == torch.bfloat16
 
@@ -127,14 +128,14 @@ def test_target_modules_are_split_and_each_must_match(make_model: MakeModel) -> 
     assert Lora(target_modules=r".*\.0\..*(q|v)_proj").target_modules == r".*\.0\..*(q|v)_proj"
 
     model = make_model("llama")
-    model.add("policy", adapter=None, lora=Lora(r=4, target_modules=r".*\.0\..*(q|v)_proj"), trainable=True)
+    model.add("policy", adapter=None, tuner=Lora(r=4, target_modules=r".*\.0\..*(q|v)_proj"), trainable=True)
     assert len(model.parameters("policy")) == 2 * 2
     for number, targets in enumerate((["nope"], "q_proj,nope", r".*\.nope")):
         for fresh in (make_model("llama"), model):  # on the bare base, and beside a role
             with pytest.raises(BadInput, match="lora: target_modules: .*nope.*it has embed_tokens, q_proj, k_proj"):
-                fresh.add(f"other {number}", adapter=None, lora=Lora(r=4, target_modules=targets), trainable=True)
+                fresh.add(f"other {number}", adapter=None, tuner=Lora(r=4, target_modules=targets), trainable=True)
     with pytest.raises(BadInput, match="lora: target_modules: .*unterminated subpattern"):
-        model.add("other", adapter=None, lora=Lora(r=4, target_modules="(q"), trainable=True)
+        model.add("other", adapter=None, tuner=Lora(r=4, target_modules="(q"), trainable=True)
     assert list(model.trainable) == ["policy"]
 
 
@@ -146,10 +147,10 @@ def test_a_head_that_is_tied_to_the_embedding_is_no_target(
     for targets in (["lm_head"], "q_proj,lm_head", ".*lm_head"):
         with pytest.raises(BadInput, match="lm_head shares its weight with the embedding"):
             AdapterModel(folder, CPU).add(
-                "policy", adapter=None, lora=Lora(r=4, target_modules=targets), trainable=True
+                "policy", adapter=None, tuner=Lora(r=4, target_modules=targets), trainable=True
             )
     untied = make_model("llama")
-    untied.add("policy", adapter=None, lora=Lora(r=4, target_modules=["lm_head"]), trainable=True)
+    untied.add("policy", adapter=None, tuner=Lora(r=4, target_modules=["lm_head"]), trainable=True)
     assert len(untied.parameters("policy")) == 2
 
 
@@ -157,16 +158,16 @@ def test_a_model_that_cannot_take_all_linear_says_what_to_name(tmp_path: Path, t
     config = MambaConfig(hidden_size=16, state_size=4, num_hidden_layers=1, vocab_size=320, eos_token_id=1)
     folder = save_model(config, tmp_path / "mamba", tokenizer)
     with pytest.raises(BadInput, match="target_modules: .*out_proj.*it has .*in_proj") as refused:
-        AdapterModel(folder, CPU).add("policy", adapter=None, lora=Lora(r=4), trainable=True)
+        AdapterModel(folder, CPU).add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     assert "\n" not in str(refused.value)
-    AdapterModel(folder, CPU).add("policy", adapter=None, lora=Lora(r=4, target_modules="in_proj"), trainable=True)
+    AdapterModel(folder, CPU).add("policy", adapter=None, tuner=Lora(r=4, target_modules="in_proj"), trainable=True)
 
 
 def test_a_router_that_is_a_linear_layer_of_its_own_kind_is_not_adapted(tmp_path: Path, tokenizer: Any) -> None:
     shape = {**SHAPE, "num_hidden_layers": 1, "num_local_experts": 2, "vocab_size": 320, "eos_token_id": 1}
     config = Llama4TextConfig(**shape, intermediate_size_mlp=32)
     model = AdapterModel(save_model(config, tmp_path / "llama-4", tokenizer), CPU)
-    model.add("policy", adapter=None, lora=Lora(r=4), trainable=True)
+    model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     told: list[str] = []
     settle(model, told.append)
     assert told[-1].endswith("stays frozen: fused experts (experts.down_proj, experts.gate_up_proj); routers (router)")
@@ -182,8 +183,8 @@ def test_a_router_that_is_a_linear_layer_of_its_own_kind_is_not_adapted(tmp_path
 def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokenizer: Any, make_model: MakeModel) -> None:
     shape = {**SHAPE, "num_hidden_layers": 1, "num_local_experts": 2, "vocab_size": 320, "eos_token_id": 1}
     model = AdapterModel(save_model(GptOssConfig(**shape, num_experts_per_tok=1), tmp_path / "gpt-oss", tokenizer), CPU)
-    model.add("policy", adapter=None, lora=Lora(r=4), trainable=True)
-    model.add("reference", adapter=None, lora=Lora(r=4), trainable=False)
+    model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
+    model.add("reference", adapter=None, tuner=Lora(r=4), trainable=False)
     told: list[str] = []
     settle(model, told.append)
     assert told[0].startswith("layout: ")
@@ -192,7 +193,7 @@ def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokeniz
         "experts.gate_up_proj)"
     ]
     known = AdapterModel(save_model(MixtralConfig(**shape), tmp_path / "mixtral", tokenizer), CPU)
-    known.add("policy", adapter=None, lora=Lora(r=4), trainable=True)
+    known.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     assert known.facts() == [
         "policy adapts experts.down_proj (1), experts.gate_up_proj (1), gate (1), k_proj (1), o_proj (1), q_proj (1), "
         "v_proj (1)"
@@ -206,7 +207,7 @@ def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokeniz
                 told.append(str(known.logprobs(packed_of(TREES)).tolist()))
     assert told[-1] == told[-2]
     dense = make_model("gpt2")
-    dense.add("value", adapter=None, lora=Lora(r=4), trainable=True)
+    dense.add("value", adapter=None, tuner=Lora(r=4), trainable=True)
     assert dense.facts() == ["value adapts c_attn (2), c_fc (2), c_proj (4)"]
 
 
@@ -220,7 +221,7 @@ def test_towers_for_images_stay_out_of_all_linear(tmp_path: Path, tokenizer: Any
     AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "gemma3")
     tokenizer.save_pretrained(tmp_path / "gemma3")
     model = AdapterModel(tmp_path / "gemma3", CPU)
-    model.add("policy", adapter=None, lora=Lora(r=4), trainable=True)
+    model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     with model.use("policy"):
         model.logprobs(packed_of(TREES)).sum().backward()
     assert gradients(model, "policy").keys() == model.parameters("policy").keys()
@@ -230,7 +231,7 @@ def test_towers_for_images_stay_out_of_all_linear(tmp_path: Path, tokenizer: Any
     ]
     model.save_role("policy", tmp_path / "adapter")
     model.add("reference", adapter=tmp_path / "adapter", trainable=False)
-    model.add("value", adapter=None, lora=Lora(r=4, target_modules="q_proj"), trainable=True)
+    model.add("value", adapter=None, tuner=Lora(r=4, target_modules="q_proj"), trainable=True)
     assert model.facts()[1] == "value adapts q_proj (2), also where no text goes through and nothing is learnt"
 
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, BertConfig, GPTNeoConfig, Llama4T
 
 from align.core.config import BadInput, Compute
 from align.model import layouts
-from align.model.adapters import AdapterModel, forward_hidden, model_head
+from align.model.adapters import AdapterModel, forward_hidden
+from align.model.heads import model_head
 from align.model.load import load_base
 from align.model.packing import Tree, pack
 
@@ -28,7 +29,7 @@ TINY = {
 def test_a_model_that_takes_no_tree_mask_gets_padded_rows_and_a_reason_of_one_line(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    def refuse(model: Any) -> float:
+    def refuse(model: Any, attention: Any) -> float:
         raise kind("no such mask" + " at all" * 60 + "\nsecond line")
 
     monkeypatch.setattr(layouts, "leak_of", refuse)
@@ -42,8 +43,8 @@ def test_a_model_that_takes_no_tree_mask_gets_padded_rows_and_a_reason_of_one_li
 def test_a_tree_whose_small_copy_gives_no_number_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = layouts._response_logits
 
-    def spoilt(model: Any, tree: Any, k: int) -> torch.Tensor:
-        found = logits(model, tree, k)
+    def spoilt(model: Any, attention: Any, tree: Any, k: int) -> torch.Tensor:
+        found = logits(model, attention, tree, k)
         return found if model is whole or k else torch.full_like(found, float("nan"))
 
     whole = AutoModelForCausalLM.from_config(LlamaConfig(**TINY), dtype=torch.float32).eval()
@@ -139,7 +140,7 @@ def test_what_rounding_moves_is_no_look_ahead() -> None:
 def test_the_tolerance_itself_is_no_difference(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_base(model_folder("llama"), Compute(device="cpu")).model
     for error, expected in ((layouts.TOLERANCE, "tree"), (1.01 * layouts.TOLERANCE, "padded")):
-        monkeypatch.setattr(layouts, "position_error", lambda model, error=error: error)
+        monkeypatch.setattr(layouts, "position_error", lambda model, attention, error=error: error)
         assert layouts.layout_of(model, Compute(device="cpu")).layout == expected
 
 
@@ -149,7 +150,7 @@ def test_a_trunk_that_stands_under_another_name_than_its_prefix_is_the_trunk() -
         initializer_range=0.15,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    assert not hasattr(model, model.base_model_prefix) and layouts.head_is_plain(model)
+    assert not hasattr(model, model.base_model_prefix) and layouts.head_is_plain(model, [5, 6, 7])
     packed = pack([Tree([3, 4, 5], [[6, 7]])], 64, "padded")[0]
     with torch.no_grad():
         plain = model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), use_cache=False).logits[0]

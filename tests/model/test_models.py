@@ -13,14 +13,16 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Phi3Config
 
-from align.core.config import BadInput, Compute, Lora, Optim, StageConfig
+from align.core.config import BadInput, Compute, Optim, StageConfig
 from align.core.runs import Run, stage
 from align.engine.distributed import Distributed
 from align.engine.optimizer import RoleOptimizer
 from align.model import adapters
 from align.model.adapters import AdapterModel
-from align.model.load import context_length, find_source, load_base
+from align.model.load import context_length, load_base
 from align.model.packing import pack
+from align.model.sources import find_source
+from align.model.tuners.lora import Lora
 from rewards.model import add_reward, score
 
 # --- gradients ---------------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ def test_a_fresh_adapter_is_the_base_and_none_is_the_bare_base(
     make_model: MakeModel, model_folder: ModelFolder
 ) -> None:
     model = make_model("llama")
-    model.add_policy_and_reference(None, Lora(r=4))
+    model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     assert model.reference is None
     packed = packed_of(TREES)
     with torch.no_grad():
@@ -137,7 +139,8 @@ def test_a_policy_starts_as_its_parents_adapter_and_leaves_it_alone(make_model: 
     add_stirred(parent, "policy")
     parent.save_role("policy", tmp_path / "adapter")
     model = make_model("llama")
-    model.add_policy_and_reference(tmp_path / "adapter", None)
+    for role in ("policy", "reference"):
+        model.add(role, adapter=tmp_path / "adapter", trainable=role == "policy")
     assert model.reference == "reference"
     packed = packed_of(TREES)
     with parent.use("policy"), torch.no_grad():
@@ -155,7 +158,7 @@ def test_a_policy_starts_as_its_parents_adapter_and_leaves_it_alone(make_model: 
 
 def test_adapters_are_fp32_on_a_bf16_base(model_folder: ModelFolder) -> None:
     model = AdapterModel(model_folder("llama"), Compute(device="cpu", dtype="bfloat16"))
-    model.add("policy", adapter=None, lora=Lora(r=4), trainable=True)
+    model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     assert {p.dtype for p in model.parameters("policy").values()} == {torch.float32}
     owned = {id(p) for p in model.parameters("policy").values()}
     assert {p.dtype for p in model.base.parameters() if id(p) not in owned} == {torch.bfloat16}

@@ -14,6 +14,7 @@ from transformers import Lfm2Config
 
 from align.core.config import Compute
 from align.model.adapters import AdapterModel
+from align.model.attention import allowed
 from align.model.layouts import choose_layout, leak_of
 from align.model.packing import Layout, Tree, pack
 
@@ -178,13 +179,13 @@ def test_the_mask_is_the_tree() -> None:
     position = [0, 1, 2, 3, 4, 3, 3, 4, 5]
     assert packed.positions_RL[0].tolist() == position
     for window in (None, 2):
-        allowed = packed.attention(window)[0, 0]
+        mask = allowed(packed, window)[0, 0]
         for q in range(9):
             for k in range(9):
                 sees = k <= q and node[k] in (0, node[q])
                 if window is not None:
                     sees &= position[q] - position[k] < window
-                assert bool(allowed[q, k]) == sees, (q, k, window)
+                assert bool(mask[q, k]) == sees, (q, k, window)
     assert packed.filled().sum(1).tolist() == [9, 2]
 
 
@@ -241,7 +242,7 @@ def test_token_ids_mean_nothing_to_the_packer(tokenizer: Any, make_model: Callab
     usual = [Tree([9, 9, 9, 9], [[9, 9, 9], [9]]), Tree([9], [[9, 9]])]
     for layout in ("tree", "padded"):
         (a,), (b,) = pack(odd, 4096, layout), pack(usual, 4096, layout)
-        assert torch.equal(a.attention(), b.attention()) and torch.equal(a.mask(), b.mask())
+        assert torch.equal(allowed(a), allowed(b)) and torch.equal(a.mask(), b.mask())
         assert torch.equal(a.filled(), b.filled()) and torch.equal(a.positions_RL, b.positions_RL)
         assert torch.equal(a.stop_column_B, b.stop_column_B)
     model = make_model("llama")

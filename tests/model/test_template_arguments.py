@@ -22,7 +22,7 @@ from align.generate.prompts import Prompt
 from align.generate.run import SampleConfig, _request, sample
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
-from align.model.load import on_the_day_of, template_of
+from align.model.sources import on_the_day_of, template_of
 from rewards.model import add_reward
 
 USER = [{"role": "user", "content": "hello world"}]

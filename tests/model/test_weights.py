@@ -20,7 +20,8 @@ from align.core.config import BadInput, Compute
 from align.data.tokens import Prompt, record_tokens, response_tokens
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat
-from align.model.load import find_source, load_base, load_tokenizer
+from align.model.load import load_base, load_tokenizer
+from align.model.sources import find_source
 from align.model.weights import config_of, is_out_of_memory, load_tensors, reading, skeleton
 
 CPU = Compute(device="cpu")

@@ -19,7 +19,9 @@ from align.core.run_record import RunRecord, read_run
 from align.core.runs import Run
 from align.generate.local import TokenSample
 from align.generate.sampler import Sample
-from align.train.ppo import PPO, PPOConfig, ppo
+from align.model.open import open_models
+from align.train.ppo import PPOConfig, act, ppo
+from align.train.rollouts import load_prompts, score_samples
 from rewards.functions import load_function
 from rewards.run import RewardConfig, reward
 from rewards.score import ScoreConfig, score
@@ -90,12 +92,17 @@ def test_a_cut_response_loses_the_penalty(
         samples=2, max_new_tokens=4, **given,
     )  # fmt: skip
     record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
-    state = PPO(config, Run(record), None)
+    run = Run(record)
+    model = open_models(run, config, config.policy, config.roles)
+    prompts = load_prompts(run, model, pairs, config.max_new_tokens)
     message = {"role": "assistant", "content": "yes"}
-    ended = Sample(message, True, [30, state.model.chat.stop_id], [-1.0, -1.0])
+    ended = Sample(message, True, [30, model.chat.stop_id], [-1.0, -1.0])
     cut = Sample(message, False, [30, 31, 32, 33], [-1.0] * 4)
-    judged = state.judge(state.prompts[:2], [[ended, cut], [cut, ended]])
-    assert judged.extra == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
+    scored = score_samples(
+        prompts[:2], [[ended, cut], [cut, ended]], config.text_rewards, has_roles=False,
+        missing_eos_penalty=config.missing_eos_penalty, gold=None,
+    )  # fmt: skip
+    assert scored.scores == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
 
 
 heard: list[Any] = []
@@ -115,14 +122,19 @@ def test_reward_functions_and_gold_read_what_the_reader_sees(
         samples=2, max_new_tokens=4,
     )  # fmt: skip
     record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
-    state = PPO(config, Run(record), listening)
-    tokenizer, stop = state.model.chat.tokenizer, state.model.chat.stop_id
+    run = Run(record)
+    model = open_models(run, config, config.policy, config.roles)
+    prompts = load_prompts(run, model, pairs, config.max_new_tokens)
+    tokenizer, stop = model.chat.tokenizer, model.chat.stop_id
     written = [[*token_ids(tokenizer, text), stop] for text in ("<think>yes</think>no", "<think>no</think>yes")]
     heard.clear()
     samples = [TokenSample(ids, True, [-1.0] * len(ids)) for ids in written]
     monkeypatch.setattr("align.generate.local.sample_responses", lambda *_, **__: [samples])
-    judged = state.judge(state.prompts[:1], state.act(1, state.prompts[:1]))
-    assert judged.extra == judged.gold == [[0.0, 1.0]]
+    scored = score_samples(
+        prompts[:1], act(config, model, 1, prompts[:1]), config.text_rewards, has_roles=False, missing_eos_penalty=1.0,
+        gold=listening,
+    )  # fmt: skip
+    assert scored.scores == scored.gold == [[0.0, 1.0]]
     said = [("no", "yes"), ("yes", "no")]
     expected = [[{"role": "assistant", "content": c, "reasoning_content": r}] for c, r in said]
     assert heard == [*expected, *expected]  # once each by the function and by gold

@@ -19,10 +19,11 @@ from align.core.runs import Run, RunRecord, read_run
 from align.evals.training_reward import trained_on
 from align.generate.sampler import Sample
 from align.model.adapters import AdapterModel
+from align.model.open import open_models
 from align.model.packing import Tree
-from align.train.ppo import PPO, PPOConfig, ppo
-from align.train.rollouts import score_rollouts
-from rewards.model import score
+from align.train.ppo import PPOConfig, act, ppo
+from align.train.rollouts import Prompt, ScoredSamples, load_prompts, score_rollouts, score_samples
+from rewards.model import score, score_by_roles
 from rewards.reward import TextReward
 
 ModelFolder = Callable[[str], Path]
@@ -58,10 +59,18 @@ def config_of(folder: Path, policy: Path, pairs: Path, **rewards: Any) -> PPOCon
     return build(PPOConfig, given | rewards, "test")
 
 
-def state_of(config: PPOConfig) -> PPO:
+def open_run(config: PPOConfig) -> tuple[AdapterModel, list[Prompt]]:
+    """The models of a run and its prompts."""
     record = RunRecord(id="x", stage="ppo", status="running", path=str(config.run), seed=0, given={}, resolved={})
-    record.inputs = {name: {"sha256": name} for name in ("reward", "rewards[0].path", "rewards[1].path")}
-    return PPO(config, Run(record), None)
+    run = Run(record)
+    model = open_models(run, config, config.policy, config.roles)
+    return model, load_prompts(run, model, config.pairs, config.max_new_tokens)
+
+
+def score_texts(config: PPOConfig, prompts: Sequence[Prompt], samples: Any) -> ScoredSamples:
+    return score_samples(
+        prompts, samples, config.text_rewards, has_roles=bool(config.role_rewards), missing_eos_penalty=1.0, gold=None
+    )
 
 
 def test_a_reward_from_elsewhere_trains_a_policy_and_is_remembered(
@@ -72,9 +81,8 @@ def test_a_reward_from_elsewhere_trains_a_policy_and_is_remembered(
     )
     message = {"role": "assistant", "content": "yes!"}
     ended, cut = Sample(message, True, [30, 31], [-1.0, -1.0]), Sample(message, False, [30, 32], [-1.0, -1.0])
-    state = state_of(config)
-    judged = state.judge(state.prompts[:1], [[ended, cut]])
-    assert judged.extra == [[4 - 0.5 * 4, 4 - 1.0]], (
+    _, prompts = open_run(config)
+    assert score_texts(config, prompts[:1], [[ended, cut]]).scores == [[4 - 0.5 * 4, 4 - 1.0]], (
         "a cut response loses the penalty, and the toy has no opinion on it"
     )
     record = ppo(config)
@@ -115,20 +123,21 @@ def test_the_short_keys_and_the_list_train_the_same_policy(
 def test_scores_of_several_reward_runs_are_added_up(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
     base = model_folder("llama")
     runs = [reward_run(tmp_path / f"reward-{seed}", base, seed) for seed in (3, 4)]
-    state = state_of(config_of(tmp_path / "ppo", base, pairs, rewards=[{"kind": "run", "path": run} for run in runs]))
-    prompts = state.prompts[:2]
-    samples = state.act(1, prompts)
+    config = config_of(tmp_path / "ppo", base, pairs, rewards=[{"kind": "run", "path": run} for run in runs])
+    model, prompts = open_run(config)
+    prompts = prompts[:2]
+    samples = act(config, model, 1, prompts)
     trees = [Tree(p.ids, [s.require_ids() for s in found]) for p, found in zip(prompts, samples, strict=True)]
-    first, second = (score(state.model, role, trees) for role in ("reward", "reward-2"))
+    first, second = (score(model, role, trees) for role in ("reward", "reward-2"))
     expected = torch.tensor(first) + torch.tensor(second)
     assert float((torch.tensor(first) - torch.tensor(second)).abs().min()) > 1e-3
-    torch.testing.assert_close(torch.tensor(state.score_trees(trees)), expected)
-    judged = state.judge(prompts, samples)
-    (rollout,) = score_rollouts(state.model, judged, state.role_rewards, 1.0)
+    torch.testing.assert_close(torch.tensor(score_by_roles(model, config.role_rewards, trees)), expected)
+    scored = score_texts(config, prompts, samples)
+    (rollout,) = score_rollouts(model, scored, config.role_rewards, 1.0)
     scores = torch.zeros(2, 2)
     for value, (tree, k) in zip(rollout.scores_B, rollout.packed.response_index, strict=True):
         scores[tree, k] = value
-    torch.testing.assert_close(scores, expected + torch.tensor(judged.extra))
+    torch.testing.assert_close(scores, expected + torch.tensor(scored.scores))
 
 
 class Silent(TextReward):

@@ -12,7 +12,7 @@ import pytest
 from fixtures.pairs_run import write_pairs_run
 from toy_sampler import Echo
 
-from align.core.config import BadInput, Compute, build
+from align.core.config import BadInput, Compute, Watch, build
 from align.core.files import write_jsonl
 from align.core.run_record import RunRecord, read_run
 from align.engine.samples import Asked, SampleLogger
@@ -98,10 +98,10 @@ def test_periodic_samples_are_the_samplers_without_what_needs_token_ids(model_fo
     model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
     rows = [Asked([{"role": "user", "content": text}]) for text in ("hello", "yes")]
     logger = SampleLogger(
-        model, rows, max_new_tokens=4, seed=0, sampler=Echo(kind="toy_sampler:Echo"), score=pytest.fail,
+        model, rows, Watch(max_new_tokens=4), 0, sampler=Echo(kind="toy_sampler:Echo"), score=pytest.fail,
         gold=lambda prompts, completions, ended: [float(end) for end in ended],
     )  # fmt: skip
-    first, second = logger.look(None)
+    first, second = logger.rows(None)
     assert (first["response"], second["response"]) == ("hello!", "yes!")
     assert (first["score"], first["kl"], first["ended"], first["utility"]) == (None, None, True, 1.0)
 

@@ -14,7 +14,7 @@ import torch
 from conftest import CONFIGS, GRADIENT, add_stirred, gradients, relative_l2
 from torch import Tensor
 
-from align.core.config import BadInput, Compute, Lora, NotFinite
+from align.core.config import BadInput, Compute, NotFinite
 from align.core.hashes import code_hash
 from align.core.records import ItemResult
 from align.evals.likelihood import tree_logprobs
@@ -24,6 +24,7 @@ from align.model.layouts import choose_layout
 from align.model.load import load_base
 from align.model.packing import PackedBatch, Tree, pack
 from align.model.roles import RoleModel
+from align.model.tuners.lora import Lora
 from align.model.weights import load_tensors
 from align.train import guards
 from rewards.functions import load_function, rewards_of
@@ -232,12 +233,12 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(
 
 def test_a_parents_adapter_decides_its_own_shape(tmp_path: Path, make_model: Callable[..., AdapterModel]) -> None:
     model = make_model("llama")
-    model.add("policy", adapter=None, lora=Lora(r=4, alpha=8), trainable=True)
+    model.add("policy", adapter=None, tuner=Lora(r=4, alpha=8), trainable=True)
     model.save_role("policy", tmp_path / "adapter")
     fresh = make_model("llama")
     with pytest.raises(BadInput, match="lora: r=8, alpha=8, but training goes on from .* with r=4, alpha=8"):
-        fresh.add("policy", adapter=tmp_path / "adapter", lora=Lora(r=8, alpha=8), trainable=True)
-    fresh.add("policy", adapter=tmp_path / "adapter", lora=Lora(r=4, alpha=8), trainable=True)
+        fresh.add("policy", adapter=tmp_path / "adapter", tuner=Lora(r=8, alpha=8), trainable=True)
+    fresh.add("policy", adapter=tmp_path / "adapter", tuner=Lora(r=4, alpha=8), trainable=True)
     fresh.add("reference", adapter=tmp_path / "adapter", trainable=False)
 
 

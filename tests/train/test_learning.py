@@ -18,17 +18,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from align.core.config import Compute, Lora, Optim, Watch
+from align.core.config import Compute, Optim, Watch
 from align.core.files import read_jsonl, write_json, write_jsonl
 from align.core.hashes import artefact_hash
 from align.core.records import prompt_id
 from align.core.run_record import RunRecord, read_run
 from align.core.runs import Run
+from align.losses.pairwise import Sigmoid
 from align.model.adapters import AdapterModel
-from align.model.load import find_source
+from align.model.open import open_models
 from align.model.packing import Tree, pack
+from align.model.sources import find_source
+from align.model.tuners.lora import Lora
 from align.train.dpo import DPOConfig, dpo
-from align.train.ppo import PPO, PPOConfig, ppo
+from align.train.ppo import PPOConfig, minibatches, ppo
+from align.train.rollouts import load_prompts
 
 WORDS = [f"w{i}" for i in range(8)]
 PROMPTS = [f"p{i}" for i in range(8)]
@@ -131,7 +135,7 @@ def run_ppo(base: Path, run: Path, pairs: Path, seed: int, function: str, **sett
     ppo(
         PPOConfig(
             run=run, seed=seed, policy=base, pairs=pairs, functions=[function], batch=8, minibatches=1,
-            max_new_tokens=1, missing_eos_penalty=0, lora=Lora(r=8, alpha=16), watch=QUIET, kl_prompts=8,
+            max_new_tokens=1, missing_eos_penalty=0, tuner=Lora(r=8, alpha=16), watch=QUIET, kl_prompts=8,
             value_optim=Optim(lr=1e-2, schedule="constant"), **settings,
         )
     )  # fmt: skip
@@ -157,9 +161,10 @@ def test_no_prompt_comes_twice_in_an_iteration(base: Path, tmp_path: Path) -> No
         iterations=3, max_new_tokens=1,
     )  # fmt: skip
     record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
-    state = PPO(config, Run(record), None)
-    for iteration in (1, 2, 3):
-        names = [prompt.id for part in state.minibatches(iteration) for prompt in part]
+    run = Run(record)
+    prompts = load_prompts(run, open_models(run, config, config.policy, config.roles), pairs, 1)
+    for iteration in minibatches(config, prompts)[:3]:
+        names = [prompt.id for part in iteration for prompt in part]
         assert len(names) == len(set(names)) == 5
 
 
@@ -173,8 +178,8 @@ def test_dpo_feeds_what_it_never_saw_and_ppo_does_not(base: Path, tmp_path: Path
     pairs = write_pairs(tmp_path / "pairs", [(a, b, 1.0) for a, b in itertools.combinations(SEEN, 2)])
     dpo(
         DPOConfig(
-            run=tmp_path / "dpo", seed=seed, policy=base, pairs=pairs, beta=0.1, sft_weight=0, batch=8, epochs=10,
-            optim=Optim(lr=1e-3, schedule="constant"), lora=Lora(r=8, alpha=16), watch=QUIET, min_rows=1,
+            run=tmp_path / "dpo", seed=seed, policy=base, pairs=pairs, loss=Sigmoid(beta=0.1), batch=8, epochs=10,
+            optim=Optim(lr=1e-3, schedule="constant"), tuner=Lora(r=8, alpha=16), watch=QUIET, min_rows=1,
         )
     )  # fmt: skip
     run_ppo(
@@ -215,8 +220,8 @@ def test_exact_dpo_reaches_the_closed_form(base: Path, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs", rows)
     dpo(
         DPOConfig(
-            run=tmp_path / "dpo", policy=base, pairs=pairs, beta=BETA, sft_weight=0, batch=8, epochs=150,
-            optim=Optim(lr=1e-2, schedule="cosine"), lora=Lora(r=8, alpha=16), watch=QUIET, min_rows=1,
+            run=tmp_path / "dpo", policy=base, pairs=pairs, loss=Sigmoid(beta=BETA), batch=8, epochs=150,
+            optim=Optim(lr=1e-2, schedule="cosine"), tuner=Lora(r=8, alpha=16), watch=QUIET, min_rows=1,
             checkpoint_every=1000,
         )
     )  # fmt: skip

@@ -22,12 +22,13 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from align.core.config import BadInput, Compute, Lora, NotFinite, Optim, Watch
+from align.core.config import BadInput, Compute, NotFinite, Optim, Watch
 from align.core.files import read_jsonl, write_jsonl
 from align.core.run_record import RunRecord
-from align.engine.loop import stage_seed
+from align.core.seeds import stage_seed
 from align.engine.metrics_logger import MetricsLogger
 from align.model.adapters import AdapterModel
+from align.model.tuners.lora import Lora
 from align.train.sft import SFTConfig, sft
 from align.train.sft_trainer import split
 
@@ -62,7 +63,7 @@ def train(demonstrations: Path, tmp_path: Path) -> Callable[..., RunRecord]:
     def run(model: Path, **settings: Any) -> RunRecord:
         given: dict[str, Any] = {
             "run": tmp_path / "runs" / settings.pop("run", "sft"), "model": model, "data": demonstrations, "batch": 4,
-            "epochs": 2, "min_rows": 1, "held_out": 2, "optim": Optim(lr=1e-2), "lora": Lora(r=4, alpha=8),
+            "epochs": 2, "min_rows": 1, "held_out": 2, "optim": Optim(lr=1e-2), "tuner": Lora(r=4, alpha=8),
             "watch": Watch(prompts=2, every=2, max_new_tokens=4), "compute": Compute(device="cpu"),
         }  # fmt: skip
         return sft(SFTConfig(**given | settings))
@@ -235,7 +236,7 @@ def test_an_adapter_on_an_nf4_base_is_trained_and_saved_in_fp32(
     record = train(folder, compute=compute, optim=Optim(lr=2e-4))
     torch.manual_seed(stage_seed(0, "sft"))
     fresh = AdapterModel(folder, compute)
-    fresh.add("policy", adapter=None, lora=Lora(r=4, alpha=8), trainable=True)
+    fresh.add("policy", adapter=None, tuner=Lora(r=4, alpha=8), trainable=True)
     fresh.save_role("policy", tmp_path / "fresh")
     before, after = load_file(tmp_path / "fresh" / "adapter_model.safetensors"), adapter(record)
     assert {tensor.dtype for tensor in after.values()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""LoRA adapters on a base: what one may ask for, which tensors are its own, and reading one from its folder.
+"""LoRA adapters on a base, by PEFT: all roles share one PeftModel.
 
 A role's tensors are told from those of the base and of other roles here, and nowhere else, by where PEFT keeps
 them; a name alone does not tell (``lora_embedding_A.policy`` ends on the role, a model may own a layer ``value``).
@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from align.core.config import BadInput, Lora
-from align.model.weights import load_tensors, read_object, reading
+from align.core.config import BadInput
+from align.model.tuners.tuner import CONFIG, MERGE, TENSORS, Tuner, refuse_misfit
+from align.model.weights import load_tensors, reading, refuse_not_finite
 
 RANK = 8192  # the largest rank an adapter may have
-PEFT_TYPES = ("LORA",)
 BASE_STAYS = (True, False, "gaussian", "orthogonal", "eva")  # initialisations that leave the base as it is
 TAKEN = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -33,25 +34,156 @@ TAKEN = {
     "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "eva_config",
     "qalora_group_size", "target_parameters",
 }  # fmt: skip
-MERGE = "merge the adapter into its base (PEFT's merge_and_unload) and name the merged folder"
 
 
-# --- what an adapter asks for --------------------------------------------------------------------------------
+class Lora(Tuner):
+    """A LoRA adapter over all linear layers; no dropout, so that a log-probability is a function of the weights."""
+
+    kind: Literal["lora"] = "lora"
+    r: int = Field(default=16, ge=1, le=RANK, description="rank of the update")
+    alpha: int = Field(default=32, ge=1, description="the update is scaled by alpha / r")
+    target_modules: str | list[str] = Field(
+        default="all-linear", description="all-linear, names, or a regular expression of whole names"
+    )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names(cls, value: str | list[str]) -> str | list[str]:
+        """Names in one text are a list of names: as a regular expression they would match nothing."""
+        if isinstance(value, str) and value != "all-linear" and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value.strip()):
+            return re.split(r"\s*,\s*", value.strip())
+        return value
+
+    @classmethod
+    def of_peft(cls, file: Path, settings: Mapping[str, Any]) -> Lora:
+        """The tuner of an adapter folder's settings.
+
+        Raises:
+            BadInput: they are absurd, or ask for what roles on one shared base cannot have.
+        """
+        _refuse_unusable(file, settings)
+        return cls.model_construct(kind="lora", r=settings["r"], alpha=settings["lora_alpha"])
+
+    def shape(self) -> dict[str, Any]:
+        return {"r": self.r, "alpha": self.alpha}
+
+    # --- on a base -------------------------------------------------------------------------------------------
+
+    def attach(self, model: Any, role: str, folder: Path | None = None) -> PeftModel:
+        """Put a role's adapter on a base or beside the roles that are there.
+
+        Raises:
+            BadInput: a target module is not there, cannot be adapted, or is a head that is tied to the embedding.
+        """
+        config = _saved_config(folder) if folder else self._fresh_config()
+        where = str(folder / CONFIG) if folder else f"tuner {self.kind}"
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        _refuse_tied_head(base, config.target_modules, f"{where}: target_modules")
+        if config.target_modules == "all-linear":
+            text = _text_part(base)
+            excluded = [] if text is None else [rf"(?!{re.escape(text)}\.).*"]  # no text goes through it: no gradient
+            excluded += [rf".*\.{re.escape(name)}" for name in _routers(base)]
+            config.exclude_modules = "|".join(excluded) or config.exclude_modules
+        with reading(f"{where}: target_modules: no adapter can be put on this model", f"it has {_layers(base)}"):
+            if isinstance(model, PeftModel):
+                model.add_adapter(role, config)
+            else:
+                model = get_peft_model(model, config, adapter_name=role)
+        names = [_own_name(name) for name, _ in base.named_modules()]
+        targets = config.target_modules if isinstance(config.target_modules, set) else ()
+        if lost := sorted(t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)):
+            raise BadInput(
+                f"{where}: target_modules: {', '.join(lost)} matches no module of this model; it has {_layers(base)}"
+            )
+        return model
+
+    def _fresh_config(self) -> LoraConfig:
+        return LoraConfig(
+            r=self.r, lora_alpha=self.alpha, lora_dropout=0.0, target_modules=self.target_modules, task_type="CAUSAL_LM"
+        )
+
+    def activate(self, model: PeftModel, role: str | None, trainable: bool = False) -> None:
+        if role is None:
+            model.base_model.disable_adapter_layers()
+            return
+        model.base_model.enable_adapter_layers()
+        model.base_model.set_adapter(role, inference_mode=not trainable)
+        model.active_adapter = role
+
+    def parameters(self, model: PeftModel, role: str) -> dict[str, nn.Parameter]:
+        tensors: dict[str, nn.Parameter] = {}
+        for module_name, module in model.named_modules():
+            if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+                continue
+            for attribute in module.adapter_layer_names:
+                holder = attrgetter(attribute)(module)
+                if role not in holder:
+                    continue
+                part = holder[role]
+                inner = {"": part} if isinstance(part, nn.Parameter) else dict(part.named_parameters())
+                tensors |= {f"{module_name}.{attribute}.{name}".rstrip("."): tensor for name, tensor in inner.items()}
+        return tensors
+
+    def describe(self, model: PeftModel, role: str) -> str:
+        """What a role's adapter changes, and what of the model it cannot: in one sentence."""
+        base = model.get_base_model()
+        text = _text_part(base)
+        kinds: Counter[str] = Counter()
+        is_beyond_text = False
+        for name, module in base.named_modules():
+            if isinstance(module, BaseTunerLayer) and _has(module, role):
+                tensor = getattr(module, "parameter_name", "weight")  # of a layer around one tensor (fused experts)
+                kinds[_own_name(name).rpartition(".")[2] + (f".{tensor}" if tensor != "weight" else "")] += 1
+                is_beyond_text |= text is not None and not name.startswith(f"{text}.")
+        sentence = f"{role} adapts {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}"
+        frozen = []
+        experts = [name for name, tensor in base.named_parameters() if tensor.ndim == 3 and ".experts." in name]
+        if fused := {f"experts.{name.rpartition('.')[2]}" for name in experts} - kinds.keys():
+            frozen.append(f"fused experts ({', '.join(sorted(fused))})")
+        if routers := set(_routers(base)) - kinds.keys():
+            frozen.append(f"routers ({', '.join(sorted(routers))})")
+        if text is not None and not is_beyond_text:
+            frozen.append("all but the language model (no text goes through towers for images or sound)")
+        if is_beyond_text:
+            sentence += ", also where no text goes through and nothing is learnt"
+        return sentence + (f"; stays frozen: {'; '.join(frozen)}" if frozen else "")
+
+    def changes_head(self, model: PeftModel, role: str) -> bool:
+        head = model.get_base_model().get_output_embeddings()
+        return isinstance(head, BaseTunerLayer) and _has(head, role)
+
+    # --- in a folder -----------------------------------------------------------------------------------------
+
+    def saved_tensors(self, model: PeftModel, role: str) -> dict[str, Tensor]:
+        """A role's tensors by the names that a PEFT adapter file has; what belongs to the base is not among them."""
+        return dict(get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False))
+
+    def saved_settings(self, model: PeftModel, role: str) -> dict[str, Any]:
+        return _jsonable(model.peft_config[role].to_dict() | {"inference_mode": True})
+
+    def fitting_tensors(self, model: PeftModel, role: str, folder: Path, base: Path) -> dict[str, Tensor]:
+        """The tensors of a PEFT adapter file, as it names them; it may repeat embeddings of the base.
+
+        Raises:
+            BadInput: a tensor is missing, unknown, misshaped or not finite, or the folder brings weights of a base.
+        """
+        file = folder / TENSORS
+        read = load_tensors(file)
+        wanted = self.saved_tensors(model, role)
+        with reading(f"{folder}: does not fit the base {base}", "name the adapter's own base"):
+            held = convert_peft_adapter_state_dict_for_transformers(model, model.peft_config[role], dict(read), role)
+        for name in held.keys() - wanted.keys():
+            if _is_of_the_base(model, name, held[name]):
+                del held[name], read[name]
+        refuse_misfit(held, wanted, folder, base)
+        refuse_not_finite(file, held.items())
+        return read
+
+    def load(self, model: PeftModel, role: str, folder: Path, base: Path) -> None:
+        set_peft_model_state_dict(model, self.fitting_tensors(model, role, folder, base), adapter_name=role)
 
 
-def adapter_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a saved adapter.
-
-    Raises:
-        BadInput: they cannot be read, are absurd, or ask for what roles on one shared base cannot have.
-    """
-    file = folder / "adapter_config.json"
-    settings = read_object(file)
-    if settings.get("peft_type") not in PEFT_TYPES:
-        kind = settings.get("peft_type")
-        raise BadInput(f"{file}: key peft_type: {kind!r} is none of {', '.join(PEFT_TYPES)}; {MERGE}")
-    if not isinstance(settings.get("base_model_name_or_path"), str):
-        raise BadInput(f"{file}: key base_model_name_or_path: expected the folder of the base; write it there")
+def _refuse_unusable(file: Path, settings: Mapping[str, Any]) -> None:
     ranks = {"r": settings.get("r"), **_pattern(file, settings, "rank_pattern")}
     for key, rank in ranks.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= RANK:
@@ -70,65 +202,17 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     for key, value in settings.items():
         if key not in TAKEN and value not in (None, False, [], {}, usual.get(key)):
             raise BadInput(f"{file}: key {key}: {str(value)[:60]!r} is not supported; {MERGE}")
-    return settings
 
 
-def saved_config(folder: Path) -> LoraConfig:
-    """The PEFT configuration of a saved adapter; BadInput as in :func:`adapter_settings`."""
-    settings = adapter_settings(folder)
-    with reading(f"{folder / 'adapter_config.json'}: no readable adapter configuration", "copy or train it again"):
+def _saved_config(folder: Path) -> LoraConfig:
+    """The PEFT configuration of a saved adapter, whose settings were checked."""
+    with reading(f"{folder / CONFIG}: no readable adapter configuration", "copy or train it again"):
         config = PeftConfig.from_pretrained(str(folder))
     assert isinstance(config, LoraConfig)
-    config.init_lora_weights = settings.get("init_lora_weights") is not False  # the saved tensors take their place
+    # the saved tensors take the place of whatever is drawn here
+    config.init_lora_weights = config.init_lora_weights is not False
     config.inference_mode = False
     return config
-
-
-def fresh_config(lora: Lora) -> LoraConfig:
-    """The PEFT configuration of a new adapter."""
-    return LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=lora.target_modules, task_type="CAUSAL_LM"
-    )
-
-
-def attach(model: Any, role: str, config: LoraConfig, where: str) -> PeftModel:
-    """Put a role's adapter on a base or beside the roles that are there.
-
-    Args:
-        where: what the adapter's settings are called in an error (``lora``, or a file).
-
-    Raises:
-        BadInput: a target module is not there, cannot be adapted, or is a head that is tied to the embedding.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    _refuse_tied_head(base, config.target_modules, f"{where}: target_modules")
-    if config.target_modules == "all-linear":
-        text = _text_part(base)
-        excluded = [] if text is None else [rf"(?!{re.escape(text)}\.).*"]  # no text goes through it: no gradient
-        excluded += [rf".*\.{re.escape(name)}" for name in _routers(base)]
-        config.exclude_modules = "|".join(excluded) or config.exclude_modules
-    with reading(f"{where}: target_modules: no adapter can be put on this model", f"it has {_layers(base)}"):
-        if isinstance(model, PeftModel):
-            model.add_adapter(role, config)
-        else:
-            model = get_peft_model(model, config, adapter_name=role)
-    names = [_own_name(name) for name, _ in base.named_modules()]
-    targets = config.target_modules if isinstance(config.target_modules, set) else ()
-    if lost := sorted(t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)):
-        raise BadInput(
-            f"{where}: target_modules: {', '.join(lost)} matches no module of this model; it has {_layers(base)}"
-        )
-    return model
-
-
-def _routers(base: Any) -> list[str]:
-    """Names of an architecture's own kinds of linear layer, which give more than a product (Llama 4's routers)."""
-    own = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_own_linear(module)}
-    return sorted(own)
-
-
-def _is_own_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.models.")
 
 
 def _are_names(value: Any) -> bool:
@@ -180,66 +264,14 @@ def _layers(base: Any) -> str:
     return ", ".join(list(kinds)[:12])
 
 
-# --- whose tensors are whose ---------------------------------------------------------------------------------
+def _routers(base: Any) -> list[str]:
+    """Names of an architecture's own kinds of linear layer, which give more than a product (Llama 4's routers)."""
+    own = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_own_linear(module)}
+    return sorted(own)
 
 
-def role_tensors(peft: PeftModel, role: str) -> dict[str, nn.Parameter]:
-    """The tensors of a role's adapter, by a name that does not depend on the role."""
-    found: dict[str, nn.Parameter] = {}
-    for module_name, module in peft.named_modules():
-        if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            continue
-        for attribute in module.adapter_layer_names:
-            holder = attrgetter(attribute)(module)
-            if role not in holder:
-                continue
-            part = holder[role]
-            inner = {"": part} if isinstance(part, nn.Parameter) else dict(part.named_parameters())
-            found |= {f"{module_name}.{attribute}.{name}".rstrip("."): tensor for name, tensor in inner.items()}
-    return found
-
-
-def saved_tensors(peft: PeftModel, role: str) -> dict[str, Tensor]:
-    """A role's tensors by the names that a PEFT adapter file has; what belongs to the base is not among them."""
-    return dict(get_peft_model_state_dict(peft, adapter_name=role, save_embedding_layers=False))
-
-
-def load_role(peft: PeftModel, role: str, folder: Path, base: Path) -> None:
-    """Fill a role's tensors from an adapter folder; BadInput as in :func:`fitting_tensors`."""
-    set_peft_model_state_dict(peft, fitting_tensors(peft, role, folder, base), adapter_name=role)
-
-
-def fitting_tensors(peft: PeftModel, role: str, folder: Path, base: Path) -> dict[str, Tensor]:
-    """The tensors of an adapter folder, all of which have a place in a role's adapter, and leave none empty.
-
-    Raises:
-        BadInput: a tensor is missing, unknown, misshaped or not finite, or the folder brings weights of a base.
-    """
-    file = folder / "adapter_model.safetensors"
-    read, wanted = load_tensors(file), saved_tensors(peft, role)
-    with reading(f"{folder}: does not fit the base {base}", "name the adapter's own base"):
-        held = convert_peft_adapter_state_dict_for_transformers(peft, peft.peft_config[role], dict(read), role)
-    misfit = f"{folder}: does not fit the base {base}"
-    for name in sorted(held.keys() - wanted.keys()):
-        if not _is_of_the_base(peft, name, held[name]):
-            raise BadInput(f"{misfit}: {name} is unknown; name the adapter's own base, or train it again")
-        del held[name], read[name]
-    if missing := sorted(wanted.keys() - held.keys()):
-        raise BadInput(f"{misfit}: {missing[0]} is missing ({len(missing)} in all); copy or train the adapter again")
-    for name, tensor in held.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{list(tensor.shape)} instead of {list(wanted[name].shape)}"
-            raise BadInput(f"{misfit}: {name} has the shape {shapes}; name the adapter's own base, or train it again")
-    refuse_not_finite(file, held.items())
-    return read
-
-
-def refuse_not_finite(file: Path, tensors: Iterable[tuple[str, Tensor]], remedy: str = "train it again") -> None:
-    for name, tensor in tensors:
-        if tensor.is_floating_point() and tensor.numel():
-            wide = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # bytes have no order
-            if not all(math.isfinite(float(end)) for end in wide.aminmax()):
-                raise BadInput(f"{file}: {name} holds a number that is not finite; {remedy}")
+def _is_own_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.models.")
 
 
 def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
@@ -250,44 +282,17 @@ def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
     return own.is_meta or bool((own.cpu() == tensor.to(own.dtype)).all())
 
 
-# --- what is adapted -----------------------------------------------------------------------------------------
-
-
-def coverage(peft: PeftModel, role: str) -> str:
-    """What a role's adapter changes, and what of the model it cannot: in one sentence."""
-    base = peft.get_base_model()
-    text = _text_part(base)
-    kinds: Counter[str] = Counter()
-    is_beyond_text = False
-    for name, module in base.named_modules():
-        if isinstance(module, BaseTunerLayer) and _has(module, role):
-            tensor = getattr(module, "parameter_name", "weight")  # of a layer around one tensor, as fused experts have
-            kinds[_own_name(name).rpartition(".")[2] + (f".{tensor}" if tensor != "weight" else "")] += 1
-            is_beyond_text |= text is not None and not name.startswith(f"{text}.")
-    told = f"{role} adapts {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}"
-    left = []
-    experts = [name for name, tensor in base.named_parameters() if tensor.ndim == 3 and ".experts." in name]
-    if fused := {f"experts.{name.rpartition('.')[2]}" for name in experts} - kinds.keys():
-        left.append(f"fused experts ({', '.join(sorted(fused))})")
-    if routers := set(_routers(base)) - kinds.keys():
-        left.append(f"routers ({', '.join(sorted(routers))})")
-    if text is not None and not is_beyond_text:
-        left.append("all but the language model (no text goes through towers for images or sound)")
-    if is_beyond_text:
-        told += ", also where no text goes through and nothing is learnt"
-    return told + (f"; stays frozen: {'; '.join(left)}" if left else "")
-
-
-def refuse_adapted_head(peft: PeftModel, role: str) -> None:
-    """TRL's trainer reads the head's own weight, so in SFT an adapter on the head would learn nothing.
-
-    Raises:
-        BadInput: the role has one.
-    """
-    head = peft.get_base_model().get_output_embeddings()
-    if isinstance(head, BaseTunerLayer) and _has(head, role):
-        raise BadInput("lora.target_modules: SFT cannot train an adapter on the output head; leave the head out")
-
-
 def _has(module: BaseTunerLayer, role: str) -> bool:
     return any(role in getattr(module, attribute) for attribute in module.adapter_layer_names)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(getattr(value, "value", value))

@@ -261,14 +261,15 @@ def test_a_held_out_prompt_gives_no_demonstration(tmp_path: Path) -> None:
 
 
 def test_sft_trains_on_demonstrations(tmp_path: Path, model_folder: Any) -> None:
-    from align.core.config import Compute, Lora, Watch
+    from align.core.config import Compute, Watch
+    from align.model.tuners.lora import Lora
     from align.train.sft import SFTConfig, sft
 
     judged = [improved(item, f"good {n}", "ann", f"yes {n}") for n, item in enumerate(ITEMS)]
     made(store_of(tmp_path / "feedback.db", judged, ITEMS))
     config = SFTConfig(
         run=tmp_path / "sft", model=model_folder("llama"), data=tmp_path / "pairs" / "demonstrations.jsonl",
-        batch=2, epochs=1, min_rows=4, held_out=0, lora=Lora(r=2), compute=Compute(device="cpu"),
+        batch=2, epochs=1, min_rows=4, held_out=0, tuner=Lora(r=2), compute=Compute(device="cpu"),
         watch=Watch(prompts=0),
     )  # fmt: skip
     assert sft(config).headline["rows"] == 4

@@ -1,0 +1,177 @@
+"""How the weights of a role on a shared base are made, switched, saved and read: what every tuner does.
+
+An adapter folder holds ``adapter_config.json``, which names its tuner and its base, and ``adapter_model.safetensors``
+with the role's own tensors. Not here: a head (``heads.py``), and which roles there are (``adapters.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import BeforeValidator, SerializeAsAny
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from align.core.config import BadInput
+from align.core.files import write_bytes, write_json
+from align.core.plugins import Part, Seam, choose, load
+from align.model.weights import load_tensors, read_object, refuse_not_finite
+
+TUNERS = Seam("tuner", {"lora": "align.model.tuners.lora:Lora"})
+OF_PEFT = {"LORA": "lora"}  # who reads an adapter folder that PEFT wrote, by its peft_type
+DEFAULT = "lora"
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+MERGE = "merge the adapter into its base (PEFT's merge_and_unload) and name the merged folder"
+
+
+class Tuner(Part):
+    """Gives each role on a shared base weights of its own.
+
+    A tuner has no state: what it adds to a base stays with ``model``, which is what :meth:`attach` returned (the base
+    itself, or a wrapper around it).
+    """
+
+    def attach(self, model: Any, role: str, folder: Path | None = None) -> Any:
+        """Give a role its weights, which change nothing yet, in the shape of those in ``folder`` where one is named.
+
+        Raises:
+            BadInput: this base cannot have them.
+        """
+        raise NotImplementedError
+
+    def activate(self, model: Any, role: str | None, trainable: bool = False) -> None:
+        """Compute with a role's weights from here on (None: with the base's alone); only they may have gradients."""
+        raise NotImplementedError
+
+    def parameters(self, model: Any, role: str) -> dict[str, nn.Parameter]:
+        """A role's tensors by names that do not depend on the role."""
+        raise NotImplementedError
+
+    def describe(self, model: Any, role: str) -> str:
+        """What of the model a role changes, in one sentence."""
+        tensors = self.parameters(model, role).values()
+        return f"{role} trains {sum(tensor.numel() for tensor in tensors):,} numbers in {len(tensors)} tensors"
+
+    def changes_head(self, model: Any, role: str) -> bool:
+        """Whether a role changes the output head, which TRL's trainer reads by itself."""
+        return False
+
+    def shape(self) -> dict[str, Any]:
+        """The settings that saved weights fix."""
+        return self.model_dump(exclude={"kind"})
+
+    def saved_tensors(self, model: Any, role: str) -> dict[str, Tensor]:
+        """A role's tensors by the names that an adapter folder has."""
+        return dict(self.parameters(model, role))
+
+    def saved_settings(self, model: Any, role: str) -> dict[str, Any]:
+        """What ``adapter_config.json`` says beside the base."""
+        return {"tuner": self.model_dump(mode="json")}
+
+    def save(self, model: Any, role: str, base: Path, folder: Path) -> None:
+        """Write a role as a flat adapter folder."""
+        write_bytes(folder / TENSORS, save(plain(self.saved_tensors(model, role))))
+        write_json(folder / CONFIG, {**self.saved_settings(model, role), "base_model_name_or_path": str(base)})
+
+    def fitting_tensors(self, model: Any, role: str, folder: Path, base: Path) -> dict[str, Tensor]:
+        """The tensors of an adapter folder, each of which has a place in the role.
+
+        Raises:
+            BadInput: a tensor is missing, unknown, misshaped or not finite.
+        """
+        held = load_tensors(folder / TENSORS)
+        refuse_misfit(held, self.saved_tensors(model, role), folder, base)
+        refuse_not_finite(folder / TENSORS, held.items())
+        return held
+
+    def load(self, model: Any, role: str, folder: Path, base: Path) -> None:
+        """Fill a role's tensors from an adapter folder; BadInput as in :meth:`fitting_tensors`."""
+        held = self.fitting_tensors(model, role, folder, base)
+        with torch.no_grad():
+            for name, parameter in self.parameters(model, role).items():
+                parameter.copy_(held[name])
+
+
+TunerSetting = Annotated[SerializeAsAny[Tuner], BeforeValidator(partial(choose, TUNERS, Tuner))]
+
+
+class SavedAdapter(NamedTuple):
+    """Who made an adapter folder, and the folder of the base that it belongs to."""
+
+    tuner: Tuner
+    base: Path
+
+
+def default_tuner() -> Tuner:
+    """The tuner where neither a config nor a parent's adapter says another."""
+    return choose(TUNERS, Tuner, DEFAULT)
+
+
+def read_adapter(folder: Path) -> SavedAdapter:
+    """Read the settings of an adapter folder.
+
+    Raises:
+        BadInput: they cannot be read, are absurd, or ask for what roles on one shared base cannot have.
+    """
+    file = folder / CONFIG
+    settings = read_object(file)
+    kind = settings.get("peft_type")
+    if "tuner" not in settings and kind not in OF_PEFT:
+        raise BadInput(f"{file}: key peft_type: {kind!r} is none of {', '.join(OF_PEFT)}; {MERGE}")
+    if not isinstance(settings.get("base_model_name_or_path"), str):
+        raise BadInput(f"{file}: key base_model_name_or_path: expected the folder of the base; write it there")
+    base = Path(settings["base_model_name_or_path"])
+    if "tuner" not in settings:
+        return SavedAdapter(load(TUNERS.shipped[OF_PEFT[str(kind)]]).of_peft(file, settings), base)
+    try:
+        return SavedAdapter(choose(TUNERS, Tuner, settings["tuner"]), base)
+    except ValueError as error:
+        raise BadInput(f"{file}: key tuner: {error}") from error
+
+
+def refuse_other_shape(asked: Tuner, saved: Tuner, folder: Path) -> None:
+    """Refuse a tuner that asks for other weights than the adapter has that training goes on from."""
+    if type(asked) is not type(saved):
+        raise BadInput(
+            f"tuner: {asked.kind}, but training goes on from {folder}, which {saved.kind} made; leave it out"
+        )
+    if asked.shape() != saved.shape():
+        wanted, held = (", ".join(f"{key}={value}" for key, value in t.shape().items()) for t in (asked, saved))
+        raise BadInput(
+            f"tuner {asked.kind}: {wanted}, but training goes on from {folder} with {held}; leave tuner out or give "
+            "its values"
+        )
+
+
+def refuse_changed_head(tuner: Tuner, model: Any, role: str) -> None:
+    """TRL's trainer reads the head's own weight, so in SFT a change of the head would learn nothing.
+
+    Raises:
+        BadInput: the role has one.
+    """
+    if tuner.changes_head(model, role):
+        raise BadInput(
+            f"tuner {tuner.kind}: target_modules: SFT cannot train an adapter on the output head; leave the head out"
+        )
+
+
+def refuse_misfit(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], folder: Path, base: Path) -> None:
+    """Refuse tensors that are not, by name and shape, those that a role wants."""
+    misfit = f"{folder}: does not fit the base {base}"
+    if unknown := sorted(held.keys() - wanted.keys()):
+        raise BadInput(f"{misfit}: {unknown[0]} is unknown; name the adapter's own base, or train it again")
+    if missing := sorted(wanted.keys() - held.keys()):
+        raise BadInput(f"{misfit}: {missing[0]} is missing ({len(missing)} in all); copy or train the adapter again")
+    for name, tensor in held.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{list(tensor.shape)} instead of {list(wanted[name].shape)}"
+            raise BadInput(f"{misfit}: {name} has the shape {shapes}; name the adapter's own base, or train it again")
+
+
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as a file takes them: on the CPU, contiguous, sorted by name."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
