@@ -208,19 +208,19 @@ def _couples(once: VoteColumns, names: Sequence[str]) -> list[dict[str, Any]]:
     pairs = np.unique(np.stack([couple_M, comparison_M], 1), axis=0)
     n_P = np.bincount(pairs[:, 0], minlength=len(known))
     value_P, low_P, high_P = cohen_kappa(tables_PCC, n_P)
-    found = []
+    entries = []
     for place, couple in enumerate(known.tolist()):
         ends = float(low_P[place]), float(high_P[place])
         n, clusters = int(tables_PCC[place].sum()), int(n_P[place])
         kappa = coefficient(float(value_P[place]), ends, n, "Wilson of the raw agreement", clusters)
-        found.append(
+        entries.append(
             {
                 "annotators": [names[couple // len(names)], names[couple % len(names)]],
                 **kappa.model_dump(),
                 "comparisons": clusters,
             }
         )
-    return found
+    return entries
 
 
 def _coefficients(counts_UX: Array, owner_U: Numbers, seed: int) -> dict[str, Any]:
@@ -291,7 +291,7 @@ def _kappa(level_V: Numbers, n_levels: int, once: VoteColumns, person_V: Numbers
 
 
 def _kappa_entries(kappas: Mapping[str, Kappas], number: int) -> dict[str, Any]:
-    return {name: _kappa_entry(found, number) for name, found in kappas.items()}
+    return {name: _kappa_entry(kappa, number) for name, kappa in kappas.items()}
 
 
 def _kappa_entry(kappas: Kappas, number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from annotation.importers.collector import HELD_OUT, split_of
 from annotation.importers.columns import name_in, word_of
 from annotation.importers.formats import cleaned, container_of
 from annotation.importers.imported import Unusable, left_out
-from annotation.importers.responses import PromptResponses, asked, check, refuse_empty, with_system
+from annotation.importers.responses import PromptResponses, check, prompt_of, refuse_empty, with_system
 from annotation.importers.turns import decoded, marks_in, messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "completion", "system", "tools", "template_arguments", "chat_template_kwargs", "id"}
@@ -70,7 +70,7 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
 def _read(row: dict[str, Any]) -> dict[str, Any]:
     refuse_media(row)
     _refuse_bad_and_held_out(row)
-    prompt = with_system(asked(row["prompt"]), row.get("system"))
+    prompt = with_system(prompt_of(row["prompt"]), row.get("system"))
     completion = messages_of(row["completion"], "assistant", "completion")
     if any(message["role"] not in ("assistant", "tool") for message in completion):
         raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")

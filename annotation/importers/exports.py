@@ -182,8 +182,8 @@ class _Stock(NamedTuple):
             cards = cards_of(one.data.get(self._field("responses", USUAL_CARDS)))
             answer = ranked(region, [*cards], self.buckets, self._where)
             prompt = columns.find("prompt", self.fields, self._where)
-            asked = messages_of(one.data.get(prompt), "user", prompt) if prompt else []
-            sides = PromptResponses(asked, [*cards.values()])
+            before = messages_of(one.data.get(prompt), "user", prompt) if prompt else []
+            sides = PromptResponses(before, [*cards.values()])
         else:
             answer, sides = pairwise(region, self.settings.labels), self._two()
         check(sides, ("left", "right"))

@@ -175,20 +175,20 @@ def _refuse_one_object(path: Path, text: str) -> None:
     if not text.startswith("{") or (is_one_line and "\n" in text):
         return
     try:
-        found = parse_json(text)
+        content = parse_json(text)
     except ValueError:
         return
-    if _holds_columns(found):
+    if _holds_columns(content):
         raise BadInput(f"{path}: holds columns, not rows; write it row by row (pandas: orient='records', lines=True)")
-    inside = [f"'{key}'" for key, value in found.items() if isinstance(value, list)]
+    inside = [f"'{key}'" for key, value in content.items() if isinstance(value, list)]
     hint = f"; is it the list in {' or '.join(inside)}?" if inside else ""
-    if not is_one_line or (inside and (len(found) == 1 or found.keys() <= AROUND)):
+    if not is_one_line or (inside and (len(content) == 1 or content.keys() <= AROUND)):
         raise BadInput(f"{path}: expected a list of rows, found one JSON object{hint}")
 
 
-def _holds_columns(found: dict[str, Any]) -> bool:
+def _holds_columns(content: dict[str, Any]) -> bool:
     """Whether an object holds a table by its columns: lists of as many texts, or objects by the rows' numbers."""
-    columns = list(found.values())
+    columns = list(content.values())
     if all(isinstance(column, dict) for column in columns):
         return all(column and all(key.isdecimal() for key in column) for column in columns)
     texts = [isinstance(column, list) and all(isinstance(cell, str) for cell in column) for column in columns]
@@ -206,9 +206,9 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
         lines = bounded_lines(file)
         first = next(lines, "")
-        told = SEPARATOR.fullmatch(first)
-        first = next(lines, "") if told else first
-        delimiter = "\t" if ".tsv" in path.suffixes else told[1] if told else _delimiter(first)
+        separator = SEPARATOR.fullmatch(first)
+        first = next(lines, "") if separator else first
+        delimiter = "\t" if ".tsv" in path.suffixes else separator[1] if separator else _delimiter(first)
         reader = csv.DictReader(chain([first], lines), delimiter=delimiter, strict=True)
         number = 0
         try:

@@ -63,11 +63,11 @@ def _nearness(layout: Sequence[str], known: Sequence[str]) -> float:
 
 def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """Settings that map the columns, as well as their names and contents tell."""
-    if told := _by_worth(known):
-        left, right = told
-        prompt = _first(PROMPTS, [name for name in known if name not in told and _is_text(name, rows)])
-        asked = [f"columns.prompt={prompt}"] if prompt else []
-        return [*asked, f"columns.chosen={left}", f"columns.rejected={right}"]
+    if sides := _by_worth(known):
+        left, right = sides
+        prompt = _first(PROMPTS, [name for name in known if name not in sides and _is_text(name, rows)])
+        settings = [f"columns.prompt={prompt}"] if prompt else []
+        return [*settings, f"columns.chosen={left}", f"columns.rejected={right}"]
     texts = [name for name in known if _is_text(name, rows)]
     sides = _sides(texts, rows) or _sides(known, rows)
     left, right = sides or (UNKNOWN, UNKNOWN)
@@ -77,13 +77,13 @@ def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
         few = [name for name in rest if 1 < len(_values(name, rows)) <= MOST_LABELS and name.lower() not in PROMPTS]
         label = min(few, key=_sizes(few, rows).__getitem__, default=None)
     prompt = _first(PROMPTS, [name for name in rest if name in texts and name != label])
-    found = [f"columns.prompt={prompt}"] if prompt else []
+    settings = [f"columns.prompt={prompt}"] if prompt else []
     if label is None and sides is not None:
-        return [*found, f"columns.left={left}", f"columns.right={right}", f"columns.label={UNKNOWN}"]
+        return [*settings, f"columns.left={left}", f"columns.right={right}", f"columns.label={UNKNOWN}"]
     if label is None:
-        return [*found, f"columns.chosen={left}", f"columns.rejected={right}"]
-    found += [f"columns.left={left}", f"columns.right={right}", f"columns.label={label}"]
-    return [*found, *_meanings(label, rows)]
+        return [*settings, f"columns.chosen={left}", f"columns.rejected={right}"]
+    settings += [f"columns.left={left}", f"columns.right={right}", f"columns.label={label}"]
+    return [*settings, *_meanings(label, rows)]
 
 
 def _by_worth(names: Sequence[str]) -> tuple[str, str] | None:
@@ -106,8 +106,8 @@ def _sides(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str] | None:
         if match := SIDE.search(name):
             by_stem.setdefault(name[: match.start(1)].lower(), {})[match[1].lower()] = name
     size = _sizes(names, rows)
-    found = [(s[one], s[other]) for s in by_stem.values() for one, other in PAIRS if one in s and other in s]
-    return max(found, key=lambda pair: size[pair[0]] + size[pair[1]], default=None)
+    pairs = [(s[one], s[other]) for s in by_stem.values() for one, other in PAIRS if one in s and other in s]
+    return max(pairs, key=lambda pair: size[pair[0]] + size[pair[1]], default=None)
 
 
 def _sizes(names: Sequence[str], rows: Sequence[Row]) -> dict[str, int]:

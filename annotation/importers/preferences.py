@@ -19,14 +19,14 @@ from annotation.importers.imported import ImportedFile, Unusable
 from annotation.importers.importer import Row
 from annotation.importers.responses import (
     PromptResponses,
-    asked,
-    asked_with,
     check,
     different_prompts,
+    prompt_of,
     refuse_empty,
     require_both,
     sides_of,
     storable,
+    with_input,
     with_system,
 )
 from annotation.importers.table import Table, find_columns
@@ -67,7 +67,7 @@ def read_rankings(table: Table) -> ImportedFile:
         known = sorted({place for place in places if place is not None})
         if None in places or len(places) < 2:
             raise Unusable(f"no two responses with a number as rank ({str(ranks)[:60]})")
-        prompt = with_system(asked(row.get("prompt")), cell_of(row, used.system))
+        prompt = with_system(prompt_of(row.get("prompt")), cell_of(row, used.system))
         sides = PromptResponses(prompt, [messages_of(response, "assistant", "responses") for response in responses])
         sides = storable(sides, table.replaced)
         check(sides, ("one response", "another"))
@@ -145,7 +145,7 @@ class _Preferences:
         cells["prompt"] = decoded(prompt, "role", "from")
         if self.is_hh and not cells["prompt"]:
             return hh_sides(cells, self.responses)
-        return sides_of(asked_with(cells, cell_of(row, self.used.input)), self.responses)
+        return sides_of(with_input(cells, cell_of(row, self.used.input)), self.responses)
 
     def _refuse_names(self, cells: Row) -> None:
         """Raises Unusable where both responses are no texts, but the names of the columns that hold them."""

@@ -1,6 +1,6 @@
-"""What a file would come to, in lines for a person: rows as understood, splits, ties, people, and what is dropped.
+"""What an import would make of a file: rows as understood, splits, ties, people, and what is dropped.
 
-In: what a reader found. Out: lines. Not here: reading, and storing (``importers.py``).
+In: an ``ImportedFile``. Out: lines. Not here: reading, and storing (``run.py``).
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ EXAMPLES = 3  # rows that are named for each reason
 WIDTH = 100  # characters of a text
 
 
-def lines_on(path: Path, found: ImportedFile) -> Iterator[str]:
+def lines_on(path: Path, imported: ImportedFile) -> Iterator[str]:
     """Lines on a file that was read."""
-    comparisons = found.comparisons
-    people = Counter(judgment.annotator for judgment in found.judgments)
+    comparisons = imported.comparisons
+    people = Counter(judgment.annotator for judgment in imported.judgments)
     yield (
-        f"{path}: read as {found.format}: {found.n_rows} rows, {len(comparisons)} comparisons, "
-        f"{len(found.kept)} judgments, {len(found.dropped)} dropped"
+        f"{path}: read as {imported.format}: {imported.n_rows} rows, {len(comparisons)} comparisons, "
+        f"{len(imported.kept)} judgments, {len(imported.dropped)} dropped"
     )
-    for entry in found.kept[:SHOWN_ROWS]:
-        yield from _row(entry, found)
-    splits = ", ".join(f"{count} {split}" for split, count in split_counts(found).items())
+    for entry in imported.kept[:SHOWN_ROWS]:
+        yield from _row(entry, imported)
+    splits = ", ".join(f"{count} {split}" for split, count in split_counts(imported).items())
     yield f"split: {splits or 'none given; the stage pairs draws one for each prompt'}"
-    yield f"ties: {found.n_ties} of {len(found.kept)}"
+    yield f"ties: {imported.n_ties} of {len(imported.kept)}"
     most = ", ".join(f"{name} ({count})" for name, count in people.most_common(EXAMPLES))
     yield f"annotators: {len(people)}" + (f" (most: {most})" if people else "")
     languages = Counter(comparison.language for comparison in comparisons)
     yield f"languages: {', '.join(f'{count} {tag}' for tag, count in languages.most_common())}"
-    for reason, count in sorted(reasons(found).items()):
-        alike = [entry for entry in found.dropped if entry["reason"].partition(" (")[0] == reason]
+    for reason, count in sorted(reasons(imported).items()):
+        alike = [entry for entry in imported.dropped if entry["reason"].partition(" (")[0] == reason]
         rows = ", ".join(str(entry["row"]) for entry in alike[:EXAMPLES]) + (", …" if count > EXAMPLES else "")
         yield f"dropped: {count} x {alike[0]['reason']} (rows {rows})"
-    yield from (f"note: {note}" for note in notes_on(found))
-    yield "nothing was written" + ("; without --dry-run the same command imports it" if found.kept else "")
+    yield from (f"note: {note}" for note in notes_on(imported))
+    yield "nothing was written" + ("; without --dry-run the same command imports it" if imported.kept else "")
 
 
-def split_counts(found: ImportedFile) -> dict[str, int]:
+def split_counts(imported: ImportedFile) -> dict[str, int]:
     """Comparisons by the split that the file gives them; empty where it gives none."""
-    counted = Counter(found.splits[c.id] for c in found.comparisons if c.id in found.splits)
+    counted = Counter(imported.splits[c.id] for c in imported.comparisons if c.id in imported.splits)
     return {split: counted[split] for split in ("train", "validation", "test") if counted[split]}
 
 
-def reasons(found: ImportedFile) -> Counter[str]:
+def reasons(imported: ImportedFile) -> Counter[str]:
     """How many rows were dropped, by reason."""
-    return Counter(entry["reason"].partition(" (")[0] for entry in found.dropped)
+    return Counter(entry["reason"].partition(" (")[0] for entry in imported.dropped)
 
 
-def notes_on(found: ImportedFile) -> list[str]:
+def notes_on(imported: ImportedFile) -> list[str]:
     """Everything else that a user has to know of a file."""
-    replaced = f"{found.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD"
-    return [*([replaced] if found.scrubbed else []), *found.notes]
+    replaced = f"{imported.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD"
+    return [*([replaced] if imported.scrubbed else []), *imported.notes]
 
 
-def nothing_usable(path: Path, found: ImportedFile) -> str:
+def nothing_usable(path: Path, imported: ImportedFile) -> str:
     """The error of a file without a usable row."""
-    if not found.n_rows:
+    if not imported.n_rows:
         return f"{path}: holds no rows; name a file with preferences"
-    why = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons(found).items()))
-    return f"{path}: no row is a usable preference, of {found.n_rows} ({why})"
+    why = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons(imported).items()))
+    return f"{path}: no row is a usable preference, of {imported.n_rows} ({why})"
 
 
-def _row(entry: ImportedRow, found: ImportedFile) -> Iterator[str]:
+def _row(entry: ImportedRow, imported: ImportedFile) -> Iterator[str]:
     comparison, judgment = entry.comparison, entry.judgment
     yield f"row {entry.row}" + (f" ({entry.name})" if entry.name is not None else "") + ":"
     yield from (f"  {message['role']}: {_brief(message)}" for message in comparison.prompt)
@@ -81,7 +81,11 @@ def _row(entry: ImportedRow, found: ImportedFile) -> Iterator[str]:
         verdict = "tied" if is_tie else "better" if place[index] == 0 else "worse"
         text = " / ".join(map(_brief, comparison.responses[index].messages))
         yield f"  -> {verdict}{side}: {text}"
-    facts = [f"by {judgment.annotator}", f"split {found.splits.get(comparison.id, 'not given')}", comparison.language]
+    facts = [
+        f"by {judgment.annotator}",
+        f"split {imported.splits.get(comparison.id, 'not given')}",
+        comparison.language,
+    ]
     size = judgment.strength if judgment.margin is None else judgment.margin
     yield "  " + ", ".join([*facts, *([] if size is None else [f"strength {size:g}"])])
 

@@ -55,7 +55,7 @@ def sides_of(
     require_both(row, columns)
     cells = [row.get("prompt"), *(row[column] for column in columns)]
     prompt_cell, *sides = paired_turns(cells, ("prompt", *columns))
-    prompt = asked(prompt_cell)
+    prompt = prompt_of(prompt_cell)
     is_spoken = isinstance(prompt_cell, str) and spoken(prompt_cell) is not None
     if is_spoken:
         sides = [_continued(side) for side in sides]
@@ -72,7 +72,7 @@ def sides_of(
     return _whole(prompt, one, other, columns, first_answers)
 
 
-def asked(cell: Any) -> list[Message]:
+def prompt_of(cell: Any) -> list[Message]:
     """A prompt as messages; the mark of the answer's turn at the end of a text of turns is no turn.
 
     Raises:
@@ -83,7 +83,7 @@ def asked(cell: Any) -> list[Message]:
     return prompt[:-1] if is_spoken and is_empty(prompt[-1:]) else prompt
 
 
-def asked_with(row: dict[str, Any], more: Any) -> dict[str, Any]:
+def with_input(row: dict[str, Any], more: Any) -> dict[str, Any]:
     """A row whose prompt is an instruction with what it is about, an empty line between them.
 
     Raises:
@@ -210,22 +210,22 @@ def _agreed(prompt: list[Message], one: list[Message], other: list[Message], sha
     Raises:
         Unusable: they tell different ones; shows both.
     """
-    given, asked = _without_system(prompt)
-    told, dialogue = _without_system(one[:shared])
-    if given and told and not alike(given, told):
-        raise Unusable(f"two system prompts (prompt: {brief(given)}; messages: {brief(told)})")
-    system, begin = told or given, len(told)
-    if not asked:
+    system_given, given = _without_system(prompt)
+    own_system, dialogue = _without_system(one[:shared])
+    if system_given and own_system and not alike(system_given, own_system):
+        raise Unusable(f"two system prompts (prompt: {brief(system_given)}; messages: {brief(own_system)})")
+    system, begin = own_system or system_given, len(own_system)
+    if not given:
         return [*system, *dialogue], shared
-    end = begin + len(asked)
-    if alike(asked, dialogue[: len(asked)]) and _answers_only(one[end:]) and _answers_only(other[end:]):
+    end = begin + len(given)
+    if alike(given, dialogue[: len(given)]) and _answers_only(one[end:]) and _answers_only(other[end:]):
         return [*system, *one[begin:end]], end
-    if alike(asked, dialogue[: len(asked)]) or alike(asked, dialogue[-len(asked) :]):
+    if alike(given, dialogue[: len(given)]) or alike(given, dialogue[-len(given) :]):
         return [*system, *dialogue], shared
     turns = [message for message in dialogue if message.get("role") == "user"]
-    if len(asked) == 1 and any(alike(asked, [turn]) for turn in (*turns[:1], *turns[-1:])):
+    if len(given) == 1 and any(alike(given, [turn]) for turn in (*turns[:1], *turns[-1:])):
         return [*system, *dialogue], shared
-    raise Unusable(f"its prompt is not that of its messages (prompt: {brief(asked)}; messages: {brief(dialogue)})")
+    raise Unusable(f"its prompt is not that of its messages (prompt: {brief(given)}; messages: {brief(dialogue)})")
 
 
 def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:

@@ -115,31 +115,31 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
             this format have no use for, or no usable row at all.
     """
     whole = read(config)
-    found = _new_to(whole, config.feedback)
-    for entry in found.dropped:
+    fresh = _new_to(whole, config.feedback)
+    for entry in fresh.dropped:
         run.drop(entry["reason"].partition(" (")[0])
-    write_jsonl(run.path / "dropped.jsonl", found.dropped)
-    write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in found.kept])
-    for note in notes_on(found):
+    write_jsonl(run.path / "dropped.jsonl", fresh.dropped)
+    write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in fresh.kept])
+    for note in notes_on(fresh):
         run.note(note)
     if not whole.kept:
         raise BadInput(f"{nothing_usable(config.data, whole)}; see {run.path / 'dropped.jsonl'}")
-    judgments = found.judgments
+    judgments = fresh.judgments
     with Store.open(config.feedback, write=True) as store, store.transaction():
-        store.add_comparisons(whole.comparisons, whole.splits)  # a split holds for rows told before, too
+        store.add_comparisons(whole.comparisons, whole.splits)  # a split holds for rows that the store has already, too
         added = store.add_judgments(judgments)
         run.drop("erased from the store", store.passed_over)
         run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
     return {
-        "format": found.format,
-        "rows": found.n_rows,
+        "format": fresh.format,
+        "rows": fresh.n_rows,
         "comparisons": len(whole.comparisons),
         "judgments": len(judgments),
-        "ties": found.n_ties,
+        "ties": fresh.n_ties,
         "annotators": len({judgment.annotator for judgment in judgments}),
         **{f"{split}_comparisons": count for split, count in split_counts(whole).items()},
         "new_judgments": added,
-        "dropped": len(found.dropped),
+        "dropped": len(fresh.dropped),
     }
 
 
@@ -190,32 +190,32 @@ def _kind_of(config: ImportConfig, table: Table) -> Kind:
     return "preferences" if config.format == "hh" else kind_of(table)
 
 
-def _new_to(found: ImportedFile, feedback: Path) -> ImportedFile:
-    """A file without the rows that another file, which names nobody either, told the store before."""
+def _new_to(imported: ImportedFile, feedback: Path) -> ImportedFile:
+    """A file without the rows that the store holds already from another file that names nobody either."""
     if not feedback.is_file():
-        return found
-    told: dict[str, set[str]] = {}
-    judged: dict[str, set[str]] = {}
+        return imported
+    files: dict[str, set[str]] = {}  # by judgment
+    judged: dict[str, set[str]] = {}  # by comparison
     with Store.open(feedback) as store:
         for judgment in store.judgments():
             if judgment.annotator.startswith(NOBODY):
-                told.setdefault(_answer_of(judgment), set()).add(judgment.annotator)
+                files.setdefault(_content_of(judgment), set()).add(judgment.annotator)
                 judged.setdefault(judgment.comparison_id, set()).add(judgment.annotator)
-    kept, dropped, contradicting = [], list(found.dropped), 0
-    for entry in found.kept:
+    kept, dropped, contradicting = [], list(imported.dropped), 0
+    for entry in imported.kept:
         own = entry.judgment.annotator
-        before = told.get(_answer_of(entry.judgment), set())
+        before = files.get(_content_of(entry.judgment), set())
         if own.startswith(NOBODY) and before and own not in before:
             dropped.append(left_out(entry.row, entry.name, f"stands in the store already (from {min(before)})"))
             continue
         kept.append(entry)
         contradicting += own.startswith(NOBODY) and not before and bool(judged.get(entry.judgment.comparison_id))
-    said = f"{contradicting} rows contradict a row of another imported file in {feedback}: both stand, as two votes"
+    note = f"{contradicting} rows contradict a row of another imported file in {feedback}: both stand, as two votes"
     dropped.sort(key=lambda entry: int(entry["row"]))
-    return found._replace(kept=kept, dropped=dropped, notes=[*found.notes, *([said] if contradicting else [])])
+    return imported._replace(kept=kept, dropped=dropped, notes=[*imported.notes, *([note] if contradicting else [])])
 
 
-def _answer_of(judgment: Judgment) -> str:
+def _content_of(judgment: Judgment) -> str:
     return f"{judgment.comparison_id} {judgment.ranking}"
 
 

@@ -46,7 +46,7 @@ class _Noted(NamedTuple):
     task: Task
     sent: Sent
 
-    def stands_at(self, project: int | None, task: str) -> bool:
+    def matches(self, project: int | None, task: str) -> bool:
         """Whether an export speaks of this task, by what it tells: two campaigns may ask the same."""
         is_there = self.task.task_id is None or str(self.task.task_id) == task
         return bool(self.sent.shown) and project in (None, self.project) and is_there
@@ -69,7 +69,7 @@ class SentTasks:
         Raises:
             Unusable: nothing is known of it, or two campaigns sent it.
         """
-        noted = [n for n in self._noted.get(key, ()) if n.stands_at(project, task)]
+        noted = [n for n in self._noted.get(key, ()) if n.matches(project, task)]
         if len(noted) == 1:
             if noted[0].task.pages not in (None, shown_hash(data)):
                 raise Unusable("its task shows something else than what was sent")
@@ -80,9 +80,9 @@ class SentTasks:
 
     @cached_property
     def _noted(self) -> dict[str, list[_Noted]]:
-        found: dict[str, list[_Noted]] = {}
+        by_key: dict[str, list[_Noted]] = {}
         if self.feedback is None:
-            return found
+            return by_key
         with Store.open(self.feedback) as store:
             comparisons = {comparison.id: comparison for comparison in store.comparisons()}
             for name in campaigns(store):
@@ -96,8 +96,8 @@ class SentTasks:
                     if task.comparison_id in comparisons:  # it was not erased
                         comparison = comparisons[task.comparison_id]
                         sent = Sent(name, comparison, task.shown, interface, task.guideline, state.url, pulled)
-                        found.setdefault(key, []).append(_Noted(state.project, task, sent))
-        return found
+                        by_key.setdefault(key, []).append(_Noted(state.project, task, sent))
+        return by_key
 
     @cached_property
     def _campaign(self) -> tuple[Campaign, Work, dict[str, Comparison]]:

@@ -59,12 +59,12 @@ def deciding(regions: Sequence[Region], label: str | None) -> Region:
     """
     chosen = [region for region in regions if region.type == "choices" and label in (None, region.name)]
     compared = [region for region in regions if region.type in ("pairwise", "ranker")]
-    found = chosen + compared if label else compared or chosen
-    if not found:
+    answers = chosen + compared if label else compared or chosen
+    if not answers:
         raise Undecodable(f"nothing in it compares responses (controls {sorted({region.name for region in regions})})")
-    if len(found) > 1:
-        raise Undecodable(f"more than one answer (controls {[region.name for region in found]})")
-    return found[0]
+    if len(answers) > 1:
+        raise Undecodable(f"more than one answer (controls {[region.name for region in answers]})")
+    return answers[0]
 
 
 def pairwise(region: Region, labels: Labels) -> ScreenJudgment:

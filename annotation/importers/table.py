@@ -47,9 +47,9 @@ class Table(NamedTuple):
     def unread(self, used: set[str]) -> list[str]:
         """A note on columns that nothing was read from."""
         layout = self.importer.layout_in(self.known) if self.importer else None
-        told = {*(layout or ()), *(self.importer.makes if self.importer else ())}
+        known_by = {*(layout or ()), *(self.importer.makes if self.importer else ())}
         roots = {name.partition(".")[0] for name in used}
-        names = [name or "(without a name)" for name in sorted(self.known - used - roots - told)]
+        names = [name or "(without a name)" for name in sorted(self.known - used - roots - known_by)]
         return [f"columns not read: {', '.join(names)}"] if names else []
 
 
@@ -106,16 +106,16 @@ def find_columns(table: Table, kind: Kind, known: Collection[str] | None = None,
         BadInput: a column that the user named is not there.
     """
     columns, known, where = table.settings.columns, known or table.known, where or str(table.path)
-    found: dict[str, str | None] = {}
+    names: dict[str, str | None] = {}
     for field in READ[kind]:
         usual = () if field == "prompt" and table.importer is None else USUAL.get(field, ())
         is_free = field == "id" or getattr(columns, field) is not None
         free = [name for name in known if is_free or name not in columns.named]
-        found[field] = columns.find(field, free, where, usual)
+        names[field] = columns.find(field, free, where, usual)
     if columns.input is None:
         rest = [name for name in ("input", "context") if name in known and name not in columns.named]
-        found["input"] = rest[0] if rest and found["prompt"] == "instruction" else None
-    return Columns(**found)
+        names["input"] = rest[0] if rest and names["prompt"] == "instruction" else None
+    return Columns(**names)
 
 
 def _importer(path: Path, known: set[str], columns: Columns, named: Importer | None) -> Importer | None:

@@ -58,12 +58,12 @@ def tools_of(value: Any) -> list[dict[str, Any]] | None:
     Raises:
         Unusable: they are no list.
     """
-    found = decoded(value)
-    if not found:
+    tools = decoded(value)
+    if not tools:
         return None
-    if not isinstance(found, list):
+    if not isinstance(tools, list):
         raise Unusable("tools are not a list")
-    return [decoded(tool) for tool in found]
+    return [decoded(tool) for tool in tools]
 
 
 def refuse_media(row: Mapping[str, Any]) -> None:
@@ -72,8 +72,8 @@ def refuse_media(row: Mapping[str, Any]) -> None:
     Raises:
         Unusable: the row holds such a column, and something in it.
     """
-    if found := next((column for column in MEDIA if row.get(column)), None):
-        raise Unusable(f"holds '{found}', and only text is read here")
+    if column := next((column for column in MEDIA if row.get(column)), None):
+        raise Unusable(f"holds '{column}', and only text is read here")
 
 
 def template_arguments_of(row: Mapping[str, Any]) -> Any:
@@ -115,13 +115,13 @@ def paired_turns(cells: Sequence[Any], columns: Sequence[str]) -> list[Any]:
         return [prompt[0], *cells[1:]]
     counts = [None if turns is None else len(turns) for turns in lists]
     if set(counts) != {len(prompt)}:
-        told = ", ".join(f"{column}: {count or 'no list'}" for column, count in zip(columns, counts, strict=True))
-        raise Unusable(f"its lists of turns cannot be paired ({told})")
+        lengths = ", ".join(f"{column}: {count or 'no list'}" for column, count in zip(columns, counts, strict=True))
+        raise Unusable(f"its lists of turns cannot be paired ({lengths})")
     return [None, *(_dialogue(prompt, side or []) for side in sides)]
 
 
 def turns_of(cell: Any) -> list[str] | None:
-    """A list of texts, also one written as JSON text; a turn that is null said nothing. None for anything else."""
+    """A list of texts, also one written as JSON text; a turn that is null is empty. None for anything else."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             cell = parse_json(cell)
@@ -139,20 +139,20 @@ def decoded(value: Any, *keys: str) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
-        found = parse_json(value)
+        parsed = parse_json(value)
     except ValueError:
         return value
-    if isinstance(found, dict):
-        is_message = {"role", "content"} <= set(found) or {*SHARE_GPT} == set(found)
-        return found if is_message or not keys else value
-    is_objects = found and all(isinstance(item, dict) and (not keys or {*keys} & set(item)) for item in found)
-    return found if is_objects else value
+    if isinstance(parsed, dict):
+        is_message = {"role", "content"} <= set(parsed) or {*SHARE_GPT} == set(parsed)
+        return parsed if is_message or not keys else value
+    is_objects = parsed and all(isinstance(item, dict) and (not keys or {*keys} & set(item)) for item in parsed)
+    return parsed if is_objects else value
 
 
 def marks_in(messages: Sequence[Message]) -> str | None:
     """What looks like the marks of turns or of a chat template in a text that was taken as it stands."""
     texts = (message["content"] for message in messages if isinstance(message.get("content"), str))
-    return next((found[0].strip() for text in texts if (found := MARKS.search(text))), None)
+    return next((mark[0].strip() for text in texts if (mark := MARKS.search(text))), None)
 
 
 def alike(some: Sequence[Message], others: Sequence[Message]) -> bool:
@@ -173,7 +173,7 @@ def _helpsteer(text: str) -> list[Message] | None:
         return None
     begins = [{"role": "user", "content": first.strip()}] if first.strip() else []
     turns = zip(rest[::2], rest[1::2], strict=True)
-    return [*begins, *({"role": speaker.lower(), "content": said.strip()} for speaker, said in turns)]
+    return [*begins, *({"role": speaker.lower(), "content": text.strip()} for speaker, text in turns)]
 
 
 def _plain(message: Message) -> list[Any]:
@@ -183,8 +183,8 @@ def _plain(message: Message) -> list[Any]:
     return [words or None, *(message.get(key) for key in ("role", "tool_calls", "reasoning_content"))]
 
 
-def _dialogue(asked: Sequence[str], answered: Sequence[str]) -> list[Message]:
-    turns = zip(asked, answered, strict=True)
+def _dialogue(questions: Sequence[str], answers: Sequence[str]) -> list[Message]:
+    turns = zip(questions, answers, strict=True)
     return [
         message
         for question, answer in turns

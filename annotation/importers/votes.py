@@ -25,7 +25,7 @@ from annotation.importers.columns import RANKINGS, Columns, Labels, Outcome, nam
 from annotation.importers.formats import cleaned, container_of, is_missing
 from annotation.importers.imported import ImportedFile, Unusable
 from annotation.importers.importer import Row
-from annotation.importers.responses import PromptResponses, asked_with, check, sides_of, storable, with_system
+from annotation.importers.responses import PromptResponses, check, sides_of, storable, with_input, with_system
 from annotation.importers.table import Table, find_columns
 from annotation.importers.turns import BESIDE, decoded, refuse_media
 
@@ -87,12 +87,12 @@ class _Sides:
             if key not in self.by_item:
                 raise Unusable(f"its item is not in {self.items.name} ({self.used.item} {key!r})")
             item = self.by_item[key]
-        found = {}
+        cells = {}
         for field in ("prompt", "input", "system", *LEFT_RIGHT, "language", "split"):
             column = getattr(self.used, field)
             if column is not None:
-                found[field] = (item if column in self.in_items else row).get(column)
-        return found
+                cells[field] = (item if column in self.in_items else row).get(column)
+        return cells
 
     def first_left(self, rows: Iterable[Row]) -> Any:
         """The first response on the left that there is."""
@@ -126,8 +126,8 @@ class _Sides:
         texts = {field: decoded(cells.get(field), "role", "from") for field in ("prompt", *LEFT_RIGHT)}
         if self.by_id is not None:
             texts |= {field: self._text(field, cells.get(field)) for field in ("prompt", *LEFT_RIGHT)}
-        found = {field: _as_text(value) for field, value in texts.items()}
-        sides = sides_of(asked_with(found, cells.get("input")), LEFT_RIGHT, first_answers=True)
+        texts = {field: _as_text(value) for field, value in texts.items()}
+        sides = sides_of(with_input(texts, cells.get("input")), LEFT_RIGHT, first_answers=True)
         sides = sides._replace(prompt=with_system(sides.prompt, cells.get("system")))
         check(sides, LEFT_RIGHT)
         return storable(sides, self.replaced)
@@ -259,14 +259,14 @@ def _texts(path: Path, replaced: list[int]) -> dict[str, Any]:
 
 
 def _by_id(path: Path, rows: Iterable[tuple[int, Row]], column: str) -> dict[str, Row]:
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     for number, row in rows:
         if is_missing(row.get(column)) or row[column] == "":
             raise BadInput(f"{path}: row {number} has no column '{column}'; it holds {', '.join(sorted(row))}")
         key = text_of(row[column])
-        if found.setdefault(key, row) != row:
+        if by_id.setdefault(key, row) != row:
             raise BadInput(f"{path}: row {number}: '{column}' {key} stands twice with different contents; keep one")
-    return found
+    return by_id
 
 
 def _as_text(value: Any) -> Any:

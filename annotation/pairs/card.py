@@ -120,16 +120,16 @@ def _front_matter(outputs: Mapping[str, Rows], facts: Facts) -> dict[str, Any]:
             {
                 "config_name": name,
                 **({"default": True} if number == 0 else {}),
-                "data_files": [{"split": split, "path": file} for split, file in found.items()],
+                "data_files": [{"split": split, "path": file} for split, file in files.items()],
             }
-            for number, (name, found) in enumerate(parts.items())
+            for number, (name, files) in enumerate(parts.items())
         ],
         "dataset_info": [
             {
                 "config_name": name,
-                "features": _features(name, [row for file in found.values() for row in outputs[file]]),
+                "features": _features(name, [row for file in files.values() for row in outputs[file]]),
             }
-            for name, found in parts.items()
+            for name, files in parts.items()
         ],
     }
 
@@ -141,8 +141,8 @@ def _parts(outputs: Iterable[str]) -> dict[str, dict[str, str]]:
     for kind in ("demonstrations", "thumbs"):
         parts[kind] = {s: f"{kind}.jsonl" if s == "train" else f"{kind}-{s}.jsonl" for s in SPLITS}
     parts["labels"] = {"judged": "labels.jsonl"}  # every split; a row names its own
-    existing = {kind: {s: file for s, file in found.items() if file in present} for kind, found in parts.items()}
-    return {kind: found for kind, found in existing.items() if found}
+    existing = {kind: {s: file for s, file in files.items() if file in present} for kind, files in parts.items()}
+    return {kind: files for kind, files in existing.items() if files}
 
 
 def _features(kind: str, rows: Rows) -> list[dict[str, Any]]:
@@ -168,8 +168,8 @@ def _text(outputs: Mapping[str, Rows], facts: Facts) -> str:
     parts = _parts(outputs)
     rows = "\n".join(
         f"| {kind} | {split} | {len(outputs[file])} | {len({row.prompt_id for row in outputs[file]})} |"
-        for kind, found in parts.items()
-        for split, file in found.items()
+        for kind, files in parts.items()
+        for split, file in files.items()
     )
     return "\n\n".join(
         [
@@ -192,19 +192,19 @@ def _text(outputs: Mapping[str, Rows], facts: Facts) -> str:
 
 def _policy(manifest: Mapping[str, Any]) -> str:
     policy = manifest["policy"]
-    said = [METHODS[policy["method"]], TIES[policy["ties"]]]
+    sentences = [METHODS[policy["method"]], TIES[policy["ties"]]]
     if policy.get("both_bad") == "drop":
-        said.append("Where half the judgments or more call all answers bad, there is no pair.")
-    said.append(f"A row needs {policy['min_votes']} or more votes.")
+        sentences.append("Where half the judgments or more call all answers bad, there is no pair.")
+    sentences.append(f"A row needs {policy['min_votes']} or more votes.")
     if "edited_pairs" in manifest:
-        said.append(EDITED)
-    said.append("Answers to questions whose answer was known beforehand are not counted; nobody is counted twice.")
-    said.append(
+        sentences.append(EDITED)
+    sentences.append("Answers to questions whose answer was known beforehand are not counted; nobody is counted twice.")
+    sentences.append(
         f"Prompts are split, not rows: {100 * policy['validation']:g} % of them to validation and "
         f"{100 * policy['test']:g} % to test where nothing else was asked for (seed {policy['seed']}); prompts "
         "that differ in case, spaces or punctuation alone go together."
     )
-    return "\n".join(f"- {sentence}" for sentence in said)
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _agreement(alpha: Mapping[str, Any] | None) -> str:

@@ -87,24 +87,24 @@ def products(
 
 def files(made: Products, split: Mapping[str, Split]) -> dict[str, Sequence[Row]]:
     """Rows by file name; files that would be empty are left out."""
-    found: dict[str, Sequence[Row]] = {}
+    by_file: dict[str, Sequence[Row]] = {}
     kinds: dict[str, Sequence[Row]] = {"demonstrations": made.demonstrations.rows, "thumbs": made.thumbs.rows}
     for name, rows in kinds.items():
         for part in SPLITS:
             file = f"{name}.jsonl" if part == "train" else f"{name}-{part}.jsonl"
-            found[file] = [row for row in rows if split[row.comparison_id] == part]
-    found["labels.jsonl"] = made.labels.rows
-    return {file: rows for file, rows in found.items() if rows}
+            by_file[file] = [row for row in rows if split[row.comparison_id] == part]
+    by_file["labels.jsonl"] = made.labels.rows
+    return {file: rows for file, rows in by_file.items() if rows}
 
 
 def account(made: Products, split: Mapping[str, Split]) -> dict[str, Any]:
     """Rows by split and drops by reason, for the manifest; kinds that nobody was asked for are left out."""
-    found = {}
+    counts = {}
     for name, (rows, dropped) in made._asdict().items():
         if rows or dropped:
             counted = Counter(split[row.comparison_id] for row in rows)
-            found[name] = {"rows": {s: counted[s] for s in SPLITS}, "dropped": dict(sorted(dropped.items()))}
-    return found
+            counts[name] = {"rows": {s: counted[s] for s in SPLITS}, "dropped": dict(sorted(dropped.items()))}
+    return counts
 
 
 def columns(record: Record) -> dict[str, Any]:
@@ -173,15 +173,15 @@ def _text(messages: Sequence[Message]) -> str:
 
 
 def _demonstrations(edits: Made[Edit]) -> Made[Demonstration]:
-    found: dict[tuple[str, ...], Demonstration] = {}
+    by_content: dict[tuple[str, ...], Demonstration] = {}
     dropped = Counter(edits.dropped)
     for comparison, _, after in edits.rows:
         key = (comparison.prompt_id, content_hash(after), content_hash(comparison.template_arguments))
-        if key in found:
+        if key in by_content:
             dropped["duplicate"] += 1
         else:
-            found[key] = Demonstration(completion=after, **_asked(comparison))
-    return Made(list(found.values()), dropped)
+            by_content[key] = Demonstration(completion=after, **_shared_columns(comparison))
+    return Made(list(by_content.values()), dropped)
 
 
 def _edited_pairs(edits: Sequence[Edit], placement: Placement, voted: Iterable[Pair]) -> Made[Pair]:
@@ -194,7 +194,7 @@ def _edited_pairs(edits: Sequence[Edit], placement: Placement, voted: Iterable[P
         if placement.split[comparison.id] != "train":
             dropped["held-out prompt"] += 1
             continue
-        pair = Pair(chosen=after, **side("rejected", before), votes=[1, 0, 0], **_asked(comparison))
+        pair = Pair(chosen=after, **side("rejected", before), votes=[1, 0, 0], **_shared_columns(comparison))
         is_given = any(response.messages == after for response in comparison.responses)  # then votes decide, or a tie
         if is_given or (key := pair_key(pair)) in known:
             dropped["duplicate"] += 1
@@ -217,7 +217,7 @@ def _thumbs(
             dropped[reason] += 1
             continue
         completion = side("completion", comparison.responses[0])
-        rows.append(Thumb(**completion, label=up > down, votes=[up, down], **_asked(comparison)))
+        rows.append(Thumb(**completion, label=up > down, votes=[up, down], **_shared_columns(comparison)))
     return Made(rows, dropped)
 
 
@@ -250,7 +250,7 @@ def _labels(
                     label=leaders[0] if len(leaders) == 1 else None,
                     votes={name: chosen[name] for name in dict.fromkeys((*offered, *sorted(chosen)))},
                     split=placement.split[comparison.id],
-                    **_asked(comparison),
+                    **_shared_columns(comparison),
                 )
             )
     return Made(rows, +dropped)
@@ -268,7 +268,7 @@ def _unusable(is_leaking: bool, n_votes: int, min_votes: int, *, is_tie: bool) -
     return "tie" if is_tie else None
 
 
-def _asked(comparison: Comparison) -> dict[str, Any]:
+def _shared_columns(comparison: Comparison) -> dict[str, Any]:
     """The columns that every row has of its comparison."""
     return {
         "prompt": comparison.prompt,

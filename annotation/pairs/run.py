@@ -101,7 +101,7 @@ class VotedPairs(NamedTuple):
 
 @stage
 def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
-    """Make preference pairs, and whatever else people said, from a feedback store.
+    """Make preference pairs, demonstrations, thumbs and labels from a feedback store.
 
     Raises:
         BadInput: no store, nothing to be made (all ties, too few votes), or fewer training pairs than ``min_rows``.
@@ -109,11 +109,8 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     with Store.open(config.feedback) as store:
         head = _intact(store, run)
         judgments, comparisons, hints = store.judgments(), store.comparisons(), store.splits()
-        questions, reasons, versions = (
-            questions_of(store),
-            _exclusions(config, store, judgments),
-            guideline_versions(store),
-        )
+        questions, versions = questions_of(store), guideline_versions(store)
+        reasons = _exclusions(config, store, judgments)
     placement = place(comparisons, hints, config.validation, config.test, config.seed)
     others = _of_the_other_side(config, comparisons, placement)
     comparisons = [comparison for comparison in comparisons if comparison.id not in others]
@@ -201,7 +198,7 @@ def _other_side(config: PairsConfig) -> str:
 def pairs_of(decided: Iterable[Tally], comparisons: Mapping[str, Comparison], min_votes: int) -> VotedPairs:
     """Make pairs of decided tallies; where two make the same pair, the one with more votes is kept."""
     dropped = Counter(dict.fromkeys(REASONS, 0))
-    found: dict[tuple[str, ...], Pair] = {}
+    by_answers: dict[tuple[str, ...], Pair] = {}
     for tally in decided:
         comparison = comparisons[tally.comparison_id]
         first, second = (comparison.responses[index] for index in (tally.first, tally.second))
@@ -210,12 +207,12 @@ def pairs_of(decided: Iterable[Tally], comparisons: Mapping[str, Comparison], mi
             continue
         pair = _pair(comparison, tally, (first, second))
         key = pair_key(pair)
-        if (rival := found.get(key)) is not None:
+        if (rival := by_answers.get(key)) is not None:
             dropped["duplicate"] += 1
             if sum(rival.votes) >= sum(pair.votes):
                 continue
-        found[key] = pair
-    return VotedPairs(sorted(found.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
+        by_answers[key] = pair
+    return VotedPairs(sorted(by_answers.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
 
 
 def _unusable(tally: Tally, are_equal: bool, min_votes: int) -> str | None:
@@ -246,12 +243,12 @@ def _pair(comparison: Comparison, tally: Tally, sides: tuple[Response, Response]
 
 def _intact(store: Store, run: Run) -> str:
     """The chain head of a store whose log verifies; training on edited votes is refused."""
-    found = store.verify()
-    if not found.ok:
-        raise BadInput(f"{store.path}: edited behind the log's back ({'; '.join(found.problems[:3])}); restore a copy")
-    if found.erased:
-        run.note(f"{found.erased} entries of the feedback store were erased on request")
-    return found.head
+    chain = store.verify()
+    if not chain.ok:
+        raise BadInput(f"{store.path}: edited behind the log's back ({'; '.join(chain.problems[:3])}); restore a copy")
+    if chain.erased:
+        run.note(f"{chain.erased} entries of the feedback store were erased on request")
+    return chain.head
 
 
 def _exclusions(config: PairsConfig, store: Store, judgments: Iterable[Judgment]) -> dict[str, str]:
@@ -299,20 +296,20 @@ def _remarks(
 ) -> list[str]:
     """What of the split is easily taken for something else."""
     shares: dict[Split, float] = {"validation": config.validation, "test": config.test}
-    said = [
+    notes = [
         f"{split} holds no pair, though {split}={share:g}: a share is drawn prompt by prompt, and a split that rows "
         "came with holds; more prompts fill it"
         for split, share in shares.items()
         if share and not rows[split] and any(rows.values())
     ]
     if placement.across:
-        said.append(
+        notes.append(
             f"{placement.across} questions are asked in training and in a held-out split, under different system "
             "prompts; where that is a leak, import them with a split (columns.split=...)"
         )
     if dropped["leakage"]:
-        said.append(f"{dropped['leakage']} pairs left out: their prompt is also held out")
-    return said
+        notes.append(f"{dropped['leakage']} pairs left out: their prompt is also held out")
+    return notes
 
 
 def _languages(outputs: Mapping[str, Sequence[Row]], comparisons: Mapping[str, Comparison]) -> list[str]:

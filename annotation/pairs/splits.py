@@ -61,9 +61,9 @@ def place(
 def _across(comparisons: Sequence[Comparison], split: Mapping[str, Split]) -> int:
     places: dict[str, set[Split]] = {}
     for comparison in comparisons:
-        if asked := [message for message in comparison.prompt if message["role"] not in SYSTEM_ROLES]:
-            places.setdefault(normalised(asked), set()).add(split[comparison.id])
-    return sum("train" in found and len(found) > 1 for found in places.values())
+        if turns := [message for message in comparison.prompt if message["role"] not in SYSTEM_ROLES]:
+            places.setdefault(normalised(turns), set()).add(split[comparison.id])
+    return sum("train" in splits and len(splits) > 1 for splits in places.values())
 
 
 def is_for_judge(prompt: Sequence[Message], share: float, seed: int) -> bool:

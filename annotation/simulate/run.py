@@ -80,7 +80,7 @@ class Candidates(NamedTuple):
     splits: dict[str, Split]
 
 
-class Cast(NamedTuple):
+class SimulatedJudgments(NamedTuple):
     """Judgments by the names of the config, how many of them are new, and what else the record says of them."""
 
     judgments: list[Judgment]
@@ -97,34 +97,36 @@ def simulate(config: SimulateConfig, run: Run, *, utility: Utility | None = None
     """
     if utility is None:
         raise BadInput("simulate: needs a true utility to judge by; set gold: module:function")
-    found = _candidates(config, run, utility)
+    candidates = _candidates(config, run, utility)
     with Store.open(config.feedback, write=True) as store:
-        ours = {comparison.id for comparison in found.comparisons}
+        ours = {comparison.id for comparison in candidates.comparisons}
         if others := sum(judgment.comparison_id not in ours for judgment in store.judgments()):
             run.note(f"{config.feedback} also holds {others} judgments of other comparisons; 'pairs' reads them")
-        store.add_comparisons(found.comparisons, found.splits)
+        store.add_comparisons(candidates.comparisons, candidates.splits)
         run.drop("erased from the store", store.passed_over)
-    cast = _written(config, run, found) if config.server is None else _posted(config, config.server, run, found)
+    simulated = (
+        _written(config, run, candidates) if config.server is None else _posted(config, config.server, run, candidates)
+    )
     with Store.open(config.feedback) as store:
         run.record.inputs["feedback"] = {"path": str(config.feedback), "sha256": store.head()}
-    judgments = cast.judgments
-    report = _against_gold(judgments, found.utilities)
+    judgments = simulated.judgments
+    report = _against_gold(judgments, candidates.utilities)
     write_json(run.path / "annotators.json", report)
     n_ties = sum(len(judgment.ranking) == 1 for judgment in judgments)
     return {
-        "comparisons": len(found.comparisons),
+        "comparisons": len(candidates.comparisons),
         "judgments": len(judgments),
-        "new_judgments": cast.new,
+        "new_judgments": simulated.new,
         "ties": proportion(n_ties, len(judgments), len(judgments)).model_dump(),
         "agreement_with_gold": report,
-    } | cast.figures
+    } | simulated.figures
 
 
-def _written(config: SimulateConfig, run: Run, found: Candidates) -> Cast:
+def _written(config: SimulateConfig, run: Run, candidates: Candidates) -> SimulatedJudgments:
     """Everybody votes, straight into the store."""
     judgments = simulate_votes(
-        found.comparisons,
-        found.utilities,
+        candidates.comparisons,
+        candidates.utilities,
         config.annotators,
         config.seed,
         votes_per_comparison=config.votes_per_comparison,
@@ -133,10 +135,10 @@ def _written(config: SimulateConfig, run: Run, found: Candidates) -> Cast:
     with Store.open(config.feedback, write=True) as store:
         added = store.add_judgments(judgments)
         run.drop("erased from the store", store.passed_over)
-    return Cast(judgments, added, {})
+    return SimulatedJudgments(judgments, added, {})
 
 
-def _posted(config: SimulateConfig, at: AtServer, run: Run, found: Candidates) -> Cast:
+def _posted(config: SimulateConfig, at: AtServer, run: Run, candidates: Candidates) -> SimulatedJudgments:
     """Everybody votes at a real server, but for some tasks that stay open."""
     server = start(at.folder)
     campaign = Campaign(
@@ -148,73 +150,75 @@ def _posted(config: SimulateConfig, at: AtServer, run: Run, found: Candidates) -
     shown = {"stage": "campaign", **json.loads(campaign.model_dump_json(exclude_defaults=True))}
     write_text(run.path / "campaign.yaml", yaml.safe_dump(shown, sort_keys=False))
     people = {person.name: person for person in config.annotators}
-    ids = sorted(found.utilities, key=lambda identity: lot(config.seed, "open", identity))
+    ids = sorted(candidates.utilities, key=lambda identity: lot(config.seed, "open", identity))
     size = config.votes_per_comparison
     panels = {key: [p.name for p in panel(key, config.annotators, config.seed, size)] for key in ids[at.open_tasks :]}
 
     def judge(comparison: Comparison, name: str, left: int) -> Judgment:
-        utilities = found.utilities[comparison.id]
+        utilities = candidates.utilities[comparison.id]
         return vote(comparison, utilities, people[name], config.seed, config.tie_threshold, left)
 
     done = post(server, campaign, panels, judge)
     rate = round(done.posted / done.seconds, 1) if done.posted else None
-    return Cast(done.judgments, done.posted, {"open_tasks": len(ids) - len(panels), "posted_per_second": rate})
+    return SimulatedJudgments(
+        done.judgments, done.posted, {"open_tasks": len(ids) - len(panels), "posted_per_second": rate}
+    )
 
 
 def _candidates(config: SimulateConfig, run: Run, utility: Utility) -> Candidates:
     """Read candidates, ask for the utility of every response once, and pair the responses of each prompt."""
     prompts = read_candidates([config.candidates], run.drop, keep_unended=config.keep_unended, at_least=2)
     values = _utilities(prompts, utility)
-    found = Candidates([], {}, {})
+    candidates = Candidates([], {}, {})
     for prompt in prompts:
         known = [(response, value) for response in prompt.responses if (value := next(values)) is not None]
         run.drop("utility unknown", len(prompt.responses) - len(known))
         wanted = None if config.pairs_per_prompt == "all" else config.pairs_per_prompt
         texts = [content_hash(response["messages"]) for response, _ in known]
         for one, other in choose_groups(texts, 2, wanted, config.seed, content_hash(prompt.messages)):
-            _add(found, prompt, known[one], known[other], run)
-    if not found.comparisons:
+            _add(candidates, prompt, known[one], known[other], run)
+    if not candidates.comparisons:
         raise BadInput(f"{config.candidates}: no prompt has two different responses to compare ({run.record.dropped})")
-    found.comparisons.sort(key=lambda comparison: comparison.id)
-    return found
+    candidates.comparisons.sort(key=lambda comparison: comparison.id)
+    return candidates
 
 
 def _utilities(prompts: Sequence[CandidatePrompt], utility: Utility) -> Any:
     """An iterator over the utility of every response, prompt by prompt, from one call."""
     flat = [(prompt, response) for prompt in prompts for response in prompt.responses]
     columns = {key: [prompt.columns[key] for prompt, _ in flat] for key in ("prompt_id", "family", "split")}
-    asked, said = [prompt.messages for prompt, _ in flat], [response["messages"] for _, response in flat]
+    messages, answers = [prompt.messages for prompt, _ in flat], [response["messages"] for _, response in flat]
     ended = [response["ended"] for _, response in flat]
-    values = utility(prompts=asked, completions=said, ended=ended, **columns) if flat else []
+    values = utility(prompts=messages, completions=answers, ended=ended, **columns) if flat else []
     if len(values) != len(flat):
         raise BadInput(f"gold: the utility gave {len(values)} values for {len(flat)} responses; it must give one each")
     return iter(values)
 
 
-def _add(found: Candidates, prompt: CandidatePrompt, one: Any, other: Any, run: Run) -> None:
+def _add(candidates: Candidates, prompt: CandidatePrompt, one: Any, other: Any, run: Run) -> None:
     comparison = compare(prompt, [one[0], other[0]], run.drop)
     if comparison is None:
         return
-    if prompt.split and STRICTNESS[prompt.split] > STRICTNESS[found.splits.get(comparison.id)]:
-        found.splits[comparison.id] = prompt.split
-    if comparison.id in found.utilities:
+    if prompt.split and STRICTNESS[prompt.split] > STRICTNESS[candidates.splits.get(comparison.id)]:
+        candidates.splits[comparison.id] = prompt.split
+    if comparison.id in candidates.utilities:
         run.drop("repeated comparison")
         return
     first_is_one = comparison.responses[0].messages == one[0]["messages"]
-    found.comparisons.append(comparison)
-    found.utilities[comparison.id] = (one[1], other[1]) if first_is_one else (other[1], one[1])
+    candidates.comparisons.append(comparison)
+    candidates.utilities[comparison.id] = (one[1], other[1]) if first_is_one else (other[1], one[1])
 
 
 def _against_gold(judgments: Sequence[Judgment], utilities: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Each annotator's share of votes for the truly better response, where both the vote and the truth choose."""
-    told: dict[str, list[bool | None]] = {}
+    hits: dict[str, list[bool | None]] = {}
     for judgment in judgments:
         first, second = utilities[judgment.comparison_id]
         chooses = len(judgment.ranking) == 2 and first != second
-        told.setdefault(judgment.annotator, []).append(
+        hits.setdefault(judgment.annotator, []).append(
             judgment.ranking[0][0] == int(second > first) if chooses else None
         )
     return {
         name: proportion(answers.count(True), len(answers) - answers.count(None), len(answers)).model_dump()
-        for name, answers in sorted(told.items())
+        for name, answers in sorted(hits.items())
     }

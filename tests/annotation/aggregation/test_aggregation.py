@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,11 +179,19 @@ def mixed(n: int = 60) -> tuple[list[Judgment], list[Comparison]]:
 def test_default_pairs_keep_their_bytes(tmp_path: Path) -> None:
     """The hash is of files that were written when majority was the only method, and the manifest had no more to say.
 
-    But for one thing: an interval of the ceiling that was of width zero is none now.
+    But for two things: an interval of the ceiling that was of width zero is none now, and has its ends apart.
     """
+
+    def as_then(ceiling: dict[str, Any]) -> dict[str, Any]:
+        interval = None if ceiling["low"] is None else [ceiling["low"], ceiling["high"]]
+        counts = {key: ceiling[key] for key in ("n", "n_scored", "n_failed", "units")}
+        return {"value": ceiling["value"], "interval": interval, **counts}
+
     store(tmp_path, *mixed())
     _, manifest = made(tmp_path, "pairs", validation=0.1, test=0.2)
     older = {key: value for key, value in manifest.items() if key not in ("guidelines", "excluded", "files")}
+    splits = {split: as_then(older["ceiling"][split]) for split in ("train", "validation", "test")}
+    older["ceiling"] = as_then(older["ceiling"]) | splits
     written = b"".join((tmp_path / "pairs" / name).read_bytes() for name in FILES[:3])
     digest = hashlib.sha256(written + (json.dumps(older, indent=1) + "\n").encode()).hexdigest()
     assert digest == "9f91d8d31b90303f792efc09eb0b573f6d34cf5be251cdfafc5a6e59b1140565"
