@@ -34,7 +34,7 @@ from align.core.files import write_json, write_text
 from align.core.run_record import RunRecord, finished_run
 from align.core.runs import Run, stage
 from align.core.stats.differences import paired_difference
-from align.evals.fingerprint import MANNER
+from align.evals.fingerprint import ACTING
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 from align.report.tables import markdown
 
@@ -43,7 +43,7 @@ CAVEAT = "One beta a side is a point on each method's curve, not a verdict on th
 
 
 class CompareConfig(StageConfig):
-    """``arms`` are policy runs; ``policy`` is how they acted where several evaluations of a suite stand."""
+    """``arms`` are policy runs; ``policy`` is how they acted where a suite was evaluated several times."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("arms", "evaluations")
 
@@ -79,7 +79,7 @@ class Contender(NamedTuple):
     """One row: a policy, how it acts (None: by itself), and its training run where it is an arm."""
 
     evaluated: EvaluatedPolicy
-    manner: str | None
+    acting: str | None
     record: RunRecord | None
 
     @property
@@ -88,7 +88,7 @@ class Contender(NamedTuple):
 
     def acts(self, policy: str) -> bool:
         """Whether an evaluation under ``policy`` is one of this contender."""
-        return policy == self.manner if self.manner else policy in POLICIES
+        return policy == self.acting if self.acting else policy in POLICIES
 
 
 Evaluated = dict[str, dict[str, Evaluation]]  # suite -> contender -> evaluation
@@ -138,7 +138,7 @@ def _arm(record: RunRecord, records: Sequence[RunRecord]) -> Contender:
 def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
     """Base, SFT, and SFT under a system prompt or with best-of-n, as far as they were evaluated."""
     found = []
-    for name, key, manner in (
+    for name, key, acting in (
         ("base", "base", None),
         ("sft", "sft", None),
         ("prompt-only", "sft", "prompt-only"),
@@ -146,7 +146,7 @@ def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
     ):
         artefact = origin(arm, key) or ""
         evaluations = evaluations_of(records, artefact) if artefact else []
-        found.append(Contender(EvaluatedPolicy(name, Path(name), artefact, None, evaluations), manner, None))
+        found.append(Contender(EvaluatedPolicy(name, Path(name), artefact, None, evaluations), acting, None))
     return found
 
 
@@ -185,9 +185,9 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
         covered = {policy: sum((suite, policy) in newest[arm] for arm in arms) for policy in order}
         policy = max(covered, key=covered.__getitem__)
         found = {
-            one.name: newest[one.name][suite, one.manner or policy]
+            one.name: newest[one.name][suite, one.acting or policy]
             for one in contenders
-            if (suite, one.manner or policy) in newest[one.name]
+            if (suite, one.acting or policy) in newest[one.name]
         }
         for one in contenders:
             if one.name in found and (problem := other_base(one.evaluated, found[one.name])):
@@ -197,19 +197,19 @@ def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
                     f"compare: {found[one.name].name} asked {one.name} through another chat template than its own; "
                     "evaluate again"
                 )
-        _check_alike(suite, found, {one.name for one in contenders if one.manner})
+        _check_alike(suite, found, {one.name for one in contenders if one.acting})
         chosen[suite] = found
     return chosen
 
 
-def _check_alike(suite: str, found: dict[str, Evaluation], mannered: set[str]) -> None:
+def _check_alike(suite: str, found: dict[str, Evaluation], by_other_means: set[str]) -> None:
     """Every contender was asked what the first one that has a metric was asked, and in the same way.
 
-    ``mannered`` ones act in a way of their own (under a system prompt, with best-of-n): that alone may differ.
+    ``by_other_means`` are contenders that act under a system prompt or with best-of-n: that alone may differ.
     """
     for other, second in list(found.items())[1:]:
         one, first = next(iter(found.items()))
-        allowed = MANNER if mannered & {one, other} else frozenset()
+        allowed = ACTING if by_other_means & {one, other} else frozenset()
         if problem := asked_differently(first, second, allowed):
             raise BadInput(f"compare: suite {suite}: {problem}; evaluate {one} and {other} alike")
     asked: dict[str, tuple[str, frozenset[str]]] = {}
@@ -308,7 +308,7 @@ def _not_shown(contenders: Sequence[Contender], chosen: Evaluated, preferred: st
     """Evaluations that the table passes over: those by the policy that was asked for, and older ones of the same."""
     lines = []
     for suite, found in chosen.items():
-        acted = {found[one.name].policy for one in contenders if one.name in found and one.manner is None}
+        acted = {found[one.name].policy for one in contenders if one.name in found and one.acting is None}
         lines += [
             f"{suite}: shown by {policy}, since fewer arms have an evaluation by {preferred}"
             for policy in sorted(acted - {preferred})
@@ -324,4 +324,4 @@ def _not_shown(contenders: Sequence[Contender], chosen: Evaluated, preferred: st
 
 def _has_no_suite(one: Contender, is_generating: bool) -> bool:
     """A suite that generates nothing is about weights: with a system prompt or best-of-n they are SFT's own."""
-    return one.manner is not None and not is_generating
+    return one.acting is not None and not is_generating

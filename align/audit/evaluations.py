@@ -145,7 +145,7 @@ def all_runs(folders: Iterable[Path]) -> list[RunRecord]:
 
 
 def evaluations_of(records: Iterable[RunRecord], artefact: str) -> list[Evaluation]:
-    """The finished evaluations of an artefact, one a suite, oldest first."""
+    """The finished evaluations of an artefact, one per suite, oldest first."""
     finished = [r for r in records if r.stage == "eval" and r.status == "finished"]
     own = [r for r in finished if r.inputs.get("subject", {}).get("sha256") == artefact]
     return [Evaluation(r, suite) for r in sorted(own, key=lambda r: (r.created, r.path)) for suite in suites_of(r)]
@@ -166,7 +166,7 @@ def load_results(record: RunRecord) -> list[ItemResult]:
     """The per-item results of an evaluation run.
 
     Raises:
-        BadInput: the file is not the one that the evaluation wrote, or a row is no result or stands twice.
+        BadInput: the file is not the one that the evaluation wrote, or a row is no result or occurs twice.
     """
     return list(_results(Path(record.path) / "items.jsonl", record.headline.get("results_sha256")))
 
@@ -208,7 +208,7 @@ def chance_of(record: RunRecord, suite: str, metric: str) -> float | None:
 
 
 def kind_of(metric: Metric, *sides: Scores) -> Kind:
-    """What a difference may assume: by the metric's definition, and exact only for one zero or one an item."""
+    """What a difference may assume: by the metric's definition, and exact only for one zero or one per item."""
     if not metric.is_bounded:
         return "unbounded"
     single = all(side.per_item <= 1 and not side.clusters for side in sides)
@@ -228,7 +228,7 @@ def _results(path: Path, written: str | None) -> tuple[ItemResult, ...]:
         key = (row.suite, row.metric, row.item_id, row.sample)
         if key in seen:
             raise BadInput(
-                f"{path}: result {number}: {row.metric} of item '{row.item_id}', sample {row.sample}, stands twice"
+                f"{path}: result {number}: {row.metric} of item '{row.item_id}', sample {row.sample}, occurs twice"
             )
         seen.add(key)
     return found

@@ -23,7 +23,7 @@ RANK = {"fail": 0, "insufficient": 1, "pass": 2}
 
 
 class GateDecision(NamedTuple):
-    """A gate's finding, the evaluations that decided it (none where nothing did), and every evaluation looked at."""
+    """A gate's finding, the evaluations that decided it (none where nothing did), and all that were considered."""
 
     gate: Gate
     finding: Finding
@@ -71,7 +71,7 @@ def same_question(one: EvaluatedPolicy, other: EvaluatedPolicy, suite: str) -> l
 
 
 def asked_differently(one: Evaluation, other: Evaluation, allowed: Collection[str] = ()) -> str | None:
-    """Why two evaluations cannot be held against each other, or None."""
+    """Why two evaluations cannot be compared, or None."""
     if one.fingerprint is None or other.fingerprint is None:
         unknown = one if one.fingerprint is None else other
         return f"{unknown.name} does not record how it was asked (an earlier version wrote it); evaluate again"

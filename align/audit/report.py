@@ -35,7 +35,7 @@ ORDER = ("fail", "insufficient", "pass")
 
 
 class ReportConfig(StageConfig):
-    """``runs_folder`` holds the runs that are told about; all its finished ones are inputs."""
+    """``runs_folder`` holds the runs that the report shows; all its finished ones are inputs."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("audits", "comparison", "told")
 

@@ -2,7 +2,7 @@
 
 In: base, candidate, and where given SFT and a rival (policy runs or model folders), gates.yaml, and every finished
 evaluation run of their artefacts in the runs folders around. Out: ``audit.json`` with findings, every evaluation
-that was looked at by name, the worst flips with both texts, and what was not measured. Evaluations are inputs: a newer
+that was considered by name, the worst flips with both texts, and what was not measured. Evaluations are inputs: a newer
 one makes another audit. Not here: running an evaluation, and which evaluations may be compared (pairing).
 """
 

@@ -59,7 +59,7 @@ def training_charts(runs: Sequence[TrainingRun]) -> list[Markup]:
     x = "share of the run, %"
     wanted: list[tuple[str, str, Callable[[TrainingRun], list[tuple[float, float]]]]] = [
         ("Reward score", "mean score", lambda run: curve(run, "score")),
-        ("KL to the reference", "nats a response", lambda run: curve(run, "kl")),
+        ("KL to the reference", "nats per response", lambda run: curve(run, "kl")),
         ("Length", "words, watched prompts", _words),
         ("Gold utility", "mean utility", lambda run: curve(run, "utility")),
         ("Loss", "loss", lambda run: curve(run, "loss")),
@@ -75,9 +75,9 @@ def training_charts(runs: Sequence[TrainingRun]) -> list[Markup]:
 
 
 def gold_by_kl(runs: Sequence[TrainingRun]) -> Markup:
-    """Gold utility against KL, one line a run in the order of training."""
+    """Gold utility against KL, one line per run in the order of training."""
     series = [Series(run.name, _joined(curve(run, "kl"), curve(run, "utility")), run.colour) for run in runs]
-    return line_chart("Gold utility against KL", "KL to the reference, nats a response", "gold utility", series)
+    return line_chart("Gold utility against KL", "KL to the reference, nats per response", "gold utility", series)
 
 
 def overoptimisation(run: TrainingRun) -> Overoptimisation | None:
@@ -87,7 +87,7 @@ def overoptimisation(run: TrainingRun) -> Overoptimisation | None:
     if len(score) < 3 or len(gold) < 3:
         return None
     x_range = (min(x for x, _ in score + gold), max(x for x, _ in score + gold))
-    axis = "KL to the reference, nats a response"
+    axis = "KL to the reference, nats per response"
     charts = [
         line_chart("Reward score: what is optimised", axis, "score", [Series(run.name, score, run.colour)], x_range),
         line_chart("Gold utility: what is meant", axis, "gold utility", [Series(run.name, gold, run.colour)], x_range),

@@ -82,7 +82,7 @@ def _facts(estimate: GateEstimate) -> dict[str, Any]:
 def _with_missing(
     gate: Gate, estimate: GateEstimate, decided: Finding, sides: Mapping[str, Scores], facts: dict[str, Any]
 ) -> Finding:
-    """The finding with what is missing said in it; an undecided gate that would pass as scored lacks answers."""
+    """The finding with what is missing in its reason; an undecided gate that would pass as scored lacks answers."""
     missing = {side: samples for side, one in sides.items() if (samples := count_samples(one)).missing}
     if not missing:
         return decided

@@ -1,4 +1,4 @@
-"""What an answer depends on beside the weights: two evaluations are held against each other only where these agree.
+"""What an answer depends on beside the weights: two evaluations are compared only where these agree.
 
 In: the loaded policy, its items and how it acts. Out: plain values by key, one set a suite, for the run's record.
 Seeds are no part of it (another seed is another draw of the same question), nor are device, layout and batch, which
@@ -32,7 +32,7 @@ KEYS: Mapping[str, str] = {
     "sampler": "what is drawn from",
     "sampled_by": "the sampler and its settings, where it is not the local one",
     "temperature": "of the draws",
-    "samples": "answers an item",
+    "samples": "answers per item",
     "best_of": "answers that each of them was chosen from",
     "chosen_by": "sha256 of the reward model that chose",
     "max_new_tokens": "tokens of an answer at most",
@@ -42,7 +42,7 @@ KEYS: Mapping[str, str] = {
     "measurements": "sha256 of each `evaluate` module",
 }
 # what a contender with its own way of acting (a system prompt, best-of-n) differs in from a policy that acts by itself
-MANNER = frozenset(
+ACTING = frozenset(
     {"policy", "sampler", "sampled_by", "temperature", "samples", "best_of", "chosen_by", "system_prompt"}
 )
 

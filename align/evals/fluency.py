@@ -19,7 +19,7 @@ QUOTES = str.maketrans(
     }
 )
 LOOP_WORDS = 8  # a text of fewer words may well say one of them often
-LONG_WORDS = 100  # words that are looked at: in a longer text even people use most of their words again
+LONG_WORDS = 100  # words that are counted: in a longer text even people use most of their words again
 LOOP_BYTES = 64  # the same for a text without spaces
 ECHO_WORDS = 5  # an answer this long that says only what the prompt says is no answer
 UNREADABLE = 0.02  # share of characters that no text has

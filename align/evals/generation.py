@@ -24,7 +24,7 @@ Policy = Literal["greedy", "sample", "prompt-only", "best-of-n"]
 
 
 class SamplingConfig(NamedTuple):
-    """How the policy acts. ``samples`` answers an item; best-of-n draws n for each of them."""
+    """How the policy acts: ``samples`` answers per item; best-of-n draws n for each of them."""
 
     policy: Policy = "greedy"
     samples: int = 1
@@ -79,7 +79,7 @@ class Answered(NamedTuple):
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
-    """Put a system prompt before a conversation, joined to the one that stands there."""
+    """Put a system prompt before a conversation, joined to its own where it has one."""
     if system_prompt is None:
         return list(messages)
     if messages and messages[0]["role"] == "system":

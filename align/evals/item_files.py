@@ -45,7 +45,7 @@ def load_items(paths: Path | Sequence[Path], suites: Sequence[Suite]) -> list[It
                     continue
                 read.add(path)
                 if item.id in own:
-                    raise BadInput(f"{where}: id '{item.id}' stands twice in suite {suite.name}; ids must differ")
+                    raise BadInput(f"{where}: id '{item.id}' occurs twice in suite {suite.name}; ids must differ")
                 other = by_question.setdefault(item.question, item)
                 if other is not item and (item.cluster is None or item.cluster != other.cluster):
                     raise BadInput(

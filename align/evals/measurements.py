@@ -1,7 +1,7 @@
 """Further measures of what a policy wrote, from Hugging Face `evaluate`: a local module folder each.
 
-A module takes texts (``data`` or ``predictions``) and gives, under one or more names, a list with one number a text
-(toxicity and perplexity are of this kind). Its code is run as it stands in the folder, like a reward function's;
+A module takes texts (``data`` or ``predictions``) and gives, under one or more names, a list with one number per text
+(toxicity and perplexity are of this kind). Its code is run as the folder has it, like a reward function's;
 nothing is looked up on a hub. Not here: metrics of a whole corpus, or against references.
 """
 
@@ -45,10 +45,10 @@ def load_measurement(path: Path, better: Literal["higher", "lower"]) -> Measurem
 
 
 def measure(measurement: Measurement, texts: Sequence[str]) -> dict[str, list[float | None]]:
-    """Numbers by metric (``measured_lower/folder/name``), one a text; None where it is not a finite number.
+    """Numbers by metric (``measured_lower/folder/name``), one per text; None where it is not a finite number.
 
     Raises:
-        BadInput: the module fails, or gives no list with one number a text.
+        BadInput: the module fails, or gives no list with one number per text.
     """
     if not texts:
         return {}
@@ -64,7 +64,7 @@ def measure(measurement: Measurement, texts: Sequence[str]) -> dict[str, list[fl
             found[f"measured_{measurement.better}/{measurement.name}/{name}"] = [_finite(value) for value in values]
     if not found:
         raise BadInput(
-            f"measurement {measurement.name}: gave {', '.join(given) or 'nothing'}, none of it one number a text"
+            f"measurement {measurement.name}: gave {', '.join(given) or 'nothing'}, none of it one number per text"
         )
     return found
 

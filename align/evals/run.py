@@ -1,7 +1,7 @@
 """Stage `eval`: items x a policy -> per-item results, a run of its own about its ``subject``.
 
 In: a policy (run or model folder), items, and where wanted a reward run, an SFT run and a gold utility. Out:
-``items.jsonl``, one result a line, and in the headline every metric's mean with its counts and interval, by family
+``items.jsonl``, one result per line, and in the headline every metric's mean with its counts and interval, by family
 too. Intervals take the items as clusters. Not here: whether a number is good enough (the audit).
 """
 
@@ -87,7 +87,7 @@ class EvalConfig(TextConfig):
     def _consistent(self) -> Self:
         names = [suite.name for suite in self.suite]
         if len(set(names)) < len(names):
-            raise ValueError("suite: a suite stands twice; name each once")
+            raise ValueError("suite: a suite is named twice; name each once")
         if self.policy == "best-of-n" and self.reward is None:
             raise ValueError("policy best-of-n needs reward: RUN to choose by")
         if self.policy == "best-of-n" and (silent := [suite.name for suite in self.suite if not suite.generates]):

@@ -53,7 +53,7 @@ class EvaluationTarget(NamedTuple):
 
 
 def load_policy(path: Path, compute: Compute, template: Template, note: Note) -> RoleModel:
-    """Load a policy run (or a model folder); ``note`` is told which layout it was given.
+    """Load a policy run (or a model folder); ``note`` receives the layout that was chosen.
 
     Raises:
         BadInput: the folder holds no policy.

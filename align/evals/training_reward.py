@@ -1,7 +1,7 @@
 """Which of an evaluation's numbers come from a reward that a policy was trained on.
 
 Such a number says how far the reward was followed and not whether an answer is good (Gao et al. 2022, arXiv
-2210.10760): it is named *training reward* wherever it stands, and enters no gate and no win rate. In: run records.
+2210.10760): it is named *training reward* wherever it is shown, and enters no gate and no win rate. In: run records.
 Not here: a reward of another name that learned from the same judgments (``eval`` notes that one). No torch.
 """
 

@@ -40,7 +40,7 @@ def estimate(record: Mapping[str, Any] | None) -> str:
 
 
 def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What has to be said beside metrics whose name another measure is known by."""
+    """Notes on metrics whose name another measure is known by."""
     return [EQUAL_LENGTH] if any(metric.endswith(", equal length") for row in rows for metric in row["metrics"]) else []
 
 

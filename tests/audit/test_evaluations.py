@@ -98,7 +98,7 @@ def test_a_score_that_the_metric_cannot_have_is_refused(score: float) -> None:
 def test_a_result_that_stands_twice_is_named_by_its_place(tmp_path: Path) -> None:
     rows = [result(1.0), result(1.0, "b"), result(0.0)]
     write_jsonl(tmp_path / "items.jsonl", [row.model_dump(mode="json") for row in rows])
-    with pytest.raises(BadInput, match="result 3: garbage of item 'a', sample 0, stands twice"):
+    with pytest.raises(BadInput, match="result 3: garbage of item 'a', sample 0, occurs twice"):
         load_results(record().model_copy(update={"path": str(tmp_path)}))
 
 

@@ -197,7 +197,7 @@ def test_edited_results_are_refused(world: World, change: str) -> None:
 
 def test_results_that_stand_twice_are_refused(world: World) -> None:
     config = world([*GOOD, GOOD[0]])
-    with pytest.raises(BadInput, match="accuracy/fact of item 'accuracy/fact-0', sample 0, stands twice"):
+    with pytest.raises(BadInput, match="accuracy/fact of item 'accuracy/fact-0', sample 0, occurs twice"):
         audit(config)
 
 

@@ -67,7 +67,7 @@ def test_a_module_that_cannot_serve_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="broken: cannot be loaded"):
         load_measurement(tmp_path / "broken", "lower")
     corpus = load_measurement(module(tmp_path / "corpus", "{'mean': 2.0}"), "lower")
-    with pytest.raises(BadInput, match="gave mean, none of it one number a text"):
+    with pytest.raises(BadInput, match="gave mean, none of it one number per text"):
         measure(corpus, ["a", "b"])
     failing = load_measurement(module(tmp_path / "failing", "1 / 0"), "lower")
     with pytest.raises(BadInput, match="measurement failing: failed"):

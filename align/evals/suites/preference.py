@@ -1,7 +1,7 @@
 """Suite `preference`: is what the policy writes better, and how far did it go to write it.
 
 Gold utility where the truth is known, reward score, win rate against SFT's own answers to the same prompts, exact
-KL to SFT along the policy's samples, length, and the share that ended. Length and KL stand beside every gain
+KL to SFT along the policy's samples, length, and the share that ended. Length and KL are reported beside every gain
 because both buy reward. Not here: length-controlled win rates, human or model judges.
 """
 
@@ -209,7 +209,7 @@ def _share_won(own: Sequence[float | None], other: Sequence[float | None]) -> fl
 def _kl(
     policy: RoleModel, reference: RoleModel, answered: Sequence[Answered], sampling: SamplingConfig
 ) -> list[ItemResult]:
-    """KL in nats a response: exact along each sample, and for best-of-n the formula's one value.
+    """KL in nats per response: exact along each sample, and for best-of-n the formula's one value.
 
     The formula is best-of-n's distance from the policy it samples, SFT's own when SFT is evaluated.
     """

@@ -1,8 +1,8 @@
 """Suite `safety`: refusing what harms, not refusing what only looks like it, not agreeing to what is false.
 
 Every answer is generated and read by the judge its item names. Harmful compliance and over-refusal come from
-the same run on two sides of one line; ``harmless_compliance``, ``garbage`` and ``empty`` stand beside them, because a
-policy that babbles neither complies nor refuses. Not here: attacks that search for a prompt.
+the same run on two kinds of prompts; ``harmless_compliance``, ``garbage`` and ``empty`` are reported beside them,
+because a policy that babbles neither complies nor refuses. Not here: attacks that search for a prompt.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _fault(name: str) -> Metric:
 
 
 class SafetyItem(Item):
-    """A prompt on one ``side``, said by its family or a tag.
+    """A prompt on one ``side``, named by its family or a tag.
 
     harm: should be refused; benign: should not be; lead: carries a claim, tag ``true`` or ``false``.
     """
