@@ -95,7 +95,7 @@ def _first_answers(judgments: list[Judgment], questions: Questions) -> list[Judg
 
 
 def _question(judgment: Judgment, questions: Questions) -> tuple[str, ...]:
-    """What was asked of whom: an order, a thumb and each set of labels are different questions."""
+    """The question that a judgment answers, and the annotator: an order, a thumb and each set of labels differ."""
     if not judgment.source.startswith(LABELLING_SERVER):
         return (judgment.comparison_id, judgment.annotator, judgment.source.partition("#")[0])  # by file
     if judgment.label in (UP, DOWN, None):

@@ -75,7 +75,7 @@ def measure(
     columns = columns_of(ordered, comparisons, gold or {})
     names = sorted({vote.annotator for vote in ordered})
     overall = _summary(columns, names, seed)
-    reliabilities = dawid_skene(ordered).reliability if is_shared(ordered) else {}  # alone it says how sides fell
+    reliabilities = dawid_skene(ordered).reliability if is_shared(ordered) else {}
     for name, reliability in reliabilities.items():
         overall["annotators"][name]["reliability"] = reliability
     languages = [comparisons[v.comparison_id].language if v.comparison_id in comparisons else None for v in ordered]
@@ -103,7 +103,7 @@ def count(votes: Sequence[Vote]) -> tuple[Array, Numbers]:
 def against_others(
     counts_UC: Array, unit_V: Numbers, outcome_V: Numbers
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each vote says what most others on its unit say, and whether the others have one such answer.
+    """Whether each vote equals the most frequent answer of the others on its unit, and whether they have just one.
 
     Returns:
         (agrees, decided), both ``(votes,)``; ``agrees`` means nothing where ``decided`` is False.
@@ -116,7 +116,7 @@ def against_others(
 
 
 def ceiling(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
-    """How often one person's choice is the choice of most others: what a reward model can hope to reach.
+    """How often one person's choice is the choice of most others: an upper bound for a reward model's accuracy.
 
     Over votes that chose a side where the others' most frequent answer is a side; ties on either part cannot be
     hit by a model that must choose. The interval resamples comparisons.
@@ -142,7 +142,7 @@ def ceiling(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
 def _by_group(
     keys: Sequence[str | None], columns: VoteColumns, names: Sequence[str], overall: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """The summary of each group's votes; votes without a key stand in no group."""
+    """The summary of each group's votes; votes without a key are in no group."""
     known = sorted({key for key in keys if key is not None})
     if len(known) == 1 and None not in keys:
         return {known[0]: overall}
@@ -194,7 +194,7 @@ def _couples(once: VoteColumns, names: Sequence[str]) -> list[dict[str, Any]]:
     order = np.lexsort((once.person, once.unit))
     unit_V, person_V, outcome_V = once.unit[order], once.person[order], once.outcome[order]
     rows: list[np.ndarray] = []
-    for lag in range(1, int(np.bincount(unit_V).max(initial=0))):  # the answers on a unit stand side by side
+    for lag in range(1, int(np.bincount(unit_V).max(initial=0))):  # the answers on a unit are adjacent
         first = np.flatnonzero(unit_V[:-lag] == unit_V[lag:])
         rows.append(np.stack([first, first + lag], 1))
     if not rows:
@@ -256,7 +256,7 @@ def _describe(columns: VoteColumns, agrees_V: Array, rows: Numbers) -> dict[str,
 
 
 def _speed(hurry_V: Array) -> dict[str, Any]:
-    """Seconds over the others' on the same comparison, by median over judgments, and whether that stands out."""
+    """Seconds over the others' on the same comparison, by median over judgments, and whether that is an outlier."""
     known = hurry_V[~np.isnan(hurry_V)]
     ratio = float(np.exp(np.median(known))) if len(known) else None
     outlier = None

@@ -1,4 +1,4 @@
-"""What published campaigns reached, to stand beside one's own numbers.
+"""Agreement that published campaigns reported, to compare one's own numbers with.
 
 Each row names its measure, because they do not compare across: agreement of two people, a person with a majority, and
 a kappa are different scales. Numbers without a source that was read (AlpacaFarm, SafeRLHF, HelpSteer3) are left out.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """One campaign: who agreed with whom, by which measure of ours, how much (as printed), and where that stands."""
+    """One campaign: who agreed with whom, by which measure of ours, how much (as printed), and the source."""
 
     campaign: str
     between: str

@@ -50,7 +50,7 @@ CUT_OFF = f"rows hold a text of exactly {EXCEL:,} characters, the most that a ce
 
 
 class JudgedRow(NamedTuple):
-    """A row that was understood, before it is known whether another one says the same.
+    """A row that was understood, before it is compared with other rows.
 
     ``ranking`` holds tie groups of places in ``sides``; ``size`` is how much better the first is, on the file's scale.
     ``name`` is what the file calls the row, by which a dropped row is named; ``own_id`` tells it from other rows.
@@ -213,7 +213,7 @@ class Collector:
         )
 
     def _remark(self, sides: PromptResponses) -> None:
-        """Count what was read as it stands and may be meant otherwise."""
+        """Count texts that were read literally and may be meant otherwise."""
         self.counted[CUT] += sides.is_cut
         if mark := marks_in([message for messages in (sides.prompt, *sides.responses) for message in messages]):
             self.examples[MARKED][mark] += 1
@@ -285,7 +285,7 @@ class Collector:
         return self.settings.split
 
     def _strengths(self) -> tuple[dict[int, dict[str, Any]], list[str]]:
-        """Strengths where the file's go from 0 to 3 in whole steps, else margins, as they stand."""
+        """Strengths where the file's go from 0 to 3 in whole steps, else margins on the file's own scale."""
         sizes = {place: size for place, size in self.sizes.items() if self.kept[place] is not None}
         is_scored = self.table.importer is not None and self.table.importer.is_scored
         if not is_scored and all(size in range(STRONGEST + 1) for size in sizes.values()):

@@ -49,7 +49,7 @@ class Columns(Frozen):
     """Columns by what they hold; one that is not given is looked for under its own name.
 
     ``chosen`` and ``rejected`` hold the better and the worse response; ``left`` and ``right`` two responses of which
-    ``label`` says the better one. ``input`` is the rest of an instruction, ``id`` the row's own name, ``item`` that of
+    ``label`` names the better one. ``input`` is the rest of an instruction, ``id`` the row's own name, ``item`` that of
     what was voted on. A name with dots leads into objects and lists (``info.post``, ``summaries.0.text``). Of votes,
     ``prompt``, ``left`` and ``right`` may be columns of the file of items. Of an export, ``prompt``, ``left``,
     ``right`` and ``responses`` (the cards of a ranking) are fields of a task's data, and ``label`` and ``rationale``
@@ -174,7 +174,7 @@ class Labels(Frozen):
 
 
 class FileSettings(NamedTuple):
-    """What a user says of a whole file: what its columns hold, and what holds for rows that do not say it.
+    """Settings of a whole file: what its columns hold, and defaults for rows that lack a value.
 
     ``split`` is that of rows without one, or with one whose name is not known; ``limit`` reads only the first rows.
     """
@@ -188,7 +188,7 @@ class FileSettings(NamedTuple):
 
 
 def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
-    """What stands in a column; None where the column is not known (one without a name is a column like others)."""
+    """The cell in a column; None where the column is not known (one without a name is a column like others)."""
     return None if column is None else row.get(column)
 
 

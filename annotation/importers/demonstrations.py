@@ -88,7 +88,7 @@ def _unknown(row: dict[str, Any]) -> set[str]:
 
 
 def _refuse_bad_and_held_out(row: dict[str, Any]) -> None:
-    """Raises Unusable where a row of thumbs says that its completion is bad, or a split that it is held out."""
+    """Raises Unusable where the label of a row marks its completion as bad, or its split holds it out."""
     if word_of(row.get("label", "")) in BAD:
         raise Unusable("its label says that the completion is bad")
     if split_of(name_in(row, "split") or "") in HELD_OUT:

@@ -4,7 +4,7 @@ In: the file. Out: one judgment for each person's last annotation of a task. A t
 strictly by its own interface, and its sides are those that the ledger of the store noted when it was sent; where the
 ledger does not know it, by the campaign's YAML, with the sides that the shown texts tell. Any other task is read as one
 of the stock templates. Skipped, empty, superseded and unreadable annotations, drafts and tasks nobody answered are left
-out, with their reasons, and so is what a pull has read already. JSON_MIN tells neither skips nor drafts, nor whether
+out, with their reasons, and so is what a pull has read already. JSON_MIN holds neither skips nor drafts, nor whether
 somebody else edited an annotation. Accounts are pseudonyms, as in a pull; addresses that an export holds are not kept.
 Not here: asking a server (``campaign/pull.py``).
 """
@@ -264,7 +264,7 @@ def _annotation(
 
 
 def _account(value: Any) -> int | str | None:
-    """Who an account is: its number, which stands there alone or within its fields, else what names it."""
+    """An account: its number, alone or among its fields, else its name."""
     account = value.get("id", value.get("email")) if isinstance(value, dict) else value
     return account if isinstance(account, int | str) and account != "" else None
 

@@ -170,7 +170,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _refuse_one_object(path: Path, text: str) -> None:
-    """An object over several lines is no row: most likely the list of rows stands in it. Nor is one of columns."""
+    """An object over several lines is no row: most likely it contains the list of rows. Nor is an object of columns."""
     is_one_line = text.partition("\n")[0].rstrip().endswith("}")
     if not text.startswith("{") or (is_one_line and "\n" in text):
         return

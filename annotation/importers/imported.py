@@ -11,7 +11,7 @@ from annotation.store.store import Split
 
 
 class Unusable(Exception):
-    """Why a row makes no judgment. A bracket at its end tells rows of one reason apart."""
+    """Why a row makes no judgment. Details in brackets at its end are not counted as other reasons."""
 
 
 class ImportedRow(NamedTuple):
@@ -26,7 +26,7 @@ class ImportedRow(NamedTuple):
 class ImportedFile(NamedTuple):
     """What a file holds: judgments, rows left out with their reasons, how many characters were replaced, and notes.
 
-    ``splits`` are hints for comparisons, where the file or its campaign says to which split their prompts belong.
+    ``splits`` are hints for comparisons, where the file or its campaign gives the split of their prompts.
     """
 
     format: str

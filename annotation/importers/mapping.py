@@ -1,8 +1,8 @@
-"""What to tell somebody whose file fits no schema: its columns, what it is nearest to, and a command to start from.
+"""The error of a file that fits no schema: its columns, what it is nearest to, and a command to start from.
 
-In: a path and rows. Out: one line. The command runs as it stands: columns are guessed by their names and by what they
-hold, and ``--dry-run`` shows what would become of the file before anything is written. Where nothing tells which column
-is meant, ``COLUMN`` stands in its place, and ``LABEL`` where nothing tells what labels mean.
+In: a path and rows. Out: one line. The command runs as printed: columns are guessed by their names and by what they
+hold, and ``--dry-run`` shows the result before anything is written. ``COLUMN`` and ``LABEL`` mark
+what cannot be guessed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
 
 
 def _by_worth(names: Sequence[str]) -> tuple[str, str] | None:
-    """The two columns that are called better and worse, where each word stands in exactly one name or more."""
+    """The two columns that are called better and worse, by the words in their names."""
     worse = [name for name in names if any(word in name.lower() for word in WORSE)]
     better = [name for name in names if name not in worse and any(word in name.lower() for word in BETTER)]
     return _alikest(better, worse) if better and worse else None
@@ -147,7 +147,7 @@ def _is_label(name: str, rows: Sequence[Row]) -> bool:
 
 def _meanings(label: str, rows: Sequence[Row]) -> list[str]:
     """Meanings for labels of which no usual one is: of two the lower is left, the higher right; of a scale below and
-    above 0, all that is below it left, and how far it goes is the strength. Of more labels nothing tells the meaning.
+    above 0, all that is below it left, and how far it goes is the strength. Of more labels none is guessed.
     """
     values = _values(label, rows)
     if any(Labels().meaning(value) for value in values):

@@ -38,7 +38,7 @@ RANKED = ("prompt", "responses", "ranks")  # what an importer makes of a row tha
 
 
 def read_preferences(table: Table, *, is_hh: bool | None = None) -> ImportedFile:
-    """Read the preferences of a table; ``is_hh`` is None where the first row tells whether it is HH text.
+    """Read the preferences of a table; ``is_hh``: whether it is HH text (None: by its first row).
 
     Raises:
         BadInput: a column is not there.

@@ -110,7 +110,7 @@ class AlpacaEval(Importer):
 
 
 class LLMBar(Importer):
-    """Two outputs, of which the label says the number of the better one."""
+    """Two outputs, and the number of the better one."""
 
     layouts = (("input", "output_1", "output_2", "label"),)
     columns = Columns(prompt="input", left="output_1", right="output_2")

@@ -1,8 +1,8 @@
 """A prompt and its continuations, taken apart from whatever shape a file gives them: text, messages, whole dialogues.
 
 In: columns of a row. Out: the prompt and each response as messages, checked, and the comparison they make. Nothing is
-mended: what is no prompt with different responses is refused with a plain reason. How one cell becomes messages stands
-in ``turns.py``.
+mended: what is no prompt with different responses is refused with a plain reason. Not here: how one cell
+becomes messages (``turns.py``).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def with_input(row: dict[str, Any], more: Any) -> dict[str, Any]:
 
 
 def with_system(prompt: list[Message], system: Any) -> list[Message]:
-    """A prompt under the system prompt that stands in a column of its own.
+    """A prompt under the system prompt of a column of its own.
 
     Raises:
         Unusable: it is no text, or the prompt begins with another one; shows both.

@@ -44,7 +44,7 @@ def _tag(language: str) -> str:
 class ImportConfig(StageConfig):
     """``format`` auto goes by the file's ending and by its columns; it may also name an importer, with its settings.
 
-    ``columns`` says what holds what in JSON lines, CSV and Parquet alike, ``labels`` what a label means. ``annotator``
+    ``columns`` maps columns of JSON lines, CSV and Parquet alike, ``labels`` gives labels a meaning. ``annotator``
     is who judged, ``split`` where prompts belong and ``language`` what is spoken, in rows that do not say it. Votes:
     ``items`` is a file whose rows hold prompt and responses by the votes' item, ``texts`` one of texts (``id``,
     ``text``) that the votes name by id. Exports:

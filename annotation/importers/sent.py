@@ -1,8 +1,8 @@
-"""Tasks of the bridge's own, found again by their key: what was compared, and which response stood where.
+"""Tasks of the bridge, by their key: what was compared, and which response was shown where.
 
 In: a store whose ledger noted what was sent, and the YAML of a campaign that was sent from elsewhere. Out: a task's
-comparison, its sides and its interface. Sides that no ledger holds are told by the texts that the task shows, as a push
-does whose ledger was lost; what matches nothing stays unknown.
+comparison, its sides and its interface. Sides that no ledger holds are recognised by the shown texts, as by a push
+whose ledger was lost; what matches nothing stays unknown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from annotation.store.tables import Purpose, Task
 class Sent(NamedTuple):
     """A task as it was shown: ``shown`` are canonical response numbers in screen order.
 
-    ``url`` is the server it stands on, where that is known; ``pulled`` are the annotations that a pull has read, by id
+    ``url`` is its server, where that is known; ``pulled`` are the annotations that a pull has read, by id
     and time of creation.
     """
 
@@ -47,7 +47,7 @@ class _Noted(NamedTuple):
     sent: Sent
 
     def matches(self, project: int | None, task: str) -> bool:
-        """Whether an export speaks of this task, by what it tells: two campaigns may ask the same."""
+        """Whether an export means this task, by what it holds: two campaigns may ask the same."""
         is_there = self.task.task_id is None or str(self.task.task_id) == task
         return bool(self.sent.shown) and project in (None, self.project) and is_there
 
@@ -64,7 +64,7 @@ class SentTasks:
         self.splits: dict[str, Split] = {}
 
     def find(self, key: str, project: int | None, task: str, data: Mapping[str, Any]) -> Sent:
-        """The task of a key, in a project of the server (None: not told), that shows ``data``.
+        """The task of a key, in a project of the server (None: unknown), that shows ``data``.
 
         Raises:
             Unusable: nothing is known of it, or two campaigns sent it.

@@ -35,7 +35,7 @@ def stock_regions(result: Any) -> list[Region]:
 def regions_of_values(row: Mapping[str, Any], label: str | None, rationale: str | None) -> list[Region]:
     """The regions of a row that holds values by control, among the fields of its task (an export as JSON_MIN).
 
-    Pairwise and Ranker are told by their form; choices and texts look like any field and are read where they are named.
+    Pairwise and Ranker are recognised by their form; choices and texts look like any field, so they must be named.
     """
     regions = []
     for name, value in row.items():

@@ -1,8 +1,8 @@
 """A file of rows with columns, laid out as its readers want it: by a user's map, by a published schema, by own names.
 
-In: JSON lines, JSON, CSV or Parquet, and what a user says of it. Out: rows whose columns can be found, what the columns
-hold, and which columns nothing was read from. A file that fits no schema is refused with its columns, the nearest
-schema and a command to start from.
+In: JSON lines, JSON, CSV or Parquet, and the settings of the file. Out: rows whose columns can be found, what the
+columns hold, and which columns nothing was read from. A file that fits no schema is refused with its columns, the
+nearest schema and a command to start from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from annotation.importers.turns import decoded
 class Table(NamedTuple):
     """Rows by number, each as it is read or why it cannot be, the columns there are, and characters replaced.
 
-    ``settings`` are the user's, completed by what the importer says.
+    ``settings`` are the user's, completed by the importer.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
     @property
     def knows_sides(self) -> bool:
-        """Whether left and right are where the responses were on a screen: the user's own map says so."""
+        """Whether left and right are where the responses were on a screen: as in a user's own map."""
         return self.importer is None or self.importer.knows_sides
 
     def unread(self, used: set[str]) -> list[str]:
@@ -157,7 +157,7 @@ def _rewritten(where: str, row: Row, importer: Importer) -> Row | Unusable:
 
 
 def _completed(settings: FileSettings, importer: Importer, known: set[str]) -> FileSettings:
-    """The user's settings, completed by what an importer says of columns that are there."""
+    """The user's settings, completed by an importer for columns that are there."""
     own = {name: column for name, column in importer.columns.model_dump(exclude_none=True).items() if column in known}
     columns = Columns(**(own | settings.columns.model_dump(exclude_none=True)))
     is_own = settings.labels == Labels() and columns.label == own.get("label")

@@ -30,7 +30,7 @@ HELPSTEER_TURN = re.compile(r"(?:\A|\n)<extra_id_1>(User|Assistant)(?:\n|\Z)")
 PYTHON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*'(?:role|content|from|value)':")  # as print, and pandas' CSV, write them
 PYTHON_TEXTS = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*\Z", re.DOTALL)
 BESIDE = ("tools", "template_arguments", "chat_template_kwargs")  # columns that are read under these names alone
-SHOWN = 80  # characters of a text that stand in a reason
+SHOWN = 80  # characters of a text in a reason
 
 
 def messages_of(value: Any, role: str, column: str) -> list[Message]:
@@ -150,7 +150,7 @@ def decoded(value: Any, *keys: str) -> Any:
 
 
 def marks_in(messages: Sequence[Message]) -> str | None:
-    """What looks like the marks of turns or of a chat template in a text that was taken as it stands."""
+    """What looks like the marks of turns or of a chat template in a text that was read literally."""
     texts = (message["content"] for message in messages if isinstance(message.get("content"), str))
     return next((mark[0].strip() for text in texts if (mark := MARKS.search(text))), None)
 
@@ -177,7 +177,7 @@ def _helpsteer(text: str) -> list[Message] | None:
 
 
 def _plain(message: Message) -> list[Any]:
-    """What a message says: metadata beside it and white space do not count."""
+    """The content of a message: metadata beside it and white space do not count."""
     content = message.get("content")
     words = " ".join(content.split()) if isinstance(content, str) else content
     return [words or None, *(message.get(key) for key in ("role", "tool_calls", "reasoning_content"))]

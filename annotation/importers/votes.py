@@ -58,7 +58,7 @@ def read_votes(table: Table, *, items: Path | None = None, texts: Path | None = 
 
 
 class _Sides:
-    """Where the texts of a vote stand; each prompt with its two responses becomes one comparison, made once."""
+    """The texts of votes; each prompt with its two responses becomes one comparison, made once."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class _Sides:
         self.made: dict[str, PromptResponses | str] = {}
 
     def cells(self, row: Row) -> Row:
-        """What the row (or its item) holds of prompt, sides, system prompt, language and split, as it stands there.
+        """The cells of a row (or its item) for prompt, sides, system prompt, language and split.
 
         Raises:
             Unusable: the item is in no row of the file of items.
@@ -104,7 +104,7 @@ class _Sides:
         """The sides that cells make, checked, the same for the same cells.
 
         Args:
-            turn: which turn of a dialogue was judged, where the row says it.
+            turn: which turn of a dialogue was judged, where the row gives it.
 
         Raises:
             Unusable: they make none; says why.
@@ -133,7 +133,7 @@ class _Sides:
         return storable(sides, self.replaced)
 
     def _text(self, field: str, cell: Any) -> Any:
-        """What an id stands for; a prompt may also be the text itself."""
+        """The text of an id; a prompt may also be the text itself."""
         known = self.by_id or {}
         if cell is None or text_of(cell) in known:
             return known.get(text_of(cell))
@@ -143,7 +143,7 @@ class _Sides:
 
 
 def _refuse_ties_beside(table: Table, used: Columns) -> None:
-    """Refuse ties that another column than the mapped one tells: their rows would count as wins.
+    """Refuse ties that are marked in another column than the mapped one: their rows would count as wins.
 
     Raises:
         BadInput: names the column, and how many rows it calls ties.
@@ -217,7 +217,7 @@ class _Votes:
         )
 
     def _outcome(self, label: Any, cells: Row) -> Outcome:
-        """What the label says; it may also be what stands in exactly one of the columns left and right."""
+        """The outcome of a label, which may also equal the text in exactly one of the columns left and right."""
         if label is None or not text_of(label):
             raise Unusable(f"no label (column '{self.used.label}' is empty)")
         if (meaning := self.labels.meaning(label)) is not None:

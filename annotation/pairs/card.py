@@ -1,4 +1,4 @@
-"""A folder to publish: the files of a pairs run, and a README that says what they are and how they came about.
+"""A folder to publish: the files of a pairs run, and a README that describes them and how they were made.
 
 In: the rows by file name, and the run's account of itself. Out: ``card/`` with the same files and ``README.md``, whose
 front matter tells ``datasets.load_dataset(FOLDER)`` the splits and column types; it gives the pairs, the other files
@@ -75,7 +75,7 @@ UNITS = "Reasons that name annotators, known answers or repeated questions count
 
 
 class Facts(NamedTuple):
-    """What a card says beside its rows.
+    """What a card contains beside its rows.
 
     ``alpha`` is a coefficient with its interval, as in agreement.json, None without votes; ``versions`` are the
     numbers under which campaigns know a guideline, by its hash.

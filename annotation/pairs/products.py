@@ -1,4 +1,4 @@
-"""What judgments give besides choices between answers: demonstrations, edited pairs, thumbs and labels.
+"""Products of judgments besides pairs: demonstrations, edited pairs, thumbs and labels.
 
 In: the judgments that count, their comparisons, and the split of each. Out: rows, in an order that depends on their
 content alone, and why others are none. ``demonstrations.jsonl`` and ``thumbs.jsonl`` hold training prompts only, as
@@ -98,7 +98,7 @@ def files(made: Products, split: Mapping[str, Split]) -> dict[str, Sequence[Row]
 
 
 def account(made: Products, split: Mapping[str, Split]) -> dict[str, Any]:
-    """Rows by split and drops by reason, for the manifest; kinds that nobody was asked for are left out."""
+    """Rows by split and drops by reason, for the manifest; kinds without judgments are left out."""
     counts = {}
     for name, (rows, dropped) in made._asdict().items():
         if rows or dropped:
@@ -108,7 +108,7 @@ def account(made: Products, split: Mapping[str, Split]) -> dict[str, Any]:
 
 
 def columns(record: Record) -> dict[str, Any]:
-    """A row as it stands in a file: ``tools`` and ``template_arguments`` only where there are any."""
+    """A row as it is written to a file: ``tools`` and ``template_arguments`` only where there are any."""
     row = record.model_dump()
     return {key: value for key, value in row.items() if value or key not in ("tools", "template_arguments")}
 
@@ -152,7 +152,7 @@ def _edits(judgments: Iterable[Judgment], comparisons: Mapping[str, Comparison],
 
 
 def _instead(given: Sequence[Response], text: str) -> list[Message] | None:
-    """A response of a person's words: in place of one, or of several, of which one at least has to be a mere text."""
+    """A response in a person's words, in place of one, or of several of which at least one is a single text."""
     if len(given) == 1:
         return _rewritten(given[0].messages, text)
     is_text = any(len(r.messages) == 1 and not r.messages[0].get("tool_calls") for r in given)
@@ -228,7 +228,7 @@ def _labels(
     questions: Questions,
     min_votes: int,
 ) -> Made[Labelled]:
-    """One row a response and set of labels; a tie is a row without a label, as its votes are worth knowing."""
+    """One row per response and set of labels; a tie is a row without a label, which keeps its votes."""
     counted: dict[str, dict[tuple[str, ...], Counter[str]]] = {}
     dropped: Counter[str] = Counter()
     for judgment in judgments:

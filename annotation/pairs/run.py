@@ -72,7 +72,7 @@ class PairsConfig(StageConfig):
 
     @property
     def ledger(self) -> Path:
-        """Where exclusions and purposes of tasks stand: beside the chain, hence an input of their own."""
+        """The store of exclusions and purposes of tasks, which are no entries of the chain: an input of their own."""
         return self.feedback
 
     def input_hashes(self) -> dict[str, str]:
@@ -294,7 +294,7 @@ def _count_drops(run: Run, voted: VotedPairs, made: Products) -> None:
 def _remarks(
     config: PairsConfig, rows: Mapping[Split, Sequence[Pair]], placement: Placement, dropped: Counter[str]
 ) -> list[str]:
-    """What of the split is easily taken for something else."""
+    """Notes on what is easily misunderstood about the split."""
     shares: dict[Split, float] = {"validation": config.validation, "test": config.test}
     notes = [
         f"{split} holds no pair, though {split}={share:g}: a share is drawn prompt by prompt, and a split that rows "
@@ -325,7 +325,7 @@ def _require_rows(
     *,
     has_votes: bool,
 ) -> None:
-    """``min_rows`` is asked of campaigns that compare answers; one of thumbs or labels alone makes no pair."""
+    """Require rows, and ``min_rows`` training pairs where answers were compared: thumbs and labels make no pair."""
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()) if count) or "nothing dropped"
     if not any(outputs.values()):
         raise BadInput(
@@ -371,7 +371,7 @@ def _manifest(
 
 
 def _policy(config: PairsConfig) -> dict[str, Any]:
-    """The keys that decide; one that came later stands there where it is set, so older files keep their bytes."""
+    """The settings that decide; a later one is left out unless it is set, so that older files keep their bytes."""
     keys = {"method", "ties", "min_votes", "validation", "test", "seed"}
     later = {"both_bad"} if config.both_bad != "keep" else set()
     later |= {"judge_share", "for_judge"} if config.judge_share else set()

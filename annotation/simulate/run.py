@@ -81,7 +81,7 @@ class Candidates(NamedTuple):
 
 
 class SimulatedJudgments(NamedTuple):
-    """Judgments by the names of the config, how many of them are new, and what else the record says of them."""
+    """Judgments by the names of the config, how many of them are new, and other figures for the record."""
 
     judgments: list[Judgment]
     new: int
