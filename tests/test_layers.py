@@ -107,3 +107,9 @@ def test_every_equation_has_one_home() -> None:
     for name, path in MODULES.items():
         if name not in losses:
             assert not equations & defined(path), f"{name} defines {equations & defined(path)} again"
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """They are imported by name, so that two of one name cannot be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(set(names)) == len(names), {name for name in names if names.count(name) > 1}
