@@ -1,18 +1,26 @@
 # Two commands do everything: `make quickstart` and `make test`. PYTHON names the interpreter to build on.
+# `make test` runs one representative of each matrix of tests (model families, stages, file formats); `make test-matrix`
+# the other cases.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDIO := .venv-label-studio
 export HF_HUB_OFFLINE := 1
 
-.PHONY: quickstart test lint evidence evidence-slice mutants clean
+.PHONY: quickstart test test-matrix docs lint evidence evidence-slice mutants clean
 
 quickstart: $(VENV)/.done
 	$(BIN)/align quickstart
 
 # Two processes of one thread each: tiny tensors gain nothing from a second, and much of the time is waiting.
 test: $(VENV)/.done $(STUDIO)/.done lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not matrix"
+
+test-matrix: $(VENV)/.done $(STUDIO)/.done
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m matrix
+
+docs: $(VENV)/.done
+	$(BIN)/python scripts/write_docs.py
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

@@ -86,6 +86,20 @@ CONFIGS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 PLAIN_FAMILIES = ["llama", "qwen2", "qwen3", "gpt2", "mistral"]
 
+REPRESENTATIVES = {"llama", "gemma2"}  # a plain family, and the one with windows, soft caps and an additive mask
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases of a matrix over model families that are none of its representatives."""
+    for item in items:
+        if getattr(getattr(item, "callspec", None), "params", {}).get("family") in set(CONFIGS) - REPRESENTATIVES:
+            item.add_marker(pytest.mark.matrix)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Tests on data that is not in the repository read the folder in ALIGN_DATA, and are not collected without it."""
+    return True if collection_path.name == "outside_data" and "ALIGN_DATA" not in os.environ else None
+
 
 def make_tokenizer(template: str | None = CHATML_OWN) -> PreTrainedTokenizerFast:
     """A byte-level BPE with a few merges, pad distinct from EOS, and ChatML tokens."""

@@ -32,6 +32,7 @@ SMALL = [
     "ppo.iterations=8", "ppo.batch=8", "ppo.samples=2", "ppo.minibatches=2", "ppo.checkpoint_every=2",
     "ppo.kl_prompts=8", "ppo.watch.every=3",
 ]  # fmt: skip
+MATRIX = [pytest.param(stage, marks=pytest.mark.matrix) for stage in ("reward", "dpo")]  # ppo has their roles too
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -81,7 +82,7 @@ def copy_before(whole: Path, target: Path, stage: str) -> Path:
     return target
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", *MATRIX, "ppo"])
 def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path, stage: str) -> None:
     runs = copy_before(whole, tmp_path / "runs", stage)
     kill_at(runs, stage, random.randint(3, 6))
@@ -114,7 +115,7 @@ def launch(stage: str, whole: Path, target: Path, n_processes: int) -> None:
         assert process.returncode == 0, errors[-2000:]
 
 
-@pytest.mark.parametrize("stage", ["reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", [*MATRIX, "ppo"])
 def test_two_processes_equal_one(whole: Path, tmp_path: Path, stage: str) -> None:
     launch(stage, whole, tmp_path / "one", 1)
     launch(stage, whole, tmp_path / "two", 2)

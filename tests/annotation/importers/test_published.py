@@ -176,7 +176,7 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["jsonl", *(pytest.param(form, marks=pytest.mark.matrix) for form in FORMS[1:])])
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_published_schema_comes_in_right_in_every_form(tmp_path: Path, name: str, form: str) -> None:
     rows, expected, facts = SCHEMAS[name]
