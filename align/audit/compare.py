@@ -12,33 +12,31 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from align.audit.evaluations import (
-    POLICIES,
-    EvaluatedPolicy,
-    Evaluation,
-    all_runs,
-    evaluations_of,
-    kind_of,
-    load_results,
+from align.audit.contenders import (
+    SHARED,
+    Contender,
+    Evaluated,
+    arm,
+    baselines,
+    check_lineage,
+    check_names,
+    choose_evaluations,
 )
-from align.audit.lineage import origin, other_base
+from align.audit.evaluations import all_runs, kind_of
+from align.audit.lineage import origin
 from align.audit.metric_rows import at_equal_length, measured, shared_names, table_names
-from align.audit.pairing import asked_differently
-from align.core.config import BadInput, StageConfig
-from align.core.declarations import FORMULA
+from align.core.config import StageConfig
 from align.core.files import write_json, write_text
 from align.core.run_record import RunRecord, finished_run
 from align.core.runs import Run, stage
 from align.core.stats.differences import paired_difference
-from align.evals.fingerprint import ACTING
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 from align.report.tables import markdown
 
-SHARED = ("base", "sft", "pairs", "prompts")
 CAVEAT = "One beta a side is a point on each method's curve, not a verdict on the methods."
 
 
@@ -66,7 +64,7 @@ class CompareConfig(StageConfig):
     def contenders(self) -> list[Contender]:
         """The rows of the table: what needs no training first."""
         arms = self.arm_records
-        return [*_baselines(arms[0], self.records), *(_arm(arm, self.records) for arm in arms)]
+        return [*baselines(arms[0], self.records), *(arm(record, self.records) for record in arms)]
 
     @property
     def evaluations(self) -> list[Path]:
@@ -75,33 +73,14 @@ class CompareConfig(StageConfig):
         return sorted({Path(evaluation.record.path) for evaluation in read})
 
 
-class Contender(NamedTuple):
-    """One row: a policy, how it acts (None: by itself), and its training run where it is an arm."""
-
-    evaluated: EvaluatedPolicy
-    acting: str | None
-    record: RunRecord | None
-
-    @property
-    def name(self) -> str:
-        return self.evaluated.name
-
-    def acts(self, policy: str) -> bool:
-        """Whether an evaluation under ``policy`` is one of this contender."""
-        return policy == self.acting if self.acting else policy in POLICIES
-
-
-Evaluated = dict[str, dict[str, Evaluation]]  # suite -> contender -> evaluation
-
-
 @stage
 def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     """Check that the arms are comparable, measure all rows alike, and write the table."""
     contenders = config.contenders
     arms = [one for one in contenders if one.record is not None]
-    _check_lineage(config.arm_records)
-    _check_names(contenders)
-    chosen = _evaluations(contenders, config.policy)
+    check_lineage(config.arm_records)
+    check_names(contenders)
+    chosen = choose_evaluations(contenders, config.policy)
     rewards = trained_on(*config.arm_records)
     shared = shared_names(one for found in chosen.values() for one in found.values())
     rows = [_measure(one, chosen, rewards, shared) for one in contenders]
@@ -125,106 +104,6 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     if run.is_main:
         print(text)
     return {"arms": result["arms"], "caveat": CAVEAT, "rows": len(rows)}
-
-
-def _arm(record: RunRecord, records: Sequence[RunRecord]) -> Contender:
-    path = Path(record.path)
-    artefact = record.artefact or ""
-    return Contender(
-        EvaluatedPolicy(path.name, path, artefact, record, evaluations_of(records, artefact)), None, record
-    )
-
-
-def _baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
-    """Base, SFT, and SFT under a system prompt or with best-of-n, as far as they were evaluated."""
-    found = []
-    for name, key, acting in (
-        ("base", "base", None),
-        ("sft", "sft", None),
-        ("prompt-only", "sft", "prompt-only"),
-        ("best-of-n", "sft", "best-of-n"),
-    ):
-        artefact = origin(arm, key) or ""
-        evaluations = evaluations_of(records, artefact) if artefact else []
-        found.append(Contender(EvaluatedPolicy(name, Path(name), artefact, None, evaluations), acting, None))
-    return found
-
-
-def _check_lineage(arms: Sequence[RunRecord]) -> None:
-    """Refuse arms that did not learn from the same things."""
-    for key in SHARED:
-        hashes = [origin(record, key) for record in arms]
-        named = ", ".join(f"{Path(r.path).name}: {(h or 'none')[:12]}" for r, h in zip(arms, hashes, strict=True))
-        if None in hashes:
-            raise BadInput(f"compare: not every arm records its {key} ({named}); train them from runs of this suite")
-        if len(set(hashes)) > 1:
-            raise BadInput(f"compare: the arms differ in '{key}' ({named}); compare arms trained from the same {key}")
-
-
-def _check_names(contenders: Sequence[Contender]) -> None:
-    names = [one.name for one in contenders]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise BadInput(f"compare: two rows would be named '{twice}'; give the run folders different names")
-    arms = [one for one in contenders if one.record is not None]
-    for one, other in combinations(arms, 2):
-        if one.evaluated.artefact == other.evaluated.artefact:
-            raise BadInput(f"compare: {one.name} and {other.name} are one artefact; name arms that were trained apart")
-
-
-def _evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
-    """For each suite the evaluation of each contender, all under one policy, over the same items.
-
-    Raises:
-        BadInput: two evaluations of a suite asked different items or asked them differently.
-    """
-    chosen: Evaluated = {}
-    newest = {one.name: one.evaluated.newest for one in contenders}
-    for suite in dict.fromkeys(suite for found in newest.values() for suite, _ in found):
-        arms = [one.name for one in contenders if one.record is not None]
-        order = dict.fromkeys((preferred, *POLICIES))
-        covered = {policy: sum((suite, policy) in newest[arm] for arm in arms) for policy in order}
-        policy = max(covered, key=covered.__getitem__)
-        found = {
-            one.name: newest[one.name][suite, one.acting or policy]
-            for one in contenders
-            if (suite, one.acting or policy) in newest[one.name]
-        }
-        for one in contenders:
-            if one.name in found and (problem := other_base(one.evaluated, found[one.name])):
-                raise BadInput(f"compare: {problem}")
-            if one.name in found and one.record and not found[one.name].record.headline.get("own_template"):
-                raise BadInput(
-                    f"compare: {found[one.name].name} asked {one.name} through another chat template than its own; "
-                    "evaluate again"
-                )
-        _check_alike(suite, found, {one.name for one in contenders if one.acting})
-        chosen[suite] = found
-    return chosen
-
-
-def _check_alike(suite: str, found: dict[str, Evaluation], by_other_means: set[str]) -> None:
-    """Every contender was asked what the first one that has a metric was asked, and in the same way.
-
-    ``by_other_means`` are contenders that act under a system prompt or with best-of-n: that alone may differ.
-    """
-    for other, second in list(found.items())[1:]:
-        one, first = next(iter(found.items()))
-        allowed = ACTING if by_other_means & {one, other} else frozenset()
-        if problem := asked_differently(first, second, allowed):
-            raise BadInput(f"compare: suite {suite}: {problem}; evaluate {one} and {other} alike")
-    asked: dict[str, tuple[str, frozenset[str]]] = {}
-    for name, evaluation in found.items():
-        ids: dict[str, set[str]] = {}
-        for result in load_results(evaluation.record):
-            if result.suite == suite and result.judge != FORMULA:  # a formula gives one value, and not an item's
-                ids.setdefault(result.metric, set()).add(result.item_id)
-        for metric, items in ids.items():
-            one, before = asked.setdefault(metric, (name, frozenset(items)))
-            if before != items:
-                raise BadInput(
-                    f"compare: suite {suite}: {metric} was measured over different items in {found[one].name} and "
-                    f"{evaluation.name}; evaluate {one} and {name} on the same items"
-                )
 
 
 def _measure(one: Contender, chosen: Evaluated, rewards: Collection[str], shared: Collection[str]) -> dict[str, Any]:
