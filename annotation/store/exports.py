@@ -26,64 +26,34 @@ from align.core.files import write_bytes, write_json, write_jsonl
 from annotation.store.chain import JUDGMENT, mark
 from annotation.store.ledger import tasks_by_campaign
 from annotation.store.store import Store
+from annotation.store.tables import Quarantined, Task
 
 Rows = list[dict[str, Any]]
 ABOUT = "export.json"  # written last; by it a folder is known as an export, which may be written anew
 
 QUOTED = re.compile(r"account \d+|'[^']*'|\"[^\"]*\"")  # what identifies a person, or quotes one, in a reason
 SURROGATE = re.compile("[\ud800-\udfff]")
-COLUMNS: Mapping[str, Mapping[str, str]] = {  # by table, types as Parquet has them; JSON text where there is no shape
-    "comparisons": {
-        "id": "string",
-        "split": "string",
-        "language": "string",
-        "prompt": "json",
-        "responses": "json",
-        "tools": "json",
-        "template_arguments": "json",
-        "item": "string",
-        "schema_version": "int64",
-    },
-    "judgments": {
-        "sequence": "int64",
-        "stands": "bool",
-        "comparison_id": "string",
-        "annotator": "string",
-        "version": "int64",
-        "ranking": "list<list<int64>>",
-        "shown": "list<int64>",
-        "strength": "int64",
-        "margin": "float64",
-        "flags": "list<string>",
-        "label": "string",
-        "ratings": "json",
-        "rationale": "string",
-        "improved": "string",
-        "improved_from": "int64",
-        "seconds": "float64",
-        "guideline": "string",
-        "source": "string",
-    },
-    "tasks": {
-        "campaign": "string",
-        "key": "string",
-        "comparison_id": "string",
-        "shown": "list<int64>",
-        "purpose": "string",
-        "answer": "json",
-        "guideline": "string",
-        "task_id": "int64",
-    },
-    "quarantine": {
-        "campaign": "string",
-        "annotation_id": "int64",
-        "created_at": "string",
-        "task_id": "int64",
-        "key": "string",
-        "annotator": "string",
-        "reason": "string",
-    },
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "comparisons": [
+        "id", "split", "language", "prompt", "responses", "tools", "template_arguments", "item", "schema_version",
+    ],
+    "judgments": [
+        "sequence", "stands", "comparison_id", "annotator", "version", "ranking", "shown", "strength", "margin",
+        "flags", "label", "ratings", "rationale", "improved", "improved_from", "seconds", "guideline", "source",
+    ],
+    "tasks": ["campaign", *(name for name in Task._fields if name != "pages")],
+    "quarantine": ["campaign", *(name for name in Quarantined._fields if name != "body")],
+}  # fmt: skip
+TYPES: Mapping[str, Sequence[str]] = {  # columns by their type in Parquet; all others are strings
+    "int64": ["sequence", "version", "strength", "improved_from", "task_id", "annotation_id", "schema_version"],
+    "float64": ["margin", "seconds"],
+    "bool": ["stands"],
+    "list<int64>": ["shown"],
+    "list<list<int64>>": ["ranking"],
+    "list<string>": ["flags"],
+    "json": ["prompt", "responses", "tools", "template_arguments", "ratings", "answer"],  # text, having no fixed shape
 }
+TYPE_OF = {column: kind for kind, columns in TYPES.items() for column in columns}
 
 
 class Exported(NamedTuple):
@@ -188,7 +158,7 @@ def _quarantine(store: Store, names: bool) -> Rows:
     return quarantined if names else [{**row, "reason": QUOTED.sub("(…)", row["reason"])} for row in quarantined]
 
 
-def _parquet(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> bytes:
+def _parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
@@ -203,8 +173,9 @@ def _parquet(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> b
         "list<list<int64>>": pyarrow.list_(pyarrow.list_(integer)),
         "list<string>": pyarrow.list_(text),
     }
-    schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
-    values = [{name: _value(row[name], kind) for name, kind in columns.items()} for row in rows]
+    kinds = {name: TYPE_OF.get(name, "string") for name in columns}
+    schema = pyarrow.schema([(name, types[kind]) for name, kind in kinds.items()])
+    values = [{name: _value(row[name], kind) for name, kind in kinds.items()} for row in rows]
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(values, schema=schema), buffer)
     return buffer.getvalue()
