@@ -9,12 +9,10 @@ its owner alone. Not here: how people vote (``voters.py``), and what is to be ju
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -28,7 +26,7 @@ from annotation.interface.config import Interface, controls, task_data
 from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, create_token
 from annotation.label_studio.connection import Connection
 from annotation.label_studio.rows import ROWS, StudioTask, read_annotation
-from annotation.label_studio.server import Server
+from annotation.label_studio.server import Server, write_secret
 from annotation.label_studio.studio import PATIENCE, Studio
 from annotation.store.ledger import Ledger, pseudonym
 from annotation.store.store import Store
@@ -44,17 +42,13 @@ class Posted(NamedTuple):
     seconds: float
 
 
+Turn = tuple[StudioTask, Comparison]  # a task for somebody to judge
+
+
 class _Person(NamedTuple):
     name: str
     account: int
     token: str
-
-
-class _Turn(NamedTuple):
-    """A task for somebody to judge."""
-
-    task: StudioTask
-    comparison: Comparison
 
 
 def post(server: Server, campaign: Campaign, panels: Mapping[str, Sequence[str]], judge: Judge) -> Posted:
@@ -85,52 +79,44 @@ def post(server: Server, campaign: Campaign, panels: Mapping[str, Sequence[str]]
 
 def invite(server: Server, name: str) -> Account:
     """An account for a person, made once and kept in the server's folder, readable by its owner."""
-    file = server.folder / "people" / name
-    if not file.exists():
-        account = create_annotator(server, _free_alias(Studio(server.url, server.token), name))
-        _keep(file, account._asdict())
-    return Account(**json.loads(file.read_text()))
+    return Account(**_kept(server, name, lambda account: account._asdict()))
 
 
 def _enrol(server: Server, studio: Studio, name: str) -> _Person:
     """The account of a simulated person, made once. One whose token was lost in a kill never posted: it is left."""
-    file = server.folder / "people" / name
-    if not file.exists():
-        account = create_annotator(server, _free_alias(studio, name))
-        token = create_token(server.url, account.email, account.password)
-        _keep(file, {"email": account.email, "token": token})
-    kept = json.loads(file.read_text())
+
+    def log_in(account: Account) -> dict[str, str]:
+        return {"email": account.email, "token": create_token(server.url, account.email, account.password)}
+
+    kept = _kept(server, name, log_in)
     numbers = {email: number for number, email in studio.users().items()}
     if kept["email"] not in numbers:
+        file = server.folder / "people" / name
         raise BadInput(f"{server.url}: has no account {kept['email']}; remove {file} to have one made")
     return _Person(name, numbers[kept["email"]], kept["token"])
 
 
-def _free_alias(studio: Studio, name: str) -> str:
-    taken = set(studio.users().values())
-    aliases = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
-    return next(alias for alias in aliases if f"{alias}@{DOMAIN}" not in taken)
-
-
-def _keep(file: Path, secret: Mapping[str, str]) -> None:
-    """Write a secret aside and rename it: half a secret would stand in the way of a whole one."""
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    aside = file.with_name(f"{file.name}.tmp")
-    aside.unlink(missing_ok=True)
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        json.dump(dict(secret), opened)
-    os.replace(aside, file)
+def _kept(server: Server, name: str, secret: Callable[[Account], dict[str, str]]) -> dict[str, str]:
+    """What the server's folder keeps of a person; an account is made where it keeps nothing."""
+    file = server.folder / "people" / name
+    if not file.exists():
+        taken = set(Studio(server.url, server.token).users().values())
+        aliases = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
+        free = next(alias for alias in aliases if f"{alias}@{DOMAIN}" not in taken)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        write_secret(file, json.dumps(secret(create_annotator(server, free))))
+    return dict(json.loads(file.read_text()))
 
 
 def _turns(
     campaign: Campaign, tasks: Sequence[StudioTask], panels: Mapping[str, Sequence[str]], people: Sequence[_Person]
-) -> dict[str, list[_Turn]]:
+) -> dict[str, list[Turn]]:
     """What each person still has to judge, in the order of tasks on the server."""
     with Store.open(campaign.feedback) as store:
         known = Ledger(store, campaign.name).tasks()
         comparisons = {comparison.id: comparison for comparison in store.comparisons()}
     accounts = {person.name: person.account for person in people}
-    turns: dict[str, list[_Turn]] = {person.name: [] for person in people}
+    turns: dict[str, list[Turn]] = {person.name: [] for person in people}
     for task in tasks:
         own = known.get(task.key or "")
         if own is None:
@@ -138,24 +124,24 @@ def _turns(
         answered = {annotation.completed_by for annotation in task.annotations}
         for name in panels.get(own.comparison_id, ()):
             if accounts[name] not in answered:
-                turns[name].append(_Turn(task, comparisons[own.comparison_id]))
+                turns[name].append((task, comparisons[own.comparison_id]))
     return turns
 
 
 def _post_all(
-    server: Server, interface: Interface, people: Sequence[_Person], turns: Mapping[str, list[_Turn]], judge: Judge
+    server: Server, interface: Interface, people: Sequence[_Person], turns: Mapping[str, list[Turn]], judge: Judge
 ) -> None:
     """Everybody at once, each at their own tasks; the first fault stops all."""
     stopped = threading.Event()
 
     def work(person: _Person, progress: Any) -> None:
         connection = Connection(server.url, person.token, PATIENCE)
-        for turn in turns[person.name]:
+        for task, comparison in turns[person.name]:
             if stopped.is_set():
                 return
-            left = _on_the_left(interface, turn)
-            judgment = judge(turn.comparison, person.name, left)
-            _post(connection, interface, turn.task.id, person.account, judgment, left)
+            left = _on_the_left(interface, task, comparison)
+            judgment = judge(comparison, person.name, left)
+            _post(connection, interface, task.id, person.account, judgment, left)
             progress.update()
 
     total = sum(map(len, turns.values()))
@@ -167,13 +153,13 @@ def _post_all(
             stopped.set()
 
 
-def _on_the_left(interface: Interface, turn: _Turn) -> int:
-    """Which of the two responses a task shows on the left, told by nothing but what it shows."""
+def _on_the_left(interface: Interface, task: StudioTask, comparison: Comparison) -> int:
+    """Which of the two responses a task shows on the left, found by nothing but what it shows."""
     for left in (0, 1):
-        pages = task_data(interface, turn.comparison, [left, 1 - left], "", False, key="")
-        if all(turn.task.data.get(f"response_{letter}_html") == pages[f"response_{letter}_html"] for letter in "ab"):
+        pages = task_data(interface, comparison, [left, 1 - left], "", False, key="")
+        if all(task.data.get(f"response_{letter}_html") == pages[f"response_{letter}_html"] for letter in "ab"):
             return left
-    raise BadInput(f"task {turn.task.id} shows other texts than the responses of comparison {turn.comparison.id}")
+    raise BadInput(f"task {task.id} shows other texts than the responses of comparison {comparison.id}")
 
 
 def _post(connection: Connection, interface: Interface, task: int, account: int, judgment: Judgment, left: int) -> None:

@@ -84,7 +84,7 @@ def start(folder: Path, venv: Path = VENV, port: int = 0, say: Say = print) -> S
         try:
             _await(process, folder / "server.log", url, say)
             if password:
-                _write_secret(folder / "token", create_token(url, ADMIN, password))
+                write_secret(folder / "token", create_token(url, ADMIN, password))
                 (folder / "unfinished").unlink()
         except BaseException:
             _end(process.pid, lambda: process.poll() is not None)
@@ -209,13 +209,16 @@ def _keep_signing_key(path: Path) -> None:
     One of fifty keys that the server would make for itself begins with a dollar sign; it reads that back as the name
     of a variable, makes another key at every start, and no token outlives a restart.
     """
-    _write_secret(path, f"SECRET_KEY={secrets.token_hex(32)}")
+    write_secret(path, f"SECRET_KEY={secrets.token_hex(32)}")
 
 
-def _write_secret(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, and rename it: half a secret would block a whole one."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text + "\n")
+    os.replace(aside, path)
 
 
 def _token(folder: Path) -> str:

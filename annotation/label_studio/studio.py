@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -197,17 +197,11 @@ class Studio:
         Raises:
             BadInput: the task is gone.
         """
-        body = {"overlap": overlap, "is_labeled": False}  # the overlap alone does not bring it back into the queue
         path = f"api/tasks/{task}/"
-        try:
-            self.connection.write(
-                lambda: self.connection.send("PATCH", path, body=body),
-                lambda: bool(
-                    self.connection.read(path, form=OVERLAP)["overlap"] >= overlap
-                ),  # sent again it would undo a last answer
-            )
-        except Missing:
-            raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
+        body = {"overlap": overlap, "is_labeled": False}  # the overlap alone does not bring it back into the queue
+        self._change(  # sent again it would undo a last answer
+            task, body, lambda: bool(self.connection.read(path, form=OVERLAP)["overlap"] >= overlap)
+        )
 
     def unanswered(self, project: int) -> set[str]:
         """Keys of the tasks that nobody answered or skipped."""
@@ -221,12 +215,14 @@ class Studio:
         Raises:
             BadInput: the task is gone.
         """
+        return self._change(task, {"data": dict(data)}, lambda: True)
+
+    def _change(self, task: int, body: Mapping[str, Any], is_done: Callable[[], bool]) -> str | None:
         reply: dict[str, Any] = {}
         path = f"api/tasks/{task}/"
         try:
             self.connection.write(
-                lambda: reply.update(self.connection.send("PATCH", path, body={"data": dict(data)}, form=CHANGED)),
-                lambda: True,
+                lambda: reply.update(self.connection.send("PATCH", path, body=body, form=CHANGED)), is_done
             )
         except Missing:
             raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
