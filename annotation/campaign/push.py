@@ -27,9 +27,9 @@ from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
 from annotation.interface.config import config_hash, shown_hash
 from annotation.interface.render import guidelines_html
-from annotation.label_studio.interfaces import check_interface
 from annotation.label_studio.rows import Project, first_ids
 from annotation.label_studio.studio import Studio
+from annotation.label_studio.validation import check_interface
 from annotation.store.ledger import Ledger
 from annotation.store.store import Store
 from annotation.store.tables import Quarantined, Task

@@ -20,7 +20,6 @@ from typing import Any
 from align.core.config import BadInput
 from align.core.http import Unanswered
 from annotation.label_studio.connection import NEW_TOKEN, Connection, Missing, address
-from annotation.label_studio.interfaces import check_interface
 from annotation.label_studio.rows import (
     CHANGED,
     EMAIL,
@@ -43,6 +42,7 @@ from annotation.label_studio.rows import (
     read_keyed,
     read_task,
 )
+from annotation.label_studio.validation import check_interface
 
 LIST_LIMIT = 200  # keys in one filter: they travel in the address, which may not be longer
 SCAN_PAGE, READ_PAGE = 1000, 500

@@ -9,7 +9,7 @@ import pytest
 from align.core.config import BadInput
 from align.core.records import Comparison
 from annotation.interface.config import Interface, labeling_config, task_data
-from annotation.label_studio.interfaces import check_interface
+from annotation.label_studio.validation import check_interface
 
 OURS: list[dict[str, Any]] = [
     {},
