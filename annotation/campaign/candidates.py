@@ -1,4 +1,4 @@
-"""Candidates as something to compare: rows of ``candidates.jsonl`` to comparisons of two, k or single responses.
+"""Make comparisons of candidates: rows of ``candidates.jsonl`` to comparisons of two, k or single responses.
 
 Responses of several runs to one prompt are put together; equal ones are one. Which of them meet is drawn from a
 seed and their content alone, never from the order of files or rows.

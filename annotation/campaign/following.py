@@ -1,4 +1,4 @@
-"""`annotate pull`, once or again and again: ``--watch`` polls a server and shows how the answers come in.
+"""`annotate pull`, once or with ``--watch``: poll a server and show the progress of its answers.
 
 In: a campaign and a client. Out: what one pull found or, watching, a line of progress: rewritten in place on a
 terminal, elsewhere a plain line whenever something changed. A server that falls silent (restarted, or the way to it is

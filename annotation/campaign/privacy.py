@@ -1,4 +1,4 @@
-"""What looks like personal data in texts that are about to be shown to people: counted, never changed.
+"""Count the comparisons that seem to hold personal data before people see them; nothing is changed.
 
 Patterns see form only: an address, a telephone or card number, an account number with a valid checksum. They miss
 names and places and flag some that are made up, so a count is a reason to look, not a verdict.

@@ -1,4 +1,4 @@
-"""What the `annotate` verbs did, as lines of text: data in, lines out. No other file of the three packages prints it.
+"""Show the records of the `annotate` verbs as lines of text; no other file of the packages prints them.
 
 In: the records that the verbs return. Out: lines, none of which can move a cursor: text that came from a server or a
 file is made visible first. A record without a form of its own is shown by its fields. Not here: sentences that a verb

@@ -1,4 +1,4 @@
-"""Markdown as HTML for judging: what a writer meant as Markdown is shown as it, and nothing else is eaten.
+"""Render Markdown as HTML for judging: what is meant as Markdown is rendered, and no other character is lost.
 
 In: text, which nobody vouches for. Out: HTML of a fixed set of tags, and whether it shows less than the text holds.
 CommonMark and tables, but for these rules of our own:

@@ -1,4 +1,4 @@
-"""Messages as HTML that an annotator reads, in frames that know no style of their own.
+"""Render messages as HTML that an annotator reads, in frames that know no style of their own.
 
 In: chat messages and guidelines, which nobody vouches for. Out: HTML of a fixed set of tags, with no script, image,
 address or form in it. Markdown is shown as it (``markdown.py``); wherever that hides a character of the text, the text

@@ -1,4 +1,4 @@
-"""Whether a labelling server can be used from here: each finding is one line, the first fault ends it.
+"""Check whether a labelling server can be used from here: each finding is one line, the first fault ends it.
 
 In: the address and the token from the environment. Out: lines about what is well, then the client, or
 BadInput with what is wrong and what to do. Tokens are read for their kind and their date and never shown.

@@ -1,4 +1,4 @@
-"""Which runs read a feedback store, what was made of them; and `annotate verify`, which asks them what they saw.
+"""Which runs read a feedback store and what was made of them; `annotate verify` compares it with their records.
 
 In: a store and a folder of runs. Out: runs by how they depend on entries of the store's log, and a verdict on the
 store. A run that reads a store records the head of its chain, so the entries it saw are those up to that head; a head
