@@ -56,7 +56,7 @@ def load_function(name: str) -> RewardFunction:
     """Import ``module:function``; what it gives is checked at every call (:func:`rewards_of`).
 
     Raises:
-        BadInput: the name has another form, the module cannot be imported, or nothing callable stands there.
+        BadInput: the name has another form, the module cannot be imported, or what it names is not callable.
     """
     if not isinstance(name, str):  # a setting without a schema: YAML reads `a: b` as a mapping and 7 as a number
         raise BadInput(f"gold: {_shown(name)} is no text; write module:function, without a space")
@@ -102,10 +102,11 @@ def rewards_of(
         ) from error
     if isinstance(values, str | bytes | dict) or not (isinstance(values, Sized) and isinstance(values, Iterable)):
         raise BadInput(f"reward function {name}: gave {_shown(values)} instead of a list; {REMEDY}")
-    found = list(values)
-    if len(found) != len(completions):
-        raise BadInput(f"reward function {name}: gave {len(found)} values for {len(completions)} completions; {REMEDY}")
-    return [_number(name, number, value) for number, value in enumerate(found)]
+    scores = list(values)
+    if len(scores) != len(completions):
+        given = f"{len(scores)} values for {len(completions)} completions"
+        raise BadInput(f"reward function {name}: gave {given}; {REMEDY}")
+    return [_number(name, number, value) for number, value in enumerate(scores)]
 
 
 def _number(name: str, index: int, value: Any) -> float | None:

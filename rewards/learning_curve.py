@@ -52,10 +52,10 @@ def train_on_shares(
     fit: Training,
     margins: Callable[[], Sequence[float]],
 ) -> list[CurvePoint]:
-    """Train on each smaller share and leave the weights as they were found; the points, kept in ``curve.jsonl``.
+    """Train on each smaller share and restore the weights; the points, kept in ``curve.jsonl``.
 
     Args:
-        margins: of the held-out pairs, in their order, by the model as it stands.
+        margins: of the held-out pairs, in their order, by the model at the time of the call.
 
     Raises:
         BadInput: no held-out pairs.
@@ -64,8 +64,8 @@ def train_on_shares(
         raise BadInput("curve: the pairs run has no test pairs to measure it by; make pairs with a test split")
     file = run.path / CURVE
     points = _points_before(run, file)
-    found = model.parameters("reward")
-    start = {name: parameter.detach().clone() for name, parameter in found.items()}
+    parameters = model.parameters("reward")
+    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     subsets = shares(train, run.record.seed)
     sizes = ", ".join(f"{name} ({sum(len(p.rows) for p in subset)} pairs)" for name, subset in subsets.items())
     run.note(f"learning curve: trains on {sizes} of the prompts first")
@@ -75,7 +75,7 @@ def train_on_shares(
         points.append(point(len(subset) / len(train), subset, test, margins(), seconds))
         write(run, points)
         with torch.no_grad():
-            for tensor, parameter in found.items():
+            for tensor, parameter in parameters.items():
                 parameter.copy_(start[tensor])
         run.save()
         if run.is_main:
@@ -104,14 +104,14 @@ def shares(train: Sequence[PromptPairs], seed: int) -> dict[str, list[PromptPair
         {prompt.prompt_id for prompt in train},
         key=lambda one: hashlib.sha256(f"{seed}\0curve\0{one}".encode()).digest(),
     )
-    found: dict[str, list[PromptPairs]] = {}
+    subsets: dict[str, list[PromptPairs]] = {}
     taken = 0
     for name, share in SHARES.items():
         if round(share * len(order)) > taken:
             taken = round(share * len(order))
             drawn = set(order[:taken])
-            found[name] = [prompt for prompt in train if prompt.prompt_id in drawn]
-    return found
+            subsets[name] = [prompt for prompt in train if prompt.prompt_id in drawn]
+    return subsets
 
 
 def point(

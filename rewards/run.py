@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 
 from align.core.config import BadInput, Optim
+from align.core.plugins import RewardFunction
 from align.core.records import Message, Pair
 from align.core.runs import Run, stage
 from align.core.stats.estimates import format_estimate, mean_interval, ratio_interval
@@ -41,7 +42,6 @@ from rewards import learning_curve, metrics
 from rewards.model import score
 
 CENTRE = 256  # prompts whose responses fix where the score's zero lies
-Gold = Callable[..., list[float | None]]
 
 
 class RewardConfig(TrainingConfig):
@@ -64,7 +64,7 @@ class RewardConfig(TrainingConfig):
 
 
 @stage
-def reward(config: RewardConfig, run: Run, *, gold: Gold | None = None) -> dict[str, Any]:
+def reward(config: RewardConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
     roles = {"reward": Role(trainable=True, has_head=True)}
     model = open_models(run, config, config.policy, roles, tuner=config.tuner)
@@ -165,12 +165,12 @@ def _margins(model: AdapterModel, prompts: Sequence[PromptPairs]) -> tuple[list[
     """Score differences of the pairs, and length (tokens) and score of every response."""
     scores = score(model, "reward", [prompt.tree for prompt in prompts])
     margins = [
-        found[c] - found[r]
-        for prompt, found in zip(prompts, scores, strict=True)
+        own[c] - own[r]
+        for prompt, own in zip(prompts, scores, strict=True)
         for c, r in zip(prompt.chosen, prompt.rejected, strict=True)
     ]
     lengths = [float(len(response)) for prompt in prompts for response in prompt.tree.responses]
-    return margins, lengths, [value for found in scores for value in found]
+    return margins, lengths, [value for own in scores for value in own]
 
 
 def _ceiling(folder: Path) -> Any:
@@ -179,7 +179,7 @@ def _ceiling(folder: Path) -> Any:
     return json.loads(file.read_text()).get("ceiling") if file.is_file() else None
 
 
-def _against_gold(gold: Gold, pairs: Sequence[Pair], correct: Sequence[float]) -> dict[str, Any]:
+def _against_gold(gold: RewardFunction, pairs: Sequence[Pair], correct: Sequence[float]) -> dict[str, Any]:
     """The share of what gold utility itself scores on the same noisy judgments, on the same pairs."""
 
     def utility(side: Callable[[Pair], list[Message]]) -> list[float | None]:

@@ -1,7 +1,7 @@
 """Stage `score`: candidates x a reward model -> a score and an embedding of every response.
 
 In: a run of `sample` (or a candidates file) and a reward run. Out: ``scores.parquet`` (prompt_id, response,
-origin, n_tokens, ended, as_sampled, score; one row a response) and ``embeddings.safetensors`` (``embeddings``,
+origin, n_tokens, ended, as_sampled, score; one row per response) and ``embeddings.safetensors`` (``embeddings``,
 ``[n, D]`` fp32, same order): the final hidden state at the last token (the stop token, where it ended) under the
 reward adapter, which the score is linear in.
 """

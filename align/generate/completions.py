@@ -18,7 +18,7 @@ from align.generate.sampler import Request, Sample
 
 OPTIONAL = ("n", "seed", "max_tokens")  # fields that a server may refuse and still be of use
 ENDED = ("stop", "tool_calls", "function_call")
-WITHHELD = ("content_filter", "error")  # reasons to end of a response that its server kept back or gave up on
+WITHHELD = ("content_filter", "error")  # finish reasons of a response that its server kept back or gave up on
 
 
 def request_body(request: Request, model: str, n: int, seed: int, without: Collection[str]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def request_body(request: Request, model: str, n: int, seed: int, without: Colle
 
 
 def completion_fault(data: Any) -> str | None:
-    """What keeps decoded data from being a chat completion (its choices may be none), by its field; None if nothing."""
+    """Why decoded data is no chat completion, by its field; None if it is one (without choices, too)."""
     choices = data.get("choices") if isinstance(data, dict) else None
     if not isinstance(choices, list):
         return f"'choices' is {_kind(choices)}, expected a list"
@@ -58,22 +58,23 @@ def counted_tokens(data: dict[str, Any], name: str) -> int | None:
 
 def sample_of(choice: dict[str, Any]) -> Sample:
     """A choice as a sample; reasoning and tool calls are kept."""
-    said = choice["message"]
-    called = said.get("function_call")  # the form before tool calls
-    if isinstance(called, dict) and isinstance(called.get("name"), str) and not said.get("tool_calls"):
-        said = said | {"tool_calls": [{"type": "function", "function": called}]}
-    written = split_reasoning(said.get("content") or said.get("refusal") or "")  # not every server parts them
-    message: Message = {"role": "assistant", "content": written.content}
-    apart = next((text for name in REASONING if (text := said.get(name))), None)
-    if reasoning := "\n\n".join(filter(None, (apart, written.reasoning))):
+    received = choice["message"]
+    called = received.get("function_call")  # the form before tool calls
+    if isinstance(called, dict) and isinstance(called.get("name"), str) and not received.get("tool_calls"):
+        received = received | {"tool_calls": [{"type": "function", "function": called}]}
+    text = received.get("content") or received.get("refusal") or ""
+    content_parts = split_reasoning(text)  # not every server keeps them apart
+    message: Message = {"role": "assistant", "content": content_parts.content}
+    apart = next((received[name] for name in REASONING if received.get(name)), None)
+    if reasoning := "\n\n".join(filter(None, (apart, content_parts.reasoning))):
         message["reasoning_content"] = reasoning
-    if calls := said.get("tool_calls"):
+    if calls := received.get("tool_calls"):
         message["tool_calls"] = [_read_call(call) for call in calls]
     return Sample(message, ended=choice.get("finish_reason") in ENDED)
 
 
 def words(data: Any) -> str:
-    """What a server says of a failure."""
+    """The reason that a server gives for a failure, in one text."""
     if not isinstance(data, dict):
         return "a page and not data"
     error = data.get("error") or data.get("detail") or data.get("message") or data
@@ -93,13 +94,13 @@ def refused_field(data: Any) -> str | None:
 
 
 def _choice_fault(choice: Any, where: str) -> str | None:
-    said = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(said, dict):
-        return f"'{where}.message' is {_kind(said)}, expected an object"
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        return f"'{where}.message' is {_kind(message)}, expected an object"
     for name in ("content", "refusal", *REASONING):
-        if said.get(name) is not None and not isinstance(said[name], str):
-            return f"'{where}.message.{name}' is {_kind(said[name])}, expected text"
-    calls = said.get("tool_calls") or []
+        if message.get(name) is not None and not isinstance(message[name], str):
+            return f"'{where}.message.{name}' is {_kind(message[name])}, expected text"
+    calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         return f"'{where}.message.tool_calls' is {_kind(calls)}, expected a list"
     for call in calls:
@@ -110,7 +111,7 @@ def _choice_fault(choice: Any, where: str) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in JSON's own words."""
+    """The type of a value, in JSON's words."""
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return names.get(type(value), "missing")
 

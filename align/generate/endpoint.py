@@ -1,11 +1,12 @@
-"""A model behind an OpenAI-compatible endpoint: `POST {address}/chat/completions`, until every prompt is answered.
+"""A model behind an OpenAI-compatible endpoint: `POST {address}/chat/completions`, until every request is answered.
 
-In: the address of an API, a model's name there, prompts. Out: k responses a prompt, or why the endpoint refuses it.
-The key comes from ALIGN_ENDPOINT_KEY (else OPENAI_API_KEY) and stands in no file, log or error: where an answer
-repeats it, ``[key]`` stands there. An answer of more than 64 MiB, or one that takes longer than half an hour, is none.
-A request that stays unanswered is sent again with growing pauses; the protocol has no "again", so an answer that was
-lost on its way is paid for twice. Whether a server takes several responses a request, seeds, and which name it has for
-the token limit is found out by asking. Not here: streaming, log-probabilities, and the providers' own batch files.
+In: the address of an API, a model's name there, requests. Out: n samples per request, or why the prompt is refused.
+The key comes from ALIGN_ENDPOINT_KEY (else OPENAI_API_KEY) and is written to no file, log or error: where an answer
+repeats it, ``[key]`` is put in its place. An answer of more than 64 MiB, or one that takes longer than half an hour,
+counts as none. A request that stays unanswered is sent again with growing pauses; the protocol cannot ask for an answer
+again, so one that was lost on its way is paid for twice. Whether a server takes several responses per request, seeds,
+and which name it has for the token limit is found out by asking. Not here: streaming, log-probabilities, and the
+providers' own batch files.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ BUSY = (408, 409, 425, 429)
 class _Refused(Exception):
     """This request will never be answered; ``field`` is the one that the server names as not its own."""
 
-    def __init__(self, said: str, field: str | None) -> None:
-        super().__init__(said)
+    def __init__(self, reason: str, field: str | None) -> None:
+        super().__init__(reason)
         self.field = field
 
 
@@ -215,24 +216,24 @@ class Endpoint:
     def _fault(self, status: int, reply: _Reply) -> Exception:
         """What an answer that is no completion means: ask again, never ask this again, or stop."""
         data = reply.data
-        said = redact(words(data), self._key)
+        reason = redact(words(data), self._key)
         if status == 429 and "insufficient_quota" in json.dumps(data):
-            return BadInput(f"{self.url}: the account's quota is used up ({said}); what was answered is kept")
+            return BadInput(f"{self.url}: the account's quota is used up ({reason}); what was answered is kept")
         if status in BUSY or 500 <= status < 600 or (status < 300 and self._patience.has_answered):
             seconds = retry_after(reply.headers.get("Retry-After"))
-            return Unanswered(f"status {status}: {said}", seconds, is_busy=status != 500)
+            return Unanswered(f"status {status}: {reason}", seconds, is_busy=status != 500)
         if status == 401 or (status == 403 and not self._patience.has_answered):
             problem = "refuses the key" if self._key else "wants a key"
-            return BadInput(f"{self.url}: {problem} (status {status}: {said}); set {' or '.join(KEYS)}")
+            return BadInput(f"{self.url}: {problem} (status {status}: {reason}); set {' or '.join(KEYS)}")
         if 300 <= status < 400:
             target = redact(str(reply.headers.get("Location", "")).partition("?")[0], self._key)
             return BadInput(f"{self.url}: sends elsewhere ({target}); set endpoint to the address that answers")
-        if status == 404 and isinstance(data, dict) and "model" in said.lower():
-            return BadInput(f"{self.url}: has no model '{self.model}' ({said}); set model to a name it knows")
+        if status == 404 and isinstance(data, dict) and "model" in reason.lower():
+            return BadInput(f"{self.url}: has no model '{self.model}' ({reason}); set model to a name it knows")
         if status in (404, 405) or status < 300:
-            problem = f"no chat completions there (status {status}: {said})"
+            problem = f"no chat completions there (status {status}: {reason})"
             return BadInput(f"{self.url}: {problem}; the address of an API often ends in /v1")
-        return _Refused(re.sub(r"\d+", "N", said), refused_field(data))  # counted by reason, whatever the lengths
+        return _Refused(re.sub(r"\d+", "N", reason), refused_field(data))  # counted by reason, whatever the lengths
 
 
 def address(url: str) -> str:
@@ -246,8 +247,8 @@ def address(url: str) -> str:
 
 def sum_known(counts: Iterable[int | None]) -> int | None:
     """The sum, or None where a part of it is not known."""
-    found = list(counts)
-    return None if None in found else sum(count or 0 for count in found)
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
 
 
 def _key() -> str | None:

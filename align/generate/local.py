@@ -24,7 +24,7 @@ from align.model.parsing import parse_response
 from align.model.roles import RoleModel
 
 PIECE = 768  # responses that are sampled before their replies are handed over
-SEGMENT = 16  # tokens written between two looks at which rows have ended and need no further work
+SEGMENT = 16  # tokens; after each segment the rows that have ended are taken out of the batch
 PADDED, ROUNDED = 1e-4, 0.2  # nats, mean over the vocabulary: what left padding may move, in fp32 and in less
 SMALLEST = 2.0**-25  # below the least exponential that fp32 draws, so that its zeros do not become infinite noise
 
@@ -65,7 +65,7 @@ class LocalSampler(Sampler):
             prompts.append((request, ids))
         for part in _parts(prompts):
             first, _ = part[0]
-            found = sample_responses(
+            answers = sample_responses(
                 policy.model,
                 policy.role,
                 [ids for _, ids in part],
@@ -74,7 +74,7 @@ class LocalSampler(Sampler):
                 temperature=first.temperature,
                 k=first.n,
             )
-            for (request, ids), responses in zip(part, found, strict=True):
+            for (request, ids), responses in zip(part, answers, strict=True):
                 yield Reply(
                     request.id,
                     [
@@ -142,14 +142,14 @@ def sample_responses(
     """Sample k responses for each prompt; ``temperature = 0`` is greedy.
 
     Args:
-        role: the adapter that acts; None is the bare base.
+        role: the adapter that is sampled; None is the bare base.
         prompts: token ids, each with its generation prompt.
         keys: one key per prompt; with the sample's number it seeds the sequence.
         max_new_tokens: tokens after which an unfinished response is cut (``ended`` is then False).
     """
     rows = [(index, number) for index in range(len(prompts)) for number in range(k)]
     rows.sort(key=lambda row: (-len(prompts[row[0]]), row))
-    found: dict[tuple[int, int], TokenSample] = {}
+    by_row: dict[tuple[int, int], TokenSample] = {}
     with model.use(role):
         while rows:
             longest = len(prompts[rows[0][0]]) + max_new_tokens
@@ -160,8 +160,8 @@ def sample_responses(
             rows = rows[len(part) :]
             seeds = [sequence_seed(*keys[index], number) for index, number in part]
             samples = _write(model, [prompts[index] for index, _ in part], seeds, max_new_tokens, temperature)
-            found |= dict(zip(part, samples, strict=True))
-    return [[found[index, number] for number in range(k)] for index in range(len(prompts))]
+            by_row |= dict(zip(part, samples, strict=True))
+    return [[by_row[index, number] for number in range(k)] for index in range(len(prompts))]
 
 
 def _write(
@@ -187,7 +187,7 @@ def _write(
 
 
 def _takes_left_padding(model: AdapterModel) -> bool:
-    """Whether ``generate`` writes after a left-padded row what it writes after the row alone; looked at once.
+    """Whether ``generate`` writes after a left-padded row what it writes after the row alone; measured once.
 
     Models with a state may read what is masked, and models with learnt positions may count it; their rows are batched
     with rows of the same length only. Where one that takes padding seems not to, only time is lost.
@@ -240,7 +240,7 @@ def _segment(
     )
     logprobs = torch.stack(noise.logprobs_TB, 1).tolist() if noise else [[]] * len(rows)
     added = output[:, longest:].tolist()
-    return [_until_stop(row, found, set(stops)) for row, found in zip(added, logprobs, strict=True)]
+    return [_until_stop(row, values, set(stops)) for row, values in zip(added, logprobs, strict=True)]
 
 
 def _until_stop(ids: list[int], logprobs: list[float], stops: set[int]) -> TokenSample:

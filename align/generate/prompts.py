@@ -1,4 +1,4 @@
-"""Prompts as a file or a run holds them: read whole, each column read or named."""
+"""Read the prompts of a file or of a run; columns that are not read are named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READ |= {*Pair.model_fields}  # a pairs run's files are files of prompts too
 
 
 class Prompt(NamedTuple):
-    """A row of the prompts file: what is asked, and what is passed on unread."""
+    """A row of the prompts file: the conversation to answer, and what is passed on to the candidates."""
 
     id: str
     messages: list[Message]
