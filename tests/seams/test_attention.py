@@ -1,0 +1,66 @@
+"""An attention implementation from outside the package computes the same; one that leaks costs the tree layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import EXACT, add_stirred
+from fixtures.small_trees import TREES, packed_of
+
+from align.core.config import BadInput, Compute
+from align.model.adapters import AdapterModel
+from align.model.attention import Attention
+from align.model.layouts import choose_layout
+from align.model.packing import PackedBatch
+
+ModelFolder = Callable[[str], Path]
+ADDED = {"kind": "toy_attention:Added", "floor": -1e9}
+
+
+def opened(folder: Path, attention: Any) -> AdapterModel:
+    model = AdapterModel(folder, Compute(device="cpu", attention=attention))
+    add_stirred(model, "policy")
+    choose_layout(model)
+    return model
+
+
+def logprobs(model: AdapterModel) -> torch.Tensor:
+    with model.use("policy"), torch.no_grad():
+        return model.logprobs(packed_of(TREES))
+
+
+def test_an_attention_from_elsewhere_gives_the_log_probabilities_of_the_dense_one(model_folder: ModelFolder) -> None:
+    dense, added = (opened(model_folder("llama"), attention) for attention in (None, ADDED))
+    assert (dense.layout, added.layout) == ("tree", "tree")
+    assert added.base.config._attn_implementation == "eager" != dense.base.config._attn_implementation
+    torch.testing.assert_close(logprobs(added), logprobs(dense), atol=10 * EXACT, rtol=0)
+
+
+class Blind(Attention):
+    """Causal, and blind to the borders between responses."""
+
+    def mask(self, model: Any, packed: PackedBatch) -> Any:
+        length = packed.tokens_RL.shape[1]
+        return torch.ones(len(packed.tokens_RL), 1, length, length, dtype=torch.bool).tril()
+
+
+def test_an_attention_that_leaks_is_known_at_the_start(model_folder: ModelFolder) -> None:
+    model = opened(model_folder("llama"), f"{__name__}:Blind")
+    assert model.layout == "padded", "responses see each other, so they share no row"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("flex", "compute.attention: 'flex' is no kind of attention; write one of dense, or module:Class of your own"),
+        ({**ADDED, "flor": 1}, "unknown key 'flor'; did you mean 'floor'"),
+        ("toy_tuner:Scales", "a class derived from align.model.attention:Attention is one"),
+    ],
+)
+def test_what_is_no_attention_is_refused(model_folder: ModelFolder, given: Any, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        AdapterModel(model_folder("llama"), Compute(device="cpu", attention=given))

@@ -1,0 +1,125 @@
+"""A tuner from outside the package trains, saves, is read again and shares a base with LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import EXACT, add_stirred
+from fixtures.pairs_run import write_pairs_run
+from fixtures.small_trees import TREES, packed_of
+from torch import Tensor
+from toy_tuner import Scales
+
+from align.core.config import BadInput, Compute, build
+from align.core.files import read_jsonl
+from align.core.inputs import difference
+from align.core.run_record import read_run
+from align.model.adapters import AdapterModel
+from align.model.sources import find_policy
+from align.model.tuners.lora import Lora
+from align.train.dpo import DPOConfig, dpo
+from align.train.sft import SFTConfig
+
+ModelFolder = Callable[[str], Path]
+SCALES = {"kind": "toy_tuner:Scales", "every": 2}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [(f"is the sky blue {n}", "yes thank you", "no maybe") for n in range(6)]
+    return write_pairs_run(tmp_path_factory.mktemp("pairs") / "pairs", {"train": rows, "validation": rows[:1]})
+
+
+def config_of(folder: Path, policy: Path, pairs: Path, **given: Any) -> DPOConfig:
+    settings = {
+        "run": folder, "policy": policy, "pairs": pairs, "batch": 3, "epochs": 2, "min_rows": 1, "loss": "sigmoid",
+        "optim": {"lr": 3e-2}, "watch": {"prompts": 1, "max_new_tokens": 4},
+    }  # fmt: skip
+    return build(DPOConfig, settings | given, "test")
+
+
+def logprobs(model: AdapterModel, role: str | None) -> Tensor:
+    with model.use(role), torch.no_grad():
+        return model.logprobs(packed_of(TREES))
+
+
+def test_a_tuner_from_elsewhere_trains_a_policy_from_which_training_goes_on(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    base = model_folder("llama")
+    config = config_of(tmp_path / "first", base, pairs, tuner=SCALES)
+    record = dpo(config)
+    assert record.resolved["tuner"] == SCALES and "tuner" in record.inputs and dpo(config) == record
+    assert any("policy trains" in note for note in record.notes)
+    losses = [row["loss"] for row in read_jsonl(tmp_path / "first" / "metrics.jsonl")]
+    assert losses[0] == pytest.approx(0.693147, abs=EXACT) and losses[-1] < losses[0] - 1e-3
+    source = find_policy(tmp_path / "first")
+    assert (source.base, source.adapter) == (base, tmp_path / "first" / "adapter")
+    again = dpo(config_of(tmp_path / "second", tmp_path / "first", pairs))  # its reference is the first one's policy
+    (first, *_) = read_jsonl(tmp_path / "second" / "metrics.jsonl")
+    assert first["loss"] == pytest.approx(0.693147, abs=EXACT) and again.parents["policy"]["stage"] == "dpo"
+    for tuner, problem in (({**SCALES, "every": 1}, "every=1, but .* with every=2"), ("lora", "toy_tuner:Scales made")):
+        with pytest.raises(BadInput, match=problem):
+            dpo(config_of(tmp_path / "third", tmp_path / "first", pairs, tuner=tuner))
+
+
+def test_roles_of_two_tuners_share_a_base_and_stay_apart(model_folder: ModelFolder, tmp_path: Path) -> None:
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    bare = logprobs(model, None)
+    model.add("policy", adapter=None, tuner=Scales(kind="toy_tuner:Scales"), trainable=True)
+    assert torch.equal(logprobs(model, "policy"), bare), "it starts as the base itself"
+    with torch.no_grad():
+        for factor in model.parameters("policy").values():
+            factor += 0.1 * torch.arange(len(factor)).cos()
+    alone = logprobs(model, "policy")
+    assert (alone - bare).abs().max() > 1e-3
+    add_stirred(model, "reward", trainable=False)
+    by_lora = logprobs(model, "reward")
+    assert (by_lora - bare).abs().max() > 1e-3 and (by_lora - alone).abs().max() > 1e-3
+    assert torch.equal(logprobs(model, "policy"), alone) and torch.equal(logprobs(model, None), bare)
+    with model.use("policy"):
+        model.logprobs(packed_of(TREES)).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters("policy").values())
+    assert all(p.grad is None for p in model.parameters("reward").values())
+    model.save_role("policy", tmp_path / "adapter")
+    other = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    other.add("policy", adapter=tmp_path / "adapter", trainable=False)
+    assert torch.equal(logprobs(other, "policy"), alone)
+
+
+def test_the_former_key_is_read_and_a_run_that_had_it_is_the_same_run(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    def tuner(**given: Any) -> Any:
+        return build(SFTConfig, {"run": "r", "model": "m", "data": "d", **given}, "test").tuner
+
+    assert tuner() is None and tuner(lora=None) is None
+    assert tuner(lora={"r": 4}) == tuner(tuner={"kind": "lora", "r": 4}) == Lora(r=4) and tuner(tuner="lora") == Lora()
+    with pytest.raises(BadInput, match="lora and tuner are two names of one setting"):
+        tuner(lora={"r": 4}, tuner="lora")
+    config = config_of(tmp_path / "run", model_folder("llama"), pairs, tuner={"kind": "lora", "r": 4}, epochs=1)
+    dpo(config)
+    record = read_run(tmp_path / "run")
+    now = {name: record.resolved.pop(name) for name in ("tuner", "loss")}
+    record.resolved |= {"lora": {"r": 4, "alpha": 32, "target_modules": "all-linear"}, "beta": 0.1, "sft_weight": 0.0}
+    assert now["tuner"]["r"] == 4 and difference(record, config) is None
+    record.resolved["lora"]["r"] = 8
+    assert difference(record, config) == "key 'tuner.r' differs from the run that stands there"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("dora", "'dora' is no kind of tuner"),
+        ({**SCALES, "evry": 2}, "unknown key 'evry'; did you mean 'every'"),
+        ({"kind": "lora", "r": 0}, "tuner lora: key 'r'"),
+        ("toy_attention:Added", "a class derived from align.model.tuners.tuner:Tuner is one"),
+    ],
+)
+def test_what_is_no_tuner_is_refused(tmp_path: Path, given: Any, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        config_of(tmp_path, tmp_path, tmp_path, tuner=given)
