@@ -87,7 +87,8 @@ def test_a_loss_from_elsewhere_trains_a_policy_and_is_remembered(model_folder: M
     pairs = write_pairs_run(tmp_path / "pairs", {"train": rows})
     given = {
         "run": tmp_path / "dpo", "policy": model_folder("llama"), "pairs": pairs, "batch": 3, "epochs": 3,
-        "min_rows": 1, "optim": {"lr": 1e-2}, "watch": {"prompts": 0}, "loss": [QUANTILES, {"kind": "sft", "weight": 0.1}],
+        "min_rows": 1, "optim": {"lr": 1e-2}, "watch": {"prompts": 0},
+        "loss": [QUANTILES, {"kind": "sft", "weight": 0.1}],
     }  # fmt: skip
     config = build(DPOConfig, given, "test")
     record = dpo(config)
