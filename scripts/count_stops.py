@@ -13,6 +13,7 @@ depend on the size of the data. Calls made while a module is imported are left o
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 import tempfile
@@ -63,9 +64,9 @@ class Tracer:
 
 
 def _place(frame: FrameType) -> str | None:
-    """``file:function`` of a frame of this project; None for other code."""
+    """``file:function`` of a frame of this project; None for other code, and for the body of a module or a class."""
     path = Path(frame.f_code.co_filename)
-    if not path.is_relative_to(ROOT):
+    if not path.is_relative_to(ROOT) or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         return None
     relative = path.relative_to(ROOT)
     return f"{relative}:{frame.f_code.co_qualname}" if relative.parts[0] in PACKAGES else None
