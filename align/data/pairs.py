@@ -37,7 +37,7 @@ class PromptPairs(NamedTuple):
 
 
 class PairIndex(NamedTuple):
-    """Pairs of a packed by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(B,)``."""
+    """Pairs of a packed batch by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(B,)``."""
 
     chosen_P: Tensor
     rejected_P: Tensor
@@ -98,7 +98,7 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
 
 
 def index_pairs(packed: PackedBatch, prompts: Sequence[PromptPairs]) -> PairIndex:
-    """The pairs of the prompts in a packed, as indices of its responses."""
+    """The pairs of the prompts in a packed batch, as indices of its responses."""
     number = {member: s for s, member in enumerate(packed.response_index)}
     chosen, rejected, weights = [], [], []
     for tree in sorted({tree for tree, _ in packed.response_index}):

@@ -11,7 +11,7 @@ import pytest
 from conftest import CHATML_OWN, make_tokenizer
 
 from align.core.config import BadInput
-from align.model import templates
+from align.model import chat_template as templates
 from align.model.chat import Chat, Unusable
 
 LONG = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
