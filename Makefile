@@ -26,6 +26,7 @@ lint: $(VENV)/.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 evidence: $(VENV)/.done $(STUDIO)/.done
 	$(BIN)/python benchmarks/evidence.py --all

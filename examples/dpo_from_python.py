@@ -36,7 +36,15 @@ def main(folder: Path) -> align.RunRecord:
     pairs = align.PairsConfig(run=folder / "pairs", feedback=votes.feedback)
     align.make_pairs(pairs)
 
-    return align.dpo(align.DPOConfig(run=folder / "dpo", pairs=pairs.run, policy=sft.run, beta=0.3, optim={"lr": 6e-4}))
+    return align.dpo(
+        align.DPOConfig(
+            run=folder / "dpo",
+            pairs=pairs.run,
+            policy=sft.run,
+            loss={"kind": "sigmoid", "beta": 0.3},
+            optim={"lr": 6e-4},
+        )
+    )
 
 
 if __name__ == "__main__":

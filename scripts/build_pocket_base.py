@@ -99,7 +99,7 @@ def rates(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, greedy: b
     """Share of each kind of answer by family, 60 held-out (dev) questions each."""
     torch.manual_seed(0)
     tokenizer.padding_side = "left"
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for family in FAMILIES:
         items = draw("dev", 60, 1, {family: 1.0})
         prompts = [[{"role": "user", "content": item.question}] for item in items]
@@ -114,7 +114,7 @@ def rates(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, greedy: b
         )
         texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         kinds = [classify(item.question, text).kind for item, text in zip(items, texts, strict=True)]
-        found[family] = {kind: round(kinds.count(kind) / len(kinds), 2) for kind in sorted(set(kinds))}
+        found[family] = {str(kind): round(kinds.count(kind) / len(kinds), 2) for kind in sorted(set(kinds))}
     return found
 
 

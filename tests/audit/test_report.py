@@ -286,7 +286,7 @@ def test_a_number_in_a_table_carries_its_counts() -> None:
     assert estimate(found | {"value": None, "n_scored": 0}) == "none of 10 scored"
 
 
-def _training(config: ReportConfig, name: str) -> training_curves.Training:
+def _training(config: ReportConfig, name: str) -> training_curves.TrainingRun:
     record = next(r for r in config.records if Path(r.path).name == name)
     assert read_jsonl(Path(record.path) / "metrics.jsonl")
     return training_curves.read_training_run(record, name)

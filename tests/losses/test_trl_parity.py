@@ -117,7 +117,7 @@ def test_dpo_equals_trl(family: str, model_folder: Callable[[str], Path], tokeni
 
     trees = [Tree(row["prompt_ids"], [row["chosen_ids"], row["rejected_ids"]]) for row in rows]
     prompts = prompts_of(trees)
-    config = DPOConfig(run=tmp_path / "r", pairs=tmp_path, policy=tmp_path, beta=0.1, sft_weight=0)
+    config = DPOConfig(run=tmp_path / "r", pairs=tmp_path, policy=tmp_path, loss={"kind": "sigmoid", "beta": 0.1})
     ours = dpo_backward(config, model, Distributed(model.device), prompts)
     assert abs(ours.loss - loss.item()) <= PARITY
     assert abs(ours.loss - 0.6931472) > 1e-3, "an adapter that does nothing would prove nothing"

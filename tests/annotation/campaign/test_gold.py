@@ -287,8 +287,8 @@ def test_gold_of_a_lost_store_is_found_again_with_its_sides(studio: Studio, tmp_
     pull(campaign, studio)
     before = lines(report(campaign))
     assert "8 of 8 right" in before[1]
-    for store in tmp_path.glob("feedback.db*"):
-        store.unlink()
+    for path in tmp_path.glob("feedback.db*"):
+        path.unlink()
     push(campaign, studio)
     pull(campaign, studio)
     with pytest.raises(BadInput, match="no answer is known"):
@@ -308,8 +308,8 @@ def test_gold_whose_sides_cannot_be_told_is_set_aside(studio: Studio, tmp_path: 
     push(campaign, studio)
     shown = tasks(studio, campaign)["400"]
     answer(studio, shown, [for_good(shown)])
-    for store in tmp_path.glob("feedback.db*"):
-        store.unlink()
+    for path in tmp_path.glob("feedback.db*"):
+        path.unlink()
     add(campaign, file=file)
     folded = campaign.model_copy(update={"concealed": ["harm"]})  # the task does not look as it would today
     assert push(folded, studio)[2:5] == (0, 3, 1)
