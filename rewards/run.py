@@ -20,7 +20,8 @@ from pydantic import Field
 from align.core.config import BadInput, Optim
 from align.core.plugins import RewardFunction
 from align.core.records import Message, Pair
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.core.stats.estimates import format_estimate, mean_interval, ratio_interval
 from align.core.stats.learning_curve import CurvePoint
 from align.data.pairs import (

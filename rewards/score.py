@@ -22,7 +22,8 @@ from torch import Tensor
 
 from align.core.config import BadInput, ModelConfig
 from align.core.files import write_bytes
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.data.pairs import candidate_trees
 from align.model.adapters import AdapterModel
 from align.model.load import context_length, width

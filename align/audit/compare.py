@@ -32,7 +32,8 @@ from align.audit.metric_rows import at_equal_length, measured, shared_names, tab
 from align.core.config import StageConfig
 from align.core.files import write_json, write_text
 from align.core.run_record import RunRecord, finished_run
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.core.stats.differences import paired_difference
 from align.evals.training_reward import LABEL, trained_on, training_metrics
 from align.report.tables import markdown

@@ -23,7 +23,8 @@ from align.core.config import BadInput, StageConfig
 from align.core.declarations import Declaration
 from align.core.files import write_text
 from align.core.run_record import RunRecord, finished_run, is_ours, is_run
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.core.stats.estimates import Estimate
 from align.evals.declared import EARLIER, declaration_of, suites_of
 from align.report import tables

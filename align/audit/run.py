@@ -23,7 +23,8 @@ from align.audit.pairing import judge_by_worst, same_question
 from align.core.config import StageConfig
 from align.core.declarations import Declaration
 from align.core.files import write_json
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.core.stats.differences import paired_difference
 from align.evals.declared import EARLIER
 from align.evals.training_reward import trained_on, training_metrics

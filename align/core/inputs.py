@@ -5,15 +5,18 @@ In: a stage's config, and the record of a run. Out: paths and hashes by input, o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from align.core import provenance
 from align.core.config import BadInput, StageConfig
 from align.core.hashes import HASH_VERSION, artefact_hash, base_of_adapter, code_hash, file_hash, has_other_text
 from align.core.plugins import Part, parts_of
-from align.core.run_record import RunRecord, finished_run, is_run
+from align.core.run_record import RunRecord, finished_run, is_run, read_run
 
 
 def input_hash(path: Path, version: int = HASH_VERSION) -> str:
@@ -114,3 +117,48 @@ def difference(record: RunRecord, config: StageConfig) -> str | None:
         if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
             return f"input '{name}' has other content than what the run that stands there read"
     return None
+
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
+
+
+def new_record(config: StageConfig) -> RunRecord:
+    """The record that a run of this config begins with: inputs, their hashes, and the lineage that it inherits."""
+    inputs: dict[str, dict[str, str]] = {}
+    parents: dict[str, dict[str, str]] = {}
+    lineage: dict[str, str] = {}
+    rewards: set[str] = set()  # of several parents' rewards none may be forgotten
+    for name, path in input_paths(config).items():
+        inputs[name] = {"path": str(path), "sha256": input_hash(path)}
+        if is_run(path):
+            parent = read_run(path)
+            parents[name] = {
+                "path": str(path),
+                "id": parent.id,
+                "stage": parent.stage,
+                "artefact": parent.artefact or "",
+            }
+            rewards |= set(parent.lineage.get("rewards", "").split())
+            lineage |= parent.lineage
+    lineage |= {"rewards": " ".join(sorted(rewards))} if rewards else {}
+    for name, digest in code_hashes(config).items():
+        inputs[name] = {"path": str(getattr(config, name.partition("[")[0])), "sha256": digest}
+    values = resolved(config)
+    identity = json.dumps([settings(config, values), {n: i["sha256"] for n, i in inputs.items()}], sort_keys=True)
+    return RunRecord(
+        id=f"{config.stage}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}",
+        stage=config.stage,
+        status="running",
+        path=str(config.run),
+        seed=config.seed,
+        given=json.loads(config.model_dump_json(exclude_unset=True)),
+        resolved=values,
+        inputs=inputs,
+        parents=parents,
+        lineage=lineage,
+        hash_version=HASH_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        code=provenance.code(),
+        packages=provenance.packages(PACKAGES),
+        machine=provenance.facts(),
+    )

@@ -1,4 +1,4 @@
-"""Run folders, which are the only thing that stages share, and the decorator that makes a function a stage.
+"""Run folders, which are the only thing that stages share.
 
 A run is a folder with ``run.json`` (its record), ``config.yaml`` (resolved), ``metrics.jsonl``, ``samples.jsonl``, its
 artefact (``adapter/``, ``model/`` or data files) and, while it trains, ``checkpoints/``. ``run.json`` is written at the
@@ -7,30 +7,30 @@ start with ``status: running``, so that a crash shows. A finished run is never w
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol
 
 import yaml
 
 from align.core import provenance
 from align.core.config import BadInput, StageConfig
-from align.core.files import lock, write_text
-from align.core.hashes import HASH_VERSION, artefact_hash
-from align.core.inputs import code_hashes, difference, input_hash, input_hashes, input_paths, resolved, settings
+from align.core.files import write_text
+from align.core.hashes import HASH_VERSION
+from align.core.inputs import (
+    difference,
+    input_hashes,
+    input_paths,
+    new_record,
+)
 from align.core.run_record import RunRecord, is_ours, is_run, read_run
 
 LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
-PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
 SAID = 5  # reasons that are written out on the terminal
 
 
@@ -103,58 +103,6 @@ class Run:
             write_text(self.path / "run.json", self.record.sealed())
 
 
-Parameters = ParamSpec("Parameters")
-ConfigT = TypeVar("ConfigT", bound=StageConfig)
-
-
-def stage(
-    body: Callable[Concatenate[ConfigT, Run, Parameters], dict[str, Any]],
-) -> Callable[Concatenate[ConfigT, Parameters], RunRecord]:
-    """Turn ``body(config, run, ...) -> headline`` into the stage's public function, which returns its record.
-
-    The wrapper opens the run (or resumes an unfinished one of the same config and inputs, or returns a
-    finished one untouched), records how it ended, and hashes what it left.
-
-    Raises:
-        BadInput: the folder holds a run of another config or other inputs, or something else than a run; or an input
-            is missing; or several processes were started for a stage that does not divide its work.
-    """
-
-    @functools.wraps(body)
-    def run_stage(config: ConfigT, *args: Parameters.args, **kwargs: Parameters.kwargs) -> RunRecord:
-        if (processes := os.environ.get("WORLD_SIZE", "1")) != "1" and not config.SHARES_WORK:
-            raise BadInput(
-                f"stage '{config.stage}' works in one process, and {processes} were started (WORLD_SIZE); start it "
-                "without torchrun or accelerate launch (reward, dpo and ppo divide their work)"
-            )
-        check_folder(config)
-        with lock(config.run.parent):
-            record, finished = _open(config)
-            if finished:
-                return record
-            provenance.reset_peak_memory()
-            run = Run(record)
-            try:
-                record.headline = body(config, run, *args, **kwargs)
-            except BaseException as error:
-                record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record.error = f"{type(error).__name__}: {error}".splitlines()[0]
-                run.save()
-                raise
-            record.status = "finished"
-            record.error = None
-            record.machine["threads"] = provenance.threads()
-            if run.is_main:
-                record.artefact = artefact_hash(run.path, record.hash_version)
-                record.lineage[record.stage] = record.artefact
-                shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-            run.say_counts()
-            run.save()
-            return record
-
-    return run_stage
-
-
 def check_folder(config: StageConfig) -> None:
     """Refuse to write a run where anything else lies: nothing there is touched, not even by a lock.
 
@@ -183,7 +131,7 @@ def check_folder(config: StageConfig) -> None:
         raise BadInput(f"{config.run}: is a file; choose another run= folder")
 
 
-def _open(config: StageConfig) -> tuple[RunRecord, bool]:
+def open_run(config: StageConfig) -> tuple[RunRecord, bool]:
     """The record to work under, and whether it is already finished."""
     if is_run(config.run):
         record = read_run(config.run)
@@ -208,7 +156,7 @@ def _open(config: StageConfig) -> tuple[RunRecord, bool]:
 
 def _started(config: StageConfig) -> RunRecord:
     """The record of a run that begins, written with its config."""
-    record = _new_record(config)
+    record = new_record(config)
     run = Run(record)
     run.save()
     if run.is_main:
@@ -222,44 +170,3 @@ def _renew_hashes(record: RunRecord, config: StageConfig) -> None:
         record.hash_version = HASH_VERSION
         for name, digest in input_hashes(config).items():
             record.inputs[name]["sha256"] = digest
-
-
-def _new_record(config: StageConfig) -> RunRecord:
-    inputs: dict[str, dict[str, str]] = {}
-    parents: dict[str, dict[str, str]] = {}
-    lineage: dict[str, str] = {}
-    rewards: set[str] = set()  # of several parents' rewards none may be forgotten
-    for name, path in input_paths(config).items():
-        inputs[name] = {"path": str(path), "sha256": input_hash(path)}
-        if is_run(path):
-            parent = read_run(path)
-            parents[name] = {
-                "path": str(path),
-                "id": parent.id,
-                "stage": parent.stage,
-                "artefact": parent.artefact or "",
-            }
-            rewards |= set(parent.lineage.get("rewards", "").split())
-            lineage |= parent.lineage
-    lineage |= {"rewards": " ".join(sorted(rewards))} if rewards else {}
-    for name, digest in code_hashes(config).items():
-        inputs[name] = {"path": str(getattr(config, name.partition("[")[0])), "sha256": digest}
-    values = resolved(config)
-    identity = json.dumps([settings(config, values), {n: i["sha256"] for n, i in inputs.items()}], sort_keys=True)
-    return RunRecord(
-        id=f"{config.stage}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}",
-        stage=config.stage,
-        status="running",
-        path=str(config.run),
-        seed=config.seed,
-        given=json.loads(config.model_dump_json(exclude_unset=True)),
-        resolved=values,
-        inputs=inputs,
-        parents=parents,
-        lineage=lineage,
-        hash_version=HASH_VERSION,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        code=provenance.code(),
-        packages=provenance.packages(PACKAGES),
-        machine=provenance.facts(),
-    )

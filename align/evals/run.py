@@ -18,7 +18,8 @@ from align.core.hashes import artefact_hash, code_hash, file_hash
 from align.core.plugins import choose
 from align.core.records import ItemResult
 from align.core.run_record import is_run, read_run
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.evals import caveats
 from align.evals.fingerprint import fingerprint
 from align.evals.generation import Policy, SamplingConfig

@@ -22,7 +22,8 @@ from align.core.config import BadInput, ModelConfig
 from align.core.files import cut_jsonl, read_jsonl, write_jsonl
 from align.core.records import Message
 from align.core.run_record import read_run
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.core.stats.estimates import mean_interval
 from align.data.tokens import record_tokens
 from align.generate.endpoint import EndpointSampler, address, sum_known

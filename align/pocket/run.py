@@ -15,7 +15,8 @@ from pydantic import Field
 
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.pocket.corpus import demonstrations, plain_document
 from align.pocket.world import SKILLS, Item, Split, draw
 

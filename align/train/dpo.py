@@ -19,7 +19,8 @@ from torch import Tensor
 
 from align.core.config import Optim, Watch
 from align.core.plugins import RewardFunction
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
 from align.engine.distributed import Distributed
 from align.engine.loop import TrainingConfig, TrainingLoop, epochs

@@ -21,7 +21,8 @@ from pydantic import Field
 from align.core.config import BadInput, Optim, Watch
 from align.core.hashes import code_hash
 from align.core.plugins import RewardFunction
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.engine.loop import TrainingConfig, TrainingLoop, epochs
 from align.engine.samples import SampleLogger, watched_rows
 from align.generate.local import LocalSampler

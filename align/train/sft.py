@@ -22,8 +22,9 @@ from align.core.files import read_jsonl, write_jsonl
 from align.core.plugins import RewardFunction
 from align.core.records import Tokens, is_empty, prompt_id
 from align.core.run_record import is_run
-from align.core.runs import Run, stage
+from align.core.runs import Run
 from align.core.seeds import stage_seed
+from align.core.stage import stage
 from align.data.tokens import Prompt, Source, note_sources, response_tokens
 from align.engine.checkpoints import METRICS, load_checkpoint
 from align.engine.loop import TrainingConfig

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_text
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from annotation.aggregation.votes import is_shared, votes_of
 from annotation.agreement.measures import measure
 from annotation.agreement.page import page

@@ -20,7 +20,8 @@ from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
 from align.core.plugins import choose
 from align.core.records import Judgment
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from annotation.importers.collector import NOBODY
 from annotation.importers.columns import READ, Columns, FileSettings, Kind, Labels
 from annotation.importers.exports import looks_exported, read_export

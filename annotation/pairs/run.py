@@ -26,7 +26,8 @@ from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_jsonl
 from align.core.hashes import file_hash
 from align.core.records import Comparison, Judgment, Pair, Record, Response
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.core.stats.estimates import Estimate
 from annotation.aggregation.counting import CountingJudgments, counting_judgments, exclusions_hash, questions_of
 from annotation.aggregation.decisions import Method, Ties, called_both_bad, decide

@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 from align.core.config import BadInput, Frozen, StageConfig
 from align.core.files import write_json, write_text
 from align.core.records import Comparison, Judgment, content_hash
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.core.stats.estimates import proportion
 from annotation.campaign.candidates import CandidatePrompt, choose_groups, compare, lot, read_candidates
 from annotation.campaign.posting import post

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Phi3Config
 
 from align.core.config import BadInput, Compute, Optim, StageConfig
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from align.engine.distributed import Distributed
 from align.engine.optimizer import RoleOptimizer
 from align.model import adapters

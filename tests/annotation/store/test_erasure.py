@@ -16,7 +16,8 @@ from align.cli.main import run as align
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
 from align.core.run_record import read_run
-from align.core.runs import Run, stage
+from align.core.runs import Run
+from align.core.stage import stage
 from annotation.agreement.run import AgreementConfig, agreement
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
