@@ -85,7 +85,7 @@ def _check_functions(stages: Iterable[StageConfig], gold: str | None) -> None:
 
 
 def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
-    """Every policy and template that the stages work with, once; ``model`` stands in for what earlier steps make."""
+    """Every policy and template that the stages work with, once; ``model`` replaces what earlier steps make."""
     users = [stage for stage in stages if isinstance(stage, TextConfig)]
     places = {place for stage in users if (place := _policy(stage, model)) is not None}
     if not places:

@@ -138,12 +138,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _assignments(rest: Sequence[str]) -> list[str]:
     """``--key value`` and ``--key=value`` become ``key=value``, a flag alone ``flag=true``; the rest stays."""
-    found: list[str] = []
+    settings: list[str] = []
     words = list(rest)
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
-            found.append(word)
+            settings.append(word)
             continue
         key, equals, value = word[2:].partition("=")
         if not equals and key.replace("-", "_") in FLAGS:
@@ -153,8 +153,8 @@ def _assignments(rest: Sequence[str]) -> list[str]:
             if not words:
                 raise BadInput(f"{word}: a value is missing")
             value = words.pop(0)
-        found.append(f"{key.replace('-', '_')}={value}")
-    return found
+        settings.append(f"{key.replace('-', '_')}={value}")
+    return settings
 
 
 def _arms(words: Sequence[str]) -> list[str]:

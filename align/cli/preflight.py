@@ -132,13 +132,13 @@ def _problem(chat: Chat, exchange: Exchange, context: int | None) -> str | None:
     return None
 
 
-def _remedy(tokenizer: Any, template: Template, found: FirstRows, context: int | None) -> str:
+def _remedy(tokenizer: Any, template: Template, rows: FirstRows, context: int | None) -> str:
     """Which built-in templates can render what this one cannot."""
     working = []
     for name in _built_in(tokenizer):
         if name != template.name:
             chat = Chat(tokenizer, name, {}, template.day)
-            if not any(_problem(chat, exchange, context) for exchange in found.exchanges):
+            if not any(_problem(chat, exchange, context) for exchange in rows.exchanges):
                 working.append(name)
     if working:
         return (

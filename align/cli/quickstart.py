@@ -63,7 +63,7 @@ def quickstart(runs: str | None = None, label_studio: bool = False) -> int:
 
 
 def at_server(folder: Path) -> list[str]:
-    """What the recipe is told so that its people judge at a server of ``folder``."""
+    """The recipe's overrides with which its people judge at a server of ``folder``."""
     paths = {"folder": folder / "label-studio", "guidelines": RECIPE.with_name("guidelines.md")}
     return [*AT_SERVER, *(f"votes.server.{name}={json.dumps(str(path))}" for name, path in paths.items())]
 
@@ -105,10 +105,10 @@ def _cell(record: dict[str, Any] | None) -> str:
     return format_number(estimate.value) if estimate.low is None else str(estimate)
 
 
-def _limit_threads(said: str) -> None:
+def _limit_threads(purpose: str) -> None:
     """Small matrices gain nothing from many threads; two are what the README's figures were made with."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(min(2, cores))
-    print(f"quickstart: {torch.get_num_threads()} threads, {said}", file=sys.stderr)
+    print(f"quickstart: {torch.get_num_threads()} threads, {purpose}", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""A recipe: a DAG of stages over one runs folder, each step run once and skipped when it stands finished.
+"""A recipe: a DAG of stages over one runs folder, each step run once and skipped when it is finished.
 
 Inputs of a step name ``model``, ``data``, an earlier step, or a file in its run (``world/prompts.jsonl``).
 A path that starts with ``./`` or ``../`` is relative to the recipe's own file.
 ``until=X`` runs X and its ancestors; ``X.a.b=v`` overrides a step; ``redo=X`` runs X and what follows from it
-anew. A step that stands there with another config or other inputs stops the recipe and names the key.
+anew. A finished step with another config or other inputs stops the recipe, which names the key.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
     """Run the steps that are wanted, in order, and return their records.
 
     Raises:
-        BadInput: a folder that is not this recipe's to write to, told before anything is run or written; or what a
+        BadInput: a folder that this recipe may not write to, before anything is run or written; or what a
             step raises.
     """
     steps = wanted(recipe)

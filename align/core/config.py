@@ -22,7 +22,7 @@ from align.core.limits import MIB, MOST_LEVELS, TooLong, bounded_bytes
 
 MOST_YAML = 1 * MIB  # bytes of a config
 MOST_VALUES = 100_000  # that a config holds, aliases counted each time
-NO_TEXT = "expected text, and YAML reads what stands there otherwise; quote it, on a command line as key='\"…\"'"
+NO_TEXT = "expected text, and YAML reads this as another type; quote it, on a command line as key='\"…\"'"
 
 
 class BadInput(Exception):
@@ -44,7 +44,7 @@ def check_meant(annotation: Any, value: Any) -> None:
         if isinstance(part, bool) and types & {int, float} and bool not in types:
             raise ValueError("expected a number, not true or false")
         if Path in types and isinstance(part, str | Path) and re.match(r"~(/|$)|.*\$(\{|\w)", str(part)):
-            raise ValueError("a path is read as it stands, ~ and $ are not expanded; write it out")
+            raise ValueError("a path is read literally, ~ and $ are not expanded; write it out")
         if Path in types and isinstance(part, str | Path) and "\\" in str(part):
             raise ValueError(r"a path of Windows; write it with / (under WSL, C:\x is /mnt/c/x)")
 
@@ -93,7 +93,7 @@ class StageConfig(Frozen):
         return {}
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
-        """What is said where the run of this config is finished already; ``inputs`` are those that it recorded.
+        """The message where the run of this config is finished already; ``inputs`` are those that it recorded.
 
         Raises:
             BadInput: what it did elsewhere than in its folder is not there.
@@ -225,7 +225,7 @@ _StrictLoader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Parse YAML text strictly; ``name`` stands in every error."""
+    """Parse YAML text strictly; ``name`` is named in every error."""
     try:
         loader = _StrictLoader(text)
         loader.name = name
@@ -349,11 +349,14 @@ def explain(schema: type[BaseModel], problem: Any, where: str) -> str:
         return f"{where}: unknown key '{key}'; {hint}"
     if problem["type"] == "missing":
         return f"{where}: key '{key}' is missing; add it"
-    given, said = problem.get("input"), problem["msg"].removeprefix("Value error, ")
+    given, message = problem.get("input"), problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("string_type", "path_type") and isinstance(given, bool | int | float):
-        said = NO_TEXT
+        message = NO_TEXT
     return (
-        f"{where}: " + (f"key '{key}': " if path else "") + said + (f" (given: {given!r})" if is_short(given) else "")
+        f"{where}: "
+        + (f"key '{key}': " if path else "")
+        + message
+        + (f" (given: {given!r})" if is_short(given) else "")
     )
 
 

@@ -61,7 +61,7 @@ def files_under(folder: Path) -> list[Path]:
     Raises:
         BadInput: a folder under it cannot be listed, so that what lies in it would be passed over.
     """
-    found, known = list[Path](), set[str]()
+    paths, known = list[Path](), set[str]()
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -72,8 +72,8 @@ def files_under(folder: Path) -> list[Path]:
             folders.clear()
             continue
         known.add(place)
-        found += [path for path in (Path(root, name) for name in names) if path.is_file()]
-    return sorted(found)
+        paths += [path for path in (Path(root, name) for name in names) if path.is_file()]
+    return sorted(paths)
 
 
 def _unlisted(error: OSError) -> BadInput:
@@ -89,21 +89,21 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines, up to the limits of ``reading.py``.
+    """Read JSON lines, up to the limits of ``limits.py``.
 
     Raises:
         BadInput: no such file, one that is too long or not UTF-8, or a line that is not a JSON object: names the first.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            found = [_json_object(line, f"{path}:{n}") for n, line in enumerate(bounded_lines(file), 1) if line.strip()]
+            rows = [_json_object(line, f"{path}:{n}") for n, line in enumerate(bounded_lines(file), 1) if line.strip()]
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except TooLong as error:
         raise BadInput(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    return found
+    return rows
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
@@ -118,15 +118,15 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 
 def read_rows(path: Path, schema: type[SchemaT], what: str) -> list[SchemaT]:
     """Read JSON lines of one schema; BadInput names the first line that is not ``what``."""
-    found = []
+    rows = []
     for number, row in enumerate(read_jsonl(path), 1):
         try:
-            found.append(schema.model_validate(row))
+            rows.append(schema.model_validate(row))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise BadInput(f"{path}:{number}: not {what} ({place}{': ' if place else ''}{first['msg']})") from None
-    return found
+    return rows
 
 
 class Cut(NamedTuple):

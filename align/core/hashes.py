@@ -49,11 +49,11 @@ def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
 
 def _imported_beside(file: Path) -> set[Path]:
     """A module's file and those of its folder that it imports, one by way of another."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [file]
     while waiting:
         one = waiting.pop()
-        found.add(one)
+        files.add(one)
         try:
             tree = ast.parse(one.read_bytes())
         except (SyntaxError, ValueError):  # never run, since it cannot be: it counts, and leads no further
@@ -62,8 +62,8 @@ def _imported_beside(file: Path) -> set[Path]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             beside = {file.parent / f"{name.rpartition('.')[2]}.py" for name in names}
-            waiting += [path for path in beside - found if path.is_file()]
-    return found
+            waiting += [path for path in beside - files if path.is_file()]
+    return files
 
 
 def file_hash(path: Path) -> str:
@@ -116,7 +116,7 @@ def artefact_hash(folder: Path, version: int = HASH_VERSION) -> str:
 
 
 def base_of_adapter(folder: Path) -> Path | None:
-    """The model folder that an adapter folder stands on; None where it is no adapter folder or names none that is here.
+    """The base model's folder of an adapter folder; None where it is no adapter folder or its base is not here.
 
     An adapter folder has ``adapter_config.json``, a model folder ``config.json``.
     """
@@ -188,7 +188,7 @@ def _tensor_hash(path: Path) -> str:
     """sha256 over (name, dtype, shape, bytes) sorted by name: the order in the file does not count.
 
     A file of 16 MiB and more is read once per process as long as its inode, size and times stay as they are: its
-    hash is asked for by every input that stands on it.
+    hash is needed by every input that is built on it.
     """
     stat = path.stat()
     if stat.st_size < 1 << 24:

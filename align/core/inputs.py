@@ -27,11 +27,11 @@ def input_hash(path: Path, version: int = HASH_VERSION) -> str:
     """
     if is_run(path):
         record = finished_run(path)
-        found = artefact_hash(path, record.hash_version)
-        if record.artefact is not None and record.artefact != found:
+        digest = artefact_hash(path, record.hash_version)
+        if record.artefact is not None and record.artefact != digest:
             raise BadInput(f"{path}: its files are not those the run left (changed since); run its stage again")
         _refuse_changed_base(path, record)
-        return found
+        return digest
     if path.is_dir():
         return artefact_hash(path, version)
     if path.is_file():
@@ -61,16 +61,16 @@ def input_paths(config: StageConfig | Part, names: Iterable[str] | None = None) 
 
     A part that reads paths of its own adds name.field.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for name in config.INPUTS if names is None else names:
         value = getattr(config, name)
         if isinstance(value, list | tuple):
-            found |= {f"{name}[{index}]": Path(path) for index, path in enumerate(value)}
+            paths |= {f"{name}[{index}]": Path(path) for index, path in enumerate(value)}
         elif value is not None:
-            found[name] = Path(value)
+            paths[name] = Path(value)
     for name, part in parts_of(config):
-        found |= {f"{name}.{field}": path for field, path in input_paths(part, part.INPUTS).items()}
-    return found
+        paths |= {f"{name}.{field}": path for field, path in input_paths(part, part.INPUTS).items()}
+    return paths
 
 
 def input_hashes(config: StageConfig, version: int = HASH_VERSION) -> dict[str, str]:
@@ -106,16 +106,16 @@ def difference(record: RunRecord, config: StageConfig) -> str | None:
     """What makes ``config`` another run than ``record``, in words; None if nothing does."""
     before = settings(config, config.renamed(record.resolved))
     if key := differing_key(before, settings(config, resolved(config))):
-        return f"key '{key}' differs from the run that stands there"
+        return f"key '{key}' differs from the run in that folder"
     hashes = input_hashes(config, record.hash_version)
     template = getattr(config, "chat_template", None)
     if template and has_other_text(Path(template), record.template.get("template_sha256")):
-        return f"chat template '{template}' has other content than what the run that stands there read"
+        return f"chat template '{template}' has other content than what the run in that folder read"
     own = {name for name in record.inputs if name.partition("[")[0] in config.INPUTS}
     recorded = {*config.INPUTS, *record.inputs}  # earlier versions kept no hash of a function's code
     for name in sorted(own | {name for name in hashes if not recorded.isdisjoint((name, name.partition("[")[0]))}):
         if record.inputs.get(name, {}).get("sha256") != hashes.get(name):
-            return f"input '{name}' has other content than what the run that stands there read"
+            return f"input '{name}' has other content than what the run in that folder read"
     return None
 
 

@@ -31,7 +31,7 @@ def parse_json(text: str | bytes, *, keys_once: bool = False) -> Any:
     """The value that JSON text spells.
 
     Args:
-        keys_once: refuse an object in which a key stands twice: which of two values is meant, nobody knows.
+        keys_once: refuse an object that gives a key twice.
 
     Raises:
         ValueError: the text is not JSON, is nested deeper than ``MOST_LEVELS``, or repeats a key.
@@ -97,11 +97,11 @@ def shown_size(count: int) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' stands twice in an object")
-    return found
+    return row
 
 
 def _levels(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Messages in one form, whoever wrote them: what every reader of files and every rendering goes by.
+"""Messages in one form, whoever wrote them: the form that all readers of files produce and all rendering expects.
 
 In: a text, a message, or a list of messages, as files and servers give them. Out: messages of known roles with text as
 content, reasoning under ``reasoning_content`` and tool calls whose arguments are objects. A field that has no place in
@@ -50,7 +50,7 @@ def read_messages(value: Any, role: str, where: str) -> list[Message]:
 
 
 def read_message(given: Mapping[str, Any], where: str) -> Message:
-    """One message in the one form; fields that hold nothing are left out, as tables fill them in.
+    """One message in the one form; empty fields, with which tables fill their rows, are left out.
 
     Raises:
         NoMessage: see ``read_messages``.
@@ -83,15 +83,15 @@ def arguments_of(given: Any, where: str) -> dict[str, Any]:
     Raises:
         NoMessage: they are neither.
     """
-    found = given
+    arguments = given
     if isinstance(given, str):
         try:
-            found = parse_json(given) if given.strip() else {}
+            arguments = parse_json(given) if given.strip() else {}
         except ValueError:
             raise NoMessage(f"{where}: a tool call's arguments are not JSON ({given[:60]!r})") from None
-    if not isinstance(found, Mapping):
+    if not isinstance(arguments, Mapping):
         raise NoMessage(f"{where}: a tool call's arguments are no JSON object ({str(given)[:60]!r})")
-    return dict(found)
+    return dict(arguments)
 
 
 def _text(content: Any, where: str) -> str:
@@ -113,7 +113,7 @@ def _text(content: Any, where: str) -> str:
 
 
 def _reasoning(message: Mapping[str, Any], where: str) -> str | None:
-    """What stands under any of the names of reasoning; None where none does."""
+    """The reasoning of a message, under any of its names; None where it has none."""
     given = {name: message[name] for name in REASONING if name in message}
     if not all(isinstance(text, str) for text in given.values()):
         raise NoMessage(f"{where}: '{next(iter(given))}' of a message is no text")
@@ -170,8 +170,8 @@ def normalised(prompt: Sequence[Message]) -> str:
 
 
 def _plain(message: Message) -> str:
-    said = str(message.get("content") or "") or json.dumps(message, sort_keys=True)
-    folded = unicodedata.normalize("NFKC", said).casefold()
+    text = str(message.get("content") or "") or json.dumps(message, sort_keys=True)
+    folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(folded.translate(_WORDS).split()) or folded
 
 
@@ -187,7 +187,7 @@ _WORDS = _Words()
 
 
 class Parts(NamedTuple):
-    """What was thought and what was said."""
+    """The reasoning and the content of a response."""
 
     reasoning: str
     content: str
@@ -224,5 +224,5 @@ def opened_by(prompt: str) -> str | None:
 
 
 def visible_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What the reader of a response sees: its messages' content, without reasoning that stands before an answer."""
+    """The text of a response that its reader sees: content without the reasoning before it."""
     return "\n\n".join(split_reasoning(str(message.get("content") or "")).content for message in messages)

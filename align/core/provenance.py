@@ -46,11 +46,11 @@ def threads() -> int | None:
 
 def packages(names: Iterable[str]) -> dict[str, str]:
     """Installed versions by distribution name; what is missing is left out."""
-    found = {}
+    versions = {}
     for name in names:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def facts() -> dict[str, Any]:

@@ -46,8 +46,8 @@ def check_messages(messages: list[Message], where: str) -> None:
             raise ValueError(f"{where}: message {index} has no role")
         if not isinstance(message.get("content") or "", str):
             raise ValueError(f"{where}: message {index}: content must be text, got {type(message['content']).__name__}")
-        said = message.get("content") or message.get("tool_calls") or message.get("reasoning_content")
-        if not said and message["role"] != "system":
+        content = message.get("content") or message.get("tool_calls") or message.get("reasoning_content")
+        if not content and message["role"] != "system":
             raise ValueError(f"{where}: message {index} ({message['role']}) is empty")
 
 
@@ -99,7 +99,7 @@ class Response(Record):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """A response of ``candidates.jsonl``, without what else stands there.
+        """A response of ``candidates.jsonl``, without its other fields.
 
         Raises:
             KeyError: it has no messages.

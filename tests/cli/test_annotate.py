@@ -14,14 +14,14 @@ from annotation.store.exports import export
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["up", "server=~/labels"], "server: a path is read as it stands, ~ and $ are not expanded"),
-        (["down", "server=$HOME/labels"], "server: a path is read as it stands"),
+        (["up", "server=~/labels"], "server: a path is read literally, ~ and $ are not expanded"),
+        (["down", "server=$HOME/labels"], "server: a path is read literally"),
         (["doctor", "server=a", "server=b"], "server= stands 2 times; keep one"),
-        (["export", "out=~/export"], "out: a path is read as it stands"),
-        (["verify", "--runs=$RUNS"], "runs: a path is read as it stands"),
+        (["export", "out=~/export"], "out: a path is read literally"),
+        (["verify", "--runs=$RUNS"], "runs: a path is read literally"),
         (["plan", "width=true"], "width: expected a number, not true or false (given: True)"),
         (["plan", "width=0.1", "width=0.2"], "override 'width': 'width' was given before it"),
-        (["exclude", "annotator=7", "reason=late"], "annotator: expected text, and YAML reads what stands there"),
+        (["exclude", "annotator=7", "reason=late"], "annotator: expected text, and YAML reads this as another type"),
         (["annotators", "names=annotator-3"], "names: expected a list, write names=[annotator-3]"),
     ],
 )
@@ -38,10 +38,10 @@ def test_a_setting_that_would_be_read_as_another_is_refused(
     ("words", "told"),
     [
         (["ls", "runs=5"], "5: no such folder"),
-        (["ls", "runs=$HOME"], "runs: a path is read as it stands"),
+        (["ls", "runs=$HOME"], "runs: a path is read literally"),
         (["init", "model=m", "data=d", "vram=true"], "vram: expected a number, not true or false"),
         (["init", "model=m", "data=d", "vram=lots"], "vram: expected a number (given: 'lots')"),
-        (["init", "model=~/m", "data=d"], "model: a path is read as it stands"),
+        (["init", "model=~/m", "data=d"], "model: a path is read literally"),
         (["quickstart", "label_studio=7"], "label_studio: expected true or false"),
     ],
 )

@@ -186,7 +186,7 @@ def test_help_is_quick_and_names_every_verb() -> None:
         (["compare"], "key 'arms' is missing"),
         (["quickstart", "rums=x"], "unknown setting 'rums'"),
         (["ls", "--config", "a.yaml", "--config", "b.yaml"], "--config: stands twice; name one file"),
-        (["pocket", "run=~/x"], "key 'run': a path is read as it stands"),
+        (["pocket", "run=~/x"], "key 'run': a path is read literally"),
         (["sft", "a.yaml"], "a config is named with --config a.yaml"),
         (["import", "a.jsonl", "data=b.jsonl"], "override 'data': 'data' was given before it"),
     ],

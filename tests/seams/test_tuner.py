@@ -108,7 +108,7 @@ def test_the_former_key_is_read_and_a_run_that_had_it_is_the_same_run(
     record.resolved |= {"lora": {"r": 4, "alpha": 32, "target_modules": "all-linear"}, "beta": 0.1, "sft_weight": 0.0}
     assert now["tuner"]["r"] == 4 and difference(record, config) is None
     record.resolved["lora"]["r"] = 8
-    assert difference(record, config) == "key 'tuner.r' differs from the run that stands there"
+    assert difference(record, config) == "key 'tuner.r' differs from the run in that folder"
 
 
 @pytest.mark.parametrize(

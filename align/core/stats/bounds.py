@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 EXACT_LIMIT = 1500  # pairs up to which the score bound is enumerated; beyond it Clopper-Pearson bounds are combined
-STEP = 1e-4  # to which the score bound is found, on the safe side
+STEP = 1e-4  # resolution of the score bound, rounded to the safe side
 NUISANCE = 1 - 1e-3  # the largest chance over the nuisance grid is good to a thousandth of itself
 UNSEEN_SHARE = 0.02  # losses on fewer items than this may be missed where nothing bounds a loss
 UNBOUNDED_N = 150  # items among which losses on 2 % are seen at all with 95 % certainty: 0.98^149 < 0.05

@@ -46,9 +46,9 @@ def mean_bounds(values: Sequence[float], kind: Kind, alpha: float, span: Range =
         return Bounds(None, None, "nothing was scored")
     if kind == "binary":
         return Bounds(*clopper_pearson(round(sum(values)), n, alpha), "Clopper-Pearson")
-    found = np.asarray(values, dtype=float)
-    low = _guarded(found, span[0], alpha)
-    high = _guarded(-found, -span[1], alpha)
+    array = np.asarray(values, dtype=float)
+    low = _guarded(array, span[0], alpha)
+    high = _guarded(-array, -span[1], alpha)
     if low is None and high is None:
         return Bounds(None, None, f"no range, and fewer than {UNBOUNDED_N} items that differ: no bound")
     method = "guarded t" if math.isfinite(span[0]) and math.isfinite(span[1]) else "t guarded at the worst seen"

@@ -27,8 +27,8 @@ class Estimate(Record):
     """A value with its 95 % interval: ``n`` results, of which ``n_scored`` count, from ``clusters`` clusters.
 
     ``value`` is None where nothing was scored or it cannot be estimated; ``low`` and ``high`` are None where the data
-    give no interval. ``method`` is the interval's. Records of earlier versions, which said ``mean`` for ``value`` or
-    had both ends in ``interval``, are read too; what stands beside an estimate in a record is left out.
+    give no interval. ``method`` is the interval's. Records of earlier versions, with ``mean`` for
+    ``value`` or both ends in ``interval``, are read too; other keys of such a record are left out.
     """
 
     value: float | None

@@ -26,7 +26,7 @@ from align.core.stats.estimates import Kind
 
 POWER = 0.8
 DRAWS = 1000
-MOST = 10_000  # items; a gate that needs more is told that no number up to here decides it
+MOST = 10_000  # items; above this, no number is named
 
 
 def needed_n(deltas: Sequence[float], kind: Kind, margin: float, alpha: float, worst: float) -> int | None:
@@ -35,14 +35,14 @@ def needed_n(deltas: Sequence[float], kind: Kind, margin: float, alpha: float, w
     Items are taken to differ as often and as much as those seen, around a mean of zero. Items without one
     difference give the fewest that could do, about 3 ``-worst`` / margin.
     """
-    found = np.asarray(deltas, dtype=float)
-    if np.ptp(found) == 0 and math.isfinite(worst):
+    array = np.asarray(deltas, dtype=float)
+    if np.ptp(array) == 0 and math.isfinite(worst):
         return unseen_n(margin / -worst, alpha)
     if kind == "binary":
-        differing = float(np.mean(found != 0))
+        differing = float(np.mean(array != 0))
         return _smallest(lambda n: _binary_power(n, differing / 2, differing / 2, -margin, alpha), 2)
     generator = np.random.default_rng(0)
-    centred = found - found.mean()
+    centred = array - array.mean()
 
     def power(n: int) -> float:
         drawn = generator.choice(centred, (min(DRAWS, 4_000_000 // n), n))
@@ -56,12 +56,12 @@ def detectable(deltas: Sequence[float], kind: Kind, margin: float, alpha: float,
 
     ``best`` is the highest possible difference of an item. None where even the largest would not be proved.
     """
-    found = np.asarray(deltas, dtype=float)
-    n = len(found)
+    array = np.asarray(deltas, dtype=float)
+    n = len(array)
     if n < 2:
         return None
     if kind == "binary":
-        differing = float(np.mean(found != 0))
+        differing = float(np.mean(array != 0))
 
         def power(worse: float) -> float:
             lost = max((differing + worse) / 2, worse)
@@ -69,12 +69,12 @@ def detectable(deltas: Sequence[float], kind: Kind, margin: float, alpha: float,
 
         most = 1.0
     else:
-        drawn = np.random.default_rng(0).choice(found - found.mean(), (min(DRAWS, max(1, 4_000_000 // n)), n))
+        drawn = np.random.default_rng(0).choice(array - array.mean(), (min(DRAWS, max(1, 4_000_000 // n)), n))
 
         def power(worse: float) -> float:
             return float((_lower(worse - drawn, -best, alpha) > margin).mean())
 
-        most = 1.0 if math.isfinite(best) and best <= 1 else margin + 20 * float(found.std()) + 1e-9
+        most = 1.0 if math.isfinite(best) and best <= 1 else margin + 20 * float(array.std()) + 1e-9
     if power(most) < POWER:
         return None
     low, high = margin, most
