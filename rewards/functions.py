@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from align.core.config import BadInput
+from align.core.hashes import code_hash
 from align.core.plugins import RewardFunction, load, raised
 from align.core.records import Message
 from rewards.reward import TextReward
@@ -69,6 +70,11 @@ def load_function(name: str) -> RewardFunction:
         return rewards_of(name, function, prompts, completions, **columns)
 
     return checked
+
+
+def code_of(*names: str) -> str:
+    """Hash of what functions named ``module:function`` are written in."""
+    return code_hash(*map(load_function, names))
 
 
 def origin_of(name: str) -> str:

@@ -8,12 +8,13 @@ one forward pass and no rendering. Rewards of one run are added up. Not here: th
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from align.core.plugins import Part, Seam, choose
+from align.core.plugins import Part, Seam, choose, load
 from align.core.records import Message
 
 if TYPE_CHECKING:
@@ -58,6 +59,28 @@ class RoleReward(Reward):
         """Scores ``(B,)`` of the responses of a packed batch."""
         with model.use(role):
             return model.scores(role, packed)
+
+
+class Rewards(NamedTuple):
+    """The rewards of one run, which are added up: those that read messages, and the others by their role."""
+
+    texts: Sequence[TextReward]
+    roles: Mapping[str, RoleReward]
+
+    @classmethod
+    def of(cls, run: Path | None, functions: Sequence[str], chosen: Sequence[Reward]) -> Rewards:
+        """A reward run, functions by ``module:function``, and rewards by their kind."""
+        rewards: list[Reward] = [load(REWARDS.shipped["run"])(path=run)] if run is not None else []
+        rewards += [load(REWARDS.shipped["function"])(name=name) for name in functions]
+        rewards += chosen
+        roles = [reward for reward in rewards if isinstance(reward, RoleReward)]
+        names = ("reward", *(f"reward-{number}" for number in range(2, len(roles) + 1)))
+        texts = [reward for reward in rewards if isinstance(reward, TextReward)]
+        return cls(texts, dict(zip(names, roles, strict=False)))
+
+    def names(self) -> set[str]:
+        """Everything that the rewards are known by."""
+        return {name for reward in (*self.texts, *self.roles.values()) for name in reward.names()}
 
 
 ChosenReward = Annotated[SerializeAsAny[Reward], BeforeValidator(lambda given: choose(REWARDS, Reward, given))]

@@ -48,7 +48,7 @@ class Tracer:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         callee = _place(frame) if event in ("call", "return") else None
-        if callee is None or _is_import(frame):
+        if callee is None:
             return
         caller = _caller(frame)
         if caller is not None and caller.partition(":")[0] != callee.partition(":")[0]:
@@ -79,14 +79,14 @@ def _above(frame: FrameType) -> Iterator[FrameType]:
         above = above.f_back
 
 
-def _is_import(frame: FrameType) -> bool:
-    """Whether a module of this project is being imported, which runs the bodies of its classes too."""
-    return any(_place(above) and above.f_code.co_name == "<module>" for above in (frame, *_above(frame)))
-
-
 def _caller(frame: FrameType) -> str | None:
-    """The nearest function of this project above a frame."""
-    return next((place for above in _above(frame) if (place := _place(above))), None)
+    """The nearest function of this project above a frame; None while a module is imported."""
+    for above in _above(frame):
+        if above.f_code.co_name == "<module>":
+            return None
+        if place := _place(above):
+            return place
+    return None
 
 
 def _align(*words: str) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from align.core.config import BadInput, Compute, Template, TextConfig
 from align.core.files import write_jsonl
-from align.core.hashes import artefact_hash, code_hash, file_hash
+from align.core.hashes import artefact_hash, file_hash
 from align.core.plugins import choose
 from align.core.records import ItemResult
 from align.core.run_record import is_run, read_run
@@ -35,7 +35,7 @@ from align.generate.local import LocalSampler
 from align.generate.sampler import TokenSampler
 from align.model.chat import Chat
 from align.model.sources import on_the_day_of, template_of
-from rewards.functions import load_function, origin_of
+from rewards.functions import code_of, load_function, origin_of
 
 
 class EvalConfig(TextConfig):
@@ -104,7 +104,7 @@ class EvalConfig(TextConfig):
 
     def input_hashes(self) -> dict[str, str]:
         """What the known utility and the rules are written in: other code judges anew."""
-        gold = {"gold": code_hash(load_function(self.gold))} if self.gold else {}
+        gold = {"gold": code_of(self.gold)} if self.gold else {}
         return gold | ({"judge": self.judge.version()} if any("judge" in suite.reads for suite in self.suite) else {})
 
     @property

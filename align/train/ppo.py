@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from align.core.config import BadInput, Optim, Watch
-from align.core.hashes import code_hash
 from align.core.plugins import RewardFunction
 from align.core.runs import Run
 from align.core.stage import stage
@@ -38,15 +37,13 @@ from align.train.rollouts import (
     Prompt,
     Rollout,
     assign_credit,
-    check_sampler,
+    judge,
     load_prompts,
-    score_rollouts,
-    score_samples,
     summarise_rollouts,
 )
-from rewards.functions import FunctionReward, load_function
-from rewards.model import RewardRun, score_by_roles
-from rewards.reward import ChosenReward, Reward, RoleReward, TextReward
+from rewards.functions import code_of
+from rewards.model import score_by_roles
+from rewards.reward import ChosenReward, Rewards
 
 
 class PPOConfig(TrainingConfig):
@@ -90,29 +87,17 @@ class PPOConfig(TrainingConfig):
 
     def input_hashes(self) -> dict[str, str]:
         """What the reward functions are written in: another reward is another run."""
-        return {"functions": code_hash(*map(load_function, self.functions))} if self.functions else {}
+        return {"functions": code_of(*self.functions)} if self.functions else {}
 
-    @property
-    def all_rewards(self) -> list[Reward]:
+    @functools.cached_property
+    def all_rewards(self) -> Rewards:
         """Every reward, whichever key names it."""
-        runs = [RewardRun(path=self.reward)] if self.reward is not None else []
-        return [*runs, *(FunctionReward(name=name) for name in self.functions), *(self.rewards or [])]
-
-    @property
-    def role_rewards(self) -> dict[str, RoleReward]:
-        """The rewards that are roles of the policy's model, by role."""
-        rewards = [reward for reward in self.all_rewards if isinstance(reward, RoleReward)]
-        return {"reward" if number == 1 else f"reward-{number}": reward for number, reward in enumerate(rewards, 1)}
-
-    @property
-    def text_rewards(self) -> list[TextReward]:
-        """The rewards that read messages."""
-        return [reward for reward in self.all_rewards if isinstance(reward, TextReward)]
+        return Rewards.of(self.reward, self.functions, self.rewards or [])
 
     @property
     def roles(self) -> dict[str, Role]:
         """Policy, reference, rewards and value; the value begins as the first reward model where there is one."""
-        rewards = {name: Role(begins=reward) for name, reward in self.role_rewards.items()}
+        rewards = {name: Role(begins=reward) for name, reward in self.all_rewards.roles.items()}
         if not rewards:
             return {**TRAINED_POLICY, "value": Role(trainable=True, has_head=True)}
         return {**TRAINED_POLICY, **rewards, "value": rewards["reward"]._replace(trainable=True)}
@@ -121,7 +106,8 @@ class PPOConfig(TrainingConfig):
 @stage
 def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Train a policy against a reward; ``gold`` scores what it writes meanwhile, where the truth is known."""
-    if not config.all_rewards:
+    rewards = config.all_rewards
+    if not (rewards.texts or rewards.roles):
         raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or rewards")
     model = open_models(run, config, config.policy, config.roles, tuner=config.tuner)
     prompts = load_prompts(run, model, config.pairs, config.max_new_tokens)
@@ -130,14 +116,14 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
             f"{config.pairs}: {len(prompts)} usable prompts, ppo.batch asks for {config.batch} per iteration; "
             "lower batch or max_new_tokens"
         )
-    run.record.lineage |= {"rewards": _rewards(config, run)}
+    run.record.lineage |= {"rewards": _learned_from(rewards, run)}
     samples = SampleLogger(
         model,
         watched_rows(config.pairs, config.watch.prompts),
         config.watch,
         config.seed,
         sampler=config.sampler,
-        score=functools.partial(score_by_roles, model, config.role_rewards) if config.role_rewards else None,
+        score=functools.partial(score_by_roles, model, rewards.roles) if rewards.roles else None,
         gold=gold,
     )
     optims = {"policy": config.optim, "value": config.value_optim}
@@ -161,27 +147,20 @@ def _iterate(
     gold: RewardFunction | None,
 ) -> int:
     """The iterations that are left; how many updated the policy (fewer than asked for when kl_max stops it)."""
-    roles = config.role_rewards
-    texts = config.text_rewards
     for iteration in loop.steps():
         prompts = [loop.share(part) for part in batches[iteration - 1]]
         # 1 act
         samples = iter(act(config, model, iteration, [prompt for part in prompts for prompt in part]))
         # 2 judge
-        scored = [
-            score_samples(
-                part,
-                [next(samples) for _ in part],
-                texts,
-                has_roles=bool(roles),
-                missing_eos_penalty=config.missing_eos_penalty,
-                gold=gold,
-            )
-            for part in prompts
-        ]
-        rollouts = [score_rollouts(model, part, roles, config.temperature) for part in scored]
-        if iteration == 1:
-            check_sampler(scored, rollouts, model.compute.dtype)
+        scored, rollouts = judge(
+            model,
+            config.all_rewards,
+            [(part, [next(samples) for _ in part]) for part in prompts],
+            temperature=config.temperature,
+            missing_eos_penalty=config.missing_eos_penalty,
+            gold=gold,
+            check=iteration == 1,
+        )
         # 3 assign credit
         rollouts = assign_credit(rollouts, config.kl, config.gamma, config.lam, loop.processes)
         # 5 account (before the update, which a KL that is too large prevents)
@@ -284,13 +263,12 @@ def _measure_kl(config: PPOConfig, run: Run, model: AdapterModel, prompts: Seque
     return kl
 
 
-def _rewards(config: PPOConfig, run: Run) -> str:
+def _learned_from(rewards: Rewards, run: Run) -> str:
     """Every reward that this policy, or what it starts from, learned from: none of them can test it."""
     before = set(run.record.lineage.get("rewards", "").split())
-    own = [name for reward in config.all_rewards for name in reward.names()]
     runs = [
         entry["sha256"]
         for name, entry in run.record.inputs.items()
         if name == "reward" or (name.startswith("rewards[") and "]." in name)
     ]
-    return " ".join(sorted({*before, *own, *runs}))
+    return " ".join(sorted({*before, *rewards.names(), *runs}))

@@ -26,7 +26,7 @@ from align.model.packing import PackedBatch, Tree, pack
 from align.train import guards
 from rewards.functions import rewards_of
 from rewards.model import sum_of_roles
-from rewards.reward import RoleReward, TextReward
+from rewards.reward import Rewards, RoleReward, TextReward
 
 
 class Prompt(NamedTuple):
@@ -68,6 +68,42 @@ def load_prompts(run: Run, model: AdapterModel, pairs: Path, max_new_tokens: int
     kept = [prompt for prompt in prompts if len(prompt.ids) + max_new_tokens <= (context or 1 << 30)]
     run.drop("ppo: prompt leaves no room for max_new_tokens", len(prompts) - len(kept))
     return kept
+
+
+def judge(
+    model: AdapterModel,
+    rewards: Rewards,
+    minibatches: Sequence[tuple[Sequence[Prompt], Sequence[Sequence[Sample]]]],
+    *,
+    temperature: float,
+    missing_eos_penalty: float,
+    gold: RewardFunction | None,
+    check: bool,
+) -> tuple[list[ScoredSamples], list[list[Rollout]]]:
+    """Score the responses of each minibatch, one number per response, and read every role on the same rows.
+
+    Args:
+        minibatches: prompts, and the samples of each, equally many.
+        check: whether the sampler's log-probabilities are held against the scorer's.
+
+    Raises:
+        BadInput: nothing scores a response, or sampler and scorer disagree.
+    """
+    scored = [
+        score_samples(
+            prompts,
+            samples,
+            rewards.texts,
+            has_roles=bool(rewards.roles),
+            missing_eos_penalty=missing_eos_penalty,
+            gold=gold,
+        )
+        for prompts, samples in minibatches
+    ]
+    rollouts = [score_rollouts(model, part, rewards.roles, temperature) for part in scored]
+    if check:
+        check_sampler(scored, rollouts, model.compute.dtype)
+    return scored, rollouts
 
 
 def score_samples(

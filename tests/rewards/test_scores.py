@@ -99,7 +99,7 @@ def test_a_cut_response_loses_the_penalty(
     ended = Sample(message, True, [30, model.chat.stop_id], [-1.0, -1.0])
     cut = Sample(message, False, [30, 31, 32, 33], [-1.0] * 4)
     scored = score_samples(
-        prompts[:2], [[ended, cut], [cut, ended]], config.text_rewards, has_roles=False,
+        prompts[:2], [[ended, cut], [cut, ended]], config.all_rewards.texts, has_roles=False,
         missing_eos_penalty=config.missing_eos_penalty, gold=None,
     )  # fmt: skip
     assert scored.scores == [[0.25, 0.25 - penalty], [0.25 - penalty, 0.25]]
@@ -131,7 +131,8 @@ def test_reward_functions_and_gold_read_what_the_reader_sees(
     samples = [TokenSample(ids, True, [-1.0] * len(ids)) for ids in written]
     monkeypatch.setattr("align.generate.local.sample_responses", lambda *_, **__: [samples])
     scored = score_samples(
-        prompts[:1], act(config, model, 1, prompts[:1]), config.text_rewards, has_roles=False, missing_eos_penalty=1.0,
+        prompts[:1], act(config, model, 1, prompts[:1]), config.all_rewards.texts, has_roles=False,
+        missing_eos_penalty=1.0,
         gold=listening,
     )  # fmt: skip
     assert scored.scores == scored.gold == [[0.0, 1.0]]

@@ -69,7 +69,12 @@ def open_run(config: PPOConfig) -> tuple[AdapterModel, list[Prompt]]:
 
 def score_texts(config: PPOConfig, prompts: Sequence[Prompt], samples: Any) -> ScoredSamples:
     return score_samples(
-        prompts, samples, config.text_rewards, has_roles=bool(config.role_rewards), missing_eos_penalty=1.0, gold=None
+        prompts,
+        samples,
+        config.all_rewards.texts,
+        has_roles=bool(config.all_rewards.roles),
+        missing_eos_penalty=1.0,
+        gold=None,
     )
 
 
@@ -131,9 +136,9 @@ def test_scores_of_several_reward_runs_are_added_up(pairs: Path, model_folder: M
     first, second = (score(model, role, trees) for role in ("reward", "reward-2"))
     expected = torch.tensor(first) + torch.tensor(second)
     assert float((torch.tensor(first) - torch.tensor(second)).abs().min()) > 1e-3
-    torch.testing.assert_close(torch.tensor(score_by_roles(model, config.role_rewards, trees)), expected)
+    torch.testing.assert_close(torch.tensor(score_by_roles(model, config.all_rewards.roles, trees)), expected)
     scored = score_texts(config, prompts, samples)
-    (rollout,) = score_rollouts(model, scored, config.role_rewards, 1.0)
+    (rollout,) = score_rollouts(model, scored, config.all_rewards.roles, 1.0)
     scores = torch.zeros(2, 2)
     for value, (tree, k) in zip(rollout.scores_B, rollout.packed.response_index, strict=True):
         scores[tree, k] = value
