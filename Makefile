@@ -30,7 +30,7 @@ lint: $(VENV)/.done
 
 evidence: $(VENV)/.done $(STUDIO)/.done
 	$(BIN)/python benchmarks/evidence.py --all
-	PYTHONPATH=tests $(BIN)/python benchmarks/bridge.py
+	$(BIN)/python benchmarks/bridge.py
 	$(MAKE) mutants
 
 # Forty changed lines per module against that module's own tests: about an hour.

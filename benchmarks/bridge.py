@@ -21,11 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from campaigns import Answering, answer, for_good, new_campaign, tasks
 from evidence import Page, read_cpu
-from fixtures.campaigns import answer, for_good, new_campaign, tasks
-from fixtures.flaky_proxy import FlakyProxy
-from fixtures.studio import VENV
-from test_kills import Answering
+from flaky_proxy import FlakyProxy
 
 from align.core.files import write_text
 from align.core.provenance import code
@@ -38,6 +36,7 @@ from annotation.label_studio.studio import Studio
 from annotation.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv-label-studio"
 FAULTY, LARGE, CHANGED, JUDGMENTS = 500, 10_000, 5, 100_000
 PUSH_SECONDS, UNCHANGED_SECONDS, CHANGED_SECONDS, CLIENT_MB = 20, 10, 2, 200
 STATISTICS_SECONDS, STATISTICS_MB = 20, 1000

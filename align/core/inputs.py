@@ -9,13 +9,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from align.core import provenance
 from align.core.config import BadInput, StageConfig
 from align.core.hashes import HASH_VERSION, artefact_hash, base_of_adapter, code_hash, file_hash, has_other_text
-from align.core.plugins import Part, parts_of
+from align.core.plugins import Part, load, parts_of
 from align.core.run_record import RunRecord, finished_run, is_run, read_run
 
 
@@ -41,7 +42,12 @@ def input_hash(path: Path, version: int = HASH_VERSION) -> str:
 
 def code_hashes(config: StageConfig) -> dict[str, str]:
     """Hashes of what is no file of data: what the config names, and the code of its parts from elsewhere."""
-    return {name: code_hash(*part.code()) for name, part in parts_of(config) if part.code()} | config.input_hashes()
+    hashes = {name: code_hash(*part.code()) for name, part in parts_of(config) if part.code()}
+    attention = getattr(getattr(config, "compute", None), "attention", None)
+    kind = attention.get("kind") if isinstance(attention, dict) else attention
+    if isinstance(kind, str) and ":" in kind:  # chosen in align.model, which this floor does not know
+        hashes["compute.attention"] = code_hash(load(kind))
+    return hashes | config.input_hashes()
 
 
 def _refuse_changed_base(path: Path, record: RunRecord) -> None:
@@ -142,7 +148,7 @@ def new_record(config: StageConfig) -> RunRecord:
             lineage |= parent.lineage
     lineage |= {"rewards": " ".join(sorted(rewards))} if rewards else {}
     for name, digest in code_hashes(config).items():
-        inputs[name] = {"path": str(getattr(config, name.partition("[")[0])), "sha256": digest}
+        inputs[name] = {"path": str(attrgetter(name.partition("[")[0])(config)), "sha256": digest}
     values = resolved(config)
     identity = json.dumps([settings(config, values), {n: i["sha256"] for n, i in inputs.items()}], sort_keys=True)
     return RunRecord(

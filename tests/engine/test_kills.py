@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.campaigns import for_good, judged, new_campaign, tasks
-from fixtures.flaky_proxy import FlakyProxy
+from campaigns import Answering, new_campaign, tasks
+from fixtures.campaigns import judged
 from fixtures.paths import ROOT
+from flaky_proxy import FlakyProxy
 
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
@@ -41,18 +42,6 @@ campaign = Campaign.model_validate_json(sys.stdin.read())
 print("ready", flush=True)
 {verb}(campaign, studio)
 """
-
-
-class Answering(Studio):
-    """A client whose tasks arrive answered: the server takes answers only ten a second one by one."""
-
-    def import_tasks(self, project: int, rows: Any, batch: int = 1000) -> Any:
-        class Shown:
-            def __init__(self, data: dict[str, Any]) -> None:
-                self.data = data
-
-        said = [{**row, "annotations": [{"result": [for_good(Shown(row["data"]))], "completed_by": 1}]} for row in rows]
-        return super().import_tasks(project, said, batch)
 
 
 class Line:

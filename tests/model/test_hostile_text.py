@@ -6,7 +6,8 @@ import html
 from pathlib import Path
 
 import pytest
-from fixtures.campaigns import answer, choice, judged, tasks, text
+from campaigns import answer, choice, tasks, text
+from fixtures.campaigns import judged
 
 from align.core.files import write_jsonl
 from annotation.campaign.pull import pull

@@ -10,12 +10,16 @@ import pytest
 import torch
 from conftest import EXACT, add_stirred
 from fixtures.small_trees import TREES, packed_of
+from toy_attention import Added
 
 from align.core.config import BadInput, Compute
+from align.core.hashes import code_hash
+from align.core.inputs import code_hashes
 from align.model.adapters import AdapterModel
 from align.model.attention import Attention
 from align.model.layouts import choose_layout
 from align.model.packing import PackedBatch
+from rewards.score import ScoreConfig
 
 ModelFolder = Callable[[str], Path]
 ADDED = {"kind": "toy_attention:Added", "floor": -1e9}
@@ -64,3 +68,12 @@ def test_an_attention_that_leaks_is_known_at_the_start(model_folder: ModelFolder
 def test_what_is_no_attention_is_refused(model_folder: ModelFolder, given: Any, problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
         AdapterModel(model_folder("llama"), Compute(device="cpu", attention=given))
+
+
+def test_the_code_of_an_attention_is_an_input_of_the_run(tmp_path: Path) -> None:
+    """Other code may compute other numbers, so it is another run."""
+    config = ScoreConfig(
+        run=tmp_path / "run", candidates=tmp_path, reward=tmp_path, compute=Compute(device="cpu", attention=ADDED)
+    )
+    assert code_hashes(config)["compute.attention"] == code_hash(Added)
+    assert "compute.attention" not in code_hashes(config.model_copy(update={"compute": Compute(device="cpu")}))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.campaigns import BAD, GOOD, answer, for_good, judged, new_campaign, tasks
+from campaigns import BAD, GOOD, answer, for_good, new_campaign, tasks
+from fixtures.campaigns import judged
 from fixtures.studio import PATIENT
 from pydantic import ValidationError
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.campaigns import answer, candidates, choice, for_good, tasks
-from fixtures.flaky_proxy import FlakyProxy
+from campaigns import answer, candidates, choice, for_good, tasks
 from fixtures.judging import comparison, judgment
 from fixtures.studio import PATIENT, rows, vote
+from flaky_proxy import FlakyProxy
 
 from align.core.config import BadInput
 from align.core.records import Judgment

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures.campaigns import answer, for_good, tasks
+from campaigns import answer, for_good, tasks
 from fixtures.studio import VENV
 
 from align.core.config import BadInput

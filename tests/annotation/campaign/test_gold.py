@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.campaigns import BAD, GOOD, answer, candidates, choice, for_good, new_campaign, tasks
+from campaigns import BAD, GOOD, answer, candidates, choice, for_good, new_campaign, tasks
 from fixtures.judging import comparison, said
 from fixtures.paths import ROOT
 from scipy.stats import binomtest

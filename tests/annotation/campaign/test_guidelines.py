@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fixtures.campaigns import answer, candidates, for_good, judged, new_campaign, tasks
+from campaigns import answer, candidates, for_good, new_campaign, tasks
+from fixtures.campaigns import judged
 
 from align.core.config import BadInput
 from annotation.campaign import guidelines

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.campaigns import answer, choice, for_good, tasks
+from campaigns import answer, choice, for_good, tasks
 from fixtures.judging import comparison, said
 
 from align.cli.main import run

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fixtures.campaigns import GOOD, answer, choice, for_good, judged, tasks, text
+from campaigns import GOOD, answer, choice, for_good, tasks, text
+from fixtures.campaigns import judged
 
 from align.cli.main import run
 from align.core.config import BadInput

@@ -6,7 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from fixtures.campaigns import GOOD, answer, choice, for_good, judged, tasks, text
+from campaigns import GOOD, answer, choice, for_good, tasks, text
+from fixtures.campaigns import judged
 
 from align.core.config import BadInput
 from annotation.campaign.pull import pull

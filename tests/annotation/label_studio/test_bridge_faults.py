@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.campaigns import GOOD, answer, for_good, judged, new_campaign, tasks
-from fixtures.flaky_proxy import FlakyProxy
+from campaigns import GOOD, answer, for_good, new_campaign, tasks
+from fixtures.campaigns import judged
 from fixtures.studio import PATIENT, VENV
+from flaky_proxy import FlakyProxy
 
 from align.cli.main import run as command
 from align.core.config import BadInput

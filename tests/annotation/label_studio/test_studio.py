@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fixtures.flaky_proxy import FlakyProxy
 from fixtures.studio import CONFIG, PATIENT, VENV, new_project, rows, vote
+from flaky_proxy import FlakyProxy
 
 from align.core.config import BadInput
 from align.core.http import redact

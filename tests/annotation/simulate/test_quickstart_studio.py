@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.flaky_proxy import FlakyProxy
 from fixtures.paths import ROOT
+from flaky_proxy import FlakyProxy
 
 from align.cli import main
 from align.cli.quickstart import RECIPE, at_server, left_open

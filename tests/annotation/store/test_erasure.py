@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-from fixtures.campaigns import answer, choice, for_good, judged, tasks, text
+from campaigns import answer, choice, for_good, tasks, text
+from fixtures.campaigns import judged
 from fixtures.judging import ITEMS, comparison, edit, judgment, said
 
 from align.cli.main import run as align
