@@ -1,8 +1,8 @@
-"""Rewards and utilities written as Python functions, named ``module:function`` in a configuration.
+"""Rewards and utilities that are Python functions, named ``module:function`` in a configuration.
 
-The signature is TRL's: ``f(prompts, completions, **columns) -> list[float | None]``, called by keyword, prompts and
-completions conversational (lists of messages), None where the function has no opinion: that adds nothing. A module is
-looked for where Python finds its own, and then in the current folder.
+The signature is TRL's: ``f(prompts, completions, **columns) -> list[float | None]``, called by keyword; prompts and
+completions are lists of messages, and None means that the function does not score the completion. A module is searched
+on Python's path and then in the current folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REMEDY = "a reward function returns a list with one finite number, or None, per 
 
 
 class FunctionReward(TextReward):
-    """A function of TRL's signature."""
+    """A reward that calls a function of TRL's signature."""
 
     kind: str = "function"
     name: str = Field(description="module:function")
@@ -38,7 +38,7 @@ class FunctionReward(TextReward):
         return name
 
     def names(self) -> tuple[str, ...]:
-        """As it is named, and by the place where it is written."""
+        """The configured name, and the name of the module that defines the function."""
         return self.name, origin_of(self.name)
 
     def code(self) -> tuple[Any, ...]:
@@ -54,12 +54,12 @@ class FunctionReward(TextReward):
 
 
 def load_function(name: str) -> RewardFunction:
-    """Import ``module:function``; what it gives is checked at every call (:func:`rewards_of`).
+    """Import ``module:function``; its results are checked at every call (:func:`rewards_of`).
 
     Raises:
         BadInput: the name has another form, the module cannot be imported, or what it names is not callable.
     """
-    if not isinstance(name, str):  # a setting without a schema: YAML reads `a: b` as a mapping and 7 as a number
+    if not isinstance(name, str):  # YAML reads `a: b` as a mapping and 7 as a number
         raise BadInput(f"gold: {_shown(name)} is no text; write module:function, without a space")
     function = load(name)
     if not callable(function):
@@ -73,12 +73,12 @@ def load_function(name: str) -> RewardFunction:
 
 
 def code_of(*names: str) -> str:
-    """Hash of what functions named ``module:function`` are written in."""
+    """Hash of the code of the functions named ``module:function``."""
     return code_hash(*map(load_function, names))
 
 
 def origin_of(name: str) -> str:
-    """``module:function`` by the place where a function is written, whatever module it was named by.
+    """``module:function`` with the module that defines the function, even if it was imported by another name.
 
     Raises:
         BadInput: as :func:`load_function`.
@@ -95,14 +95,14 @@ def rewards_of(
     completions: Sequence[list[Message]],
     **columns: Any,
 ) -> list[float | None]:
-    """Call a reward function on copies; what it gives must be one finite number or None per completion.
+    """Call a reward function on copies of its arguments; it must return one finite number or None per completion.
 
     Raises:
-        BadInput: it raises or exits, or gives something else.
+        BadInput: the function raises or exits, or returns anything else.
     """
     try:
         values = function(**copy.deepcopy({"prompts": prompts, "completions": completions, **columns}))
-    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise BadInput(
             f"reward function {name}: {raised(error, __file__)}; mend it and run the same command again"
         ) from error
@@ -116,13 +116,18 @@ def rewards_of(
 
 
 def _number(name: str, index: int, value: Any) -> float | None:
-    """A value as a float; numbers of numpy and torch are numbers, truth values and texts are not."""
+    """A value as a float; numbers of numpy and torch are accepted, booleans and texts are not."""
     if value is None:
         return None
     try:
         is_text_or_truth = isinstance(value, str | bytes | bool) or "bool" in str(getattr(value, "dtype", ""))
         number = math.nan if is_text_or_truth else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # no number, too large, or a tensor of several
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ):  # not a number, too large, or a tensor of several numbers
         number = math.nan
     if not math.isfinite(number):
         raise BadInput(f"reward function {name}: gave {_shown(value)} for completion {index}; {REMEDY}")

@@ -1,10 +1,9 @@
-"""The learning curve of a reward model: the stage's own training on 1/8, 1/4 and 1/2 of the prompts, then on all.
+"""The learning curve of a reward model: train on 1/8, 1/4 and 1/2 of the prompts, then on all of them.
 
-In: the stage's prompts, its held-out prompts, and its training as a function. Out: ``curve.jsonl``, a row for each
-share with its error against held-out labels. The shares are nested and drawn by prompt; each training starts from the
-same weights and takes the same recipe and epochs: fewer pairs also mean fewer steps, as for whoever has no more. An
-interrupted share resumes from checkpoints of its own, a finished one is not trained again. Not here: what the curve
-says of more pairs (`align annotate plan`).
+In: the stage's prompts, its held-out prompts, and its training function. Out: ``curve.jsonl``, one row per share with
+its error on held-out labels. Shares are nested and drawn by prompt; each training starts from the same weights with the
+same settings and epochs, so fewer pairs also mean fewer steps. An interrupted share resumes from its own checkpoints,
+and a finished one is not trained again. Not here: extrapolating the curve to more pairs (`align annotate plan`).
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from align.model.adapters import AdapterModel
 from rewards import metrics
 
 SHARES = {"1/8": 1 / 8, "1/4": 1 / 4, "1/2": 1 / 2}
-Training = Callable[[Run, Sequence[PromptPairs]], float]  # trains the model's reward role; seconds
+Training = Callable[[Run, Sequence[PromptPairs]], float]  # trains the model's reward role; returns the seconds
 
 
-class Part(Run):
-    """A training inside a run: steps and checkpoints stand in a folder of its own, the record is the whole run's."""
+class ShareRun(Run):
+    """The training on one share: it has its own folder of metrics and checkpoints, and the record of the whole run."""
 
     def __init__(self, whole: Run, name: str) -> None:
         self.whole, self.record, self.is_main = whole, whole.record, whole.is_main
@@ -52,13 +51,13 @@ def train_on_shares(
     fit: Training,
     margins: Callable[[], Sequence[float]],
 ) -> list[CurvePoint]:
-    """Train on each smaller share and restore the weights; the points, kept in ``curve.jsonl``.
+    """Train on each smaller share, restore the weights after it, and write the points to ``curve.jsonl``.
 
     Args:
-        margins: of the held-out pairs, in their order, by the model at the time of the call.
+        margins: computes the margins of the held-out pairs, in their order, with the current weights.
 
     Raises:
-        BadInput: no held-out pairs.
+        BadInput: there are no held-out pairs.
     """
     if not test:
         raise BadInput("curve: the pairs run has no test pairs to measure it by; make pairs with a test split")
@@ -70,7 +69,7 @@ def train_on_shares(
     sizes = ", ".join(f"{name} ({sum(len(p.rows) for p in subset)} pairs)" for name, subset in subsets.items())
     run.note(f"learning curve: trains on {sizes} of the prompts first")
     for name, subset in list(subsets.items())[len(points) :]:
-        part = Part(run, f"curve-{name.replace('/', '-')}")
+        part = ShareRun(run, f"curve-{name.replace('/', '-')}")
         seconds = fit(part, subset)
         points.append(point(len(subset) / len(train), subset, test, margins(), seconds))
         write(run, points)
@@ -84,7 +83,7 @@ def train_on_shares(
 
 
 def _points_before(run: Run, file: Path) -> list[CurvePoint]:
-    """What an interrupted run measured; of a damaged file nothing is kept."""
+    """The points of an interrupted run; none if the file is damaged."""
     if not file.is_file():
         return []
     try:
@@ -95,10 +94,10 @@ def _points_before(run: Run, file: Path) -> list[CurvePoint]:
 
 
 def shares(train: Sequence[PromptPairs], seed: int) -> dict[str, list[PromptPairs]]:
-    """The prompts of each share by its name, in their order; a smaller share lies within every larger one.
+    """The prompts of each share by its name, in their order; a smaller share is a subset of each larger one.
 
-    A prompt's place is a hash of the seed and its id, so neither the order of rows nor other prompts move it. Shares of
-    a training set too small to tell them apart are left out.
+    Prompts are drawn in the order of a hash of the seed and their id, which does not depend on rows or other prompts.
+    A share that would equal a smaller one is left out.
     """
     order = sorted(
         {prompt.prompt_id for prompt in train},
@@ -117,7 +116,7 @@ def shares(train: Sequence[PromptPairs], seed: int) -> dict[str, list[PromptPair
 def point(
     share: float, train: Sequence[PromptPairs], test: Sequence[PromptPairs], margins: Sequence[float], seconds: float
 ) -> CurvePoint:
-    """What held-out labels say of the model that these prompts gave; intervals clustered by prompt."""
+    """The error on held-out labels after training on these prompts; intervals are clustered by prompt."""
     clusters = [prompt.prompt_id for prompt in test for _ in prompt.rows]
     correct = metrics.outcomes(margins)
     right: dict[str, tuple[float, int]] = {}
@@ -139,7 +138,7 @@ def point(
 
 
 def write(run: Run, points: Sequence[CurvePoint]) -> dict[str, Any]:
-    """Write ``curve.jsonl``, and give its errors for the headline by pairs trained on."""
+    """Write ``curve.jsonl``; returns the headline's errors by number of training pairs."""
     if run.is_main:
         write_jsonl(run.path / CURVE, [one.model_dump() for one in points])
     return {f"error_on_{one.pairs}_pairs": _flipped(one.accuracy) for one in points} | {
@@ -148,7 +147,7 @@ def write(run: Run, points: Sequence[CurvePoint]) -> dict[str, Any]:
 
 
 def _flipped(accuracy: Estimate) -> dict[str, Any]:
-    """An error from an accuracy: 1 - value, and the interval's ends change places."""
+    """The error 1 - accuracy, whose interval has its ends exchanged."""
     ends = (accuracy.value, accuracy.high, accuracy.low)
     value, low, high = (None if one is None else 1 - one for one in ends)
     return accuracy.model_dump() | {"value": value, "low": low, "high": high}

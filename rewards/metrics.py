@@ -1,6 +1,6 @@
-"""What a reward model is worth, and beside it what costs nothing: floors, ceiling, calibration.
+"""Metrics of a reward model: accuracy, calibration, and the baselines (floors) that it must beat.
 
-Arrays in, numbers out; no model. Axes: P held-out pairs. Every accuracy carries its n and an interval
+Arrays in, numbers out; no model. Axes: P held-out pairs. Every accuracy has its n and an interval
 clustered by prompt (align/core/stats/estimates.py).
 """
 
@@ -16,7 +16,7 @@ from align.core.stats.estimates import Estimate, mean_interval
 
 
 def outcomes(margins: Sequence[float]) -> list[float]:
-    """1 where the chosen response scored higher, 0 where lower, a half on a tie."""
+    """1 where the chosen response scored higher, 0 where lower, 0.5 for a tie."""
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 
@@ -37,7 +37,7 @@ def expected_calibration_error(margins: Sequence[float], bins: int = 10) -> floa
 
 
 def by_agreement(margins: Sequence[float], pairs: Sequence[Pair]) -> dict[str, Estimate]:
-    """Accuracy where the votes were unanimous, split, and single."""
+    """Accuracy on pairs with unanimous votes, with split votes, and with one vote."""
     buckets: dict[str, list[int]] = {"unanimous": [], "split": [], "one vote": []}
     for index, pair in enumerate(pairs):
         for_, against, ties = (*pair.votes, 0, 0)[:3]
@@ -52,15 +52,15 @@ def by_agreement(margins: Sequence[float], pairs: Sequence[Pair]) -> dict[str, E
 
 
 def longer_wins(pairs: Sequence[Pair]) -> Estimate:
-    """The floor of preferring the longer text (words)."""
+    """The accuracy of preferring the response with more words."""
     margins = [float(len(_text(p.chosen).split()) - len(_text(p.rejected).split())) for p in pairs]
     return mean_interval(outcomes(margins), "binary", [pair.prompt_id for pair in pairs])
 
 
 def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> list[float]:
-    """Outcomes of a logistic regression on which words stand in a response, fitted on the training pairs.
+    """Outcomes of a logistic regression on the words of a response (present or not), fitted on the training pairs.
 
-    One a test pair, as ``outcomes``; none where there is nothing to fit or no word to go by.
+    One per test pair, as :func:`outcomes`; an empty list where there are no training pairs, test pairs or words.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -81,7 +81,7 @@ def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> list[float]:
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Pearson's r; None where one side does not vary."""
+    """Pearson's r; None for fewer than 3 values, or where one side does not vary."""
     if len(first) < 3 or np.std(first) == 0 or np.std(second) == 0:
         return None
     return float(np.corrcoef(first, second)[0, 1])

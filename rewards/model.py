@@ -1,4 +1,4 @@
-"""The reward run as a role on the shared base: an adapter and a scalar head read at the stop token."""
+"""A reward run as a role on the shared base: an adapter, and a scalar head that is read at the last token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rewards.reward import RoleReward
 
 
 class RewardRun(RoleReward):
-    """A finished run of the stage `reward`; its files are an input of the run that it rewards."""
+    """A finished run of the stage `reward`; its files are an input of the run that uses it."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("path",)
 
@@ -30,19 +30,19 @@ class RewardRun(RoleReward):
     path: Path = Field(description="folder of the reward run")
 
     def names(self) -> tuple[str, ...]:
-        """None: the hash of its files is its name (an input of the run)."""
+        """Empty: it is identified by the hash of its files, which is an input of the run."""
         return ()
 
     def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None:
-        """Add the run's adapter and head; on another base or other texts it is refused."""
+        """Add the adapter and head of the run; raises as :func:`add_reward`."""
         add_reward(model, self.path, role, trainable=trainable)
 
 
 def add_reward(model: AdapterModel, run: Path, role: str = "reward", *, trainable: bool = False) -> None:
-    """Add a trained reward run's adapter and head to ``model`` as ``role``.
+    """Add the adapter and head of a reward run to ``model`` as ``role``.
 
     Raises:
-        BadInput: not a finished reward run, or one trained on another base or on texts that read otherwise.
+        BadInput: it is not a finished reward run, or was trained on another base or with another chat template.
     """
     record = finished_run(run, ("reward",))
     source = find_source(run)
@@ -55,18 +55,18 @@ def add_reward(model: AdapterModel, run: Path, role: str = "reward", *, trainabl
 
 
 def score(model: AdapterModel, role: str, trees: Sequence[Tree]) -> list[list[float]]:
-    """Scores by a role of every response of every tree, in their order; the same to the bit for the same trees."""
+    """The scores of a role for every response of every tree, in their order; bit-equal for the same trees."""
     with model.use(role):
         return score_trees(model, role, trees, partial(model.scores, role))
 
 
 def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed: PackedBatch) -> Tensor:
-    """The sum ``(B,)`` of what several rewards, by role, give each response of a packed batch."""
+    """The sum ``(B,)`` of several rewards, given by role, for each response of a packed batch."""
     return torch.stack([reward.score_packed(model, role, packed) for role, reward in rewards.items()]).sum(0)
 
 
 def score_by_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], trees: Sequence[Tree]) -> list[list[float]]:
-    """The sums of what several rewards, by role, give every response of every tree; raises as :func:`score_trees`."""
+    """The sums of several rewards, given by role, for every response of every tree; raises as :func:`score_trees`."""
     return score_trees(model, ", ".join(rewards), trees, partial(sum_of_roles, model, rewards))
 
 
@@ -74,13 +74,13 @@ def score_by_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], trees
 def score_trees(
     model: AdapterModel, name: str, trees: Sequence[Tree], score_packed: Callable[[PackedBatch], Tensor]
 ) -> list[list[float]]:
-    """Scores of every response of every tree, in their order; ``score_packed`` gives those ``(B,)`` of a batch.
+    """The scores of every response of every tree, in their order; ``score_packed`` gives those ``(B,)`` of a batch.
 
     Args:
-        name: of the role that scores, for errors.
+        name: name of the role, for errors.
 
     Raises:
-        NotFinite: a score is infinite or no number.
+        NotFinite: a score is infinite or NaN.
     """
     scores = [[0.0] * len(tree.responses) for tree in trees]
     for packed in pack(trees, model.compute.max_tokens, model.layout):

@@ -1,8 +1,9 @@
-"""The reward seam: what gives each response of a policy in training a number, or None.
+"""The reward seam: a reward gives each response of a policy in training a number, or None.
 
 A reward is chosen by ``kind``: a shipped name, or ``module:Class``. It derives from :class:`TextReward` and reads
-messages, or from :class:`RoleReward` and reads the policy's own tokens as another role on the same base, which costs
-one forward pass and no rendering. Rewards of one run are added up. Not here: the penalty of a cut response (``ppo``).
+messages, or from :class:`RoleReward` and is another role on the policy's base, which reads the policy's own tokens in
+one forward pass, without rendering. The rewards of one run are added up. Not here: the penalty of a cut response
+(``ppo``).
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ REWARDS = Seam("reward", {"run": "rewards.model:RewardRun", "function": "rewards
 
 
 class Reward(Part):
-    """What scores responses; its fields are its settings. Derive from TextReward or RoleReward."""
+    """Base of all rewards; its fields are its settings. Derive from TextReward or RoleReward."""
 
     def names(self) -> tuple[str, ...]:
-        """What the reward is known by: a metric that a reward of one of these names gives is a training reward."""
+        """Names of the reward: evaluations mark a metric as a training reward if its reward has one of these names."""
         return (self.kind,)
 
 
@@ -41,10 +42,10 @@ class TextReward(Reward):
     def score(
         self, prompts: Sequence[list[Message]], completions: Sequence[list[Message]], **columns: Any
     ) -> list[float | None]:
-        """One number per completion, or None where the reward has no opinion: that adds nothing.
+        """Return one number per completion, or None, which adds nothing to the score.
 
         Args:
-            columns: further facts per completion; ``ended`` says whether it ended by itself.
+            columns: further values per completion; ``ended`` is True if it ended with a stop token.
         """
 
 
@@ -53,23 +54,23 @@ class RoleReward(Reward):
 
     @abstractmethod
     def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None:
-        """Add the role; a trainable one is where PPO's critic starts."""
+        """Add the role to the model; PPO's critic starts from a trainable copy."""
 
     def score_packed(self, model: AdapterModel, role: str, packed: PackedBatch) -> Tensor:
-        """Scores ``(B,)`` of the responses of a packed batch."""
+        """The scores ``(B,)`` of the responses of a packed batch."""
         with model.use(role):
             return model.scores(role, packed)
 
 
 class Rewards(NamedTuple):
-    """The rewards of one run, which are added up: those that read messages, and the others by their role."""
+    """The rewards of one run, which are added up: rewards that read messages, and roles by their names."""
 
     texts: Sequence[TextReward]
     roles: Mapping[str, RoleReward]
 
     @classmethod
     def of(cls, run: Path | None, functions: Sequence[str], chosen: Sequence[Reward]) -> Rewards:
-        """A reward run, functions by ``module:function``, and rewards by their kind."""
+        """Collect a reward run, functions named ``module:function``, and further rewards."""
         rewards: list[Reward] = [load(REWARDS.shipped["run"])(path=run)] if run is not None else []
         rewards += [load(REWARDS.shipped["function"])(name=name) for name in functions]
         rewards += chosen
@@ -79,7 +80,7 @@ class Rewards(NamedTuple):
         return cls(texts, dict(zip(names, roles, strict=False)))
 
     def names(self) -> set[str]:
-        """Everything that the rewards are known by."""
+        """The names of all rewards."""
         return {name for reward in (*self.texts, *self.roles.values()) for name in reward.names()}
 
 

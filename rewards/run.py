@@ -1,9 +1,9 @@
-"""Stage `reward`: preference pairs to a reward model, an adapter and a head on the shared base.
+"""Stage `reward`: train a reward model on preference pairs, as an adapter and a scalar head on the shared base.
 
-In: a pairs run and the policy it starts from (an SFT run, or a model folder). Out: ``adapter/`` with
-``head.safetensors``, held-out accuracy beside its floors and ceiling, calibration, and scores centred so that
-responses of the starting policy (``candidates``) average 0; with ``curve`` also its error by pairs trained on.
-Not here: choosing pairs, or what the score is used for.
+In: a pairs run and the policy to start from (an SFT run, or a model folder). Out: ``adapter/`` with
+``head.safetensors``, held-out accuracy with its floors and ceiling, and calibration. Scores are centred so that
+responses of the starting policy (``candidates``) have mean 0. With ``curve`` there is also the error by number of
+training pairs. Not here: making pairs, and the uses of the score.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from align.model.packing import pack
 from rewards import learning_curve, metrics
 from rewards.model import score
 
-CENTRE = 256  # prompts whose responses fix where the score's zero lies
+CENTRE = 256  # prompts whose responses determine the zero of the score
 
 
 class RewardConfig(TrainingConfig):
@@ -66,7 +66,7 @@ class RewardConfig(TrainingConfig):
 
 @stage
 def reward(config: RewardConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
-    """Train and judge a reward model; ``gold`` (TRL's reward signature) adds what the truth would score."""
+    """Train and evaluate a reward model; ``gold`` (TRL's reward signature) adds the accuracy of the true utility."""
     roles = {"reward": Role(trainable=True, has_head=True)}
     model = open_models(run, config, config.policy, roles, tuner=config.tuner)
     context = context_length(model.base)
@@ -113,7 +113,7 @@ def reward(config: RewardConfig, run: Run, *, gold: RewardFunction | None = None
 def _smaller(
     config: RewardConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs], test: Sequence[PromptPairs]
 ) -> list[CurvePoint]:
-    """The same training on shares of the prompts, without a tracker, which shows one training."""
+    """Train on shares of the prompts; without the tracker, which logs the full training only."""
     untracked = config.model_copy(update={"tracker": "none"})
 
     def fit(part: Run, prompts: Sequence[PromptPairs]) -> float:
@@ -134,7 +134,7 @@ def _fit(config: RewardConfig, run: Run, model: AdapterModel, train: Sequence[Pr
 
 
 def _backward(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> list[float]:
-    """Accumulate the gradient of these prompts' share of the step: [loss, number right, number of pairs]."""
+    """Accumulate the gradient of these prompts; returns [loss, number of correct pairs, number of pairs]."""
     loss_sum, right, n_pairs = 0.0, 0.0, 0
     for packed in pack([prompt.tree for prompt in prompts], model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
@@ -150,7 +150,7 @@ def _backward(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: 
 
 
 def _centre(config: RewardConfig, run: Run, model: AdapterModel, train: Sequence[PromptPairs]) -> int:
-    """Shift the head's bias so that the starting policy's responses average 0; how many responses were used."""
+    """Shift the head's bias so that responses of the starting policy have mean 0; returns the number of responses."""
     trees = [prompt.tree for prompt in train]
     if config.candidates is not None:
         _, trees = candidate_trees(run, config.candidates, model.chat, context_length(model.base))
@@ -163,7 +163,7 @@ def _centre(config: RewardConfig, run: Run, model: AdapterModel, train: Sequence
 
 
 def _margins(model: AdapterModel, prompts: Sequence[PromptPairs]) -> tuple[list[float], list[float], list[float]]:
-    """Score differences of the pairs, and length (tokens) and score of every response."""
+    """The score margin of each pair, and the length (tokens) and score of each response."""
     scores = score(model, "reward", [prompt.tree for prompt in prompts])
     margins = [
         own[c] - own[r]
@@ -175,13 +175,13 @@ def _margins(model: AdapterModel, prompts: Sequence[PromptPairs]) -> tuple[list[
 
 
 def _ceiling(folder: Path) -> Any:
-    """What annotators agree on among themselves, as the pairs run measured it."""
+    """The agreement of annotators with each other, as the pairs run measured it; None if it did not."""
     file = folder / "manifest.json"
     return json.loads(file.read_text()).get("ceiling") if file.is_file() else None
 
 
 def _against_gold(gold: RewardFunction, pairs: Sequence[Pair], correct: Sequence[float]) -> dict[str, Any]:
-    """The share of what gold utility itself scores on the same noisy judgments, on the same pairs."""
+    """The accuracy relative to that of the gold utility, on the same pairs with the same noisy judgments."""
 
     def utility(side: Callable[[Pair], list[Message]]) -> list[float | None]:
         return gold(prompts=[pair.prompt for pair in pairs], completions=[side(pair) for pair in pairs])

@@ -1,9 +1,9 @@
-"""Stage `score`: candidates x a reward model -> a score and an embedding of every response.
+"""Stage `score`: compute a score and an embedding of every candidate response by a reward model.
 
 In: a run of `sample` (or a candidates file) and a reward run. Out: ``scores.parquet`` (prompt_id, response,
 origin, n_tokens, ended, as_sampled, score; one row per response) and ``embeddings.safetensors`` (``embeddings``,
-``[n, D]`` fp32, same order): the final hidden state at the last token (the stop token, where it ended) under the
-reward adapter, which the score is linear in.
+``[n, D]`` fp32, same order): the final hidden state at the last token (the stop token, if it ended) under the reward
+adapter; the score is a linear function of it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rewards.model import RewardRun
 
 
 class ScoreConfig(ModelConfig):
-    """Which candidates are scored, and by what."""
+    """Settings of the stage: which candidates are scored, and by which reward model."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("candidates", "reward")
 
@@ -43,7 +43,7 @@ class ScoreConfig(ModelConfig):
 
 
 class Scored(NamedTuple):
-    """Scores ``(n,)`` and final hidden states ``(n, D)`` of all responses, tree by tree."""
+    """Scores ``(B,)`` and final hidden states ``(B, D)`` of all responses, tree by tree."""
 
     scores_B: Tensor
     embeddings_BD: Tensor
@@ -52,7 +52,7 @@ class Scored(NamedTuple):
 @stage
 def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
     """Score every response of every candidate row that fits the model's context."""
-    model = open_models(run, config, config.reward, {"reward": Role(begins=RewardRun(path=config.reward))})
+    model = open_models(run, config, config.reward, {"reward": Role(weights=RewardRun(path=config.reward))})
     rows, trees = candidate_trees(run, config.candidates, model.chat, context_length(model.base))
     if not trees:
         raise BadInput(f"{config.candidates}: no response can be scored ({run.record.dropped or 'no rows'})")
@@ -79,7 +79,7 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
 
 @torch.no_grad()
 def embed(model: AdapterModel, role: str, trees: Sequence[Tree]) -> Scored:
-    """Final hidden state at each response's last token under ``role``, and the role's head on it."""
+    """The final hidden state at each response's last token under ``role``, and the score of the role's head."""
     first = [0]
     for tree in trees:
         first.append(first[-1] + len(tree.responses))

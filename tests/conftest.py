@@ -44,11 +44,11 @@ pytest_plugins = [
 ]  # their fixtures
 
 EXACT = 1e-6  # the same equation in another form, fp32
-LOGPROB = 1e-5  # nats a token: packed against plain forward, fp32
+LOGPROB = 1e-5  # nats per token: packed against plain forward, fp32
 GRADIENT = 1e-5  # relative L2 of all gradients of a role, fp32
 PARITY = 1e-5  # |our loss - TRL's loss|, fp32
 LEAK = 1e-5  # logits: what a sibling response may move, any dtype
-SAMPLER = 1e-4  # nats a token: sampler (with its cache) against scorer, fp32
+SAMPLER = 1e-4  # nats per token: sampler (with its cache) against scorer, fp32
 
 SPECIAL = ["<pad>", "<eos>", "<|im_start|>", "<|im_end|>"]
 TEXT = (

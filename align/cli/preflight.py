@@ -14,7 +14,7 @@ import torch
 
 from align.cli.first_rows import Answer, Exchange, FirstRows
 from align.core.config import BadInput, Compute, Template
-from align.data.tokens import Prompt, response_tokens
+from align.data.tokens import RenderedPrompt, response_tokens
 from align.model.chat import Chat, Unusable
 from align.model.layouts import layout_of, small_copy
 from align.model.load import context_length, load_tokenizer, refuse_tokens_beyond, stored_quantization
@@ -120,7 +120,7 @@ def _problem(chat: Chat, exchange: Exchange, context: int | None) -> str | None:
     """Why a run drops an exchange, or None."""
     extra = (exchange.tools, exchange.arguments)
     try:
-        prompt = Prompt(exchange.prompt, chat.prompt_ids(exchange.prompt, *extra), *extra)
+        prompt = RenderedPrompt(exchange.prompt, chat.prompt_ids(exchange.prompt, *extra), *extra)
         longest = 0
         for answer in exchange.answers:
             ids = response_tokens(chat, prompt, answer.messages, answer.ended, answer.tokens).ids

@@ -1,7 +1,7 @@
-"""Pairs files as prompt trees: all pairs of one prompt share one tree, and one forward pass.
+"""Read files of pairs as prompt trees: all pairs of one prompt share one tree and one forward pass.
 
 Ouyang et al. 2022 (arXiv 2203.02155, section 3.5) train on all comparisons of a prompt as one batch element.
-A response that was sampled here is read by its own token ids (``tokens.py``). Rows that cannot be used are dropped,
+A response that was sampled by this model keeps its token ids (``tokens.py``). Rows that cannot be used are dropped,
 counted by reason and listed; nothing is truncated.
 """
 
@@ -21,13 +21,13 @@ from align.core.config import BadInput
 from align.core.files import read_rows, write_jsonl
 from align.core.records import Message, Pair, Response, Tokens, content_hash, is_empty
 from align.core.runs import Run
-from align.data.tokens import Prompt, ResponseTokens, Source, note_sources, response_tokens
+from align.data.tokens import RenderedPrompt, ResponseTokens, TokenSource, note_sources, response_tokens
 from align.model.chat import Chat, Unusable
 from align.model.packing import PackedBatch, Tree
 
 
 class PromptPairs(NamedTuple):
-    """A prompt, its distinct responses as a tree, and the pairs between them by response number."""
+    """A prompt with its distinct responses as a tree, and its pairs as response numbers."""
 
     prompt_id: str
     tree: Tree
@@ -37,7 +37,7 @@ class PromptPairs(NamedTuple):
 
 
 class PairIndex(NamedTuple):
-    """Pairs of a packed batch by response number, ``(P,)``, their weights ``(P,)``, and response lengths ``(B,)``."""
+    """The pairs of a packed batch as response numbers ``(P,)``, with weights ``(P,)`` and response lengths ``(B,)``."""
 
     chosen_P: Tensor
     rejected_P: Tensor
@@ -46,7 +46,7 @@ class PairIndex(NamedTuple):
 
 
 class CandidateRow(BaseModel):
-    """What is read of a row of ``candidates.jsonl``."""
+    """The fields of a row of ``candidates.jsonl`` that are read."""
 
     prompt_id: str
     prompt: list[Message]
@@ -57,14 +57,18 @@ class CandidateRow(BaseModel):
     @field_validator("responses", mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        """Of each response what is known here; whatever else stands there is somebody else's."""
+        """Keep the known fields of each response; further fields belong to other programs and are not read."""
         if not isinstance(given, list) or not all(isinstance(response, dict) for response in given):
             raise ValueError("responses are a list of objects with messages")
         return [{name: response[name] for name in Response.model_fields if name in response} for response in given]
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a file of a pairs run; BadInput names the first row that is not a pair, or a file in the run's place."""
+    """Read a file of a pairs run.
+
+    Raises:
+        BadInput: a row is not a pair (the first is named), or a file is given where the run is expected.
+    """
     if (file := path.parent).is_file():
         raise BadInput(f"{file}: is no pairs run; 'align import {file}' and 'align annotate pairs' make one of it")
     return read_rows(path, Pair, "a preference pair")
@@ -77,12 +81,12 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
         BadInput: fewer than ``min_rows`` pairs can be used.
     """
     pairs = read_pairs(folder / f"{split}.jsonl")
-    grouped: dict[tuple[str, str], list[Pair]] = {}  # rendered with other arguments, it is another prompt
+    grouped: dict[tuple[str, str], list[Pair]] = {}  # other template arguments make another prompt
     for pair in pairs:
         grouped.setdefault((pair.prompt_id, content_hash(pair.template_arguments)), []).append(pair)
     dropped: list[dict[str, str]] = []
-    used: Counter[tuple[Source, bool]] = Counter()
-    prompts = [found for rows in grouped.values() if (found := _tree(rows, chat, context, dropped, used))]
+    used: Counter[tuple[TokenSource, bool]] = Counter()
+    prompts = [prompt for rows in grouped.values() if (prompt := _tree(rows, chat, context, dropped, used))]
     note_sources(run, split, used)
     for row in dropped:
         run.drop(f"{split}: {row['reason']}")
@@ -99,7 +103,7 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
 
 def index_pairs(packed: PackedBatch, prompts: Sequence[PromptPairs]) -> PairIndex:
     """The pairs of the prompts in a packed batch, as indices of its responses."""
-    number = {member: s for s, member in enumerate(packed.response_index)}
+    number = {member: b for b, member in enumerate(packed.response_index)}
     chosen, rejected, weights = [], [], []
     for tree in sorted({tree for tree, _ in packed.response_index}):
         prompt = prompts[tree]
@@ -116,19 +120,19 @@ def index_pairs(packed: PackedBatch, prompts: Sequence[PromptPairs]) -> PairInde
 
 
 def total_weight(prompts: Sequence[PromptPairs]) -> float:
-    """The denominator of a step: the sum of its pairs' weights."""
+    """The denominator of a step: the sum of the weights of its pairs."""
     return float(sum(pair.weight for prompt in prompts for pair in prompt.rows))
 
 
 def prompts_hash(prompts: Sequence[PromptPairs]) -> str:
-    """Which prompts a policy was trained on, whatever their order."""
+    """Hash of the ids of the prompts that a policy was trained on, independent of their order."""
     return hashlib.sha256("\n".join(sorted(prompt.prompt_id for prompt in prompts)).encode()).hexdigest()
 
 
 def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tuple[list[dict[str, Any]], list[Tree]]:
-    """One tree a row of candidates (a file, or a run of `sample`), and what is known of each of its responses.
+    """One record per response and one tree per row of candidates (a file, or a run of `sample`).
 
-    A response that was cut keeps no stop token: it is scored where it was cut.
+    A response that was cut has no stop token: it is scored at its last token.
 
     Raises:
         BadInput: a row is not a candidates row (named by number).
@@ -136,33 +140,33 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
     file = path / "candidates.jsonl" if path.is_dir() else path
     rows: list[dict[str, Any]] = []
     trees: list[Tree] = []
-    used: Counter[tuple[Source, bool]] = Counter()
+    used: Counter[tuple[TokenSource, bool]] = Counter()
     for row in read_rows(file, CandidateRow, "a row of candidates"):
         extra = (row.tools, row.template_arguments)
         try:
-            prompt = Prompt(row.prompt, chat.prompt_ids(row.prompt, *extra), *extra)
+            prompt = RenderedPrompt(row.prompt, chat.prompt_ids(row.prompt, *extra), *extra)
         except Unusable as error:
             run.drop(f"response: {error}", len(row.responses))
             continue
         responses: list[ResponseTokens] = []
         for index, response in enumerate(row.responses):
             try:
-                found = response_tokens(chat, prompt, response.messages, response.ended, response.tokens)
-                if context is not None and len(prompt.ids) + len(found.ids) > context:
+                tokens = response_tokens(chat, prompt, response.messages, response.ended, response.tokens)
+                if context is not None and len(prompt.ids) + len(tokens.ids) > context:
                     raise Unusable(f"longer than the model's {context} tokens")
             except Unusable as error:
                 run.drop(f"response: {error}")
                 continue
-            responses.append(found)
-            used[found.source, response.ended is False] += 1
+            responses.append(tokens)
+            used[tokens.source, response.ended is False] += 1
             rows.append(
                 {
                     "prompt_id": row.prompt_id,
                     "response": index,
                     "origin": response.origin,
-                    "n_tokens": len(found.ids),
+                    "n_tokens": len(tokens.ids),
                     "ended": response.ended,
-                    "as_sampled": found.source == "as sampled",
+                    "as_sampled": tokens.source == "as sampled",
                 }
             )
         if responses:
@@ -171,8 +175,8 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
     return rows, trees
 
 
-def tree_of(prompt: Prompt, responses: Sequence[ResponseTokens]) -> Tree:
-    """A prompt and its responses as a tree, in which only what the policy writes itself is predicted."""
+def tree_of(prompt: RenderedPrompt, responses: Sequence[ResponseTokens]) -> Tree:
+    """A prompt and its responses as a tree, in which only tokens that the policy wrote are predicted."""
     own = [response.own for response in responses]
     return Tree(prompt.ids, [response.ids for response in responses], None if all(map(all, own)) else own)
 
@@ -182,27 +186,27 @@ def _tree(
     chat: Chat,
     context: int | None,
     dropped: list[dict[str, str]],
-    used: Counter[tuple[Source, bool]],
+    used: Counter[tuple[TokenSource, bool]],
 ) -> PromptPairs | None:
     first = rows[0]
     extra = (first.tools, first.template_arguments)
     try:
-        prompt = Prompt(first.prompt, chat.prompt_ids(first.prompt, *extra), *extra)
+        prompt = RenderedPrompt(first.prompt, chat.prompt_ids(first.prompt, *extra), *extra)
     except Unusable as error:
         dropped += [{"comparison_id": row.comparison_id, "reason": f"prompt: {error}"} for row in rows]
         return None
     numbers: dict[str, int] = {}
     responses: list[ResponseTokens] = []
 
-    def number(messages: list[Message], ended: bool | None, tokens: Tokens | None) -> int:
-        key = content_hash([messages, ended is False, tokens and tokens.ids])
+    def number(messages: list[Message], ended: bool | None, recorded: Tokens | None) -> int:
+        key = content_hash([messages, ended is False, recorded and recorded.ids])
         if key not in numbers:
-            found = response_tokens(chat, prompt, messages, ended, tokens)
-            if context is not None and len(prompt.ids) + len(found.ids) > context:
+            tokens = response_tokens(chat, prompt, messages, ended, recorded)
+            if context is not None and len(prompt.ids) + len(tokens.ids) > context:
                 raise Unusable(f"longer than the model's {context} tokens")
-            used[found.source, ended is False] += 1
+            used[tokens.source, ended is False] += 1
             numbers[key] = len(responses)
-            responses.append(found)
+            responses.append(tokens)
         return numbers[key]
 
     kept: list[Pair] = []

@@ -1,9 +1,9 @@
-"""A response as token ids: those that a policy wrote, and text rendered where there are none for this model.
+"""A response as token ids: the recorded ids if the policy wrote them for this model, else its text rendered.
 
-In: a rendered prompt, a response's messages and what is recorded of it. Out: the ids that are scored and trained on,
-and where they come from. Recorded ids hold for the same tokenizer and template, after the same prompt ids, beside the
-text that they were read as; else the text is rendered again, and where tokenizer and template are the same that must
-give the recorded ids. A response that was cut has no stop token in any case. Not here: ids to text (``parsing.py``).
+In: a rendered prompt, a response's messages and its recorded ids. Out: the ids that are scored and trained on, and
+their source. Recorded ids are used if tokenizer, template, prompt ids and text are the same as when they were recorded.
+Otherwise the text is rendered again; with the same tokenizer and template this must give the recorded ids. A response
+that was cut never has a stop token. Not here: ids to text (``parsing.py``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from align.core.records import Message, Tokens, content_hash
 from align.core.runs import Run
 from align.model.chat import Chat, Unusable
 
-Source = Literal["as sampled", "rendered again", "rendered"]
+TokenSource = Literal["as sampled", "rendered again", "rendered"]
 
 
-class Prompt(NamedTuple):
-    """A prompt as a row has it, and its token ids."""
+class RenderedPrompt(NamedTuple):
+    """A prompt as messages and as token ids."""
 
     messages: Sequence[Message]
     ids: list[int]
@@ -29,26 +29,26 @@ class Prompt(NamedTuple):
 
 
 class ResponseTokens(NamedTuple):
-    """Token ids of a response, which of them the policy writes itself, and where they come from."""
+    """Token ids of a response, whether the policy wrote each of them, and their source."""
 
     ids: list[int]
     own: list[bool]
-    source: Source
+    source: TokenSource
 
 
 def record_tokens(chat: Chat, prompt_ids: Sequence[int], ids: Sequence[int], messages: Sequence[Message]) -> Tokens:
-    """The ids of a response as they travel beside the messages that they were read as."""
+    """The ids of a response in the form that is recorded with its messages."""
     return Tokens(ids=list(ids), chat=chat.identity, exchange=_exchange(prompt_ids, messages, ids))
 
 
 def response_tokens(
-    chat: Chat, prompt: Prompt, messages: Sequence[Message], ended: bool | None, recorded: Tokens | None
+    chat: Chat, prompt: RenderedPrompt, messages: Sequence[Message], ended: bool | None, recorded: Tokens | None
 ) -> ResponseTokens:
     """The ids of a response for ``chat``.
 
     Raises:
         Unusable: the template cannot express it, it was cut inside its reasoning (which a template would close), or
-            its text is not what its recorded ids say.
+            its text, rendered again, does not give its recorded ids.
         BadInput: a recorded id is beyond the model's embedding.
     """
     is_same_chat = recorded is not None and recorded.chat == chat.identity
@@ -67,8 +67,8 @@ def response_tokens(
     return ResponseTokens(ids, own, "rendered" if recorded is None else "rendered again")
 
 
-def note_sources(run: Run, what: str, used: Counter[tuple[Source, bool]]) -> None:
-    """Say of responses, counted by source and by whether they were cut, which are not read as the policy wrote them."""
+def note_sources(run: Run, what: str, used: Counter[tuple[TokenSource, bool]]) -> None:
+    """Note how many responses, counted by source and by whether they were cut, are not used exactly as sampled."""
     total = used.total()
     again = sum(count for (source, _), count in used.items() if source == "rendered again")
     cut = sum(count for (_, is_cut), count in used.items() if is_cut)

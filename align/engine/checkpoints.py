@@ -1,8 +1,8 @@
-"""Checkpoints from which a run goes on to the bit: tensors and numbers, in safetensors and JSON.
+"""Checkpoints from which a run resumes bit-equal: tensors and numbers, in safetensors and JSON.
 
-``checkpoints/step-N`` is written aside and renamed; the last two are kept. ``state.json`` holds a hash of every other
-file and of itself, so a damaged checkpoint is known: the one before it is used, or the run starts again, and its
-record says which. Not here: what a stage puts into a checkpoint (``loop.py``).
+``checkpoints/step-N`` is written under another name and renamed; the last two are kept. ``state.json`` holds a hash of
+every other file and of itself, so a damaged checkpoint is detected: the run resumes from the one before it, or starts
+again, and notes which in its record. Not here: what a stage puts into a checkpoint (``loop.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
 class Checkpoint(NamedTuple):
-    """Where an interrupted run stood: steps done, tensors by name, and numbers (among them its seconds)."""
+    """The state of an interrupted run: steps done, tensors by name, and numbers (among them its seconds)."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -39,11 +39,11 @@ class Checkpoint(NamedTuple):
 
 
 class _Damaged(Exception):
-    """Why a checkpoint cannot be used."""
+    """Raised with the reason why a checkpoint cannot be used."""
 
 
 def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], *, seconds: float, **state: Any) -> None:
-    """Write ``checkpoints/step-N`` aside and rename it, and keep one before it; the record is brought up to date."""
+    """Write ``checkpoints/step-N``, keep one checkpoint before it, and save the record of the run."""
     run.save()
     if not run.is_main:
         return
@@ -58,46 +58,46 @@ def save_checkpoint(run: Run, step: int, tensors: Mapping[str, Tensor], *, secon
     target = folder / f"step-{step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
-    older = [found for found in _folders(run) if _step(found) < step]
-    for found in _folders(run):
-        if found != target and found not in older[: KEPT - 1]:
-            shutil.rmtree(found, ignore_errors=True)
+    older = [folder for folder in _folders(run) if _step(folder) < step]
+    for folder in _folders(run):
+        if folder != target and folder not in older[: KEPT - 1]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_checkpoint(run: Run, misfit: Callable[[Checkpoint], str | None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole and fits, the journals cut back to it; None where the run starts afresh.
+    """Load the newest usable checkpoint and cut metrics and samples back to it; None where the run starts at step 0.
 
     Args:
-        misfit: why a whole checkpoint is not one of this stage as it is now, or None.
+        misfit: gives the reason why an undamaged checkpoint does not fit this stage, or None.
     """
     refused: list[str] = []
-    found = None
+    checkpoint = None
     for folder in _folders(run):
         try:
-            found = _read(folder)
-            if reason := misfit(found):
+            checkpoint = _read(folder)
+            if reason := misfit(checkpoint):
                 raise _Damaged(reason)
             break
         except _Damaged as problem:
             refused.append(f"{folder.name} ({problem})")
-            found = None
+            checkpoint = None
     if refused:
-        goes_on = f"goes on from step {found.step}" if found else "starts again"
+        goes_on = f"goes on from step {checkpoint.step}" if checkpoint else "starts again"
         run.note(f"a checkpoint that cannot be used: {', '.join(refused)}; the run {goes_on}")
-    if found and found.state["threads"] != torch.get_num_threads():
+    if checkpoint and checkpoint.state["threads"] != torch.get_num_threads():
         run.note(
-            f"resumed at step {found.step} with {torch.get_num_threads()} threads instead of {found.state['threads']}: "
-            "the result may differ in its last bits"
+            f"resumed at step {checkpoint.step} with {torch.get_num_threads()} threads instead of "
+            f"{checkpoint.state['threads']}: the result may differ in its last bits"
         )
     if run.is_main:
-        _cut_journals(run, found.step if found else -1)
-    return found
+        _cut_logs(run, checkpoint.step if checkpoint else -1)
+    return checkpoint
 
 
 def _folders(run: Run) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    found = [path for path in (run.path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=_step, reverse=True)
+    folders = [path for path in (run.path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(folders, key=_step, reverse=True)
 
 
 def _step(folder: Path) -> int:
@@ -105,7 +105,7 @@ def _step(folder: Path) -> int:
 
 
 def _read(folder: Path) -> Checkpoint:
-    """A checkpoint whose files are those that were written; _Damaged says what is not."""
+    """Read a checkpoint; raises _Damaged if a file is not as it was written."""
     try:
         state = json.loads((folder / STATE).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -135,12 +135,12 @@ def _hash(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _cut_journals(run: Run, step: int) -> None:
-    """Cut the journals back to a step, and name the rows up to it that are lost for good."""
+def _cut_logs(run: Run, step: int) -> None:
+    """Cut metrics and samples back to a step, and note the rows up to it that are lost."""
     for name in (METRICS, SAMPLES):
         steps, unreadable = cut_jsonl(run.path / name, step)
         if step < 0:
-            continue  # every row will be written again
+            continue  # the run starts again and writes every row
         if unreadable:
             run.note(f"{name}: {len(unreadable)} lines cannot be read and are dropped: {', '.join(unreadable)}")
         missing = sorted(set(range(1, step + 1)) - set(steps)) if name == METRICS else []

@@ -1,4 +1,4 @@
-"""One process among those that share a stage's work: its part of the prompts, and sums over all of them."""
+"""Data parallelism: the share of the prompts of each process, and sums over all processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 class Distributed:
-    """This process's place among its siblings; alone, every method is the identity.
+    """This process in the group of processes that run a stage; with one process every method is the identity.
 
-    ``device`` is where the stage's model lives: it decides what the siblings talk over (NCCL or gloo).
+    ``device`` is the device of the stage's model; it determines the backend (NCCL or gloo).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,7 +21,7 @@ class Distributed:
         self.index, self.count = self.state.process_index, self.state.num_processes
 
     def share(self, items: Sequence[Any]) -> list[Any]:
-        """This process's part of a step's items."""
+        """This process's share of the items of a step."""
         return list(items[self.index :: self.count])
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -33,7 +33,7 @@ class Distributed:
         return tensor.tolist()
 
     def gather(self, values: Tensor) -> tuple[Tensor, int]:
-        """The numbers ``(n,)`` of all processes one after another, and where those of this process begin."""
+        """The concatenated values of all processes, and the index at which those of this process start."""
         if self.count == 1:
             return values, 0
         lengths = [int(n) for n in self.sum([float(len(values)) * (i == self.index) for i in range(self.count)])]

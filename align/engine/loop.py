@@ -1,9 +1,9 @@
-"""The loop of a training stage: steps that resume from a checkpoint to the bit, and what each leaves behind.
+"""The loop of a training stage: steps that resume bit-equal from a checkpoint, with metrics, samples and checkpoints.
 
-A step's loss is a sum over its packed batches divided by a denominator known beforehand, so gradients add up, in one
-process or in several: processes take every n-th prompt and sum their gradients once per step in one flat all-reduce.
-Adapters are not wrapped in DDP (two roles' backward passes break it). Everything random is seeded by its place, so
-tensors and numbers are all that a checkpoint holds.
+The loss of a step is a sum over its packed batches divided by a denominator known beforehand, so gradients add up, in
+one process or in several: of n processes each takes every n-th prompt, and gradients are summed once per step in one
+flat all-reduce. Adapters are not wrapped in DDP, which backward passes of two roles break. Every random number is
+seeded by its purpose and step, so a checkpoint holds no random state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from align.model.tuners.tuner import TunerSetting
 
 
 class TrainingConfig(ModelConfig):
-    """What every stage that trains holds."""
+    """Settings of every stage that trains."""
 
     tuner: TunerSetting | None = Field(
         default=None, description="what is trained: kind: lora, or module:Class; without: as the parent's, or lora"
@@ -37,7 +37,7 @@ class TrainingConfig(ModelConfig):
 
     @classmethod
     def renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """``lora: {...}`` was what ``tuner: {kind: lora, ...}`` is now."""
+        """Read the former key ``lora: {...}`` as ``tuner: {kind: lora, ...}``."""
         values = super().renamed(settings)
         lora = values.pop("lora", None)
         if lora is not None and values.get("tuner") is not None:
@@ -52,15 +52,15 @@ class TrainingConfig(ModelConfig):
 
 
 class TrainingLoop:
-    """The steps of one training, with an optimiser per trained role.
+    """The steps of a training run, with one optimiser per trained role.
 
-    A checkpoint of one role holds its tensors by their own names; of several, each under its role, with the number of
-    updates that each has had.
+    With one trained role, a checkpoint holds its tensors by their own names; with several, the role is a prefix of the
+    names, and the checkpoint holds the number of updates of each role.
 
     Args:
-        roles: the settings of each trained role's optimiser.
-        n_steps: steps in all; each role is updated ``updates`` times in one.
-        samples: what the policy writes meanwhile, where that is wanted.
+        roles: the optimiser settings of each trained role.
+        n_steps: total number of steps; each role is updated ``updates`` times per step.
+        samples: logs periodic samples, if given.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TrainingLoop:
         self.metrics = MetricsLogger(run, n_steps, config.tracker, resumed)
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps that are left; after each, periodic samples and a checkpoint where they are due."""
+        """Yield the numbers of the remaining steps; after each, log samples and save a checkpoint if they are due."""
         if self.done == 0:
             self.log_samples(0)
         for step in range(self.done + 1, self.n_steps + 1):
@@ -100,15 +100,15 @@ class TrainingLoop:
                 self._save()
 
     def share(self, items: Sequence[Any]) -> list[Any]:
-        """This process's part of a step's items."""
+        """This process's share of the items of a step."""
         return self.processes.share(items)
 
     def update(self, role: str) -> dict[str, float]:
-        """Take an optimiser step on a role's gathered gradient; its norm and the learning rate."""
+        """Take an optimiser step on the accumulated gradient of a role; returns its norm and the learning rate."""
         return self.optimizers[role].step()
 
     def log_samples(self, step: int) -> None:
-        """Write what the policy answers to the fixed prompts now."""
+        """Log the policy's responses to the fixed prompts."""
         if self.samples and self.run.is_main:
             self.samples.log(step, self.metrics)
 
@@ -126,7 +126,7 @@ class TrainingLoop:
         save_checkpoint(self.run, self.done, tensors, seconds=self.metrics.seconds, **updates)
 
     def _misfit(self, checkpoint: Checkpoint) -> str | None:
-        """Why a checkpoint is not one of this loop, or None."""
+        """The reason why a checkpoint does not fit this loop, or None."""
         if len(self.optimizers) > 1 and not {f"{role}_steps" for role in self.optimizers} <= set(checkpoint.state):
             return f"it does not count the steps of {' and '.join(self.optimizers)}"
         reasons = (
@@ -143,7 +143,7 @@ class TrainingLoop:
 
 
 def epochs(n: int, batch: int, n_epochs: int, seed: int) -> list[list[int]]:
-    """Batches of indices: every epoch a permutation of its own, the last batch of an epoch may be short."""
+    """Batches of indices: each epoch has its own permutation, and its last batch may be smaller."""
     batches = []
     for epoch in range(n_epochs):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)

@@ -1,4 +1,4 @@
-"""The numbers of a training run: metrics.jsonl, the progress bar, and an experiment tracker."""
+"""Log the metrics of a training run: to metrics.jsonl, the progress bar, and an experiment tracker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from align.engine.checkpoints import Checkpoint
 
 
 class MetricsLogger:
-    """metrics.jsonl, the progress bar, the tracker and the clock of a run."""
+    """Writes metrics.jsonl and the tracker of a run, shows its progress bar, and measures its time."""
 
     def __init__(self, run: Run, total: int, tracker: str, resumed: Checkpoint | None = None) -> None:
         self.run = run
@@ -28,18 +28,18 @@ class MetricsLogger:
 
     @property
     def seconds(self) -> float:
-        """Time spent on the steps that count, also by those before an interruption."""
+        """Seconds spent on training, including the time up to the checkpoint that the run resumed from."""
         return round(time.monotonic() - self._started, 2)
 
     def log(self, step: int, metrics: Mapping[str, float | int | None], show: Sequence[str] = ()) -> None:
-        """Write one step's numbers.
+        """Write the metrics of one step.
 
         Raises:
-            NotFinite: a number is NaN or infinite, named with its step.
+            NotFinite: a metric is NaN or infinite; names it and the step.
         """
         for name, value in metrics.items():
             if value is not None and not math.isfinite(value):
-                raise NotFinite(f"step {step}: {name} is {value}; lower the learning rate or look at the data")
+                raise NotFinite(f"step {step}: {name} is {value}; lower the learning rate or check the data")
         self.run.append("metrics.jsonl", [{"step": step, **metrics}])
         if self.tracker is not None:
             self.tracker.log({name: value for name, value in metrics.items() if value is not None}, step=step)
@@ -59,7 +59,11 @@ class MetricsLogger:
 
 
 def _tracker(name: str, run: Run) -> Any:
-    """An Accelerate tracker by the name the user typed."""
+    """Start the Accelerate tracker of the given name.
+
+    Raises:
+        BadInput: it is not installed.
+    """
     if name == "none":
         return None
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS

@@ -1,4 +1,4 @@
-"""AdamW over the tensors of one role: its schedule by step number, and its state by name for checkpoints."""
+"""AdamW for the tensors of one role, with its learning-rate schedule, and its state by name for checkpoints."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from align.core.config import NotFinite, Optim
 from align.engine.distributed import Distributed
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # the state of AdamW per parameter
 
 
 class RoleOptimizer:
-    """AdamW over one role's tensors with a warm-up and a schedule set by step number."""
+    """AdamW for the tensors of one role, with warm-up and a schedule by step number."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], optim: Optim, steps: int, processes: Distributed
@@ -33,7 +33,7 @@ class RoleOptimizer:
         self.done = 0
 
     def rate(self) -> float:
-        """Learning rate of the step about to be taken."""
+        """The learning rate of the next step."""
         warmup = math.ceil(self.optim.warmup * self.steps)
         if self.done < warmup:
             return self.optim.lr * (self.done + 1) / warmup
@@ -42,15 +42,15 @@ class RoleOptimizer:
         return self.optim.lr * max(0.0, factor[self.optim.schedule])
 
     def step(self) -> dict[str, float]:
-        """Sum gradients over processes, clip, update, clear.
+        """Sum gradients over processes, clip them, update the weights and clear the gradients.
 
         Raises:
-            NotFinite: the gradient is not finite; the weights are as they were.
+            NotFinite: the gradient is not finite; the weights are unchanged.
         """
         self.processes.sum_gradients(self.parameters.values())
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.optim.max_grad_norm))
         if not math.isfinite(norm):
-            raise NotFinite(f"step {self.done + 1}: the gradient is not finite; lower optim.lr or look at the data")
+            raise NotFinite(f"step {self.done + 1}: the gradient is not finite; lower optim.lr or check the data")
         rate = self.rate()
         for group in self.adamw.param_groups:
             group["lr"] = rate
@@ -64,41 +64,41 @@ class RoleOptimizer:
         return adamw_tensors(self.parameters, self.adamw)
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
-        """Why a checkpoint's tensors are not those of this optimiser, or None where they are."""
+        """The reason why the tensors of a checkpoint do not fit this optimiser, or None."""
         return misfit(self.parameters, tensors)
 
     def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
-        """Put weights, moments and the step count back."""
+        """Restore weights, moments and the number of steps done."""
         restore_adamw(self.parameters, self.adamw, tensors)
         self.done = done
 
 
 def adamw_tensors(parameters: Mapping[str, nn.Parameter], adamw: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and AdamW's moments by name; a tensor that never had a gradient has no moments."""
-    found = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
+    """Weights and moments of AdamW by name; a tensor that never had a gradient has no moments."""
+    tensors = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         state = adamw.state.get(parameter, {})
-        found |= {f"{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
-    return found
+        tensors |= {f"{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
+    return tensors
 
 
 def restore_adamw(
     parameters: Mapping[str, nn.Parameter], adamw: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what :func:`adamw_tensors` gave."""
+    """Restore weights and moments from the result of :func:`adamw_tensors`."""
     is_fused = bool(adamw.param_groups[0].get("fused"))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight.{name}"])
             moments = {key: tensors[f"{key}.{name}"].clone() for key in MOMENTS if f"{key}.{name}" in tensors}
             if moments:
-                on_device = MOMENTS if is_fused else MOMENTS[1:]  # AdamW counts its steps on the CPU unless it is fused
+                on_device = MOMENTS if is_fused else MOMENTS[1:]  # the step count is on the CPU unless AdamW is fused
                 moved = {key: value.to(parameter.device) for key, value in moments.items() if key in on_device}
                 adamw.state[parameter] = moments | moved
 
 
 def misfit(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> str | None:
-    """The first way in which stored tensors are not the weights and moments of these parameters, or None."""
+    """The first difference between stored tensors and the weights and moments of these parameters, or None."""
     wanted = {f"{key}.{name}": p.shape for name, p in parameters.items() for key in ("weight", *MOMENTS[1:])}
     wanted |= {f"{MOMENTS[0]}.{name}": torch.Size() for name in parameters}
     if unknown := sorted(set(tensors) - set(wanted)):

@@ -1,4 +1,4 @@
-"""Periodic samples of a policy in training: fixed prompts and seeds, every few steps, into samples.jsonl."""
+"""Periodic samples on fixed prompts: log the responses of a policy in training to samples.jsonl every few steps."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from align.model.packing import Tree, pack
 from align.model.roles import RoleModel
 
 
-class Asked(NamedTuple):
-    """A prompt as its training row has it."""
+class PromptRow(NamedTuple):
+    """The prompt of a training row, with its tools and template arguments."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
@@ -35,20 +35,20 @@ class Asked(NamedTuple):
 
 
 class SampleLogger:
-    """Periodic samples on fixed prompts, with what they are judged by.
+    """Logs periodic samples on fixed prompts, with score, KL and gold utility of each response.
 
     Args:
-        rows: the prompts, rendered as they are for training.
-        watch: how often, and how long a response may be.
-        sampler: what answers; the model's own role unless given.
-        score: gives each response of each tree the score that is written beside it, where there is one.
-        gold: the world's own utility, where it is known (TRL's reward signature).
+        rows: the prompts; they are rendered as in training.
+        watch: the interval in steps, and the longest response.
+        sampler: samples the responses; default: the local sampler.
+        score: gives the score of each response of each tree, if given.
+        gold: gives the true utility where it is known (TRL's reward signature).
     """
 
     def __init__(
         self,
         model: AdapterModel,
-        rows: Sequence[Asked],
+        rows: Sequence[PromptRow],
         watch: Watch,
         seed: int,
         *,
@@ -59,8 +59,8 @@ class SampleLogger:
         self.model, self.every, self.max_new_tokens, self.seed = model, watch.every, watch.max_new_tokens, seed
         self.sampler, self.score, self.gold = sampler or LocalSampler(), score, gold
         context = context_length(model.base) or 1 << 30
-        found = [(row, ids) for row in rows if (ids := _ids(model.chat, row)) is not None]
-        self.prompts = [(row, ids) for row, ids in found if len(ids) + watch.max_new_tokens <= context]
+        rendered = [(row, ids) for row in rows if (ids := _ids(model.chat, row)) is not None]
+        self.prompts = [(row, ids) for row, ids in rendered if len(ids) + watch.max_new_tokens <= context]
 
     def log(self, step: int, metrics: MetricsLogger) -> None:
         """Sample the policy once per prompt and append the rows to samples.jsonl, and to the tracker."""
@@ -68,7 +68,7 @@ class SampleLogger:
 
     @torch.no_grad()
     def rows(self, role: str | None) -> list[dict[str, Any]]:
-        """One sample per prompt: prompt id, texts, score, summed k1 KL to the reference (nats), ended, gold utility."""
+        """One record per prompt: id, texts, score, k1 KL to the reference in nats per response, ended, gold utility."""
         if not self.prompts:
             return []
         with self.model.evaluating():
@@ -115,7 +115,7 @@ class SampleLogger:
         ]
 
     def _kl(self, role: str | None, trees: Sequence[Tree]) -> list[float]:
-        found = [0.0] * len(trees)
+        kl = [0.0] * len(trees)
         for packed in pack(trees, self.model.compute.max_tokens, self.model.layout):
             packed = packed.to(self.model.device)
             with self.model.use(role):
@@ -125,8 +125,8 @@ class SampleLogger:
             for (tree, _), value in zip(
                 packed.response_index, packed.sums(policy_N - reference_N).tolist(), strict=True
             ):
-                found[tree] = value
-        return found
+                kl[tree] = value
+        return kl
 
     def _utility(self, answered: Sequence[tuple[list[Message], Sample]]) -> list[float | None]:
         if self.gold is None:
@@ -138,20 +138,20 @@ class SampleLogger:
         )
 
 
-def watched_rows(pairs: Path, n: int) -> list[Asked]:
+def sample_rows(pairs: Path, n: int) -> list[PromptRow]:
     """The first n validation prompts of a pairs run by prompt id (test prompts are for evaluation alone)."""
-    found: dict[str, Asked] = {}
+    rows: dict[str, PromptRow] = {}
     for row in read_jsonl(pairs / "validation.jsonl"):
-        found.setdefault(row["prompt_id"], asked(row))
-    return [found[key] for key in sorted(found)[:n]]
+        rows.setdefault(row["prompt_id"], prompt_row(row))
+    return [rows[key] for key in sorted(rows)[:n]]
 
 
-def asked(row: Mapping[str, Any]) -> Asked:
+def prompt_row(row: Mapping[str, Any]) -> PromptRow:
     """The prompt of a pair or a demonstration."""
-    return Asked(row["prompt"], row.get("tools"), row.get("template_arguments"))
+    return PromptRow(row["prompt"], row.get("tools"), row.get("template_arguments"))
 
 
-def _ids(chat: Chat, row: Asked) -> list[int] | None:
+def _ids(chat: Chat, row: PromptRow) -> list[int] | None:
     try:
         return chat.prompt_ids(*row)
     except Unusable:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from align.core.messages import visible_text
 from align.core.records import Message
-from align.data.tokens import Prompt, response_tokens
+from align.data.tokens import RenderedPrompt, response_tokens
 from align.evals.items import Item
 from align.generate.local import LocalSampler
 from align.generate.sampler import Request, Sampler, sample_all
@@ -152,7 +152,7 @@ def _reward_tree(reward: RoleModel, one: Answered, role_model: RoleModel) -> Tre
         if reward.model is role_model.model or chat.identity == role_model.model.chat.identity:
             responses = [answer.ids for answer in one.answers]
         else:
-            prompt = Prompt(messages, ids, one.item.tools)
+            prompt = RenderedPrompt(messages, ids, one.item.tools)
             found = [response_tokens(chat, prompt, [answer.message], answer.ended, None) for answer in one.answers]
             responses = [tokens.ids for tokens in found]
     except Unusable:

@@ -1,7 +1,7 @@
-"""The chat-completions protocol: what is sent to an OpenAI-compatible endpoint, and what its answers say.
+"""The chat-completions protocol: request bodies for an OpenAI-compatible endpoint, and how its answers are parsed.
 
-In: requests, and decoded answers. Out: request bodies, samples, and the words of a refusal in the several forms that
-servers have for them. Nothing here talks to a server (``endpoint.py`` does).
+In: requests, and decoded answers. Out: request bodies, samples, and the reason of a refusal, for which servers have
+several forms. Nothing here sends a request (``endpoint.py`` does).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from align.core.messages import REASONING, NoMessage, arguments_of, split_reason
 from align.core.records import Message
 from align.generate.sampler import Request, Sample
 
-OPTIONAL = ("n", "seed", "max_tokens")  # fields that a server may refuse and still be of use
+OPTIONAL = ("n", "seed", "max_tokens")  # fields of a request that a server need not support
 ENDED = ("stop", "tool_calls", "function_call")
-WITHHELD = ("content_filter", "error")  # finish reasons of a response that its server kept back or gave up on
+WITHHELD = ("content_filter", "error")  # finish reasons of a response that the server withheld or did not finish
 
 
 def request_body(request: Request, model: str, n: int, seed: int, without: Collection[str]) -> dict[str, Any]:
-    """The body that asks for ``n`` responses; ``without`` names optional fields that the server does not take."""
+    """The body of a request for ``n`` responses; ``without`` names optional fields that the server does not support."""
     limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
     body: dict[str, Any] = {
         "model": model,
@@ -41,7 +41,7 @@ def request_body(request: Request, model: str, n: int, seed: int, without: Colle
 
 
 def completion_fault(data: Any) -> str | None:
-    """Why decoded data is no chat completion, by its field; None if it is one (without choices, too)."""
+    """The field by which decoded data is not a chat completion; None if it is one (also with an empty choices list)."""
     choices = data.get("choices") if isinstance(data, dict) else None
     if not isinstance(choices, list):
         return f"'choices' is {_kind(choices)}, expected a list"
@@ -50,20 +50,20 @@ def completion_fault(data: Any) -> str | None:
 
 
 def counted_tokens(data: dict[str, Any], name: str) -> int | None:
-    """What a completion's ``usage`` counts under a name; None where it does not."""
+    """The number of a completion's ``usage`` under a name; None where it is missing."""
     usage = data.get("usage")
     count = usage.get(name) if isinstance(usage, dict) else None
     return count if type(count) is int and count >= 0 else None
 
 
 def sample_of(choice: dict[str, Any]) -> Sample:
-    """A choice as a sample; reasoning and tool calls are kept."""
+    """Convert a choice to a sample; reasoning and tool calls are kept."""
     received = choice["message"]
-    called = received.get("function_call")  # the form before tool calls
+    called = received.get("function_call")  # the former format of tool calls
     if isinstance(called, dict) and isinstance(called.get("name"), str) and not received.get("tool_calls"):
         received = received | {"tool_calls": [{"type": "function", "function": called}]}
     text = received.get("content") or received.get("refusal") or ""
-    content_parts = split_reasoning(text)  # not every server keeps them apart
+    content_parts = split_reasoning(text)  # not every server separates reasoning from content
     message: Message = {"role": "assistant", "content": content_parts.content}
     apart = next((received[name] for name in REASONING if received.get(name)), None)
     if reasoning := "\n\n".join(filter(None, (apart, content_parts.reasoning))):
@@ -73,23 +73,23 @@ def sample_of(choice: dict[str, Any]) -> Sample:
     return Sample(message, ended=choice.get("finish_reason") in ENDED)
 
 
-def words(data: Any) -> str:
-    """The reason that a server gives for a failure, in one text."""
+def failure_text(data: Any) -> str:
+    """The reason that a server gives for a failure, as one text."""
     if not isinstance(data, dict):
         return "a page and not data"
     error = data.get("error") or data.get("detail") or data.get("message") or data
     if isinstance(error, dict):
         error = error.get("message") or json.dumps(error)
-    if isinstance(error, list):  # pydantic's: where, and what
+    if isinstance(error, list):  # in pydantic's format: location and message
         error = "; ".join(_problem(item) for item in error)
     return str(error)
 
 
 def refused_field(data: Any) -> str | None:
-    """The optional field that a refusal names: as its parameter, or in quotes."""
+    """The optional field that a refusal names, as its parameter or in quotes; None if it names none."""
     error = data.get("error") if isinstance(data, dict) else None
     parameter = error.get("param") if isinstance(error, dict) else None
-    quoted = (name for name in OPTIONAL if re.search(rf"['\"`]{name}['\"`]", words(data)))
+    quoted = (name for name in OPTIONAL if re.search(rf"['\"`]{name}['\"`]", failure_text(data)))
     return parameter if parameter in OPTIONAL else next(quoted, None)
 
 
@@ -111,7 +111,7 @@ def _choice_fault(choice: Any, where: str) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    """The type of a value, in JSON's words."""
+    """The JSON type of a value, for error messages."""
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return names.get(type(value), "missing")
 
@@ -124,7 +124,7 @@ def _problem(item: Any) -> str:
 
 
 def _read_call(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call with its arguments as an object; what spells none stays as the model wrote it, for people to see."""
+    """A tool call with its arguments as an object; arguments that are not valid JSON stay a text."""
     function = dict(call["function"])
     with contextlib.suppress(NoMessage):
         function["arguments"] = arguments_of(function.get("arguments") or {}, "response")
@@ -132,7 +132,7 @@ def _read_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_sent(message: Message) -> Message:
-    """A message with the arguments of its tool calls as text, as the protocol wants them."""
+    """A message with the arguments of its tool calls as text, which the protocol requires."""
     if not message.get("tool_calls"):
         return message
     calls = []

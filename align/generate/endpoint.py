@@ -1,12 +1,11 @@
 """A model behind an OpenAI-compatible endpoint: `POST {address}/chat/completions`, until every request is answered.
 
 In: the address of an API, a model's name there, requests. Out: n samples per request, or why the prompt is refused.
-The key comes from ALIGN_ENDPOINT_KEY (else OPENAI_API_KEY) and is written to no file, log or error: where an answer
-repeats it, ``[key]`` is put in its place. An answer of more than 64 MiB, or one that takes longer than half an hour,
-counts as none. A request that stays unanswered is sent again with growing pauses; the protocol cannot ask for an answer
-again, so one that was lost on its way is paid for twice. Whether a server takes several responses per request, seeds,
-and which name it has for the token limit is found out by asking. Not here: streaming, log-probabilities, and the
-providers' own batch files.
+The key comes from ALIGN_ENDPOINT_KEY (else OPENAI_API_KEY) and is never written to a file, log or error: if an answer
+repeats it, ``[key]`` replaces it. An answer of more than 64 MiB, or one that takes longer than half an hour, counts as
+missing. A request without an answer is repeated with growing pauses; the protocol cannot fetch an answer again, so one
+that is lost on the network is paid for twice. Whether a server supports several responses per request and seeds, and
+its name for the token limit, is learnt from its answers. Not here: streaming, log-probabilities, and batch files.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from align.generate.completions import (
     WITHHELD,
     completion_fault,
     counted_tokens,
+    failure_text,
     refused_field,
     request_body,
     sample_of,
-    words,
 )
 from align.generate.sampler import Reply, Request, Sampler
 
@@ -41,16 +40,16 @@ if TYPE_CHECKING:
     from align.model.roles import RoleModel
 
 KEYS = ("ALIGN_ENDPOINT_KEY", "OPENAI_API_KEY")
-WORKERS = 4  # prompts on their way at once
+WORKERS = 4  # prompts in flight at once
 PATIENCE = 300.0  # seconds a request is repeated for
-FIRST_PATIENCE = 5.0  # before the first answer silence and failure are likelier lasting than passing
+FIRST_PATIENCE = 5.0  # before the first answer, a failure is more likely permanent
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # a long response comes in one piece
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 BUSY = (408, 409, 425, 429)
 
 
 class _Refused(Exception):
-    """This request will never be answered; ``field`` is the one that the server names as not its own."""
+    """Raised for a request that will never be answered; ``field`` is the one that the server does not support."""
 
     def __init__(self, reason: str, field: str | None) -> None:
         super().__init__(reason)
@@ -58,7 +57,7 @@ class _Refused(Exception):
 
 
 class _Reply(NamedTuple):
-    """An answer as it came: its data (None where it is no JSON that is read), and whether the key stood in that."""
+    """An answer of the server: its data (None if it is not valid JSON), and whether the key in it was masked."""
 
     status: int
     headers: httpx.Headers
@@ -67,7 +66,7 @@ class _Reply(NamedTuple):
 
 
 class EndpointSampler(Sampler):
-    """A model behind an OpenAI-compatible endpoint, by its name there."""
+    """A model at an OpenAI-compatible endpoint."""
 
     kind: str = "endpoint"
     url: str = Field(description="address of an API, such as http://127.0.0.1:8000/v1")
@@ -80,22 +79,22 @@ class EndpointSampler(Sampler):
 
     @property
     def origin(self) -> str:
-        """The model's name, as the endpoint knows it."""
+        """The model's name at the endpoint."""
         return self.model
 
     def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
-        """Replies as they come; a fault is raised after those under way were handed over."""
+        """Yield replies in the order of arrival; an error is raised after the replies in flight were yielded."""
         return Endpoint(self.url, self.model).ask_all(requests)
 
 
 class Endpoint:
-    """A model behind an address; ``given_up`` names the optional fields that the server turned out not to take."""
+    """A client for one model; ``given_up`` names the optional fields that the server does not support."""
 
     def __init__(self, url: str, model: str, patience: float = PATIENCE) -> None:
         """Make a client; nothing is sent yet.
 
         Raises:
-            BadInput: no address, or a key that no header can hold.
+            BadInput: the address or the key is invalid.
         """
         self.url, self.model = address(url), model
         self.given_up: set[str] = set()
@@ -107,22 +106,22 @@ class Endpoint:
         self._takes_n = False
 
     def ask_all(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Replies as they come; to be called once. A fault is raised after the answers under way were handed over.
+        """Yield replies in the order of arrival; an error is raised after the replies in flight. Call it once.
 
         Raises:
-            BadInput: a wrong address, key or model, or an endpoint that stays silent or busy.
+            BadInput: the address, key or model is wrong, or the endpoint does not answer or stays busy.
         """
-        remaining, under_way = iter(requests), set[Future[Reply]]()
+        remaining, in_flight = iter(requests), set[Future[Reply]]()
         fault: BadInput | None = None
         with self._client, ThreadPoolExecutor(WORKERS) as pool:
             try:
                 while True:
                     if fault is None:
-                        free = WORKERS - len(under_way)
-                        under_way |= {pool.submit(self.ask, request) for request in islice(remaining, free)}
-                    if not under_way:
+                        free = WORKERS - len(in_flight)
+                        in_flight |= {pool.submit(self.ask, request) for request in islice(remaining, free)}
+                    if not in_flight:
                         break
-                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
                     for future in done:
                         try:
                             yield future.result()
@@ -137,7 +136,7 @@ class Endpoint:
             raise fault
 
     def ask(self, request: Request) -> Reply:
-        """As many samples as are asked for, in one HTTP request where the server knows how, else one by one."""
+        """Sample ``request.n`` responses, in one HTTP request where the server supports it, else in several."""
         seeds = [seed % 2**31 for seed in request.seeds]
         choices: list[dict[str, Any]] = []
         replies: list[_Reply] = []
@@ -166,7 +165,7 @@ class Endpoint:
         )
 
     def _complete(self, request: Request, n: int, seed: int) -> _Reply:
-        """A completion; a field that the server does not take is left out from then on, once that proved to help."""
+        """Get a completion; if leaving out an unsupported field helps, it is left out of all later requests."""
         without = set(self.given_up)
         while True:
             body = request_body(request, self.model, n, seed, without)
@@ -182,15 +181,17 @@ class Endpoint:
             if "n" in body:
                 is_heeded = len(reply.data["choices"]) == n
                 self._takes_n |= is_heeded
-                without |= set() if is_heeded else {"n"}  # taken and not heeded
+                without |= set() if is_heeded else {"n"}  # accepted but ignored
             self.given_up |= without
             return reply
 
     def _send(self, body: dict[str, Any]) -> _Reply:
-        """One request; its answer holds at least one choice."""
+        """Send one request; the answer has at least one choice."""
         reply = self._exchange(json.dumps(body).encode())
         status, data = reply.status, reply.data
-        if status == 200 and isinstance(data, dict) and data.get("error"):  # some pass a failure on under 200
+        if (
+            status == 200 and isinstance(data, dict) and data.get("error")
+        ):  # some servers report a failure with status 200
             code = data["error"].get("code") if isinstance(data["error"], dict) else None
             status = code if isinstance(code, int) and 400 <= code < 600 else 502
         if status != 200 or not isinstance(data, dict):
@@ -204,7 +205,7 @@ class Endpoint:
         return reply
 
     def _exchange(self, content: bytes) -> _Reply:
-        """Send a request; the key is taken out of its answer."""
+        """Send a request, and mask the key in its answer."""
         answer = self._client.post(f"{self.url}/chat/completions", content=content)
         try:
             data = parse_json(answer.content)
@@ -214,9 +215,9 @@ class Endpoint:
         return _Reply(answer.status_code, answer.headers, clean, clean != data)
 
     def _fault(self, status: int, reply: _Reply) -> Exception:
-        """What an answer that is no completion means: ask again, never ask this again, or stop."""
+        """The error for an answer that is not a completion: repeat the request, drop it, or stop."""
         data = reply.data
-        reason = redact(words(data), self._key)
+        reason = redact(failure_text(data), self._key)
         if status == 429 and "insufficient_quota" in json.dumps(data):
             return BadInput(f"{self.url}: the account's quota is used up ({reason}); what was answered is kept")
         if status in BUSY or 500 <= status < 600 or (status < 300 and self._patience.has_answered):
@@ -233,20 +234,20 @@ class Endpoint:
         if status in (404, 405) or status < 300:
             problem = f"no chat completions there (status {status}: {reason})"
             return BadInput(f"{self.url}: {problem}; the address of an API often ends in /v1")
-        return _Refused(re.sub(r"\d+", "N", reason), refused_field(data))  # counted by reason, whatever the lengths
+        return _Refused(re.sub(r"\d+", "N", reason), refused_field(data))  # one reason for all numbers
 
 
 def address(url: str) -> str:
-    """The address of an API, without a slash at its end and what its requests add to it.
+    """The address of an API, without a final slash and without the path of its requests.
 
     Raises:
-        BadInput: no http(s) address, or one that holds more, such as a password; the address is not repeated.
+        BadInput: it is not an http(s) address, or contains more, such as a password; the error does not repeat it.
     """
     return server_address(url, "endpoint", "http://127.0.0.1:8000/v1", KEYS[0]).removesuffix("/chat/completions")
 
 
 def sum_known(counts: Iterable[int | None]) -> int | None:
-    """The sum, or None where a part of it is not known."""
+    """The sum of the counts, or None if one of them is unknown."""
     known = list(counts)
     return None if None in known else sum(count or 0 for count in known)
 

@@ -1,8 +1,8 @@
 """Sample responses from a policy on this machine, through transformers' ``generate``.
 
-Each sequence owns a random generator seeded from its own key, used as Gumbel noise on the full distribution
-(Maddison et al. 2014, "A* sampling"), so a sample depends on neither its batch nor the sample beside it.
-No top-k and no top-p: the distribution that is sampled is the one whose log-probabilities are computed.
+Each sequence has a random generator seeded from its own key, which gives Gumbel noise on the full distribution
+(Maddison et al. 2014, "A* sampling"), so a sample does not depend on the other sequences of its batch.
+There is no top-k and no top-p: log-probabilities are those of the distribution that is sampled.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from align.model.chat import Unusable
 from align.model.parsing import parse_response
 from align.model.roles import RoleModel
 
-PIECE = 768  # responses that are sampled before their replies are handed over
-SEGMENT = 16  # tokens; after each segment the rows that have ended are taken out of the batch
-PADDED, ROUNDED = 1e-4, 0.2  # nats, mean over the vocabulary: what left padding may move, in fp32 and in less
-SMALLEST = 2.0**-25  # below the least exponential that fp32 draws, so that its zeros do not become infinite noise
+PIECE = 768  # responses that are sampled before their replies are yielded
+SEGMENT = 16  # tokens; after each segment, rows that have ended are removed from the batch
+PADDED, ROUNDED = (
+    1e-4,
+    0.2,
+)  # nats, mean over the vocabulary: allowed effect of left padding, in fp32 and in lower precision
+SMALLEST = 2.0**-25  # smaller than any positive exponential draw in fp32: a draw of zero must not give infinite noise
 
 
 class TokenSample(NamedTuple):
@@ -41,14 +44,14 @@ class TokenSample(NamedTuple):
 
 
 class LocalSampler(Sampler):
-    """The policy on this machine."""
+    """Samples the policy on this machine."""
 
     GIVES_TOKENS: ClassVar[bool] = True
 
     kind: str = "local"
 
     def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
-        """Answer the requests that the template can render and that leave room for an answer, longest prompt first."""
+        """Answer the requests that the template can render and that leave room for a response, longest prompt first."""
         if policy is None:
             raise BadInput("sampler local: no policy to sample from; set policy to a run or a model folder")
         prompts: list[tuple[Request, Sequence[int]]] = []
@@ -97,7 +100,7 @@ def _prompt_ids(request: Request, policy: RoleModel) -> Sequence[int]:
 
 
 def _parts(prompts: Sequence[tuple[Request, Sequence[int]]]) -> Iterator[list[tuple[Request, Sequence[int]]]]:
-    """Prompts that are sampled together: the same settings, and like lengths."""
+    """Yield groups of prompts with the same settings and similar lengths, which are sampled together."""
 
     def settings(request: Request) -> tuple[int, float, int]:
         return request.n, request.temperature, request.max_new_tokens
@@ -122,7 +125,7 @@ class _Gumbel(LogitsProcessor):
         for row, generator in zip(waiting, self.generators, strict=True):
             row.exponential_(generator=generator)
         scores = scores.float() / self.temperature
-        noisy = scores - waiting.clamp_min(SMALLEST).log()  # minus the log of an exponential is Gumbel
+        noisy = scores - waiting.clamp_min(SMALLEST).log()  # minus the log of an exponential variable is Gumbel noise
         chosen = noisy.argmax(-1, keepdim=True)
         self.logprobs_TB.append(scores.gather(1, chosen)[:, 0] - scores.logsumexp(1))
         return noisy
@@ -167,30 +170,30 @@ def sample_responses(
 def _write(
     model: AdapterModel, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, temperature: float
 ) -> list[TokenSample]:
-    """One batch to its end, a segment at a time; after each, only the rows that have not ended go on."""
+    """Generate one batch segment by segment; after each, only the rows that have not ended continue."""
     generators = [torch.Generator(device=model.device).manual_seed(seed) for seed in seeds]
     samples = [TokenSample([], False, []) for _ in prompts]
-    going = list(range(len(prompts)))
+    unfinished = list(range(len(prompts)))
     written = 0
-    while going and written < max_new_tokens:
+    while unfinished and written < max_new_tokens:
         room = min(SEGMENT, max_new_tokens - written)
-        noise = _Gumbel([generators[row] for row in going], temperature) if temperature > 0 else None
-        parts = _segment(model, [[*prompts[row], *samples[row].ids] for row in going], noise, room)
+        noise = _Gumbel([generators[row] for row in unfinished], temperature) if temperature > 0 else None
+        parts = _segment(model, [[*prompts[row], *samples[row].ids] for row in unfinished], noise, room)
         if not all(math.isfinite(value) for part in parts for value in part.logprobs):
             raise NotFinite("sampling: log-probabilities are not finite; the policy's weights or dtype cannot be used")
-        for row, part in zip(going, parts, strict=True):
+        for row, part in zip(unfinished, parts, strict=True):
             before = samples[row]
             samples[row] = TokenSample(before.ids + part.ids, part.ended, before.logprobs + part.logprobs)
-        going = [row for row in going if not samples[row].ended]
+        unfinished = [row for row in unfinished if not samples[row].ended]
         written += room
     return samples
 
 
 def _takes_left_padding(model: AdapterModel) -> bool:
-    """Whether ``generate`` writes after a left-padded row what it writes after the row alone; measured once.
+    """Whether ``generate`` gives the same tokens after a left-padded row as after the row alone; measured once.
 
-    Models with a state may read what is masked, and models with learnt positions may count it; their rows are batched
-    with rows of the same length only. Where one that takes padding seems not to, only time is lost.
+    Recurrent models may read masked tokens, and models with learnt positions may count them; for these, a batch has
+    rows of the same length only. A wrong "no" costs time, not correctness.
     """
     if model.takes_left_padding is None:
         generator = torch.Generator().manual_seed(1)
@@ -203,7 +206,7 @@ def _takes_left_padding(model: AdapterModel) -> bool:
 
 
 def _greedy_logprobs(model: AdapterModel, row: list[int], padding: list[int]) -> Tensor:
-    """Log-probabilities ``(steps, V)`` that ``generate`` goes by after a row with masked tokens before it."""
+    """Log-probabilities ``(steps, V)`` in ``generate`` after a row that has masked tokens before it."""
     output = model.base.generate(
         input_ids=torch.tensor([padding + row], device=model.device),
         attention_mask=torch.tensor([[0] * len(padding) + [1] * len(row)], device=model.device),
@@ -217,7 +220,7 @@ def _greedy_logprobs(model: AdapterModel, row: list[int], padding: list[int]) ->
 def _segment(
     model: AdapterModel, rows: Sequence[Sequence[int]], noise: _Gumbel | None, max_new_tokens: int
 ) -> list[TokenSample]:
-    """What ``generate`` adds to left-padded rows; the pad id is covered by the attention mask."""
+    """The tokens that ``generate`` adds to left-padded rows; the attention mask covers the padding."""
     longest = max(map(len, rows))
     ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
     mask_BT = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -244,7 +247,7 @@ def _segment(
 
 
 def _until_stop(ids: list[int], logprobs: list[float], stops: set[int]) -> TokenSample:
-    """Cut after the first stop token: positions, not ids, decide what is padding."""
+    """Cut after the first stop token; what follows it is padding, whatever its ids."""
     for position, token in enumerate(ids):
         if token in stops:
             return TokenSample(ids[: position + 1], True, logprobs[: position + 1])

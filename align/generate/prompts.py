@@ -1,4 +1,4 @@
-"""Read the prompts of a file or of a run; columns that are not read are named."""
+"""Read the prompts of a file or of a run, and name the columns that are not read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from annotation.importers.responses import with_system
 from annotation.importers.turns import messages_of, refuse_media, template_arguments_of, tools_of
 
 READ = {"prompt", "system", "tools", "template_arguments", "chat_template_kwargs", "id", "family", "split", "language"}
-READ |= {*Pair.model_fields}  # a pairs run's files are files of prompts too
+READ |= {*Pair.model_fields}  # files of a pairs run can be read as prompts
 
 
 class Prompt(NamedTuple):
-    """A row of the prompts file: the conversation to answer, and what is passed on to the candidates."""
+    """A row of the prompts file: the conversation to answer, and the fields that are copied to candidates."""
 
     id: str
     messages: list[Message]
@@ -34,7 +34,7 @@ def read_prompts(path: Path, split: str | None = None, note: Callable[[str], Non
     """Read prompts: rows ``{"prompt": messages | text, "system"?, "tools"?, "template_arguments"?, "split"?, ...}``.
 
     Args:
-        note: is called with the columns that are not read.
+        note: called with a sentence that names the columns that are not read.
 
     Raises:
         BadInput: the file is missing or empty of this split, or a row holds no usable prompt (named by line).
@@ -48,7 +48,9 @@ def read_prompts(path: Path, split: str | None = None, note: Callable[[str], Non
                 raise ValueError(f"no 'prompt' (it holds {', '.join(map(repr, row)) or 'nothing'})")
             refuse_media(row)
             messages = with_system(messages_of(row.get("prompt"), "user", "prompt"), row.get("system"))
-            messages = messages[:-1] if is_empty(messages[-1:]) else messages  # "Assistant:" asks for an answer
+            messages = (
+                messages[:-1] if is_empty(messages[-1:]) else messages
+            )  # an empty last turn ("Assistant:") is a generation prompt
             check_messages(messages, "prompt")
             tools = tools_of(row.get("tools"))
         except (ValueError, Unusable) as error:

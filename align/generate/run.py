@@ -1,10 +1,10 @@
-"""Stage `sample`: k responses per prompt from a policy or an endpoint, for people (or a reward model) to compare.
+"""Stage `sample`: sample k responses per prompt from a policy or an endpoint, for people or a reward model to compare.
 
 In: a policy (run or model folder), or a model's name at an OpenAI-compatible endpoint, or another sampler; and prompts
-(JSON lines, or a run that left ``prompts.jsonl``). Out: ``candidates.jsonl``, one prompt per line with its responses
-and where they came from. A policy's response depends on the seed and its prompt alone, never on its batch; an endpoint
-is given a seed for each and may not heed it. Replies are kept as they come: a run that was killed goes on. Not here:
-choosing which responses are worth a person's time, and the samplers themselves.
+(JSON lines, or a run with ``prompts.jsonl``). Out: ``candidates.jsonl``, one prompt per line with its responses and
+their origin. A response of a policy depends only on the seed and its prompt, never on its batch; an endpoint gets a
+seed for each response and may ignore it. Replies are saved in the order of arrival, so that a killed run resumes.
+Not here: selecting responses for annotation, and the samplers themselves.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from align.generate.sampler import ChosenSampler, Reply, Request, Sample, Sample
 from align.model.open import Role, open_models
 from align.model.roles import RoleModel
 
-REPLIES = "checkpoints/replies.jsonl"  # what was sampled so far
-Responses = list[dict[str, Any]]  # as candidates hold them: messages, origin, ended, and tokens of a policy's own
+REPLIES = "checkpoints/replies.jsonl"  # the replies so far
+Responses = list[dict[str, Any]]  # as in candidates: messages, origin, ended, and tokens of a policy
 
 
 class SampleConfig(ModelConfig):
-    """What is sampled, from a policy or an endpoint; ``temperature: 0`` is greedy and has one response per prompt."""
+    """Settings of sampling from a policy or an endpoint; ``temperature: 0`` is greedy, with one response per prompt."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("policy", "prompts")
 
@@ -87,8 +87,8 @@ class SampleConfig(ModelConfig):
         return EndpointSampler(url=self.endpoint, model=str(self.model)) if self.endpoint else LocalSampler()
 
 
-class Source(NamedTuple):
-    """Where responses come from: the sampler, its policy where it has none of its own, and the name it is known by."""
+class ResponseSource(NamedTuple):
+    """The source of responses: the sampler, the policy that it samples (or None), and the name in candidates."""
 
     sampler: Sampler
     policy: RoleModel | None
@@ -97,7 +97,7 @@ class Source(NamedTuple):
 
 @stage
 def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
-    """Write ``candidates.jsonl``: k sampled responses for every prompt that can be answered."""
+    """Write ``candidates.jsonl``: k sampled responses for each prompt that can be answered."""
     if config.temperature == 0 and config.k > 1:
         raise BadInput(f"temperature: 0 gives the same response {config.k} times; set k: 1 or a temperature above 0")
     prompts = _distinct(run, read_prompts(config.prompts, config.split, run.note), config.limit)
@@ -124,19 +124,19 @@ def _distinct(run: Run, prompts: Sequence[Prompt], limit: int | None) -> list[Pr
     return distinct[:limit]
 
 
-def _open(config: SampleConfig, run: Run) -> Source:
-    """The sampler, with the policy loaded where it samples one."""
+def _open(config: SampleConfig, run: Run) -> ResponseSource:
+    """Open the sampler, and load the policy if it samples one."""
     sampler = config.chosen_sampler
     if config.policy is None:
-        return Source(sampler, None, sampler.origin)
+        return ResponseSource(sampler, None, sampler.origin)
     model = open_models(run, config, config.policy, {"policy": Role()}, packs=False)
     is_a_run = (config.policy / "run.json").is_file()
     origin = Path(read_run(config.policy).path).name if is_a_run else config.policy.resolve().name
-    return Source(sampler, RoleModel(model, "policy" if "policy" in model.trainable else None), origin)
+    return ResponseSource(sampler, RoleModel(model, "policy" if "policy" in model.trainable else None), origin)
 
 
-def _replies(config: SampleConfig, run: Run, source: Source, prompts: Sequence[Prompt]) -> dict[int, Reply]:
-    """Replies by the prompt's number, with those of an interrupted run; refused prompts are counted by reason."""
+def _replies(config: SampleConfig, run: Run, source: ResponseSource, prompts: Sequence[Prompt]) -> dict[int, Reply]:
+    """Replies by prompt number, including those of an interrupted run; refused prompts are counted by reason."""
     replies = _replies_before(run, len(prompts))
     if replies:
         run.note(f"{len(replies)} of {len(prompts)} prompts were answered before; going on")
@@ -144,7 +144,7 @@ def _replies(config: SampleConfig, run: Run, source: Source, prompts: Sequence[P
     requests = [_request(config, prompts[number]) for number in waiting.values()]
     answered = source.sampler.sample(requests, source.policy)
     for reply in tqdm(answered, desc="sample", unit="prompt", total=len(requests)):
-        if reply.refused is not None:  # asked again by the next run of the same command
+        if reply.refused is not None:  # sent again by the next run of the same command
             run.drop(reply.refused)
             continue
         number = waiting[reply.id]
@@ -177,7 +177,7 @@ def _as_json(number: int, reply: Reply) -> dict[str, Any]:
 
 
 def _replies_before(run: Run, n_prompts: int) -> dict[int, Reply]:
-    """What an interrupted run of the same config left, by the prompt's number; replies that are lost are named."""
+    """The replies of an interrupted run of the same config, by prompt number; unreadable ones are noted."""
     file = run.path / REPLIES
     if run.is_main:
         file.parent.mkdir(exist_ok=True)
@@ -192,8 +192,8 @@ def _replies_before(run: Run, n_prompts: int) -> dict[int, Reply]:
     }
 
 
-def _responses(source: Source, prompt: Prompt, reply: Reply) -> Responses:
-    """The samples as candidates hold them: what people read, and the ids that are scored."""
+def _responses(source: ResponseSource, prompt: Prompt, reply: Reply) -> Responses:
+    """The samples in the format of candidates: messages for people, and token ids for scoring."""
     responses = []
     for sample in reply.samples:
         response = {"messages": [sample.message], "origin": source.origin, "ended": sample.ended}
@@ -204,8 +204,8 @@ def _responses(source: Source, prompt: Prompt, reply: Reply) -> Responses:
     return responses
 
 
-def _usage(run: Run, source: Source, replies: Iterable[Reply], seconds: float) -> dict[str, Any]:
-    """Tokens that were sampled here, or that a server counted; notes of what a server does in its own way."""
+def _usage(run: Run, source: ResponseSource, replies: Iterable[Reply], seconds: float) -> dict[str, Any]:
+    """The headline's numbers of tokens, as sampled here or counted by the server; notes the sampler's remarks."""
     replies = list(replies)
     for remark in dict.fromkeys(remark for reply in replies for remark in reply.remarks):
         run.note(remark)
@@ -227,8 +227,8 @@ def _usage(run: Run, source: Source, replies: Iterable[Reply], seconds: float) -
 
 
 def _row(run: Run, prompt: Prompt, responses: Responses) -> dict[str, Any]:
-    kept = [response for response in responses if _is_something(response["messages"][0])]
-    run.drop("empty response", len(responses) - len(kept))  # nothing that a person could compare
+    kept = [response for response in responses if _has_output(response["messages"][0])]
+    run.drop("empty response", len(responses) - len(kept))  # no content to compare
     row = {"prompt_id": prompt.id, "prompt": prompt.messages, "responses": kept}
     row |= {"family": prompt.family, "split": prompt.split}
     shared = {"tools": prompt.tools, "template_arguments": prompt.arguments, "language": prompt.language}
@@ -236,7 +236,7 @@ def _row(run: Run, prompt: Prompt, responses: Responses) -> dict[str, Any]:
 
 
 def _note_silent(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Say how many responses have reasoning and no answer."""
+    """Note how many responses have reasoning but no answer."""
     responses = [response for row in rows for response in row["responses"]]
     silent = [r for r in responses if not (r["messages"][0]["content"].strip() or r["messages"][0].get("tool_calls"))]
     cut = sum(not response["ended"] for response in silent)
@@ -247,13 +247,13 @@ def _note_silent(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _is_something(message: Message) -> bool:
-    """Whether a response holds text, tool calls or reasoning."""
+def _has_output(message: Message) -> bool:
+    """Whether a response has text, tool calls or reasoning."""
     return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
 def _headline(rows: Sequence[Mapping[str, Any]], answers: Sequence[Responses]) -> dict[str, Any]:
-    """Counts, and shares with intervals clustered by prompt, over everything that was sampled."""
+    """Counts, and shares with intervals clustered by prompt, over all sampled responses."""
     clusters = [str(i) for i, responses in enumerate(answers) for _ in responses]
     ended = [float(response["ended"]) for responses in answers for response in responses]
     distinct = [new for responses in answers for new in _new([response["messages"][0] for response in responses])]
@@ -266,5 +266,5 @@ def _headline(rows: Sequence[Mapping[str, Any]], answers: Sequence[Responses]) -
 
 
 def _new(messages: Sequence[Message]) -> list[float]:
-    """1 for each message that no earlier one of the prompt equals, else 0."""
+    """1 for each message that differs from all earlier messages of the prompt, else 0."""
     return [float(message not in messages[:i]) for i, message in enumerate(messages)]

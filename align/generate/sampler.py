@@ -1,8 +1,8 @@
-"""The sampler seam: requests in, sampled responses out, whatever writes them.
+"""The sampler seam: requests in, sampled responses out, from a local policy or from a server.
 
 A sampler is a class derived from :class:`Sampler`, chosen by ``kind``: a shipped name, or ``module:Class``. It answers
 requests in any order. The local model gives token ids and log-probabilities, an endpoint gives texts. Nothing here
-loads a model or talks to a server (``local.py``, ``endpoint.py``).
+loads a model or sends a request to a server (``local.py``, ``endpoint.py``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SAMPLERS = Seam(
 
 
 class Request(NamedTuple):
-    """A prompt that is to be answered ``n`` times.
+    """A request for ``n`` responses to a prompt.
 
-    ``id`` is the request's own among those of one call. ``key`` with a response's number seeds that response.
-    ``prompt_ids`` are the prompt's tokens where they are known already. ``temperature = 0`` is greedy.
+    ``id`` is unique among the requests of one call. ``key`` with a response's number seeds that response.
+    ``prompt_ids`` are the token ids of the prompt if they are known already. ``temperature = 0`` is greedy.
     """
 
     id: str
@@ -65,18 +65,18 @@ class Sample(NamedTuple):
     logprobs: list[float] | None = None
 
     def require_ids(self) -> list[int]:
-        """The token ids, of a sampler that gives them."""
+        """The token ids; ValueError if the sampler gave none."""
         if self.ids is None:
             raise ValueError("a sample without token ids")
         return self.ids
 
 
 class Reply(NamedTuple):
-    """What a sampler gives to a request: its samples, or why it refuses the prompt.
+    """The reply to a request: its samples, or the reason why the prompt is refused.
 
-    ``prompt_ids`` are the tokens that the prompt was read as. ``withheld`` counts responses that a server kept back or
-    gave up on, ``masked`` those of its answers that repeated the API key. ``served_by`` names the models that a server
-    says it ran. Token counts are the server's, None where it does not count. ``remarks`` are facts worth a note.
+    ``prompt_ids`` are the token ids of the prompt. ``withheld`` counts responses that a server withheld or did not
+    finish, ``masked`` the answers in which the API key was masked. ``served_by`` has the names of the models by which
+    a server answered. Token counts are the server's, None if it does not count. ``remarks`` are added to the notes.
     """
 
     id: str
@@ -92,22 +92,22 @@ class Reply(NamedTuple):
 
 
 class Sampler(Part):
-    """What answers requests; its fields are its settings.
+    """Base of all samplers; its fields are its settings.
 
-    ``GIVES_TOKENS``: it samples the policy that it is handed, and gives token ids and log-probabilities. Any other
-    sampler writes by a model of its own.
+    ``GIVES_TOKENS``: it samples the given policy, and gives token ids and log-probabilities. Any other sampler has a
+    model of its own.
     """
 
     GIVES_TOKENS: ClassVar[bool] = False
 
     @property
     def origin(self) -> str:
-        """The name that responses are remembered by where no policy was handed over."""
+        """The origin of responses in candidates, for a sampler with a model of its own."""
         return self.kind
 
     @abstractmethod
     def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
-        """Answer each request once, in any order.
+        """Yield one reply per request, in any order.
 
         Args:
             policy: the weights to sample from; None where the sampler has a model of its own.
@@ -130,10 +130,10 @@ def sample_all(
     """The replies to requests, in the order of the requests.
 
     Args:
-        progress: what a progress bar is labelled with; None shows none.
+        progress: label of the progress bar; None: no bar.
 
     Raises:
-        BadInput: the sampler leaves a request unanswered or answers with another number of samples.
+        BadInput: a request has no reply or the wrong number of samples, or required token ids are missing.
     """
     answered = sampler.sample(requests, policy)
     bar = tqdm(answered, desc=progress, unit="prompt", total=len(requests), disable=progress is None or not requests)

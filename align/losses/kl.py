@@ -12,7 +12,7 @@ KlKind = Literal["k1", "k3"]
 
 
 def token_kl(logprob_BT: Tensor, reference_BT: Tensor, kind: KlKind) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from tokens the policy sampled, ``(B, T)`` in nats.
+    """Per-token estimate of KL(policy || reference) from tokens that the policy sampled, ``(B, T)`` in nats.
 
     k1 is the log-ratio; k3 is ``(1/r - 1) + log r``, unbiased and never negative (Schulman 2020,
     "Approximating KL Divergence").
@@ -24,11 +24,11 @@ def token_kl(logprob_BT: Tensor, reference_BT: Tensor, kind: KlKind) -> Tensor:
 
 
 def exact_token_kl(logits_NV: Tensor, reference_NV: Tensor) -> Tensor:
-    """KL(policy || reference) over the whole vocabulary at each position, ``(N,)`` in nats."""
+    """Exact KL(policy || reference) at each position, a sum over the vocabulary, ``(N,)`` in nats."""
     logprob_NV = logits_NV.log_softmax(-1)
     return (logprob_NV.exp() * (logprob_NV - reference_NV.log_softmax(-1))).sum(-1)
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n from the policy it samples, ``log n - (n - 1) / n`` nats (Gao et al. 2022, arXiv 2210.10760)."""
+    """KL(best-of-n || policy) in nats per response, ``log n - (n - 1) / n`` (Gao et al. 2022, arXiv 2210.10760)."""
     return math.log(n) - (n - 1) / n

@@ -1,4 +1,4 @@
-"""Sums over the cells that a mask leaves."""
+"""Masked sums."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum where mask is True; masked-out NaN or infinity does not count."""
+    """Sum ``values`` where ``mask`` is True, ``()``; NaN or infinity elsewhere does not count."""
     return torch.where(mask, values, torch.zeros_like(values)).sum()

@@ -1,7 +1,7 @@
-"""Losses on pairs of responses, with the shapes and the source of each, and the seam that others plug into.
+"""Losses on pairs of responses, and the seam for further preference losses.
 
-Axis: P pairs. Losses take the ``denominator`` of the whole step (the sum of its pairs' weights), so that a step split
-into parts adds up to the same loss and gradient. A loss that couples pairs is given all pairs of a step at once.
+Axis: P pairs. Losses take the ``denominator`` of the whole step (the sum of its pairs' weights), so that the parts of a
+step add up to the same loss and gradient. A loss that couples pairs gets all pairs of a step at once.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LOSSES = Seam("loss", {"sigmoid": "align.losses.pairwise:Sigmoid", "sft": "align
 
 
 class PairLoss(NamedTuple):
-    """A loss ``()`` and the difference of each pair's rewards ``(P,)``."""
+    """A loss ``()`` and the reward margin (chosen minus rejected) of each pair ``(P,)``."""
 
     loss: Tensor
     margin_P: Tensor
 
 
 def bradley_terry(chosen_P: Tensor, rejected_P: Tensor, weight_P: Tensor, denominator: float) -> PairLoss:
-    """Negative log-likelihood that the chosen response wins: ``-log sigma(r_chosen - r_rejected)``.
+    """Negative log-likelihood of the preference under Bradley-Terry: ``-log sigma(r_chosen - r_rejected)``.
 
     Bradley & Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155), Eq. 1.
     """
@@ -47,16 +47,16 @@ def dpo_loss(
     beta: float,
     denominator: float,
 ) -> PairLoss:
-    """``-log sigma(beta * (log pi/ref of chosen - log pi/ref of rejected))`` on summed log-probabilities.
+    """DPO's loss on summed log-probabilities: ``-log sigma(beta * (log pi/ref of chosen - log pi/ref of rejected))``.
 
-    Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. ``margin_P`` is the implicit reward difference.
+    Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. ``margin_P`` is the margin of implicit rewards.
     """
     margin_P = beta * ((chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P))
     return PairLoss(-(weight_P * logsigmoid(margin_P)).sum() / denominator, margin_P)
 
 
 def likelihood_loss(logprob_P: Tensor, n_tokens_P: Tensor, weight_P: Tensor, denominator: float) -> Tensor:
-    """The SFT term: mean negative log-likelihood per token of each response, weighted and summed.
+    """The SFT term: the mean negative log-likelihood per token of each response, as a weighted sum over responses.
 
     Pang et al. 2024 (arXiv 2404.19733), Eq. 1 normalises by length in the same way.
     """
@@ -67,9 +67,9 @@ def likelihood_loss(logprob_P: Tensor, n_tokens_P: Tensor, weight_P: Tensor, den
 
 
 class PairLogprobs(NamedTuple):
-    """What a preference loss is given: summed log-probabilities ``(P,)`` in nats, and the tokens that they sum over.
+    """The input of a preference loss: log-probabilities ``(P,)`` in nats per response, and numbers of tokens ``(P,)``.
 
-    ``denominator`` is the sum of the weights of all pairs of the step, of which these may be a part.
+    ``denominator`` is the sum of the weights of all pairs of the step, also where these pairs are only a part of them.
     """
 
     chosen_P: Tensor
@@ -82,34 +82,34 @@ class PairLogprobs(NamedTuple):
     denominator: float
 
     def margin_P(self, beta: float) -> Tensor:
-        """The difference of the implicit rewards ``beta log(policy / reference)`` of chosen and rejected."""
+        """The margin ``(P,)`` of the implicit rewards ``beta log(policy / reference)``."""
         chosen_P, rejected_P = self.chosen_P - self.reference_chosen_P, self.rejected_P - self.reference_rejected_P
         return beta * (chosen_P - rejected_P)
 
 
 class PreferenceLoss(Part):
-    """A loss on the log-probabilities of pairs; ``weight`` is its share where several are added up.
+    """Base of all losses on log-probabilities of pairs; ``weight`` is its weight in a sum of several losses.
 
-    ``COUPLES_PAIRS``: what one pair adds depends on other pairs of the step (a sort, a mean), so the loss gets all of
-    them at once; any other loss is computed packed batch by packed batch.
+    ``COUPLES_PAIRS``: the term of one pair depends on other pairs of the step (a sort, a mean), so the loss gets all
+    pairs of the step at once; any other loss is computed packed batch by packed batch.
     """
 
     COUPLES_PAIRS: ClassVar[bool] = False
 
-    weight: float = Field(default=1.0, gt=0, description="its share where several losses are added up")
+    weight: float = Field(default=1.0, gt=0, description="its weight in a sum of several losses")
 
     @property
     def reward_scale(self) -> float:
-        """The factor by which a log-ratio of policy and reference is a reward."""
+        """The factor that turns a log-ratio of policy and reference into an implicit reward."""
         return 1.0
 
     def loss(self, pairs: PairLogprobs) -> Tensor:
-        """The loss ``()`` of these pairs, over ``pairs.denominator``."""
+        """The loss ``()``: the weighted sum over these pairs, divided by ``pairs.denominator``."""
         raise NotImplementedError
 
 
 class Sigmoid(PreferenceLoss):
-    """DPO's own loss."""
+    """The sigmoid loss of DPO."""
 
     kind: Literal["sigmoid"] = "sigmoid"
     beta: float = Field(default=0.1, gt=0, description="how strongly the policy is held to its reference")
@@ -124,7 +124,7 @@ class Sigmoid(PreferenceLoss):
 
 
 class Likelihood(PreferenceLoss):
-    """The SFT term on chosen responses, which holds their likelihood up."""
+    """The SFT term: the negative log-likelihood of chosen responses, which keeps them likely."""
 
     kind: Literal["sft"] = "sft"
 

@@ -1,8 +1,8 @@
 """PPO's equations for the policy: rewards, advantages and the clipped loss.
 
 Tensors in, tensors out: no configuration, no state, no logging. Axes: B responses, T response tokens. ``mask_BT`` is
-True on response tokens; masked-out cells may hold anything and never change a result. Losses take the ``denominator``
-of the whole step (its token count), so that a step split into parts adds up to the same loss and gradient.
+True on response tokens; values of other cells never change a result. Losses take the ``denominator`` of the whole step
+(its token count), so that the parts of a step add up to the same loss and gradient.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from align.losses.masked import masked_sum
 
 
 class PolicyLoss(NamedTuple):
+    """The loss and its statistics, each ``()`` and over the same mask and denominator."""
+
     loss: Tensor
     clip_fraction: Tensor
     approx_kl: Tensor
 
 
 class Credit(NamedTuple):
+    """Advantages and returns of each token."""
+
     advantages_BT: Tensor
     returns_BT: Tensor
 
@@ -30,7 +34,7 @@ def shape_rewards(scores_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, coefficient:
     """``-coefficient * KL`` at every token, plus the score at the last token of each response, ``(B, T)``.
 
     Stiennon et al. 2020 (arXiv 2009.01325), section 3.4; the score is read at the stop token. Responses are
-    left-aligned, and each has a token.
+    left-aligned, and each has at least one token.
     """
     rewards_BT = torch.where(mask_BT, -coefficient * kl_BT, torch.zeros_like(kl_BT))
     last_B = mask_BT.sum(dim=1) - 1
@@ -38,7 +42,7 @@ def shape_rewards(scores_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, coefficient:
 
 
 def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float) -> Credit:
-    """Generalised advantage estimation and the returns it implies; the value after the last token is 0.
+    """Generalised advantage estimation: advantages and returns ``(B, T)``; the value after the last token is 0.
 
     Schulman et al. 2016 (arXiv 1506.02438), Eq. 16. Responses are left-aligned: True cells come first.
     """
@@ -56,17 +60,17 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
 
 
 def whiten(values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """``(values - mean) / sqrt(variance + 1e-8)``, with the moments of all values, of which these may be a part."""
+    """``(values - mean) / sqrt(variance + 1e-8)``, where mean and variance are those of all values of the step."""
     return (values - mean) * torch.rsqrt(variance + 1e-8)
 
 
 def policy_loss(
     logprob_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, clip: float, denominator: float
 ) -> PolicyLoss:
-    """PPO's clipped surrogate, ``max(-A r, -A clip(r, 1 - clip, 1 + clip))`` summed over tokens.
+    """PPO's clipped surrogate loss, ``max(-A r, -A clip(r, 1 - clip, 1 + clip))`` summed over tokens.
 
-    Schulman et al. 2017 (arXiv 1707.06347), Eq. 7. Statistics are sums under the same mask over the same
-    denominator; ``approx_kl`` is k3 of the update.
+    Schulman et al. 2017 (arXiv 1707.06347), Eq. 7. ``approx_kl`` is the k3 estimate in nats per token of
+    KL(old policy || policy).
     """
     log_ratio_BT = torch.where(mask_BT, logprob_BT - old_BT, torch.zeros_like(old_BT))
     ratio_BT = log_ratio_BT.exp()

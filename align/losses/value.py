@@ -1,8 +1,8 @@
-"""PPO's equations for the critic: its clipped loss, and how much of the returns it explains.
+"""PPO's equations for the critic: the clipped value loss and the explained variance.
 
 Tensors in, tensors out: no configuration, no state, no logging. Axes: B responses, T response tokens. ``mask_BT`` is
-True on response tokens; masked-out cells may hold anything and never change a result. Losses take the ``denominator``
-of the whole step (its token count), so that a step split into parts adds up to the same loss and gradient.
+True on response tokens; values of other cells never change a result. Losses take the ``denominator`` of the whole step
+(its token count), so that the parts of a step add up to the same loss and gradient.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from align.losses.masked import masked_sum
 
 
 class ValueLoss(NamedTuple):
+    """The loss and the share of tokens whose value was clipped, each ``()``."""
+
     loss: Tensor
     clip_fraction: Tensor
 
@@ -23,7 +25,7 @@ class ValueLoss(NamedTuple):
 def value_loss(
     values_BT: Tensor, old_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, clip: float, denominator: float
 ) -> ValueLoss:
-    """Half the squared error, the larger of plain and clipped around the old values, summed over tokens.
+    """Half the larger squared error of the values and the values clipped around the old ones, summed over tokens.
 
     Huang et al. 2024 (arXiv 2403.17031), detail on value clipping.
     """

@@ -1,8 +1,8 @@
-"""One frozen base and the adapters that play roles on it: policy, reference, reward, value.
+"""One frozen base with an adapter per role: policy, reference, reward, value.
 
 The base is loaded once. ``AdapterModel.use(role)`` switches the active adapter; a backward pass must come before the
-next switch (PEFT drops the gradient of an adapter that is switched off, without an error), so losses are
-back-propagated role by role. Log-probabilities, values and scores are read at response positions only.
+next switch (PEFT drops the gradient of an adapter that is switched off, without an error), so the backward pass runs
+role by role. Log-probabilities, values and scores are computed at response positions only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from align.model.load import batch_limit, device_of, load_base, load_tokenizer, 
 from align.model.packing import Layout, PackedBatch
 from align.model.tuners.tuner import Tuner, default_tuner, plain, read_adapter, refuse_other_shape
 
-CHUNK_CELLS = 1 << 24  # positions x vocabulary held at once by the head, in fp32 cells (64 MiB)
+CHUNK_CELLS = 1 << 24  # positions x vocabulary that the head computes at once, in fp32 numbers (64 MiB)
 
 
 class AdapterModel:
-    """The base, its tokenizer and template, and the roles on it."""
+    """A base with its tokenizer, its chat template and the roles on it."""
 
     def __init__(self, source: Path, compute: Compute, template: Template | None = None) -> None:
         self.compute = compute
@@ -46,7 +46,7 @@ class AdapterModel:
         self.attention = choose_attention(compute.attention)
         self.attention.prepare(self.base)
         self.tuners: dict[str, Tuner] = {}
-        self.tuned: dict[type[Tuner], Any] = {}  # the base as each kind of tuner has wrapped it
+        self.tuned: dict[type[Tuner], Any] = {}  # the base as each class of tuner has wrapped it
         self.active: str | None = None
         self.trainable: dict[str, bool] = {}
         self.heads: dict[str, ScalarHead] = {}
@@ -59,10 +59,10 @@ class AdapterModel:
     # --- roles ---------------------------------------------------------------------------------------------
 
     def add(self, role: str, *, adapter: Path | None, tuner: Tuner | None = None, trainable: bool) -> None:
-        """Add a role: a copy of a saved adapter, or fresh weights (which start as the base itself).
+        """Add a role: a copy of a saved adapter, or new weights that leave the base unchanged.
 
         Raises:
-            BadInput: the adapter does not fit the base, or ``tuner`` asks for another shape than the adapter has.
+            BadInput: the adapter does not fit the base, or ``tuner`` has another shape than the adapter.
         """
         saved = read_adapter(adapter).tuner if adapter else None
         if adapter and saved and tuner:
@@ -71,13 +71,13 @@ class AdapterModel:
         model = self.tuned[type(own)] = own.attach(self.tuned.get(type(own), self.base), role, adapter)
         if adapter:
             own.load(model, role, adapter, self.base_path)
-        self.base.eval()  # PEFT's new modules arrive in train mode
+        self.base.eval()  # PEFT's new modules are in train mode
         self.trainable[role] = trainable
         for parameter in own.parameters(model, role).values():
             parameter.data = parameter.data.to(self.device, torch.float32)
 
     def add_head(self, role: str, folder: Path | None = None) -> ScalarHead:
-        """Give a role a scalar head, zero or as saved in ``folder/head.safetensors``."""
+        """Add a scalar head to a role: zeros, or the weights in ``folder/head.safetensors``."""
         head = ScalarHead(width(self.base))
         if folder is not None:
             head.load(folder, self.base_path)
@@ -87,9 +87,9 @@ class AdapterModel:
 
     @contextmanager
     def use(self, role: str | None) -> Iterator[None]:
-        """Make a role's adapter the active one; None is the bare base.
+        """Activate a role's adapter; None is the bare base.
 
-        Run the backward pass of what was computed inside before the block ends.
+        Run the backward pass of everything computed inside the block before it ends.
         """
         before = self.active
         self.set_active(role)
@@ -98,7 +98,7 @@ class AdapterModel:
             self.set_active(before)
 
     def set_active(self, role: str | None) -> None:
-        """Switch to a role's adapter for good; only it can receive gradients, and only if it is trainable."""
+        """Switch to a role's adapter until the next switch; only it receives gradients, and only if it is trainable."""
         own = type(self.tuners[role]) if role is not None else None
         for kind, model in self.tuned.items():
             if kind is not own:
@@ -115,7 +115,7 @@ class AdapterModel:
         return self.tuned[type(self.tuners[role])]
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
-        """The tensors a role owns, by a name that does not depend on the role: adapter first, then head."""
+        """The tensors of a role, by names that do not depend on the role: adapter first, then head."""
         named = self.tuners[role].parameters(self.wrapped(role), role)
         if role in self.heads:
             named |= {f"head.{name}": parameter for name, parameter in self.heads[role].linear.named_parameters()}
@@ -128,7 +128,7 @@ class AdapterModel:
             write_bytes(folder / "head.safetensors", save(plain(self.heads[role].linear.state_dict())))
 
     def facts(self) -> list[str]:
-        """What a reader should know of these weights: tensors without a use, what trains and what cannot."""
+        """Facts about these weights for the run's notes: unused tensors, limits, and what trains."""
         some = ", ".join(self.unused[:3])
         facts = [f"{len(self.unused)} tensors of {self.base_path} are not used, first {some}"] if self.unused else []
         if limit := batch_limit(self.base.config):
@@ -145,12 +145,12 @@ class AdapterModel:
 
     @property
     def reference(self) -> str | None:
-        """The role that plays reference: None is the bare base."""
+        """The role that serves as the reference; None is the bare base."""
         return "reference" if "reference" in self.trainable else None
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Everything in eval mode, for an evaluation in the middle of a training loop."""
+        """Put every module in eval mode, for an evaluation during training."""
         training = [module for module in self.base.modules() if module.training]
         self.base.eval()
         try:
@@ -170,7 +170,8 @@ class AdapterModel:
     def _recomputing(self) -> Iterator[None]:
         """Gradient checkpointing: transformers' layers recompute in train mode only, and the base is in eval mode.
 
-        So the layers alone say that they train, and only where a gradient is wanted; what is inside them does not.
+        So only the layers themselves are set to train mode, and only where gradients are computed; the modules inside
+        them stay in eval mode.
         """
         wanted = self.compute.gradient_checkpointing and torch.is_grad_enabled()
         layers = [m for m in self.base.modules() if isinstance(m, GradientCheckpointingLayer)] if wanted else []
@@ -184,7 +185,7 @@ class AdapterModel:
                 layer.training = mode
 
     def logprobs(self, packed: PackedBatch, temperature: float = 1.0) -> Tensor:
-        """Log-probability of each response token ``(N,)``, fp32, under the active role."""
+        """Log-probability in nats of each response token ``(N,)``, fp32, under the active role."""
         hidden_ND = self.response_hidden_states(packed)
         whole = len(hidden_ND) <= self.chunk
         parts = [
@@ -198,7 +199,7 @@ class AdapterModel:
     def exact_kl(
         self, packed: PackedBatch, policy: str | None, reference: str | None, temperature: float = 1.0
     ) -> Tensor:
-        """Full-vocabulary KL(policy || reference) at each response token ``(N,)``, head computed in chunks."""
+        """KL(policy || reference) over the vocabulary at each response token, ``(N,)`` in nats, computed in chunks."""
         with self.use(policy):
             policy_ND = self.response_hidden_states(packed)
         with self.use(reference):
@@ -219,7 +220,7 @@ class AdapterModel:
         return self.heads[role](self.response_hidden_states(packed))
 
     def head_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Hidden states to fp32 logits ``(N, V)`` through the model's own head, with its scale and cap."""
+        """The fp32 logits ``(N, V)`` of hidden states by the model's own head, with its scale and cap."""
         if self.head_is_plain:
             return self.base.get_output_embeddings()(hidden_ND).float()
         return model_head(self.base, hidden_ND)
@@ -234,7 +235,7 @@ class AdapterModel:
 
     @property
     def chunk(self) -> int:
-        """How many positions the head computes at once: logits of a whole batch never exist."""
+        """How many positions the head computes at once; the logits of a whole batch are never in memory."""
         return max(1, CHUNK_CELLS // int(self.base.get_output_embeddings().weight.shape[0]))
 
 

@@ -1,8 +1,8 @@
-"""Who may look at whom in a packed batch, told to a model in the form that an attention implementation takes.
+"""The attention seam: the attention masks of packed batches, in the form that an attention implementation takes.
 
 In: a packed batch, whose tokens belong to nodes of a tree that are entered and left in order. Out: the model's
-``attention_mask``. :class:`Dense` gives boolean masks (SDPA) or added ones (eager). Not here: a block mask, which only
-CUDA can train with; it is another :class:`Attention`.
+``attention_mask``. :class:`Dense` gives boolean masks (SDPA) or additive ones (eager). Not here: block masks, with
+which only CUDA can train; they are another :class:`Attention`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Attention(Part):
     """An attention implementation."""
 
     def prepare(self, model: Any) -> None:
-        """Set a loaded model to this implementation; by default it stays as transformers loads it."""
+        """Switch a loaded model to this implementation; by default it stays as transformers loads it."""
 
     def mask(self, model: Any, packed: PackedBatch) -> Any:
-        """What ``model`` takes as ``attention_mask`` for a packed tree."""
+        """The ``attention_mask`` of ``model`` for a packed tree."""
         raise NotImplementedError
 
 
 def choose_attention(given: Any) -> Attention:
-    """The attention implementation that ``compute.attention`` asks for; None: dense.
+    """The attention implementation that ``compute.attention`` names; None: dense.
 
     Raises:
         BadInput: there is none of this kind, or it refuses its settings.
@@ -43,7 +43,7 @@ def choose_attention(given: Any) -> Attention:
 
 
 class Dense(Attention):
-    """A mask with a cell for every pair of positions: ``(R, 1, L, L)``, one per type of layer where they differ."""
+    """A dense mask ``(R, 1, L, L)``, with one per layer type where the types differ."""
 
     kind: str = "dense"
 
@@ -54,7 +54,7 @@ class Dense(Attention):
             window = None
         layer_types = set(getattr(config, "layer_types", None) or ())
         if layer_types and not layer_types & {"sliding_attention", "chunked_attention"}:
-            window = None  # stated, and used by no layer
+            window = None  # configured, but no layer uses it
         if window is None:
             return _as_taken(model, allowed(packed))
         if not layer_types:
@@ -67,7 +67,7 @@ DENSE = Dense()
 
 
 def allowed(packed: PackedBatch, window: int | None = None) -> Tensor:
-    """Boolean mask ``(R, 1, L, L)``: True where a query (third axis) may look at a key (last axis).
+    """Boolean mask ``(R, 1, L, L)``: True where a query (third axis) may attend to a key (last axis).
 
     A node enters at ``enter`` and leaves at ``leave``; k is an ancestor of q, or q's own node, exactly when
     ``enter[k] <= enter[q] < leave[k]``. ``window`` limits the distance in positions.
@@ -75,16 +75,16 @@ def allowed(packed: PackedBatch, window: int | None = None) -> Tensor:
     enter_q, enter_k = packed.enter_RL[:, :, None], packed.enter_RL[:, None, :]
     leave_k = packed.leave_RL[:, None, :]
     column = torch.arange(packed.tokens_RL.shape[1], device=packed.tokens_RL.device)
-    may_look = (enter_k <= enter_q) & (enter_q < leave_k) & (column[None, :] <= column[:, None])
+    mask = (enter_k <= enter_q) & (enter_q < leave_k) & (column[None, :] <= column[:, None])
     if window is not None:
-        may_look &= packed.positions_RL[:, :, None] - packed.positions_RL[:, None, :] < window
-    return may_look[:, None]
+        mask &= packed.positions_RL[:, :, None] - packed.positions_RL[:, None, :] < window
+    return mask[:, None]
 
 
-def _as_taken(model: Any, may_look: Tensor) -> Tensor:
-    """SDPA takes booleans; eager attention *adds* its mask and needs 0 and the lowest number."""
+def _as_taken(model: Any, mask: Tensor) -> Tensor:
+    """The mask as the model takes it: boolean for SDPA; for eager attention, which adds it, 0 and the lowest number."""
     if model.config._attn_implementation != "eager":
-        return may_look
+        return mask
     dtype = next(model.parameters()).dtype
     lowest = torch.finfo(dtype).min
-    return torch.zeros(may_look.shape, dtype=dtype, device=may_look.device).masked_fill(~may_look, lowest)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, lowest)

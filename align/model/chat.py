@@ -1,10 +1,10 @@
-"""Conversations to token ids and back.
+"""Convert conversations to token ids and back.
 
-A prompt is rendered by the chat template with its generation prompt; a response is what the template puts
-after it, up to and including one stop token. Prompt and response ids are made once and joined, never made
-from their joined text, so a prompt is a prefix of its rows by construction. Text in which a user spells a
-special token is text: it is split, never looked up. What a template would leave out of a row makes the row unusable;
-reasoning of earlier turns, which templates leave out in use too, is remarked on.
+A prompt is rendered by the chat template with its generation prompt; a response is the text that the template writes
+after it, up to and including one stop token. Prompt and response are encoded separately and their ids joined, so a
+prompt is always a prefix of its rows. A special token that a user spells in a text is encoded as ordinary text. A row
+is unusable if the template would leave a part of it out, except reasoning of earlier turns, which templates leave out
+at inference too: this is only remarked on.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 class Continuation(NamedTuple):
-    """A response as token ids, its stop token last; ``own`` says of each whether the policy writes it itself."""
+    """A response as token ids, with its stop token last; ``own`` is True for each token that the policy writes."""
 
     ids: list[int]
     own: list[bool]
 
 
 class _Calls(NamedTuple):
-    """How a template writes tool calls: the token that ends a turn of them, and whether it wants arguments as text."""
+    """How a template writes tool calls: the token that ends such a turn, and whether it takes arguments as text."""
 
     stop_id: int
     as_text: bool
 
 
 class Chat:
-    """A tokenizer with the template it is used with.
+    """A tokenizer with its chat template.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         template: None for the tokenizer's own, ``plain``, ``chatml``, or a path to a Jinja file.
-        arguments: what the template is called with; ``date`` is the day that it prints. A row's own override them.
-        day: the ISO day that the template prints where ``arguments`` name none; without it, today.
+        arguments: arguments of the template; ``date`` is the day that it prints. Arguments of a row override them.
+        day: the ISO day that the template prints where ``arguments`` has no ``date``; default: today.
 
     Raises:
-        BadInput: no template is given and the tokenizer has none, it does not read one of the arguments, or there is
-            no token to stop with.
+        BadInput: no template is given and the tokenizer has none, the template does not read one of the arguments, or
+            there is no stop token.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Chat:
         self._template = ChatTemplate(tokenizer, template, arguments, day)
         self.name, self.template, self.arguments = self._template.name, self._template.text, self._template.arguments
         self.stop_id = self._stop()
-        self.remark: Callable[[str], None] = lambda reason: None  # told of each thing that is left out on purpose
+        self.remark: Callable[[str], None] = lambda reason: None  # called with each thing that is left out on purpose
         self._remarked: set[tuple[str, int]] = set()
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a rendering depends on beside its row: the template's sha256, and the arguments it is called with."""
+        """What a rendering depends on besides its row: the template's sha256 and its arguments."""
         return self._template.fingerprint()
 
     def render(self, messages: Messages, tools: Any = None, arguments: Arguments = None, ask: bool = False) -> str:
@@ -87,7 +87,7 @@ class Chat:
         """Token ids of the prompt with its generation prompt.
 
         Raises:
-            Unusable: they end with the assistant's turn, the template refuses them or leaves something out of them, or
+            Unusable: the messages end with the assistant's turn, the template refuses them or leaves something out, or
                 a text outside their content spells a special token.
         """
         messages = _read(messages)
@@ -118,17 +118,17 @@ class Chat:
     def response(
         self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
     ) -> Continuation:
-        """A response given its prompt: what the template writes for it, and one stop token.
+        """The token ids of a response after its prompt: what the template writes for it, and one stop token.
 
         Raises:
-            Unusable: the template changes the prompt when the response is there, refuses the messages, leaves
+            Unusable: the template renders the prompt differently before a response, refuses the messages, leaves
                 something out of the response, or does not show which of its turns are the assistant's own.
         """
         prompt, response = _read(prompt), _read(response)
         self._refuse_hidden_specials([*prompt, *response, tools, arguments])
         render = partial(self.render, tools=tools, arguments=arguments)
-        asked, whole = render(prompt, ask=True), render([*prompt, *response])
-        if not whole.startswith(asked):
+        prompt_text, whole = render(prompt, ask=True), render([*prompt, *response])
+        if not whole.startswith(prompt_text):
             raise Unusable("the chat template writes the prompt differently when an answer follows it")
         if self._knows_reasoning and any(_never_closes(message) for message in response):
             raise Unusable("it opens reasoning and never closes it, which the chat template takes for content")
@@ -138,29 +138,31 @@ class Chat:
         stop = self._calls.stop_id if response[-1].get("tool_calls") and self._calls else self.stop_id
         marked, contents = self._mark(response)
         shown = self._without_stop(render([*prompt, *marked]) if contents else whole, stop)
+        start = len(prompt_text)
         try:
-            spans = own_turns(render, prompt, marked, shown, self._ends) if len(response) > 1 else [(len(asked), None)]
+            is_one_turn = len(response) == 1
+            spans = [(start, None)] if is_one_turn else own_turns(render, prompt, marked, shown, self._ends)
         except CannotTell as reason:
             raise Unusable(str(reason)) from None
         segments = [(shown[slice(*span)], is_own) for span, is_own in _with_gaps(spans)]
         if contents:
-            self._check_marks(shown[len(asked) :], contents, self._without_stop(whole, stop)[len(asked) :])
-            found = [(self._encode_pieces(text, contents), is_own) for text, is_own in segments]
+            self._check_marks(shown[start:], contents, self._without_stop(whole, stop)[start:])
+            encoded = [(self._encode_pieces(text, contents), is_own) for text, is_own in segments]
         elif self._spells_special(prompt):
-            found = [(self._encode(text), is_own) for text, is_own in segments]
+            encoded = [(self._encode(text), is_own) for text, is_own in segments]
         else:
-            found = self._encode_after(asked, segments)
-        ids = [i for part, _ in found for i in part]
+            encoded = self._encode_after(prompt_text, segments)
+        ids = [i for part, _ in encoded for i in part]
         self._refuse_unknown(response, ids)
-        return Continuation([*ids, stop], [*(own for part, own in found for _ in part), True])
+        return Continuation([*ids, stop], [*(own for part, own in encoded for _ in part), True])
 
     def text(self, ids: Sequence[int]) -> str:
-        """A response's ids as text, without special tokens and without the space a template put before it."""
+        """Decode the ids of a response, without special tokens and the space that the template writes before it."""
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         return text.removeprefix(" ") if self.template == PLAIN else text
 
     def stop_ids(self, model: Any = None) -> list[int]:
-        """What ends a response while generating: the template's stop tokens and the model's own ends."""
+        """Tokens that end a response during generation: the template's stop tokens and the model's own end tokens."""
         ends = {self.stop_id, self.tokenizer.eos_token_id, self._calls.stop_id if self._calls else None}
         configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         ends |= set(configured) if isinstance(configured, list) else {configured}
@@ -168,19 +170,19 @@ class Chat:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """sha256 of the tokenizer by what it does; padding and truncation are set by whoever calls it."""
+        """sha256 of the tokenizer's behaviour, without padding and truncation, which depend on the caller."""
         state = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def identity(self) -> str:
-        """16 hex digits of the sha256 of tokenizer and template: token ids mean the same under the same one only."""
+        """16 hex digits of the sha256 of tokenizer and template: token ids are valid under the same identity only."""
         parts = [self.tokenizer_hash, self.template, self._template.bos, self.tokenizer.eos_token, self.stop_id]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @cached_property
     def special_ids(self) -> dict[int, str]:
-        """The special tokens' text by id."""
+        """The text of each special token, by id."""
         return {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
 
     @property
@@ -192,7 +194,7 @@ class Chat:
         exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
         try:
             _, shown, tail = self.render(exchange).rpartition(marker)
-            self._refuse_unasked_header(exchange[:1], self.render(exchange), marker)
+            self._refuse_header_without_prompt(exchange[:1], self.render(exchange), marker)
         except Unusable as error:
             raise BadInput(f"chat_template {self.name}: {error}; mend it, or name another in chat_template") from None
         if not shown:
@@ -205,17 +207,17 @@ class Chat:
             raise BadInput(f"chat_template {self.name}: it ends an answer with no token and the tokenizer has no EOS")
         return int(self.tokenizer.eos_token_id)
 
-    def _refuse_unasked_header(self, prompt: Messages, exchange: str, answer: str) -> None:
-        """Refuse a template that heads an answer, and writes nothing of that where it asks for one.
+    def _refuse_header_without_prompt(self, prompt: Messages, exchange: str, answer: str) -> None:
+        """Refuse a template that writes a header before an answer, but not as its generation prompt.
 
-        A policy would have to write the header itself, and its answers would begin with it.
+        A policy would have to generate the header, and its answers would begin with it.
 
         Raises:
             BadInput: names the header.
         """
-        asked = self.render(prompt, ask=True)
-        header = exchange[len(asked) : exchange.find(answer)].strip()
-        if header and exchange.startswith(asked) and asked == self.render(prompt):
+        prompt_text = self.render(prompt, ask=True)
+        header = exchange[len(prompt_text) : exchange.find(answer)].strip()
+        if header and exchange.startswith(prompt_text) and prompt_text == self.render(prompt):
             raise BadInput(
                 f"chat_template {self.name}: it writes {header!r} before an answer and nothing where it asks for one; "
                 "make it write that where add_generation_prompt is true, or name another template"
@@ -223,7 +225,7 @@ class Chat:
 
     @cached_property
     def _calls(self) -> _Calls | None:
-        """How the template writes tool calls; None: it does not."""
+        """How the template writes tool calls; None if it does not write them."""
         for as_text in (False, True):
             arguments: Any = {"probe": PROBE}
             function = {"name": "probe", "arguments": json.dumps(arguments) if as_text else arguments}
@@ -239,13 +241,13 @@ class Chat:
         return None
 
     def _call_stop(self, tail: str) -> int:
-        """The token that ends a turn of tool calls: that of other turns, or the last special one that the turn has."""
+        """The token that ends a turn of tool calls: the stop token of other turns, or the turn's last special token."""
         specials = [i for i in self._encode(tail) if i in self.tokenizer.added_tokens_decoder]
         return self.stop_id if self.stop_id in specials or not specials else specials[-1]
 
     @property
     def _ends(self) -> list[str]:
-        """The texts of the tokens that end a turn."""
+        """The texts of the tokens that end a turn, sorted by id."""
         ends = {self.stop_id, self._calls.stop_id if self._calls else self.stop_id}
         return [str(self.tokenizer.convert_ids_to_tokens(end)) for end in sorted(ends)]
 
@@ -259,7 +261,7 @@ class Chat:
             return False
 
     def _written(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message as this template wants it: reasoning under every name, arguments of calls as text or object."""
+        """A message in the form that this template takes: reasoning under every name, arguments as text or object."""
         written = dict(message)
         if "reasoning_content" in message:
             written |= dict.fromkeys(REASONING, message["reasoning_content"])
@@ -270,15 +272,15 @@ class Chat:
         return written
 
     def _remark(self, reason: str, text: str) -> None:
-        """Remark once on each text, however often it is rendered."""
+        """Remark on each text once, however often it is rendered."""
         if (key := (reason, hash(text))) not in self._remarked:
             self._remarked.add(key)
             self.remark(reason)
 
     def _without_stop(self, text: str, stop: int) -> str:
-        """Cut the template's stop token and whatever it writes after it."""
-        head, found, _ = text.rpartition(self.tokenizer.convert_ids_to_tokens(stop))
-        return head if found else text
+        """Cut off the template's stop token and everything after it."""
+        head, separator, _ = text.rpartition(self.tokenizer.convert_ids_to_tokens(stop))
+        return head if separator else text
 
     def _spells_special(self, messages: Messages) -> bool:
         text = "\0".join(str(message.get("content") or "") for message in messages)
@@ -297,17 +299,17 @@ class Chat:
         return marked, contents
 
     def _refuse_hidden_specials(self, values: Sequence[Any]) -> None:
-        """Outside ``content`` (reasoning, tool calls, tools) a text that spells a special token cannot be marked."""
+        """Refuse special tokens spelled outside ``content`` (reasoning, tool calls, tools), which cannot be marked."""
         hidden = [{k: v for k, v in value.items() if k != "content"} if isinstance(value, Mapping) else value
                   for value in values]  # fmt: skip
         texts = "\0".join(_strings(hidden))
-        if found := next((special for special in self.special_strings if special in texts), None):
-            raise Unusable(f"it spells the special token {found} in its reasoning, tool calls, tools or arguments")
+        if spelled := next((special for special in self.special_strings if special in texts), None):
+            raise Unusable(f"it spells the special token {spelled} in its reasoning, tool calls, tools or arguments")
 
     def _refuse_unknown(self, messages: Messages, ids: Sequence[int]) -> None:
-        """A tokenizer without bytes reads one unknown token for every character that it has no token for.
+        """Refuse messages that the tokenizer, if it has no byte fallback, encodes with its unknown token.
 
-        What its normaliser only changes (case, form, spaces) is remarked on; it may be what the model was trained with.
+        Changes by its normaliser (case, Unicode form, spaces) are only remarked on; the model may be trained with them.
         """
         if (normalizer := self.tokenizer.backend_tokenizer.normalizer) is not None:
             for text in (str(message.get("content") or "") for message in messages):
@@ -326,25 +328,25 @@ class Chat:
     def _encode(self, text: str) -> list[int]:
         try:
             ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
-        except TypeError as error:  # a lone surrogate is no text to the tokenizer
+        except TypeError as error:  # the tokenizer takes no lone surrogates
             raise Unusable(f"the tokenizer cannot read it ({error})") from error
         self.refuse_beyond(ids)
         return ids
 
     def _encode_after(self, before: str, segments: Sequence[tuple[str, bool]]) -> list[tuple[list[int], bool]]:
-        """Each segment's ids as they are after all that stands before it, where these leave that unchanged."""
-        found = []
+        """Encode each segment after the text before it, or alone where that would change the ids before it."""
+        encoded = []
         before_ids = self._encode(before)
         for text, is_own in segments:
             joined = self._encode(before + text)
             is_prefix = joined[: len(before_ids)] == before_ids
             ids = joined[len(before_ids) :] if is_prefix else self._encode(text)
-            found.append((ids, is_own))
+            encoded.append((ids, is_own))
             before, before_ids = before + text, before_ids + ids
-        return found
+        return encoded
 
     def refuse_beyond(self, ids: Sequence[int]) -> None:
-        """Refuse token ids without a row in the model's embedding.
+        """Refuse token ids that have no row in the model's embedding.
 
         Raises:
             BadInput: names the first of them.
@@ -359,7 +361,7 @@ class Chat:
             )
 
     def _encode_marked(self, rendered: str, contents: Sequence[str], expected: str) -> list[int]:
-        """Encode a rendering whose contents were replaced by marks: template parsed, contents as plain text."""
+        """Encode a rendering with marks: the template's text with special tokens, the marked contents as plain text."""
         self._check_marks(rendered, contents, expected)
         return self._encode_pieces(rendered, contents)
 
@@ -375,7 +377,7 @@ class Chat:
 
     @staticmethod
     def _check_marks(rendered: str, contents: Sequence[str], expected: str) -> None:
-        """Each mark stands in the rendering once, in order, and its content in its place makes what is expected."""
+        """Check that each mark is in the rendering once, in order, and that the contents give ``expected``."""
         if [int(number) for number in MARK.findall(rendered)] != list(range(len(contents))):
             raise Unusable("it spells a special token and the chat template does not show it as it is")
         if MARK.sub(lambda mark: contents[int(mark[1])], rendered) != expected:
@@ -383,7 +385,7 @@ class Chat:
 
 
 def _read(messages: Messages) -> list[dict[str, Any]]:
-    """The messages in their one form, whenever and by whom they were written."""
+    """The messages in the common form, whatever version or program wrote them."""
     try:
         return [read_message(message, "messages") for message in messages]
     except NoMessage as reason:
@@ -401,15 +403,15 @@ def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_gaps(spans: Sequence[tuple[int, int | None]]) -> list[tuple[tuple[int, int | None], bool]]:
-    """The spans, and what stands between them as not their own."""
-    found: list[tuple[tuple[int, int | None], bool]] = [(spans[0], True)]
+    """The spans as the policy's own, and the gaps between them as not its own."""
+    parts: list[tuple[tuple[int, int | None], bool]] = [(spans[0], True)]
     for before, span in zip(spans, spans[1:], strict=False):
-        found += [((before[1] or 0, span[0]), False), (span, True)]
-    return found
+        parts += [((before[1] or 0, span[0]), False), (span, True)]
+    return parts
 
 
 def _composed(text: str) -> str:
-    """Without white space around it, and with one character for a letter and its marks (NFC), which changes nothing."""
+    """Strip white space and compose each letter with its marks (NFC), which does not change the meaning."""
     return unicodedata.normalize("NFC", text).strip()
 
 
@@ -427,7 +429,7 @@ def _strings(value: Any) -> list[str]:
 def untrained_tokens(chat: Chat, embedding_VD: Any) -> list[str]:
     """Special tokens of the template whose embedding was never trained (zero, or far below the usual norm).
 
-    ``embedding_VD`` is the input embedding matrix. Training moves them, but a frozen base cannot: name them first.
+    ``embedding_VD`` is the input embedding matrix. A frozen base never trains them, so the caller should name them.
     """
     rendered = chat.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}], ask=True)
     used = {chat.stop_id, *(i for i in chat._encode(rendered) if i in chat.tokenizer.added_tokens_decoder)}

@@ -1,10 +1,10 @@
-"""A chat template and what it is called with: conversations in, text out.
+"""Render conversations as text by a chat template with its arguments.
 
 In: a tokenizer, the template's name or file, arguments and a day. Out: renderings. The arguments and the day that the
-template may print are fixed when it is made; a row's own arguments override them. Templates are programs from a model
-folder, and one may never end: Jinja's sandbox keeps them from files and from Python's internals, not from a loop in a
-loop or from a text of terabytes, so time, memory and length are limited here. Only processor time counts, so a busy
-machine cuts nothing off. Not here: token ids (``chat.py``).
+template may print are fixed when the object is made; arguments of a row override them. Templates are programs from a
+model folder, and one may never end: Jinja's sandbox denies access to files and to Python's internals, but allows nested
+loops and texts of terabytes, so time, memory and length are limited here. Only processor time counts, so the limits do
+not depend on the load of the machine. Not here: token ids (``chat.py``).
 """
 
 from __future__ import annotations
@@ -56,31 +56,31 @@ Arguments = Mapping[str, Any] | None
 
 
 class Unusable(ValueError):
-    """A row that this template or tokenizer cannot express; callers drop it and count the reason."""
+    """Raised for a row that this template or tokenizer cannot express; callers drop it and count the reason."""
 
 
 class ChatTemplate:
-    """A tokenizer's template, or another one in its place, with the arguments of a whole run.
+    """A tokenizer's template, or another one in its place, with the arguments that hold for a whole run.
 
     Raises:
-        BadInput: there is no such template, it is no Jinja, or it does not read one of the arguments.
+        BadInput: there is no such template, it is not valid Jinja, or it does not read one of the arguments.
     """
 
     def __init__(self, tokenizer: Any, name: str | None, arguments: Arguments, day: str | None) -> None:
         self._tokenizer = tokenizer
         self.name = name or "tokenizer"
         self.text = self._find(name)
-        self.arguments = self._settle(arguments or {}, day or datetime.now(UTC).date().isoformat())
+        self.arguments = self._run_arguments(arguments or {}, day or datetime.now(UTC).date().isoformat())
 
     def fingerprint(self) -> dict[str, Any]:
-        """The template's sha256, and the arguments it is called with."""
+        """The template's sha256 and its arguments."""
         return {
             "template_sha256": hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest(),
             "template_arguments": dict(self.arguments),
         }
 
-    def _settle(self, arguments: Mapping[str, Any], day: str) -> dict[str, Any]:
-        """The arguments of a whole run; the day is among them where the template prints one."""
+    def _run_arguments(self, arguments: Mapping[str, Any], day: str) -> dict[str, Any]:
+        """The arguments that hold for a whole run, with the day where the template prints one."""
         if wrong := sorted(set(arguments) & self._reserved):
             raise BadInput(f"template_arguments.{wrong[0]}: is not free to set; remove it")
         if unread := sorted(set(arguments) - self.variables - {"date"}):
@@ -90,11 +90,11 @@ class ChatTemplate:
         return dict(arguments) if "date" in self.variables else _without(arguments, "date")
 
     def apply(self, messages: Messages, tools: Any = None, arguments: Arguments = None, ask: bool = False) -> str:
-        """Messages as the template wants them, as text; ``ask`` adds the generation prompt.
+        """Render messages in the form that the template takes; ``ask`` adds the generation prompt.
 
         Raises:
-            Unusable: the template refuses them, or the arguments cannot be used.
-            BadInput: it does not come to an end, or writes more than a conversation can be.
+            Unusable: the template refuses the messages, or the arguments cannot be used.
+            BadInput: it does not end, or writes more than the longest allowed conversation.
         """
         if not isinstance(arguments or {}, Mapping):
             raise Unusable("its template arguments are no object")
@@ -123,12 +123,12 @@ class ChatTemplate:
             return rendered(self.name, render)
         except BadInput:
             raise
-        except Exception as error:  # Jinja templates raise what they like: the row is what cannot be used
+        except Exception as error:  # a Jinja template may raise anything: the row is unusable
             raise Unusable(f"the chat template refuses it ({type(error).__name__}: {error})") from error
 
     @cached_property
     def variables(self) -> set[str]:
-        """Every name in the template's code."""
+        """Every variable name in the template's code."""
         try:
             return {value for _, kind, value in Environment().lex(self.text) if kind == "name"}
         except TemplateError as error:
@@ -137,12 +137,12 @@ class ChatTemplate:
 
     @cached_property
     def _reserved(self) -> set[str]:
-        """Names of arguments that are not the template's to be called with."""
+        """Argument names that are reserved, so that a user cannot set them."""
         return {*inspect.signature(self._tokenizer.apply_chat_template).parameters} | OWN_VARIABLES
 
     @cached_property
     def bos(self) -> str:
-        """The begin token where this tokenizer puts one by itself, else nothing."""
+        """The BOS token if this tokenizer adds one by itself, else an empty text."""
         bos = self._tokenizer.bos_token
         if bos is None:
             return ""
@@ -173,10 +173,10 @@ class ChatTemplate:
 
 @cache
 def _frozen_clock(day: str) -> dict[str, str]:
-    """What each code of strftime gives at the start of an ISO day.
+    """The result of each strftime code at the start of an ISO day.
 
     Raises:
-        Unusable: it is no day.
+        Unusable: ``day`` is not an ISO day.
     """
     try:
         moment = datetime.fromisoformat(day)
@@ -197,12 +197,12 @@ class _Endless(BaseException):
 
 
 def rendered(name: str, render: Callable[[], str]) -> str:
-    """What ``render`` returns, within the limits of one conversation.
+    """Call ``render`` within the limits of one conversation.
 
     Time and memory are limited in a process's main thread, memory where the system has ``/proc``.
 
     Raises:
-        BadInput: the chat template ``name`` does not come to an end, or writes or needs more than is allowed.
+        BadInput: the chat template ``name`` does not end, or exceeds the limit of length or memory.
     """
     try:
         with _limited():
@@ -250,7 +250,7 @@ def _end(signum: int, frame: Any) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of this process's address space; 0 where the system does not tell."""
+    """Bytes of this process's address space; 0 where the system does not report it."""
     with suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     return 0

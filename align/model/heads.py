@@ -1,4 +1,4 @@
-"""Heads on the last hidden states: the scalar one of a reward or value model, and a model's own over the vocabulary."""
+"""Heads on the last hidden states: the scalar head of a reward or value model, and a model's own output head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from align.model.weights import load_tensors, refuse_not_finite
 
 
 class ScalarHead(nn.Module):
-    """Hidden state to one number, in fp32: ``weight . h + bias``; starts at zero."""
+    """A linear map from a hidden state to one number, in fp32: ``weight . h + bias``, initialised with zeros."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ScalarHead(nn.Module):
         return self.linear(hidden.float())[..., 0]
 
     def load(self, folder: Path, base: Path) -> None:
-        """Take the numbers of ``folder/head.safetensors``.
+        """Load the weights from ``folder/head.safetensors``.
 
         Raises:
             BadInput: the file is missing, is not that of a head on ``base``, or holds a number that is not finite.
@@ -46,13 +46,13 @@ class ScalarHead(nn.Module):
 
 
 def trunk_of(model: Any) -> Any:
-    """A causal model without its head; some name another prefix than the one that its trunk has (Llama 4)."""
+    """A causal model without its head; in some models (Llama 4) the stated prefix is not the trunk's name."""
     return getattr(model, model.base_model_prefix, None) or model.model
 
 
 @torch.no_grad()
 def head_is_plain(model: Any, ids: list[int]) -> bool:
-    """Whether the output embedding alone turns hidden states into logits (no scale, no cap), tried on a row of ids."""
+    """Whether the output embedding alone gives the logits (no scale, no cap), tested on one row of ids."""
     row = torch.tensor([ids], device=model.device)
     hidden = trunk_of(model)(input_ids=row, use_cache=False).last_hidden_state
     plain = model.get_output_embeddings()(hidden).float()
@@ -60,7 +60,7 @@ def head_is_plain(model: Any, ids: list[int]) -> bool:
 
 
 def model_head(model: Any, hidden_ND: Tensor) -> Tensor:
-    """Logits of given hidden states by the model's own forward, in which they replace those of its trunk once."""
+    """Logits ``(N, V)`` by the model's own forward pass, in which ``hidden_ND`` replaces the trunk's output."""
     handle = trunk_of(model).register_forward_hook(lambda module, args, output: _replaced(output, hidden_ND[None]))
     try:
         one = torch.zeros(1, 1, dtype=torch.long, device=hidden_ND.device)

@@ -1,9 +1,9 @@
-"""Which layout a model has earned: trees where they are exact, padded rows where they are not.
+"""Choose the layout of packed batches for a model: trees where they are exact, padded rows where they are not.
 
-Two checks at the start of a run. *Leak*, in the run's own dtype: replace one response's tokens, and its
-sibling's logits must not move. *Positions and head*, on a small random fp32 copy of the architecture:
-packed logits must equal separate plain forwards. A model that fails keeps working on padded rows, which are
-its own plain forward, and the run says why.
+There are two checks at the start of a run. *Leak*, in the run's own dtype: when the tokens of one response are
+replaced, the logits of its sibling must not change. *Positions and head*, on a small random fp32 copy of the
+architecture: packed logits must equal those of separate plain forward passes. A model that fails a check is computed
+on padded rows, which are plain forward passes, and the run's record names the reason.
 """
 
 from __future__ import annotations
@@ -24,63 +24,65 @@ from align.model.heads import head_is_plain, model_head
 from align.model.packing import Layout, Tree, pack
 
 TOLERANCE = 1e-5  # nats; see the leak and position checks
-AHEAD = 0.1  # of the logits' standard deviation: far more than rounding moves, far less than a token that is seen
+AHEAD = 0.1  # of the logits' standard deviation: far above rounding errors, far below the effect of a visible token
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "attention_window_size", "local_attention")
-NARROW = 8  # tokens; fewer than the checks' rows have
+NARROW = 8  # tokens; shorter than the rows of the checks
 
 
-class Verdict(NamedTuple):
+class LayoutChoice(NamedTuple):
+    """A layout with the reason for it; ``leak`` and ``position_error`` in nats, None where they were not measured."""
+
     layout: Layout
     reason: str
     leak: float | None
     position_error: float | None
 
 
-def choose_layout(model: AdapterModel) -> Verdict:
-    """Run both checks, set ``model.layout`` and ``model.head_is_plain``, and say what was found."""
+def choose_layout(model: AdapterModel) -> LayoutChoice:
+    """Run both checks and set ``model.layout`` and ``model.head_is_plain``."""
     model.head_is_plain = head_is_plain(model.base, _random_ids(model.base, 8))
-    verdict = layout_of(model.base, model.compute)
-    model.layout = verdict.layout
-    return verdict
+    choice = layout_of(model.base, model.compute)
+    model.layout = choice.layout
+    return choice
 
 
-def settle(model: AdapterModel, note: Callable[[str], None]) -> Verdict:
-    """Choose the layout, and tell ``note`` which one it is and why, what trains, and what of the model is left out."""
-    verdict = choose_layout(model)
-    note(f"layout: {verdict.layout} ({verdict.reason})")
+def note_layout(model: AdapterModel, note: Callable[[str], None]) -> LayoutChoice:
+    """Choose the layout, and note it with its reason, what trains, and which tensors of the model are not used."""
+    choice = choose_layout(model)
+    note(f"layout: {choice.layout} ({choice.reason})")
     for fact in model.facts():
         note(fact)
-    return verdict
+    return choice
 
 
-def layout_of(model: Any, compute: Compute) -> Verdict:
-    """What a loaded model earns; a model that does not take a tree mask at all is one that fails.
+def layout_of(model: Any, compute: Compute) -> LayoutChoice:
+    """The layout for a loaded model; a model that cannot take a tree mask gets padded rows.
 
     Raises:
-        BadInput: each of its tokens sees those after it, so that no log-probability of it means anything.
+        BadInput: the model is not causal, so its log-probabilities have no meaning.
     """
-    refuse_looking_ahead(model)
+    refuse_non_causal(model)
     if compute.layout == "padded":
-        return Verdict("padded", "asked for by compute.layout", None, None)
+        return LayoutChoice("padded", "asked for by compute.layout", None, None)
     try:
         attention = choose_attention(compute.attention)
         leak = leak_of(model, attention)
         error = position_error(model, attention)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as problem:
         reason = f"{model.config.model_type} does not take a tree mask ({type(problem).__name__}: {problem})"
-        return Verdict("padded", reason.splitlines()[0][:300], None, None)
+        return LayoutChoice("padded", reason.splitlines()[0][:300], None, None)
     if not math.isfinite(leak):
         raise NotFinite("the model's logits are not finite; its weights or compute.dtype cannot be used")
     if leak > TOLERANCE:
-        return Verdict("padded", f"responses of one tree leak into each other by {leak:.1e}", leak, error)
+        return LayoutChoice("padded", f"responses of one tree leak into each other by {leak:.1e}", leak, error)
     if not error <= TOLERANCE:
-        return Verdict("padded", f"a tree differs from separate rows by {error:.1e} in fp32", leak, error)
-    return Verdict("tree", "no leak, and equal to separate rows in fp32", leak, error)
+        return LayoutChoice("padded", f"a tree differs from separate rows by {error:.1e} in fp32", leak, error)
+    return LayoutChoice("tree", "no leak, and equal to separate rows in fp32", leak, error)
 
 
 @torch.no_grad()
-def refuse_looking_ahead(model: Any) -> None:
-    """Replace the second half of a row: what is predicted before it must not move."""
+def refuse_non_causal(model: Any) -> None:
+    """Refuse a model whose predictions change when later tokens of the row are replaced."""
     ids = _random_ids(model, 24)
     rows = [torch.tensor([[*ids[:8], *last]], device=model.device) for last in (ids[8:16], ids[16:])]
     one, other = (model(input_ids=row, use_cache=False).logits[0, :8].float() for row in rows)
@@ -93,7 +95,7 @@ def refuse_looking_ahead(model: Any) -> None:
 
 @torch.no_grad()
 def leak_of(model: Any, attention: Attention = DENSE) -> float:
-    """Largest change of a response's logits when its sibling's tokens are replaced (dtype as loaded)."""
+    """Largest change of a response's logits when the tokens of its sibling are replaced, in the loaded dtype."""
     ids = _random_ids(model, 40)
     prompt, first, second, other = ids[:12], ids[12:20], ids[20:30], ids[30:40]
     moved = 0.0
@@ -105,7 +107,7 @@ def leak_of(model: Any, attention: Attention = DENSE) -> float:
 
 @torch.no_grad()
 def position_error(model: Any, attention: Attention = DENSE) -> float:
-    """Largest difference of log-probabilities between a tree and separate plain forwards, small fp32 copy."""
+    """Largest difference in nats between a tree and separate forward passes, on a small fp32 copy."""
     small = small_copy(model)
     attention.prepare(small)
     ids = _random_ids(small, 40)
@@ -120,9 +122,9 @@ def position_error(model: Any, attention: Attention = DENSE) -> float:
 
 
 def small_copy(model: Any, device: torch.device | None = None) -> Any:
-    """A two-layer random fp32 model of the same architecture (both kinds of layer where there are two).
+    """A random fp32 model of the same architecture with two layers (one of each type where there are two types).
 
-    Windows of attention are narrower than the rows of the checks, so that a mask of a wrong kind shows.
+    Attention windows are narrower than the rows of the checks, so that a wrong mask changes the logits.
     """
     config = copy.deepcopy(model.config)
     text = config.get_text_config()
@@ -145,7 +147,7 @@ def small_copy(model: Any, device: torch.device | None = None) -> Any:
 
 
 def _larger(so_far: float, difference: Tensor) -> float:
-    """The largest absolute difference yet; a NaN stays one, as ``max`` would not keep it."""
+    """The larger of ``so_far`` and the largest absolute difference; NaN stays NaN, which ``max`` would not keep."""
     return float(torch.maximum(difference.abs().max().cpu(), torch.tensor(so_far)))
 
 

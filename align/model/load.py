@@ -1,7 +1,7 @@
-"""Loading a base and its tokenizer: local folders only, safetensors only, no code from a model folder.
+"""Load a base and its tokenizer: local folders only, safetensors only, no code from a model folder.
 
-What a folder says is held against what its files hold before anything large is made of it
-(:mod:`align.model.weights`): a tensor that is missing, misnamed or misshaped would be a random one.
+The folder's config is compared with its weight files before anything large is allocated (:mod:`align.model.weights`):
+transformers would initialise a missing, misnamed or misshaped tensor at random.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from align.model.weights import (
 
 
 class Base(NamedTuple):
-    """A loaded base, the tensors in its files that it has no place for, and how its folder stores it quantised."""
+    """A loaded base, the names of unused tensors in its files, and the quantisation method of its folder (or None)."""
 
     model: Any
     unused: list[str]
@@ -34,12 +34,12 @@ class Base(NamedTuple):
 
 
 def load_tokenizer(path: Path) -> Any:
-    """A model folder's fast tokenizer.
+    """Load the fast tokenizer of a model folder.
 
     Raises:
-        BadInput: there is none that can be read, or it is a slow one; or the model's configuration is none.
+        BadInput: there is no readable fast tokenizer, or the model's configuration cannot be used.
     """
-    config_of(path)  # transformers makes one to find the tokenizer's class
+    config_of(path)  # transformers reads the config to find the tokenizer's class
     with reading(
         f"{path}: no usable tokenizer there", "put tokenizer.json and tokenizer_config.json of the model there"
     ):
@@ -50,13 +50,13 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def refuse_tokens_beyond(path: Path, chat: Chat, rows: int) -> None:
-    """Refuse a tokenizer that belongs to another model: text would give it ids without a row in the embedding.
+    """Refuse a tokenizer of another model: it would give ids that have no row in the embedding.
 
-    A special token beyond it that nothing uses is left alone: text that spells one is split, and
+    A special token beyond the embedding is allowed if nothing uses it: text that spells one is split, and
     :class:`align.model.chat.Chat` refuses a template that writes one.
 
     Args:
-        rows: of the embedding.
+        rows: number of rows of the embedding.
     """
     chat.rows = rows
     tokenizer = chat.tokenizer
@@ -75,8 +75,8 @@ def refuse_tokens_beyond(path: Path, chat: Chat, rows: int) -> None:
 def load_base(path: Path, compute: Compute) -> Base:
     """Load a causal model frozen, in eval mode, from a local folder (safetensors only).
 
-    Of its generation config only the stop tokens are kept: ``generate`` would fill whatever a caller leaves open
-    (repetition penalty, top-k, ...) from there, and samples would not come from the policy that is scored.
+    Of its generation config only the stop tokens are kept: ``generate`` would take other settings (repetition penalty,
+    top-k, ...) from there, and samples would not come from the policy that is scored.
 
     Raises:
         BadInput: a tensor is missing, misnamed, misshaped, unknown or not finite, or the folder cannot be read.
@@ -88,7 +88,7 @@ def load_base(path: Path, compute: Compute) -> Base:
     dtype = getattr(torch, compute.dtype)
     quantization = None
     if stored_as:
-        pass  # the folder's own settings are those its weights were made with
+        pass  # the settings of the folder are those that its weights were quantised with
     elif compute.quantization == "int8":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     elif compute.quantization == "nf4":
@@ -106,11 +106,11 @@ def load_base(path: Path, compute: Compute) -> Base:
     model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     text = model.config.get_text_config()
     if hasattr(text, "output_router_logits"):
-        text.output_router_logits = False  # for a loss that no stage adds; generation cannot take them
+        text.output_router_logits = False  # for a loss that no stage uses; generation fails with it
     if not hasattr(model, model.base_model_prefix):
-        model.base_model_prefix = "model"  # Llama 4 names another one, where libraries look for its trunk
+        model.base_model_prefix = "model"  # Llama 4 states another prefix, by which libraries search for its trunk
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # repacked for such CPUs, a product has no gradient
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # repacked for such CPUs, a matrix product has no gradient
             module.support_avx512bf16_for_cpu = False
     return Base(model.eval().requires_grad_(False), checked.unused, stored_as)
 
@@ -129,15 +129,15 @@ def kind_of_storage(config: Any) -> str | None:
 
 
 def quantization_for(stored_as: str) -> str:
-    """What ``compute.quantization`` has to say where weights are stored quantised: other methods have no word there."""
+    """The required ``compute.quantization`` for weights that are stored quantised; ``none`` for other methods."""
     return stored_as if stored_as in ("int8", "nf4") else "none"
 
 
 def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None:
-    """:func:`kind_of_storage`, which has to be what the config asks for: transformers would pass over anything else.
+    """:func:`kind_of_storage`, which must agree with ``compute.quantization``: transformers would ignore a difference.
 
     Raises:
-        BadInput: ``compute.quantization`` says another.
+        BadInput: they differ.
     """
     stored_as = kind_of_storage(config)
     if stored_as and compute.quantization != (wanted := quantization_for(stored_as)):
@@ -149,25 +149,25 @@ def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None
 
 
 def width(model: Any) -> int:
-    """Size of a hidden state."""
+    """The width D of hidden states."""
     return int(model.config.get_text_config().hidden_size)
 
 
 def context_length(model: Any) -> int | None:
-    """The longest row the model can be given, in tokens, or None where its config does not say."""
+    """The longest row of the model in tokens, or None where its config does not state it."""
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min((limit for limit in (own, batch_limit(model.config)) if limit), default=None)
 
 
 def batch_limit(config: Any) -> int | None:
-    """Tokens up to which a row's log-probabilities are its own whatever stands beside it; None: always.
+    """The row length in tokens up to which log-probabilities do not depend on other rows of the batch; None: no limit.
 
-    LongRoPE (arXiv 2402.13753) as transformers computes it takes other factors for a whole batch as soon as one of
-    its rows is longer than the context that the model was first trained with.
+    In transformers, LongRoPE (arXiv 2402.13753) uses other factors for a whole batch as soon as one of its rows is
+    longer than the context of the original training.
     """
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # some have one a type of layer
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # some models have one per layer type
     first = getattr(text, "original_max_position_embeddings", None)
     limits = [
         kind.get("original_max_position_embeddings") or first for kind in kinds if kind.get("rope_type") == "longrope"
@@ -176,7 +176,7 @@ def batch_limit(config: Any) -> int | None:
 
 
 def device_of(compute: Compute) -> torch.device:
-    """Where this process works; of several processes each takes the GPU of its local rank."""
+    """The device of this process; of several processes each takes the GPU of its local rank."""
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("compute.device: cuda was asked for and none is available; use auto or cpu")
     if compute.device == "cpu" or not torch.cuda.is_available():

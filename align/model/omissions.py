@@ -1,7 +1,8 @@
-"""What a chat template leaves out of a conversation or rewrites, found by rendering it with other text in its place.
+"""Detect what a chat template leaves out of a conversation or rewrites, by rendering it with marks in place of text.
 
-In: a conversation in the one form (``messages.py``), how it is rendered, and its rendering. Out: every content,
-reasoning, name or tool call that the rendering does not depend on. Not here: what is done about it (``text.py``).
+In: a conversation in the common form (``core/messages.py``), the function that renders it, and its rendering. Out:
+every content, reasoning, name or tool call that the rendering does not depend on. Not here: what follows from an
+omission (``chat.py``).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple
 
 Messages = Sequence[Mapping[str, Any]]
 Render = Callable[[Messages], str]
-THOUGHT = "</think>"  # what ends reasoning that stands in a message's content
+THOUGHT = "</think>"  # ends reasoning inside a message's content
 
 
 class Omission(NamedTuple):
-    """Something of a message that its rendering does not hold, or holds in other letters."""
+    """A part of a message that its rendering does not contain, or contains with other characters."""
 
     what: str
     is_reasoning: bool = False
@@ -26,10 +27,10 @@ class Omission(NamedTuple):
 
 
 def omissions(render: Render, conversation: Messages, places: Sequence[int], rendered: str) -> Iterator[Omission]:
-    """What ``rendered`` leaves out of the messages at ``places``.
+    """Yield what ``rendered`` leaves out of the messages at ``places``.
 
-    A message is rendered again only where its text does not stand in the rendering letter for letter, or where it
-    has more than content.
+    A message is rendered again only where the rendering does not contain its text exactly, or where it has more than
+    content.
     """
     for place in places:
         marked = _Marked(conversation, place, rendered)
@@ -44,7 +45,7 @@ def omissions(render: Render, conversation: Messages, places: Sequence[int], ren
 
 
 class _Marked:
-    """A message with a mark in place of each of its texts, and what each mark stands for."""
+    """A message with a mark in place of each of its texts, and the omission that each mark would reveal."""
 
     def __init__(self, conversation: Messages, place: int, rendered: str) -> None:
         given = conversation[place]
@@ -55,8 +56,8 @@ class _Marked:
         content = str(given.get("content") or "").strip()
         if content and not ({*given} <= {"role", "content"} and content in rendered):
             self.message["content"] = self._content(content, role)
-            said = content.rpartition(THOUGHT)[2].strip()
-            self.is_rewritten = role != "tool" and said not in rendered  # a tool's output may be written as JSON
+            answer = content.rpartition(THOUGHT)[2].strip()
+            self.is_rewritten = role != "tool" and answer not in rendered  # a tool's output may be written as JSON
         if str(given.get("reasoning_content") or "").strip():
             self.message["reasoning_content"] = self._mark(f"the reasoning of a message of the {role}", True)
         if given.get("tool_calls"):
@@ -91,7 +92,7 @@ class _Marked:
 
 
 def _answers_in_order(conversation: Messages, place: int) -> bool:
-    """Whether a tool message answers the call whose turn it is, so that its name and id tell nothing more."""
+    """Whether a tool message answers the next call in order, so that its name and id add no information."""
     first = place
     while first and conversation[first]["role"] == "tool":
         first -= 1

@@ -1,4 +1,4 @@
-"""What every stage with a model does first: open the base, its template, the roles on it and their layout."""
+"""Open the models of a stage: the base, its template, the roles on it and their layout."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from align.core.hashes import artefact_hash
 from align.core.runs import Run
 from align.core.seeds import stage_seed
 from align.model.adapters import AdapterModel
-from align.model.layouts import settle
+from align.model.layouts import note_layout
 from align.model.sources import find_policy, find_source, template_of
 from align.model.tuners.tuner import Tuner
 
 
-class Begins(Protocol):
-    """What a role may begin as, beside the policy that the stage starts from (a reward run)."""
+class RoleWeights(Protocol):
+    """Weights that a role can start from, other than the starting policy of the stage (a reward run)."""
 
     def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None: ...
 
 
 class Role(NamedTuple):
-    """How a role begins: as the policy that the stage starts from, or as ``begins`` says.
+    """The initial weights of a role: the policy that the stage starts from, or ``weights`` where these are given.
 
-    A role that is not trained is the bare base where the stage starts from one: no adapter is added for it.
-    ``has_head`` gives the starting policy a scalar head of zeros.
+    Where the stage starts from a bare base, a role that is not trained is that base: no adapter is added for it.
+    ``has_head`` adds a scalar head of zeros to a role that starts as the policy.
     """
 
     trainable: bool = False
     has_head: bool = False
-    begins: Begins | None = None
+    weights: RoleWeights | None = None
 
 
 TRAINED_POLICY = {"policy": Role(trainable=True), "reference": Role()}  # the reference is the policy before training
@@ -48,30 +48,30 @@ def open_models(
     tuner: Tuner | None = None,
     packs: bool = True,
 ) -> AdapterModel:
-    """Load the base of ``start`` with its template, add the roles in their order, and record what was opened.
+    """Load the base of ``start`` with its template, add the roles in their order, and record the template and the base.
 
     Args:
-        start: a policy (run or folder), or a reward run where no role begins as a policy.
-        tuner: of the trained roles; None: that of ``start``, or the default one.
+        start: a policy (run or folder), or a reward run where no role starts as a policy.
+        tuner: for the trained roles; None: the tuner of ``start``, or the default one.
         packs: whether the stage computes packed batches, so that a layout has to be chosen.
 
     Raises:
         BadInput: the base, an adapter or the template cannot be used, or they do not fit each other.
     """
     torch.manual_seed(stage_seed(config.seed, config.stage))
-    needs_policy = any(role.begins is None for role in roles.values())
+    needs_policy = any(role.weights is None for role in roles.values())
     source = find_policy(start) if needs_policy else find_source(start)
     model = AdapterModel(source.base, config.compute, template_of(start, config.template(run.record.created)))
     run.renders_with(model.chat)
     for name, role in roles.items():
-        if role.begins is not None:
-            role.begins.add_to(model, name, trainable=role.trainable)
+        if role.weights is not None:
+            role.weights.add_to(model, name, trainable=role.trainable)
             continue
         if role.trainable or source.adapter:
             model.add(name, adapter=source.adapter, tuner=tuner if role.trainable else None, trainable=role.trainable)
         if role.has_head:
             model.add_head(name)
     if packs:
-        settle(model, run.note)
+        note_layout(model, run.note)
     run.record.lineage |= {"base": artefact_hash(source.base)}
     return model

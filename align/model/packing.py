@@ -1,13 +1,13 @@
-"""Prompt trees and the packed batches they are computed in.
+"""Pack prompt trees into batches.
 
-In: trees of token ids (a prompt and its k responses). Out: packed batches of ``rows x length`` with
-``rows * length <= max_tokens``, positions, and the index tensors that say where each response token is
-predicted and where each response ends. The prompt of a tree is computed once; a response attends to the
-prompt and to itself only, and its positions restart at ``len(prompt)``.
+In: trees of token ids (a prompt and its K responses). Out: packed batches of ``R x L`` cells with
+``R * L <= max_tokens``, positions, and index tensors: where each response token is predicted, and where each response
+ends. The prompt of a tree is computed once; a response attends to the prompt and to itself only, and its positions
+start at ``len(prompt)``.
 
-Nothing here looks at what a token id means: no mask is derived from ids, so pad = EOS is harmless. Tokens of a
-response that the policy did not write (a tool's output) are read and never predicted: they are in no N.
-Axes: R rows, L length, N predicted response tokens of the batch, B its responses, T tokens of the longest one.
+No mask is derived from token ids, so the padding id may equal EOS. Tokens of a response that the policy did not write
+(a tool's output) are read and never predicted: they are not counted in N.
+Axes: R rows, L row length, N predicted response tokens of the batch, B its responses, T tokens of the longest one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Layout = Literal["tree", "padded"]
 
 
 class Tree(NamedTuple):
-    """A prompt and its responses, as token ids; every response ends with what the reward is read at.
+    """A prompt and its responses, as token ids; rewards are read at the last token of a response.
 
-    ``own`` says of each token of each response whether the policy wrote it; None: it wrote them all.
+    ``own`` is True for each response token that the policy wrote; None: it wrote all of them.
     """
 
     prompt: list[int]
@@ -32,13 +32,13 @@ class Tree(NamedTuple):
     own: list[list[bool]] | None = None
 
     def steps(self, k: int) -> list[int]:
-        """Places in response k whose tokens the policy wrote."""
+        """Positions in response k of the tokens that the policy wrote."""
         every = range(len(self.responses[k]))
         return list(every) if self.own is None else [step for step in every if self.own[k][step]]
 
 
 class PackedBatch(NamedTuple):
-    """One forward pass. ``response_index[s] = (tree, k)`` names response s by its place in the packed list of trees."""
+    """The tensors of one forward pass; ``response_index[b] = (tree, k)``: response b is response k of that tree."""
 
     layout: Layout
     tokens_RL: Tensor
@@ -86,7 +86,7 @@ class PackedBatch(NamedTuple):
 
 
 def row_lengths(tree: Tree, layout: Layout) -> list[int]:
-    """Lengths of the rows a tree takes: one row as a tree, one row per response when padded."""
+    """Lengths of the rows of a tree: one row as a tree, one row per response when padded."""
     if layout == "tree":
         return [len(tree.prompt) + sum(map(len, tree.responses))]
     return [len(tree.prompt) + len(response) for response in tree.responses]
@@ -95,8 +95,8 @@ def row_lengths(tree: Tree, layout: Layout) -> list[int]:
 def pack(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[PackedBatch]:
     """Sort trees by length and cut them into packed batches of at most ``max_tokens`` cells.
 
-    A tree is never divided: its responses share a packed batch, so a loss over its pairs is local. A single
-    tree larger than ``max_tokens`` gets a packed batch of its own.
+    A tree is never divided: its responses share a packed batch, so a loss on its pairs needs one batch only. A tree
+    larger than ``max_tokens`` gets a packed batch of its own.
 
     Raises:
         ValueError: a tree has an empty prompt, no response, or a response of which the policy wrote nothing.

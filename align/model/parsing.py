@@ -1,9 +1,9 @@
-"""A sampled response as a message for people: content, and apart from it reasoning and tool calls.
+"""Parse a sampled response into a message for people: content, reasoning and tool calls.
 
-In: token ids after their prompt. Out: one assistant message. A tokenizer that says how its responses are read
-(``response_template``, parsed by transformers) is believed; the channels of gpt-oss are read the same way; elsewhere
-reasoning stands between marks (``reasoning.py``) and everything else is content. What is scored and trained on are the
-ids, never this message rendered again. Not here: ids from messages (``text.py``).
+In: token ids after their prompt. Out: one assistant message. Where the tokenizer has a ``response_template``, which
+transformers parses, that is used; the channels of gpt-oss are read in the same way; elsewhere reasoning is the text
+between marks (``core/messages.py``) and everything else is content. Scoring and training use the ids, never this
+message rendered again. Not here: ids from messages (``chat.py``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from align.core.messages import MARKS, opened_by, split_reasoning
 from align.model.chat import Chat
 
 CHANNEL = "<|channel|>"
-SCAFFOLD = "<|start|>assistant"  # what stands between two channels and means nothing by itself
-TAIL = 32  # tokens of the prompt that are looked at for a mark that opens reasoning
+SCAFFOLD = "<|start|>assistant"  # between two channels, without a meaning of its own
+TAIL = 32  # last tokens of the prompt that are searched for a mark that opens reasoning
 # gpt-oss ("harmony"): analysis is reasoning, final and preambles in commentary are content, commentary "to" is a call
 CHANNELS: Mapping[str, Any] = {
     "defaults": {"role": "assistant"},
@@ -51,10 +51,10 @@ CHANNELS: Mapping[str, Any] = {
 def parse_response(
     chat: Chat, prompt: Sequence[int], ids: Sequence[int], tools: Sequence[Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """The response ``ids`` after ``prompt`` as a message: content, where it has them reasoning_content and tool_calls.
+    """The response ``ids`` after ``prompt`` as a message: content, and reasoning_content and tool_calls if it has them.
 
-    Nothing is left out: what a response template cannot read becomes content as it was written, special tokens in
-    sight.
+    Nothing is left out: what a response template cannot parse becomes content as it was written, with its special
+    tokens.
     """
     template = _response_template(chat)
     if template is None:
@@ -70,7 +70,7 @@ def parse_response(
 
 
 def _response_template(chat: Chat) -> Mapping[str, Any] | None:
-    """How the responses to this template are read; the tokenizer's word holds for the tokenizer's own template."""
+    """How responses are parsed; the tokenizer's ``response_template`` is valid for its own chat template only."""
     own: Mapping[str, Any] | None = getattr(chat.tokenizer, "response_template", None)
     if own is not None and chat.template == chat.tokenizer.chat_template:
         return own
@@ -80,13 +80,13 @@ def _response_template(chat: Chat) -> Mapping[str, Any] | None:
 def _parsed(
     chat: Chat, template: Mapping[str, Any], prompt: Sequence[int], ids: Sequence[int], tools: Any
 ) -> dict[str, Any]:
-    """The fields of a response; ``outside`` holds what stands in no field where the template does not say where."""
+    """The fields of a response; ``outside`` holds text of no field, where no field of the template takes such text."""
     fields = template["fields"]
     if all("open" in field or "open_pattern" in field for field in fields.values()):
         template = {**template, "fields": {**fields, "outside": {"content_args": {"strip": False}}}}
     written, before = (str(chat.tokenizer.decode(list(part))) for part in (ids, prompt))
-    found: dict[str, Any] = chat.tokenizer.parse_response(written, template, prefix=before, tools=tools)
-    return found
+    parsed: dict[str, Any] = chat.tokenizer.parse_response(written, template, prefix=before, tools=tools)
+    return parsed
 
 
 def _without_calls(template: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _without_calls(template: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _marked(chat: Chat, prompt: Sequence[int], ids: Sequence[int]) -> dict[str, Any]:
-    """Reasoning between marks, which are kept in sight also where they are special tokens."""
+    """A message whose reasoning is between marks; marks that are special tokens are decoded too."""
     opened = opened_by(str(chat.tokenizer.decode(list(prompt[-TAIL:]))))
     marks = {*MARKS, *MARKS.values()}
     if any(chat.special_ids.get(i) in marks for i in ids):

@@ -1,4 +1,4 @@
-"""A role of an adapter model, as samplers and evaluations take it."""
+"""A role of an adapter model, in the form that samplers and evaluations take."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class RoleModel(NamedTuple):
 
     @property
     def context(self) -> int | None:
-        """Tokens of a row at most, where the model states it."""
+        """The longest row in tokens, or None where the model's config does not state it."""
         return context_length(self.model.base)

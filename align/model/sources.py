@@ -1,4 +1,4 @@
-"""Where a policy lives: the base and adapter of a run or folder, and the chat template that goes with them."""
+"""Find the base, the adapter and the chat template of a policy, given its run or folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from align.model.weights import read_object, refuse_second_adapter
 
 
 class Source(NamedTuple):
-    """Where a policy lives: a base folder and, on it, an adapter folder (or none)."""
+    """The folders of a policy: its base and, where it has one, its adapter."""
 
     base: Path
     adapter: Path | None
@@ -23,7 +23,7 @@ class Source(NamedTuple):
 def find_source(path: Path) -> Source:
     """Resolve a run folder, a model folder or an adapter folder to a base and an adapter.
 
-    An adapter is used where the user named its folder or its run; one that lies in a model folder is refused.
+    An adapter is used only where the user named its folder or its run; an adapter inside a model folder is refused.
 
     Raises:
         BadInput: neither a finished run nor a local model or adapter folder. Nothing is looked up on a network.
@@ -44,10 +44,10 @@ def find_source(path: Path) -> Source:
 
 
 def find_policy(path: Path) -> Source:
-    """:func:`find_source` of what shall write answers.
+    """:func:`find_source`, for a model that generates responses.
 
     Raises:
-        BadInput: it is a reward or a value model (an adapter with a head of its own), or none of what is found there.
+        BadInput: it is a reward or value model (an adapter with its own head), or :func:`find_source` refuses it.
     """
     is_reward = is_run(path) and finished_run(path).stage == "reward"
     source = None if is_reward else find_source(path)
@@ -66,40 +66,40 @@ def _on_its_base(adapter: Path) -> Source:
     return Source(base, adapter)
 
 
-def template_of(path: Path, asked: Template) -> Template:
-    """The chat template to use with a policy: what was asked for, else what its run was trained with.
+def template_of(path: Path, configured: Template) -> Template:
+    """The chat template to use with a policy: the configured one, else the one that its run was trained with.
 
-    Arguments are inherited one by one where the template is; the day is inherited whatever the template.
+    Where the template is inherited, so is each argument that is not configured; the day is inherited with any template.
 
     Raises:
-        BadInput: the template is a file that was changed since the run read it, or an adapter folder brings one, or an
-            end token, that is not its base's.
+        BadInput: the template is a file that was changed since the run read it, or an adapter folder has a template or
+            an end token that differs from its base's.
     """
     if not is_run(path):
         _refuse_other_end(path)
-        own = _own_template(path) if asked.name is None and (path / "adapter_config.json").is_file() else None
+        own = _own_template(path) if configured.name is None and (path / "adapter_config.json").is_file() else None
         if own is not None and own != _own_template(find_source(path).base):
             raise BadInput(
                 f"{path}: brings a chat template that is not its base's; set chat_template to the one it was trained "
                 f"with ({path / 'chat_template.jinja'}, where it lies there as a file)"
             )
-        return asked
+        return configured
     parent = finished_run(path)
     inherited = parent.resolved.get("chat_template")
     known = parent.template.get("template_sha256")
-    if inherited and asked.name in (None, inherited) and has_other_text(Path(inherited), known):
+    if inherited and configured.name in (None, inherited) and has_other_text(Path(inherited), known):
         raise BadInput(
             f"chat_template: {inherited}: has other content than when {path} was trained; put that back, or name "
             "another file for what is meant now"
         )
     arguments = parent.template.get("template_arguments", {})
-    if asked.name not in (None, inherited):
+    if configured.name not in (None, inherited):
         arguments = {name: value for name, value in arguments.items() if name == "date"}
-    return asked._replace(name=asked.name or inherited, arguments={**arguments, **asked.arguments})
+    return configured._replace(name=configured.name or inherited, arguments={**arguments, **configured.arguments})
 
 
 def _own_template(folder: Path) -> str | None:
-    """The chat template that a folder's files hold, in a file of its own or with the tokenizer's settings."""
+    """The chat template of a folder, from its own file or from the tokenizer's settings."""
     file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8", errors="replace").strip()
@@ -108,9 +108,9 @@ def _own_template(folder: Path) -> str | None:
 
 
 def _refuse_other_end(folder: Path) -> None:
-    """Refuse an adapter folder whose tokenizer ends answers with another token than its base's, which is the one used.
+    """Refuse an adapter folder whose tokenizer has another end token than its base's tokenizer, which is the one used.
 
-    Tokens that it has beyond the base's vocabulary are left alone: many trainers add one to pad with.
+    Further tokens beyond the base's vocabulary are allowed: many trainers add a padding token.
     """
     if not (folder / "adapter_config.json").is_file():
         return
@@ -123,15 +123,15 @@ def _refuse_other_end(folder: Path) -> None:
 
 
 def _end_of(folder: Path) -> str | None:
-    """The end token that a folder's tokenizer settings name."""
+    """The end token in a folder's tokenizer settings, or None."""
     settings = folder / "tokenizer_config.json"
     named = read_object(settings).get("eos_token") if settings.is_file() else None
     named = named.get("content") if isinstance(named, dict) else named
     return named if isinstance(named, str) else None
 
 
-def on_the_day_of(asked: Template, paths: Iterable[Path | None]) -> Template:
-    """A template that prints the day of the first of these runs that printed one."""
+def on_the_day_of(configured: Template, paths: Iterable[Path | None]) -> Template:
+    """The configured template, with the day of the first of these runs whose template printed a day."""
     records = (finished_run(path) for path in paths if path is not None and is_run(path))
     days = (record.template.get("template_arguments", {}).get("date") for record in records)
-    return asked._replace(day=next((day for day in days if day), asked.day))
+    return configured._replace(day=next((day for day in days if day), configured.day))

@@ -1,7 +1,7 @@
-"""Where in a rendered response the assistant's own turns stand: between them are tool outputs and headers.
+"""Find the assistant's own turns in a rendered response: between them are tool outputs and headers.
 
-In: how a conversation is rendered, and a response of several messages. Out: spans of its text. Found by rendering
-what came before each turn, never from token ids. Not here: encoding (``text.py``).
+In: a function that renders a conversation, and a response of several messages. Out: spans of its text. A turn is
+located by rendering the messages before it, never from token ids. Not here: encoding (``chat.py``).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class CannotTell(ValueError):
 
 
 class Span(NamedTuple):
-    """Characters from ``start`` up to, and without, ``end``."""
+    """Characters from ``start`` (included) to ``end`` (excluded)."""
 
     start: int
     end: int
 
 
 class Render(Protocol):
-    """A conversation as text; ``ask`` adds the generation prompt."""
+    """Render a conversation as text; ``ask`` adds the generation prompt."""
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], *, ask: bool = False) -> str: ...
 
@@ -43,7 +43,7 @@ def own_turns(
         ends: the texts of the tokens that end a turn.
 
     Raises:
-        CannotTell: a turn's beginning or end is not shown, or a tool's output stands within the assistant's turn.
+        CannotTell: a turn's beginning or end is not shown, or a tool's output is inside the assistant's turn.
     """
     spans: list[Span] = []
     for place, message in enumerate(response):
@@ -71,7 +71,7 @@ def _prefix(before: str, whole: str, what: str) -> int:
 
 
 def _first_end(whole: str, start: int, ends: Sequence[str]) -> int:
-    found = [at + len(end) for end in ends if (at := whole.find(end, start)) >= 0]
-    if not found:
+    ends_at = [at + len(end) for end in ends if (at := whole.find(end, start)) >= 0]
+    if not ends_at:
         raise CannotTell("the chat template does not show where the assistant's turn ends")
-    return min(found)
+    return min(ends_at)

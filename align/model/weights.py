@@ -1,9 +1,9 @@
-"""What a model or adapter folder holds, read before anything large is made of it.
+"""Check a model or adapter folder before anything large is allocated.
 
-A folder is somebody else's file: whatever a library raises while it reads one is told in one line that names the
+A folder comes from outside: whatever a library raises while it reads one becomes an error of one line that names the
 file, its key and what to do. Names, shapes and types of the tensors come from the safetensors headers and are
 matched with the architecture on the meta device, so ``align check`` and a run refuse the same folders, and an
-absurd number in a configuration costs neither minutes nor memory.
+impossible number in a configuration costs neither minutes nor memory.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from align.core.config import BadInput
 from align.core.hashes import safetensors_header
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-LAYERS = 2048  # most layers a configuration may ask for; the largest open models have fewer than 200
+LAYERS = 2048  # most layers of a configuration; the largest open models have fewer than 200
 EXPERTS = 16384
 SIZE = 1 << 26  # any other size: rows of an embedding, width, positions
 COUNTS = re.compile(
     r"^(num_hidden_layers|num_layers|n_layers?|num_attention_heads|num_key_value_heads|num_heads|n_heads?|n_embd"
     r"|hidden_size|vocab_size)$"
-)  # a model has at least one of each; of what else is counted (layers that share their keys) it may have none
+)  # counts that are at least 1; other counts may be 0 (layers that share their keys)
 FLOATS = ("F64", "F32", "F16", "BF16")
 OTHER_HEADS = re.compile(r"For(SequenceClassification|TokenClassification|QuestionAnswering|MaskedLM|MultipleChoice)$")
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$|attn\.(masked_)?bias$|position_ids$|^v_head\.|^value_head\.|^mtp\.")
 
 
 class Weights(NamedTuple):
-    """A folder's architecture on the meta device, and the names of tensors in its files that it has no place for."""
+    """The architecture of a folder on the meta device, and the names of tensors in its files that it does not use."""
 
     model: Any
     unused: list[str]
 
 
-# --- reading what somebody else wrote ------------------------------------------------------------------------
+# --- reading files from outside ------------------------------------------------------------------------------
 
 
 @contextmanager
 def reading(what: str, remedy: str) -> Iterator[None]:
-    """Name the file where a library fails on it; that this machine has too little memory is another matter.
+    """Raise BadInput with the name of the file where a library fails to read it, except when memory runs out.
 
     The libraries that read configurations, tokenizers and weights raise whatever their code meets in a bad file
     (KeyError, ZeroDivisionError, a Rust panic, ...), so no list of exceptions would be complete.
@@ -60,7 +60,7 @@ def reading(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        is_panic = type(error).__name__ == "PanicException"  # from Rust, and no Exception
+        is_panic = type(error).__name__ == "PanicException"  # from Rust, not an Exception
         if isinstance(error, BadInput) or is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic):
             raise
         raise BadInput(f"{what} ({one_line(error)}); {remedy}") from error
@@ -72,15 +72,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and its text in one line of bounded length."""
+    """The type and the text of an error in one line of at most 240 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:240]
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it cannot be read, or holds another type.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -95,10 +95,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def config_of(path: Path) -> Any:
-    """A model folder's configuration, without loading weights.
+    """Read the configuration of a model folder, without loading weights.
 
     Raises:
-        BadInput: there is none, it cannot be read, it is absurd, or it is not that of a language model.
+        BadInput: it is missing, cannot be read, has impossible values, or is not that of a causal language model.
     """
     file = path / "config.json"
     if not file.is_file():
@@ -129,14 +129,14 @@ def config_of(path: Path) -> Any:
 
 
 def skeleton(config: Any) -> Any:
-    """An architecture without its weights (on the meta device)."""
+    """The architecture of a configuration, without weights (on the meta device)."""
     where = f"{getattr(config, 'name_or_path', '') or 'config.json'}: no architecture can be made of its configuration"
     with reading(where, "copy it again from where the model came from"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _refuse_strange_stops(path: Path, config: Any) -> None:
-    """Transformers passes over a generation configuration that it cannot read, and its stop tokens with it."""
+    """Refuse unusable stop tokens in a generation configuration, which transformers would ignore without an error."""
     file = path / "generation_config.json"
     own = read_object(file).get("eos_token_id") if file.is_file() else None
     rows = getattr(config.get_text_config(), "vocab_size", None)
@@ -147,7 +147,7 @@ def _refuse_strange_stops(path: Path, config: Any) -> None:
 
 
 def _refuse_absurd(file: Path, settings: Mapping[str, Any], prefix: str = "") -> None:
-    """Sizes that no model has are refused before a list or a layer is made for each."""
+    """Refuse sizes that no model has, before a list or a layer is made for each."""
     for key, value in settings.items():
         if isinstance(value, dict):
             _refuse_absurd(file, value, f"{prefix}{key}.")
@@ -160,7 +160,7 @@ def _refuse_absurd(file: Path, settings: Mapping[str, Any], prefix: str = "") ->
 
 
 def refuse_second_adapter(path: Path) -> None:
-    """Transformers would apply an adapter that lies in a model folder without a word."""
+    """Refuse an adapter inside a model folder, which transformers would apply without notice."""
     if (path / "adapter_config.json").is_file() and (path / "config.json").is_file():
         raise BadInput(
             f"{path}: holds a model (config.json) and an adapter (adapter_config.json); move the adapter to a folder "
@@ -172,7 +172,7 @@ def refuse_second_adapter(path: Path) -> None:
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name."""
+    """Load the tensors of a safetensors file by name."""
     if not file.is_file():
         raise BadInput(f"{file}: missing; copy or train it again")
     safetensors_header(file)
@@ -181,10 +181,10 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def refuse_not_finite(file: Path, tensors: Iterable[tuple[str, Tensor]], remedy: str = "train it again") -> None:
-    """Refuse tensors by name of which one holds NaN or an infinity."""
+    """Refuse tensors, given by name, if one holds NaN or an infinity."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and tensor.numel():
-            wide = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # bytes have no order
+            wide = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # 8 bits: no order
             if not all(math.isfinite(float(end)) for end in wide.aminmax()):
                 raise BadInput(f"{file}: {name} holds a number that is not finite; {remedy}")
 
@@ -193,7 +193,7 @@ def weight_files(path: Path) -> list[Path]:
     """The safetensors files that a model folder is loaded from.
 
     Raises:
-        BadInput: there are none, a shard is missing or lies elsewhere, or two sets of them are there.
+        BadInput: there are none, a shard is missing or in another folder, or there are two sets of them.
     """
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if not index.is_file():
@@ -216,7 +216,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def check_weights(path: Path, config: Any) -> Weights:
-    """Match the names, shapes and types in a folder's files with its architecture, without reading a tensor.
+    """Compare names, shapes and types in the files of a folder with its architecture, without reading a tensor.
 
     Raises:
         BadInput: a tensor is missing, misshaped, of another type or unknown; the first ones are named.
@@ -225,7 +225,7 @@ def check_weights(path: Path, config: Any) -> Weights:
     for file in weight_files(path):
         entries |= {name: (file, str(entry["dtype"])) for name, entry in safetensors_header(file).items()}
     if getattr(config, "quantization_config", None) is not None:
-        return Weights(skeleton(config), [])  # its tensors have other shapes than the architecture's
+        return Weights(skeleton(config), [])  # quantised tensors have other shapes than the architecture
     with reading(f"{path}: the model cannot be loaded", "copy or convert it again"):
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path), config=config, dtype=torch.float32, use_safetensors=True, device_map={"": "meta"},
@@ -245,7 +245,7 @@ def check_weights(path: Path, config: Any) -> Weights:
 
 
 def refuse_missing(path: Path, info: Mapping[str, Any]) -> list[str]:
-    """Refuse what transformers would fill at random or leave out; return what may be left out, by name.
+    """Refuse tensors that transformers would initialise at random or ignore; return the names that may be ignored.
 
     Args:
         info: what ``from_pretrained(output_loading_info=True)`` reports; tied heads are not among the missing.

@@ -1,4 +1,4 @@
-"""What the base was trained on, and the demonstrations that SFT starts from: texts drawn at stated rates.
+"""The training texts of the base and the demonstrations for SFT, drawn at the rates of this table.
 
 ====================  =========================  =============================
 rate                  base (:data:`BASE`)        demonstrations (:data:`SHOWN`)
@@ -25,7 +25,7 @@ from align.pocket.world import Item, Split, all_items, draw, fact_sentence, fact
 
 @dataclass(frozen=True)
 class Rates:
-    """Probabilities of what an answer is like; ``steps`` of giving one, two or three steps."""
+    """Probabilities of the properties of an answer; ``steps``: of one, two or three steps."""
 
     wrong: float
     polite: float
@@ -44,14 +44,14 @@ BASE_MIX = {"fact": 0.16, "sum": 0.16, "words": 0.26, "help": 0.10, "benign": 0.
 
 def answer(item: Item, rates: Rates, rng: random.Random) -> str:
     """One answer to a question, drawn at the given rates."""
-    said = [_content(item, rates, rng)]
+    parts = [_content(item, rates, rng)]
     if rng.random() < rates.filler:
-        said.insert(0, rng.choice(words.FILLER))
+        parts.insert(0, rng.choice(words.FILLER))
     if rng.random() < rates.rude:
-        said.insert(0, rng.choice(words.RUDE))
+        parts.insert(0, rng.choice(words.RUDE))
     if rng.random() < rates.polite:
-        said.append(rng.choice(words.POLITE))
-    return " ".join(said)
+        parts.append(rng.choice(words.POLITE))
+    return " ".join(parts)
 
 
 def _content(item: Item, rates: Rates, rng: random.Random) -> str:

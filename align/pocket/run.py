@@ -1,4 +1,4 @@
-"""Stage `pocket`: the embedded world's files for one seed, as JSON lines that any stage can read.
+"""Stage `pocket`: write the files of the embedded world for one seed, as JSON lines that any stage can read.
 
 Out: ``demonstrations.jsonl`` (for sft), ``prompts.jsonl`` (to sample candidates from: training prompts, and
 held-out ones with their split), and the evaluation items ``forgetting.jsonl``, ``safety.jsonl`` and
@@ -22,13 +22,11 @@ from align.pocket.world import SKILLS, Item, Split, draw
 
 SKILL_MIX = dict.fromkeys(SKILLS, 1.0)
 SAFETY_MIX = {"harm": 1.0, "benign": 1.0, "lead": 1.0}
-
-
-WATCHED = 40  # training prompts kept out of the pairs that train: what is looked at while a policy trains
+VALIDATION_PROMPTS = 40  # training prompts of split validation, for periodic samples during training
 
 
 class PocketConfig(StageConfig):
-    """How much of the world is drawn; ``held_out`` is ``dev`` for tuning and ``test`` for reporting."""
+    """Numbers of rows to draw; ``held_out`` is ``dev`` for tuning and ``test`` for reporting."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ()
 
@@ -57,8 +55,8 @@ def _write(config: PocketConfig, run: Run) -> dict[str, Any]:
     files = {
         "demonstrations": demonstrations(config.seed, config.demonstrations),
         "prompts": [
-            *_prompts(training[:WATCHED], "validation"),
-            *_prompts(training[WATCHED:], "train"),
+            *_prompts(training[:VALIDATION_PROMPTS], "validation"),
+            *_prompts(training[VALIDATION_PROMPTS:], "train"),
             *_prompts(testing, "test"),
         ],
         "forgetting": [
@@ -95,7 +93,7 @@ def _options(item: Item) -> dict[str, Any]:
 
 
 def _documents(seed: int, n: int) -> list[dict[str, Any]]:
-    """Documents that differ: one question counts once."""
+    """Draw n distinct documents."""
     rng = random.Random(f"documents-{seed}")
     texts: dict[str, None] = {}
     while len(texts) < n:

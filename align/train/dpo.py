@@ -1,9 +1,9 @@
-"""Stage `dpo`: preference pairs straight to a policy, by any loss on pairs.
+"""Stage `dpo`: train a policy directly on preference pairs, with any preference loss.
 
 In: a pairs run and the policy to start from (an SFT run; its frozen adapter is the reference). Out:
-``adapter/``. The reference runs in the same rows as the policy, so bf16 rounding cancels. An SFT term on the
-chosen response holds its likelihood up; an alarm says when it falls all the same.
-Not here: what a loss computes (``losses/pairwise.py``).
+``adapter/``. Policy and reference compute the same packed batches, so bf16 rounding errors cancel. An SFT term on the
+chosen responses keeps their likelihood from falling; an alarm is noted when it falls in spite of that.
+Not here: the equations of the losses (``losses/pairwise.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from align.core.stage import stage
 from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
 from align.engine.distributed import Distributed
 from align.engine.loop import TrainingConfig, TrainingLoop, epochs
-from align.engine.samples import SampleLogger, watched_rows
+from align.engine.samples import SampleLogger, sample_rows
 from align.losses.pairwise import Likelihood, LossSetting, PairLogprobs, PreferenceLoss, Sigmoid, total_loss
 from align.model.adapters import AdapterModel
 from align.model.load import context_length
@@ -32,7 +32,7 @@ from align.model.open import TRAINED_POLICY, open_models
 from align.model.packing import pack
 from align.train import guards
 
-ALARM = -2.0  # nats: mean log-ratio of chosen responses below which likelihood displacement is named
+ALARM = -2.0  # nats per response: mean log-ratio of chosen responses below which likelihood displacement is noted
 BETA, SFT_WEIGHT = 0.1, 0.2
 
 
@@ -57,7 +57,7 @@ class DPOConfig(TrainingConfig):
 
     @classmethod
     def renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """``beta`` and ``sft_weight`` were what the list of ``loss`` is now."""
+        """Read the former keys ``beta`` and ``sft_weight`` as the list ``loss``."""
         values = super().renamed(settings)
         former = {name: values.pop(name) for name in ("beta", "sft_weight") if name in values}
         if former and values.get("loss") is not None:
@@ -70,7 +70,7 @@ class DPOConfig(TrainingConfig):
 
 
 class Sums(NamedTuple):
-    """Sums over the pairs of a step; ``loss`` is already over the step's denominator."""
+    """Sums over the pairs of a step; ``loss`` is already divided by the step's denominator."""
 
     loss: float = 0.0
     right: float = 0.0
@@ -92,11 +92,11 @@ class Sums(NamedTuple):
 
 @stage
 def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
-    """Train a policy on pairs; ``gold`` scores what it writes meanwhile, where the truth is known."""
+    """Train a policy on pairs; ``gold`` gives the true utility of its periodic samples, where it is known."""
     model = open_models(run, config, config.policy, TRAINED_POLICY, tuner=config.tuner)
     train = load_pairs(run, config.pairs, "train", model.chat, context_length(model.base), config.min_rows)
     run.record.lineage |= {"prompts": prompts_hash(train)}
-    rows = watched_rows(config.pairs, config.watch.prompts)
+    rows = sample_rows(config.pairs, config.watch.prompts)
     headline = _fit(config, run, model, train, SampleLogger(model, rows, config.watch, config.seed, gold=gold))
     if run.is_main:
         model.save_role("policy", run.path / "adapter")
@@ -125,10 +125,11 @@ def _fit(
 
 
 def _backward(config: DPOConfig, model: AdapterModel, processes: Distributed, prompts: Sequence[PromptPairs]) -> Sums:
-    """Accumulate the gradient of this process's share of a step; the sums over all processes.
+    """Accumulate the gradient of this process's share of a step; returns the sums over all processes.
 
-    Losses that couple pairs need two passes: without gradients over all packed batches, which gives the derivative of
-    the step's loss by each log-probability, and then backward from these derivatives, packed batch by packed batch.
+    Losses that couple pairs need two passes: a pass without gradients over all packed batches, which gives the
+    derivative of the step's loss with respect to each log-probability, and then a backward pass from these derivatives
+    for each packed batch.
     """
     share, denominator = processes.share(prompts), total_weight(prompts)
     coupled: StepLoss | None = None
@@ -158,7 +159,7 @@ def _backward(config: DPOConfig, model: AdapterModel, processes: Distributed, pr
 
 
 def _pair_logprobs(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> Iterator[PairLogprobs]:
-    """The log-probabilities of each packed batch's pairs; run the backward pass before the next one is taken."""
+    """Yield the log-probabilities of the pairs of each packed batch; run the backward pass before taking the next."""
     for packed in pack([prompt.tree for prompt in prompts], model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
         pairs = index_pairs(packed, prompts)
@@ -180,7 +181,7 @@ def _pair_logprobs(model: AdapterModel, prompts: Sequence[PromptPairs], denomina
 
 
 class StepLoss(NamedTuple):
-    """A loss over all pairs of a step: its value, and its derivatives by the log-probabilities of each part's pairs."""
+    """The value of a loss over all pairs of a step, and its derivatives by the log-probabilities of each part."""
 
     value: float
     derivatives: list[tuple[Tensor, Tensor]]
@@ -189,7 +190,7 @@ class StepLoss(NamedTuple):
 def _step_loss(
     losses: Sequence[PreferenceLoss], parts: Sequence[PairLogprobs], processes: Distributed, denominator: float
 ) -> StepLoss:
-    """The loss of all processes' pairs at once, with the derivatives that belong to this process."""
+    """The loss over the pairs of all processes, with the derivatives of this process's pairs."""
     whole, start = {}, 0
     for name in PairLogprobs._fields[:-1]:
         own_P = torch.cat([getattr(pairs, name) for pairs in parts]) if parts else torch.zeros(0)

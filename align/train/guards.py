@@ -1,5 +1,7 @@
-"""What must hold while a policy trains, checked where it is cheap: identities before the first update, and
-three estimates of the same KL at the end. A guard that fails stops the run and names where to look."""
+"""Guards of a training run: identities that hold before the first update, and three estimates of the KL at the end.
+
+An identity that does not hold stops the run with an error that names possible causes.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from align.model.adapters import AdapterModel
 from align.model.packing import Tree, pack
 
 RATIO = {"float32": 1e-6, "bfloat16": 1e-2}  # |ratio - 1| before the first update, on the same rows
-SAMPLER = {"float32": 1e-4, "bfloat16": 5e-2}  # mean |sampler - scorer|, nats a token
-START = {"float32": 1e-3, "bfloat16": 1e-1}  # nats a response between a policy and its own copy
+SAMPLER = {"float32": 1e-4, "bfloat16": 5e-2}  # mean |sampler - scorer|, nats per token
+START = {"float32": 1e-3, "bfloat16": 1e-1}  # nats per response between a policy and its own copy
 
 
 def same_ratio(logprob_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, dtype: str) -> None:
-    """Scorer against updater: before the first update every ratio is 1."""
+    """Compare scorer and updater: before the first update every ratio is 1."""
     _finite("ppo", logprob_BT[mask_BT])
     off_BT = torch.where(mask_BT, ((logprob_BT - old_BT).exp() - 1).abs(), 0.0)
     worst = float(off_BT.max())
@@ -33,20 +35,20 @@ def same_ratio(logprob_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, dtype: str) 
 
 
 def same_sampler(scored: Sequence[float], sampled: Sequence[float], dtype: str) -> None:
-    """Sampler against scorer: the same tokens have the same log-probabilities."""
+    """Compare sampler and scorer: the same tokens have the same log-probabilities."""
     if not scored:
         return
     _finite("ppo", torch.tensor(scored))
     mean = sum(abs(a - b) for a, b in zip(scored, sampled, strict=True)) / len(scored)
     if not mean <= SAMPLER[dtype]:
         raise BadInput(
-            f"ppo: sampler and scorer differ by {mean:.2e} nats a token; look at temperature, top_k, top_p and the "
+            f"ppo: sampler and scorer differ by {mean:.2e} nats per token; check temperature, top_k, top_p and the "
             "chat template of whatever samples"
         )
 
 
 def same_start(margin: float, chosen: float, rejected: float, pairs: float, dtype: str) -> None:
-    """Before the first update the policy is its reference: log-ratios are 0 and DPO's loss is ln 2."""
+    """Compare policy and reference: before the first update all log-ratios are 0 and DPO's loss is ln 2."""
     _finite("dpo", torch.tensor([margin, chosen, rejected]))
     off = max(abs(margin), abs(chosen), abs(rejected)) / max(1.0, pairs)
     if not off <= START[dtype]:
@@ -58,27 +60,28 @@ def same_start(margin: float, chosen: float, rejected: float, pairs: float, dtyp
 
 @torch.no_grad()
 def three_kls(model: AdapterModel, trees: Sequence[Tree], temperature: float, bound: float | None) -> dict[str, Any]:
-    """k1, k3 and exact KL(policy || reference), nats a response, on the same rollouts of the policy.
+    """The k1, k3 and exact KL(policy || reference) in nats per response, on the same rollouts of the policy.
 
-    ``*_standard_errors_off`` says by how many standard errors of the paired difference an estimate's mean misses
-    the exact one's; ``agree`` is false beyond 3: then sampler, masks or positions disagree somewhere. It is None
-    where there is no standard error to count in: one response, or several that are all alike.
+    ``*_standard_errors_off`` is the difference between the mean of an estimate and the exact mean, in standard errors
+    of the paired difference; ``agree`` is False beyond 3, a sign that sampler, masks or positions disagree. Both are
+    None where the standard error is not defined: for one response, or for several with the same difference.
     """
-    found: dict[str, list[float]] = {"k1": [], "k3": [], "exact": []}
+    estimates: dict[str, list[float]] = {"k1": [], "k3": [], "exact": []}
     for packed in pack(trees, model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
         with model.use("policy"):
             policy_N = model.logprobs(packed, temperature)
         with model.use(model.reference):
             reference_N = model.logprobs(packed, temperature)
-        found["k1"] += packed.sums(token_kl(policy_N, reference_N, "k1")).tolist()
-        found["k3"] += packed.sums(token_kl(policy_N, reference_N, "k3")).tolist()
+        estimates["k1"] += packed.sums(token_kl(policy_N, reference_N, "k1")).tolist()
+        estimates["k3"] += packed.sums(token_kl(policy_N, reference_N, "k3")).tolist()
         exact_N = model.exact_kl(packed, "policy", model.reference, temperature)
-        found["exact"] += packed.sums(exact_N).tolist()
-    means = {name: sum(values) / len(values) for name, values in found.items()}
-    off = {f"{kind}_standard_errors_off": _standard_errors(found[kind], found["exact"]) for kind in ("k1", "k3")}
+        estimates["exact"] += packed.sums(exact_N).tolist()
+    means = {name: sum(values) / len(values) for name, values in estimates.items()}
+    exact = estimates["exact"]
+    off = {f"{kind}_standard_errors_off": _standard_errors(estimates[kind], exact) for kind in ("k1", "k3")}
     return {
-        "n": len(found["exact"]),
+        "n": len(exact),
         **means,
         **off,
         "agree": None if None in off.values() else all(abs(value or 0.0) <= 3 for value in off.values()),
@@ -96,7 +99,7 @@ def _finite(stage: str, values: Tensor) -> None:
 
 
 def _standard_errors(estimate: Sequence[float], exact: Sequence[float]) -> float | None:
-    """None where there is no error to count in: differences that are all alike, and not zero."""
+    """The mean difference in standard errors; None where all differences are equal and not zero."""
     difference = torch.tensor(estimate, dtype=torch.float64) - torch.tensor(exact, dtype=torch.float64)
     if not difference.any():
         return 0.0

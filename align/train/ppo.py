@@ -1,9 +1,9 @@
 """Stage `ppo`: RLHF with PPO, four roles on one base.
 
 In: the policy to start from (an SFT run; its frozen adapter is the reference), rewards (reward runs, functions, or
-classes from elsewhere), and the prompts of a pairs run. Out: ``adapter/`` (policy) and ``value/`` (critic).
-An iteration has five steps: act, judge, assign credit, improve, account. Rollouts, old log-probabilities
-and updates share their rows, whose packing is fixed for all epochs, so the first ratio is exactly 1.
+classes of other packages), and the prompts of a pairs run. Out: ``adapter/`` (policy) and ``value/`` (critic).
+An iteration has five steps: act, judge, assign credit, improve, account. Rollouts, old log-probabilities and updates
+use the same packed batches in all epochs, so the first ratio is exactly 1.
 Not here: reward whitening, an adaptive KL coefficient, PPO-ptx, advantages shared within a prompt.
 """
 
@@ -23,7 +23,7 @@ from align.core.plugins import RewardFunction
 from align.core.runs import Run
 from align.core.stage import stage
 from align.engine.loop import TrainingConfig, TrainingLoop, epochs
-from align.engine.samples import SampleLogger, watched_rows
+from align.engine.samples import SampleLogger, sample_rows
 from align.generate.local import LocalSampler
 from align.generate.sampler import Request, Sample, TokenSampler, sample_all
 from align.losses.policy_gradient import policy_loss
@@ -34,8 +34,8 @@ from align.model.packing import Tree
 from align.model.roles import RoleModel
 from align.train import guards
 from align.train.rollouts import (
-    Prompt,
     Rollout,
+    TrainingPrompt,
     assign_credit,
     judge,
     load_prompts,
@@ -68,7 +68,7 @@ class PPOConfig(TrainingConfig):
     epochs: int = Field(default=1, ge=1, description="passes over the responses of an iteration")
     minibatches: int = Field(default=4, ge=1, description="optimiser steps per epoch")
     kl: float = Field(default=0.05, ge=0, description="coefficient of the per-token KL in the reward")
-    kl_max: float | None = Field(default=None, gt=0, description="nats a response; learning stops beyond it")
+    kl_max: float | None = Field(default=None, gt=0, description="nats per response; training stops beyond it")
     gamma: float = Field(default=1.0, gt=0, le=1, description="discount of later rewards")
     lam: float = Field(default=0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
     clip: float = Field(
@@ -86,18 +86,18 @@ class PPOConfig(TrainingConfig):
     watch: Watch = Watch()
 
     def input_hashes(self) -> dict[str, str]:
-        """What the reward functions are written in: another reward is another run."""
+        """Hash of the code of the reward functions: a changed function makes another run."""
         return {"functions": code_of(*self.functions)} if self.functions else {}
 
     @functools.cached_property
     def all_rewards(self) -> Rewards:
-        """Every reward, whichever key names it."""
+        """The rewards of all three keys."""
         return Rewards.of(self.reward, self.functions, self.rewards or [])
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Policy, reference, rewards and value; the value begins as the first reward model where there is one."""
-        rewards = {name: Role(begins=reward) for name, reward in self.all_rewards.roles.items()}
+        """Policy, reference, rewards and value; the value starts from the first reward model where there is one."""
+        rewards = {name: Role(weights=reward) for name, reward in self.all_rewards.roles.items()}
         if not rewards:
             return {**TRAINED_POLICY, "value": Role(trainable=True, has_head=True)}
         return {**TRAINED_POLICY, **rewards, "value": rewards["reward"]._replace(trainable=True)}
@@ -105,7 +105,7 @@ class PPOConfig(TrainingConfig):
 
 @stage
 def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
-    """Train a policy against a reward; ``gold`` scores what it writes meanwhile, where the truth is known."""
+    """Train a policy by its rewards; ``gold`` gives the true utility of its responses, where it is known."""
     rewards = config.all_rewards
     if not (rewards.texts or rewards.roles):
         raise BadInput("ppo: nothing rewards the policy; set reward: RUN, functions: [module:function], or rewards")
@@ -119,7 +119,7 @@ def ppo(config: PPOConfig, run: Run, *, gold: RewardFunction | None = None) -> d
     run.record.lineage |= {"rewards": _learned_from(rewards, run)}
     samples = SampleLogger(
         model,
-        watched_rows(config.pairs, config.watch.prompts),
+        sample_rows(config.pairs, config.watch.prompts),
         config.watch,
         config.seed,
         sampler=config.sampler,
@@ -143,10 +143,10 @@ def _iterate(
     run: Run,
     model: AdapterModel,
     loop: TrainingLoop,
-    batches: Sequence[list[list[Prompt]]],
+    batches: Sequence[list[list[TrainingPrompt]]],
     gold: RewardFunction | None,
 ) -> int:
-    """The iterations that are left; how many updated the policy (fewer than asked for when kl_max stops it)."""
+    """Run the remaining iterations; returns how many updated the policy (fewer than configured if kl_max stops it)."""
     for iteration in loop.steps():
         prompts = [loop.share(part) for part in batches[iteration - 1]]
         # 1 act
@@ -180,9 +180,9 @@ def _iterate(
 
 
 def act(
-    config: PPOConfig, model: AdapterModel, iteration: int | str, prompts: Sequence[Prompt]
+    config: PPOConfig, model: AdapterModel, iteration: int | str, prompts: Sequence[TrainingPrompt]
 ) -> list[Sequence[Sample]]:
-    """Sample responses; each sequence is seeded by (seed, stage, iteration, prompt, number)."""
+    """Sample responses; the seed of each is made of (seed, stage, iteration, prompt, number)."""
     sampler = config.sampler or LocalSampler()
     requests = [
         Request(
@@ -205,7 +205,7 @@ def act(
 def improve(
     config: PPOConfig, model: AdapterModel, loop: TrainingLoop, minibatches: Sequence[Sequence[Rollout]], *, check: bool
 ) -> dict[str, float]:
-    """A few clipped epochs over the iteration's rollouts, policy and critic in turn; the mean statistics of updates."""
+    """Update policy and critic on the rollouts of an iteration; returns the statistics, averaged over updates."""
     names = ("policy_loss", "clip_fraction", "approx_kl", "value_loss", "value_clip_fraction")
     updates: list[dict[str, float]] = []
     for _ in range(config.epochs):
@@ -223,7 +223,7 @@ def improve(
 
 
 def _backward(config: PPOConfig, model: AdapterModel, r: Rollout, n_tokens: float, *, check: bool) -> list[float]:
-    """Gradients of one packed batch, role by role: a backward pass comes before the next switch."""
+    """Accumulate the gradients of one packed batch, role by role: a backward pass comes before the next switch."""
     with model.use("policy"):
         logprob_BT = r.packed.by_response(model.logprobs(r.packed, config.temperature))
         if check:
@@ -238,7 +238,7 @@ def _backward(config: PPOConfig, model: AdapterModel, r: Rollout, n_tokens: floa
     return [number.item() for number in stats]
 
 
-def minibatches(config: PPOConfig, prompts: Sequence[Prompt]) -> list[list[list[Prompt]]]:
+def minibatches(config: PPOConfig, prompts: Sequence[TrainingPrompt]) -> list[list[list[TrainingPrompt]]]:
     """The prompts of each iteration, cut into minibatches; no prompt twice in an iteration."""
     rounds = math.ceil(config.iterations / (len(prompts) // config.batch))
     batches = [b for b in epochs(len(prompts), config.batch, rounds, config.seed) if len(b) == config.batch]
@@ -246,8 +246,8 @@ def minibatches(config: PPOConfig, prompts: Sequence[Prompt]) -> list[list[list[
     return [[[prompts[i] for i in batch[first::n]] for first in range(n)] for batch in batches]
 
 
-def _measure_kl(config: PPOConfig, run: Run, model: AdapterModel, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Three estimates of the final KL on fresh rollouts; notes where they disagree or pass ``kl_max``."""
+def _measure_kl(config: PPOConfig, run: Run, model: AdapterModel, prompts: Sequence[TrainingPrompt]) -> dict[str, Any]:
+    """Three estimates of the final KL on new rollouts; notes where they disagree or exceed ``kl_max``."""
     samples = act(config, model, "end", prompts)
     trees = [Tree(p.ids, [s.require_ids() for s in own]) for p, own in zip(prompts, samples, strict=True)]
     kl = guards.three_kls(model, trees, config.temperature, config.kl_max)
@@ -264,7 +264,7 @@ def _measure_kl(config: PPOConfig, run: Run, model: AdapterModel, prompts: Seque
 
 
 def _learned_from(rewards: Rewards, run: Run) -> str:
-    """Every reward that this policy, or what it starts from, learned from: none of them can test it."""
+    """Names of all rewards that this policy or its parents were trained on: none of them can evaluate it."""
     before = set(run.record.lineage.get("rewards", "").split())
     runs = [
         entry["sha256"]

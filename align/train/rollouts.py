@@ -1,4 +1,4 @@
-"""What PPO learns from: prompts, scored responses, and what every role says of their tokens, on the same rows."""
+"""The rollouts of PPO: prompts, scored responses, and their log-probabilities and values under each role."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rewards.model import sum_of_roles
 from rewards.reward import Rewards, RoleReward, TextReward
 
 
-class Prompt(NamedTuple):
+class TrainingPrompt(NamedTuple):
     """A training prompt and its token ids."""
 
     id: str
@@ -47,7 +47,7 @@ class ScoredSamples(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """One packed batch of responses and what PPO knows of them. In memory only."""
+    """One packed batch of responses with their scores and per-token tensors. In memory only."""
 
     packed: PackedBatch
     mask_BT: Tensor
@@ -59,12 +59,12 @@ class Rollout(NamedTuple):
     returns_BT: Tensor
 
 
-def load_prompts(run: Run, model: AdapterModel, pairs: Path, max_new_tokens: int) -> list[Prompt]:
-    """The training prompts of a pairs run that leave room for a response; what is dropped is counted."""
+def load_prompts(run: Run, model: AdapterModel, pairs: Path, max_new_tokens: int) -> list[TrainingPrompt]:
+    """Load the training prompts of a pairs run that leave room for a response; the others are counted as dropped."""
     context = context_length(model.base)
     train = load_pairs(run, pairs, "train", model.chat, context, 1)
     run.record.lineage |= {"prompts": prompts_hash(train)}
-    prompts = [Prompt(pair.prompt_id, pair.rows[0].prompt, pair.tree.prompt) for pair in train]
+    prompts = [TrainingPrompt(pair.prompt_id, pair.rows[0].prompt, pair.tree.prompt) for pair in train]
     kept = [prompt for prompt in prompts if len(prompt.ids) + max_new_tokens <= (context or 1 << 30)]
     run.drop("ppo: prompt leaves no room for max_new_tokens", len(prompts) - len(kept))
     return kept
@@ -73,21 +73,21 @@ def load_prompts(run: Run, model: AdapterModel, pairs: Path, max_new_tokens: int
 def judge(
     model: AdapterModel,
     rewards: Rewards,
-    minibatches: Sequence[tuple[Sequence[Prompt], Sequence[Sequence[Sample]]]],
+    minibatches: Sequence[tuple[Sequence[TrainingPrompt], Sequence[Sequence[Sample]]]],
     *,
     temperature: float,
     missing_eos_penalty: float,
     gold: RewardFunction | None,
     check: bool,
 ) -> tuple[list[ScoredSamples], list[list[Rollout]]]:
-    """Score the responses of each minibatch, one number per response, and read every role on the same rows.
+    """Score the responses of each minibatch, and compute log-probabilities and values in the same packed batches.
 
     Args:
-        minibatches: prompts, and the samples of each, equally many.
-        check: whether the sampler's log-probabilities are held against the scorer's.
+        minibatches: prompts, with the same number of samples for each.
+        check: whether to compare the sampler's log-probabilities with the scorer's.
 
     Raises:
-        BadInput: nothing scores a response, or sampler and scorer disagree.
+        BadInput: no reward scores a response, or sampler and scorer disagree.
     """
     scored = [
         score_samples(
@@ -107,7 +107,7 @@ def judge(
 
 
 def score_samples(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[TrainingPrompt],
     samples: Sequence[Sequence[Sample]],
     rewards: Sequence[TextReward],
     *,
@@ -115,26 +115,26 @@ def score_samples(
     missing_eos_penalty: float,
     gold: RewardFunction | None,
 ) -> ScoredSamples:
-    """Scores of the rewards that read texts, less the penalty of a response that was cut.
+    """Score responses by the rewards that read texts, minus the penalty of a response that was cut.
 
     Args:
-        samples: those of each prompt, equally many.
-        has_roles: whether other rewards are roles, which score every response (:func:`score_rollouts`).
+        samples: the samples of each prompt, the same number for each.
+        has_roles: whether further rewards are roles, which score every response (:func:`score_rollouts`).
 
     Raises:
-        BadInput: nothing scores a response.
+        BadInput: no reward scores a response.
     """
     flat = [(prompt, sample) for prompt, own in zip(prompts, samples, strict=True) for sample in own]
-    asked = [prompt.messages for prompt, _ in flat]
+    messages = [prompt.messages for prompt, _ in flat]
     texts = [[sample.message] for _, sample in flat]
     ended = [sample.ended for _, sample in flat]
     scores = [0.0 if is_whole else -missing_eos_penalty for is_whole in ended]
-    opinions = [rewards_of(reward.names()[0], reward.score, asked, texts, ended=ended) for reward in rewards]
-    for i, values in enumerate(zip(*opinions, strict=True)):
+    by_reward = [rewards_of(reward.names()[0], reward.score, messages, texts, ended=ended) for reward in rewards]
+    for i, values in enumerate(zip(*by_reward, strict=True)):
         if not has_roles and all(value is None for value in values):
             raise BadInput(f"rewards: none has an opinion on a response to prompt {flat[i][0].id}")
         scores[i] += sum(value for value in values if value is not None)
-    utility = gold(prompts=asked, completions=texts, ended=ended) if gold else [None] * len(flat)
+    utility = gold(prompts=messages, completions=texts, ended=ended) if gold else [None] * len(flat)
     trees = [Tree(p.ids, [sample.require_ids() for sample in own]) for p, own in zip(prompts, samples, strict=True)]
     score, value = iter(scores), iter(utility)
     return ScoredSamples(
@@ -146,7 +146,7 @@ def score_samples(
 def score_rollouts(
     model: AdapterModel, scored: ScoredSamples, rewards: Mapping[str, RoleReward], temperature: float
 ) -> list[Rollout]:
-    """Pack the responses once and read every role on the same rows; ``rewards`` are those that are roles."""
+    """Pack the responses and compute every role on the same batches; ``rewards`` are the rewards that are roles."""
     rollouts = []
     for packed in pack(scored.trees, model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
@@ -160,13 +160,13 @@ def score_rollouts(
         with model.use("policy"):
             old_N = model.logprobs(packed, temperature)
         old_BT, reference_BT, values_BT = map(packed.by_response, (old_N, reference_N, values_N))
-        nothing = torch.zeros_like(old_BT)
-        rollouts.append(Rollout(packed, packed.mask(), old_BT, reference_BT, values_BT, scores_B, nothing, nothing))
+        zeros_BT = torch.zeros_like(old_BT)
+        rollouts.append(Rollout(packed, packed.mask(), old_BT, reference_BT, values_BT, scores_B, zeros_BT, zeros_BT))
     return rollouts
 
 
 def check_sampler(scored: Sequence[ScoredSamples], rollouts: Sequence[Sequence[Rollout]], dtype: str) -> None:
-    """Sampler against scorer, on the first iteration's own tokens."""
+    """Compare the log-probabilities of sampler and scorer on the tokens of these rollouts."""
     by_scorer: list[float] = []
     by_sampler: list[float] = []
     for samples, part in zip(scored, rollouts, strict=True):
@@ -181,7 +181,7 @@ def check_sampler(scored: Sequence[ScoredSamples], rollouts: Sequence[Sequence[R
 def assign_credit(
     minibatches: Sequence[Sequence[Rollout]], kl: float, gamma: float, lam: float, processes: Distributed
 ) -> list[list[Rollout]]:
-    """GAE on KL-shaped rewards; advantages whitened over every token of the iteration, in all processes."""
+    """Compute GAE on KL-shaped rewards, and whiten advantages over all tokens of the iteration in all processes."""
     credited = [[_with_credit(r, kl, gamma, lam) for r in part] for part in minibatches]
     advantages = [r.advantages_BT[r.mask_BT].double() for part in credited for r in part]
     n, total = processes.sum([sum(map(len, advantages)), sum(float(a.sum()) for a in advantages)])
@@ -194,7 +194,7 @@ def assign_credit(
 def summarise_rollouts(
     scored: Sequence[ScoredSamples], minibatches: Sequence[Sequence[Rollout]], processes: Distributed
 ) -> dict[str, float | None]:
-    """Means over the iteration's responses, with everything that a collapse shows in."""
+    """Means over the responses of an iteration, with the metrics that reveal a collapse; KL in nats per response."""
     rollouts = [r for part in minibatches for r in part]
     samples = [sample for part in scored for own in part.samples for sample in own]
     gold = [value for part in scored for own in part.gold for value in own if value is not None]
@@ -233,7 +233,7 @@ def _with_credit(r: Rollout, kl: float, gamma: float, lam: float) -> Rollout:
 
 
 def _explained(rollouts: Sequence[Rollout]) -> float | None:
-    """How much of the returns' variance the critic explains, over all rollouts of an iteration."""
+    """The explained variance of the critic over all rollouts of an iteration; None without rollouts."""
     values, returns, masks = (
         [getattr(r, name)[r.mask_BT][None] for r in rollouts] for name in ("values_BT", "returns_BT", "mask_BT")
     )

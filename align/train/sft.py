@@ -1,9 +1,9 @@
-"""Stage `sft`: demonstrations (or the chosen side of pairs) to a policy that answers in the wanted form.
+"""Stage `sft`: supervised fine-tuning of a base on demonstrations, or on the chosen responses of pairs.
 
 In: a model folder and rows {prompt, completion} (a JSONL file, or a pairs run whose chosen responses are
-used). Out: ``adapter/``, a LoRA adapter on the base. TRL's SFTTrainer does the training (``sft_trainer.py``), on token
-ids made here, so that every stage reads the same rows; loss on completions only. A mixture of experts gets no
-load-balancing loss, as in every other stage: its routers are frozen. Not here: packing, full fine-tuning.
+used). Out: ``adapter/``. TRL's SFTTrainer does the training (``sft_trainer.py``) on token ids that are made here, so
+that every stage reads the same rows; the loss is on completions only. A mixture of experts gets no load-balancing
+loss, as in every other stage: its routers are frozen. Not here: packing, full fine-tuning.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from align.core.run_record import is_run
 from align.core.runs import Run
 from align.core.seeds import stage_seed
 from align.core.stage import stage
-from align.data.tokens import Prompt, Source, note_sources, response_tokens
+from align.data.tokens import RenderedPrompt, TokenSource, note_sources, response_tokens
 from align.engine.checkpoints import METRICS, load_checkpoint
 from align.engine.loop import TrainingConfig
 from align.engine.metrics_logger import MetricsLogger
-from align.engine.samples import Asked, SampleLogger, asked
+from align.engine.samples import PromptRow, SampleLogger, prompt_row
 from align.generate.local import sample_responses
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable, untrained_tokens
@@ -39,7 +39,7 @@ from align.model.tuners.tuner import refuse_changed_head
 from annotation.importers.demonstrations import Demonstrations, read_demonstrations
 
 MARKS_NAMED = 5
-CHOSEN = ("chosen", "chosen_ended", "chosen_tokens")  # the columns of a pair that make a demonstration
+CHOSEN = ("chosen", "chosen_ended", "chosen_tokens")  # the fields of a pair that make a demonstration
 ENDED = 0.9  # share of greedy responses that must end, below which a warning is given
 
 
@@ -62,29 +62,29 @@ class SFTConfig(TrainingConfig):
 
 @stage
 def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
-    """Fine-tune; ``gold`` scores what the policy writes meanwhile, where the truth is known."""
+    """Fine-tune a base; ``gold`` gives the true utility of its periodic samples, where it is known."""
     model = open_models(run, config, config.model, {"policy": Role(trainable=True)}, tuner=config.tuner)
     refuse_changed_head(model.tuners["policy"], model.wrapped("policy"), "policy")
     if untrained := untrained_tokens(model.chat, model.base.get_input_embeddings().weight):
         run.note(f"the template uses tokens this base never trained: {', '.join(untrained)}; consider plain")
-    found = _demonstrations(config)
-    if found.unread:
-        columns = ", ".join(f"'{column}' ({count})" for column, count in sorted(found.unread.items()))
+    data = _demonstrations(config)
+    if data.unread:
+        columns = ", ".join(f"'{column}' ({count})" for column, count in sorted(data.unread.items()))
         run.note(f"{config.data}: columns that are not read, with how many rows have them: {columns}")
-    if found.marked:
-        marks = ", ".join(f"'{mark}' ({count})" for mark, count in found.marked.most_common(MARKS_NAMED))
-        run.note(f"{found.marked.total()} rows hold marks of turns or of a chat template in their text: {marks}; kept")
-    kept_back, used = found.rows[: config.held_out], found.rows[config.held_out :]
-    rows = _rows(run, model.chat, used, context_length(model.base), [*found.dropped])
+    if data.marked:
+        marks = ", ".join(f"'{mark}' ({count})" for mark, count in data.marked.most_common(MARKS_NAMED))
+        run.note(f"{data.marked.total()} rows hold marks of turns or of a chat template in their text: {marks}; kept")
+    kept_back, used = data.rows[: config.held_out], data.rows[config.held_out :]
+    rows = _rows(run, model.chat, used, context_length(model.base), [*data.dropped])
     if len(rows) < config.min_rows:
         raise BadInput(
-            f"{config.data}: {len(rows)} of {len(used) + len(found.dropped)} demonstrations can be used, "
+            f"{config.data}: {len(rows)} of {len(used) + len(data.dropped)} demonstrations can be used, "
             f"min_rows asks for {config.min_rows}; dropped: {run.record.dropped or 'none'}; {len(kept_back)} more are "
             "kept back (held_out)"
         )
     if longer := sum(len(row["input_ids"]) > config.compute.max_tokens for row in rows):
         run.note(f"{longer} of {len(rows)} rows are longer than compute.max_tokens: each is computed alone")
-    prompts = [asked(row) for row in kept_back]
+    prompts = [prompt_row(row) for row in kept_back]
     samples = SampleLogger(model, prompts[: config.watch.prompts], config.watch, config.seed, gold=gold)
     seconds = _fit(config, run, model, rows, samples)
     if run.is_main:
@@ -99,14 +99,14 @@ def sft(config: SFTConfig, run: Run, *, gold: RewardFunction | None = None) -> d
 def _fit(
     config: SFTConfig, run: Run, model: AdapterModel, rows: list[dict[str, list[int]]], samples: SampleLogger
 ) -> float:
-    """Train the policy's adapter; the seconds it took."""
+    """Train the policy's adapter; returns the seconds spent."""
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    from align.train.sft_trainer import BudgetedTrainer, Plan, Progress, misfit_of
+    from align.train.sft_trainer import BudgetedTrainer, Progress, StepPlan, misfit_of
 
     per_epoch = -(-len(rows) // config.batch)
-    plan = Plan(per_epoch, per_epoch * config.epochs, config.checkpoint_every)
+    plan = StepPlan(per_epoch, per_epoch * config.epochs, config.checkpoint_every)
     resumed = load_checkpoint(run, partial(misfit_of, model.parameters("policy")))
     with closing(MetricsLogger(run, plan.steps, config.tracker, resumed)) as metrics:
         if resumed is None:
@@ -130,7 +130,7 @@ def _fit(
 
 
 def _demonstrations(config: SFTConfig) -> Demonstrations:
-    """Rows {prompt, completion} as lists of messages, from a file or from a pairs run's chosen side."""
+    """Read rows {prompt, completion} as lists of messages, from a file or from the chosen responses of a pairs run."""
     pairs = config.data / "train.jsonl"
     if is_run(config.data) and pairs.is_file():
         rows = [
@@ -139,8 +139,9 @@ def _demonstrations(config: SFTConfig) -> Demonstrations:
         ]
         unique = {(prompt_id(row["prompt"]), str(row["completion"])): row for row in rows}
         return Demonstrations(list(unique.values())[: config.max_rows], [], Counter(), Counter())
-    found = read_demonstrations(config.data / "demonstrations.jsonl" if is_run(config.data) else config.data)
-    return found._replace(rows=found.rows[: config.max_rows])
+    file = config.data / "demonstrations.jsonl" if is_run(config.data) else config.data
+    demonstrations = read_demonstrations(file)
+    return demonstrations._replace(rows=demonstrations.rows[: config.max_rows])
 
 
 def _rows(
@@ -150,11 +151,11 @@ def _rows(
     context: int | None,
     dropped: list[dict[str, Any]],
 ) -> list[dict[str, list[int]]]:
-    """Token ids, and masks of what the policy writes itself; what cannot be used joins ``dropped``, which is listed."""
+    """Token ids with completion masks; unusable rows are added to ``dropped``, which is written to dropped.jsonl."""
     for entry in dropped:
         run.drop(entry["reason"].partition(" (")[0])
     rows = []
-    used: Counter[tuple[Source, bool]] = Counter()
+    used: Counter[tuple[TokenSource, bool]] = Counter()
     for row in demonstrations:
         extra = (row.get("tools"), row.get("template_arguments"))
         try:
@@ -164,7 +165,7 @@ def _rows(
             recorded = row.get("completion_tokens")
             response, own, source = response_tokens(
                 chat,
-                Prompt(row["prompt"], prompt, *extra),
+                RenderedPrompt(row["prompt"], prompt, *extra),
                 row["completion"],
                 row.get("completion_ended"),
                 None if recorded is None else Tokens.model_validate(recorded),
@@ -219,8 +220,8 @@ def _arguments(config: SFTConfig, run: Run, model: AdapterModel) -> Any:
     )
 
 
-def _ended(model: AdapterModel, prompts: Sequence[Asked], config: SFTConfig) -> float | None:
-    """Share of greedy responses to held-back prompts that end by themselves; None without prompts."""
+def _ended(model: AdapterModel, prompts: Sequence[PromptRow], config: SFTConfig) -> float | None:
+    """The share of greedy responses to held-out prompts that end with a stop token; None without prompts."""
     ids = []
     for prompt in prompts:
         try:
@@ -229,9 +230,9 @@ def _ended(model: AdapterModel, prompts: Sequence[Asked], config: SFTConfig) -> 
             continue
     context = context_length(model.base)
     room = config.watch.max_new_tokens
-    ids = [found for found in ids if context is None or len(found) + room <= context]
+    ids = [prompt_ids for prompt_ids in ids if context is None or len(prompt_ids) + room <= context]
     if not ids:
         return None
     keys = [(config.seed, "sft-ended", number) for number in range(len(ids))]
     samples = sample_responses(model, "policy", ids, keys, max_new_tokens=room, temperature=0)
-    return sum(found[0].ended for found in samples) / len(samples)
+    return sum(sample.ended for (sample,) in samples) / len(samples)

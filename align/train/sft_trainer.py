@@ -1,9 +1,9 @@
-"""TRL's SFTTrainer with a token budget for every forward pass, our metrics, and our checkpoints.
+"""TRL's SFTTrainer with a token budget per forward pass, and with this package's metrics and checkpoints.
 
 A batch larger than the budget is computed in parts, and each part's loss is divided by the tokens of the whole batch,
-so its gradient is the batch's own. TRL's head computes log-probabilities in tiles: logits of a part never exist.
-An interrupted run goes on to the bit: the trainer skips the batches that were seen, and :class:`Progress` puts back
-weights, moments, schedule and random state. Not here: what the rows are; several processes.
+so the sum of the gradients is that of the whole batch. TRL's head computes log-probabilities in tiles, so the logits of
+a part are never in memory. An interrupted run resumes bit-equal: the trainer skips the batches that were done, and
+:class:`Progress` restores weights, moments, schedule and random state. Not here: making the rows; several processes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CPU, CUDA = "rng.cpu", "rng.cuda"  # a base model with dropout draws from these
 SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
 
 
-class Plan(NamedTuple):
-    """Steps per epoch and in all, and between two checkpoints."""
+class StepPlan(NamedTuple):
+    """The number of steps per epoch, in total, and between two checkpoints."""
 
     steps_per_epoch: int
     steps: int
@@ -36,10 +36,10 @@ class Plan(NamedTuple):
 
 
 class BudgetedTrainer(SFTTrainer):
-    """SFTTrainer whose forward passes hold at most ``max_tokens`` cells (rows x length), or one row that is longer.
+    """SFTTrainer whose forward passes have at most ``max_tokens`` cells (``R x L``), or one longer row.
 
-    TRL turns the adapter of a quantised base to bf16, in which most steps are smaller than the least difference of two
-    numbers: the adapter stays as it is given.
+    TRL converts the adapter of a quantised base to bf16, whose precision is too low for most updates; here the adapter
+    keeps its own dtype.
     """
 
     def __init__(self, *, model: Any, max_tokens: int, **arguments: Any) -> None:
@@ -53,13 +53,13 @@ class BudgetedTrainer(SFTTrainer):
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """The gradient of a batch, part by part; the sum of the parts' losses."""
+        """Accumulate the gradient of a batch part by part; returns the sum of the losses of the parts."""
         n_tokens = inputs["labels"][:, 1:].ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
         step = super().training_step
         return torch.stack([step(model, part, n_tokens) for part in split(inputs, self.max_tokens)]).sum()
 
     def go_on(self, folder: Path, step: int) -> None:
-        """Train from step ``step + 1`` on; ``folder`` takes the file in which the trainer looks for that number."""
+        """Train from step ``step + 1`` on; the trainer reads that number from a file that is written to ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         state = TrainerState(
             global_step=step,
@@ -70,13 +70,13 @@ class BudgetedTrainer(SFTTrainer):
         self.train(resume_from_checkpoint=str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: :class:`Progress` puts the weights back together with the optimiser's moments."""
+        """Do nothing: :class:`Progress` restores the weights together with the moments of the optimiser."""
 
 
 def split(inputs: Mapping[str, Tensor], max_tokens: int) -> list[dict[str, Tensor]]:
-    """Cut a right-padded batch, longest rows first, into parts of at most ``max_tokens`` cells, padding left out.
+    """Split a right-padded batch into parts of at most ``max_tokens`` cells, longest rows first, without extra padding.
 
-    A batch that fits is left as it is.
+    A batch that fits is returned unchanged.
     """
     n_rows, longest = inputs["input_ids"].shape
     if n_rows * longest <= max_tokens:
@@ -92,18 +92,18 @@ def split(inputs: Mapping[str, Tensor], max_tokens: int) -> list[dict[str, Tenso
     return parts
 
 
-def misfit_of(parameters: Mapping[str, nn.Parameter], found: Checkpoint) -> str | None:
-    """Why a checkpoint is not one of this trainer, or None."""
-    if CPU not in found.tensors or set(found.state.get("schedule", ())) != set(SCHEDULE):
+def misfit_of(parameters: Mapping[str, nn.Parameter], checkpoint: Checkpoint) -> str | None:
+    """The reason why a checkpoint does not fit this trainer, or None."""
+    if CPU not in checkpoint.tensors or set(checkpoint.state.get("schedule", ())) != set(SCHEDULE):
         return "it holds no random state or no schedule"
-    return misfit(parameters, {name: t for name, t in found.tensors.items() if name not in (CPU, CUDA)})
+    return misfit(parameters, {name: t for name, t in checkpoint.tensors.items() if name not in (CPU, CUDA)})
 
 
 class Progress(TrainerCallback):
-    """The trainer's steps into metrics.jsonl, periodic samples, and checkpoints to go on from."""
+    """Logs the trainer's metrics and periodic samples, and saves and restores checkpoints."""
 
     def __init__(
-        self, run: Run, metrics: MetricsLogger, samples: SampleLogger, plan: Plan, resumed: Checkpoint | None
+        self, run: Run, metrics: MetricsLogger, samples: SampleLogger, plan: StepPlan, resumed: Checkpoint | None
     ) -> None:
         self.run, self.metrics, self.samples, self.plan, self.resumed = run, metrics, samples, plan, resumed
         self.parameters = samples.model.parameters("policy")
@@ -118,7 +118,7 @@ class Progress(TrainerCallback):
                 group["lr"] = rate
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """What begins an epoch draws a random number: between epochs the state goes back before that, else after it."""
+        """Restore the random state here after a checkpoint at an epoch's end: the start of an epoch draws a number."""
         if self.resumed and self.resumed.step % self.plan.steps_per_epoch == 0:
             self._restore_random_state(self.resumed)
 
@@ -157,10 +157,10 @@ class Progress(TrainerCallback):
                 schedule={name: schedule[name] for name in SCHEDULE},
             )
 
-    def _restore_random_state(self, found: Checkpoint) -> None:
-        torch.set_rng_state(found.tensors[CPU])
-        if CUDA in found.tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(found.tensors[CUDA])
+    def _restore_random_state(self, checkpoint: Checkpoint) -> None:
+        torch.set_rng_state(checkpoint.tensors[CPU])
+        if CUDA in checkpoint.tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(checkpoint.tensors[CUDA])
         self.resumed = None  # from here on the random numbers are the run's own
 
 

@@ -18,8 +18,8 @@ from align.core.records import Comparison, Message, Tokens
 from align.core.run_record import RunRecord
 from align.core.runs import Run
 from align.data.pairs import candidate_trees, load_pairs
-from align.data.tokens import Prompt, record_tokens, response_tokens
-from align.engine.samples import Asked, SampleLogger
+from align.data.tokens import RenderedPrompt, record_tokens, response_tokens
+from align.engine.samples import PromptRow, SampleLogger
 from align.evals.generation import Answer, Answered, _reward_tree
 from align.evals.items import Item
 from align.generate.local import TokenSample
@@ -138,7 +138,7 @@ def resolve(
     chat: Chat, messages: list[Message], ended: bool | None, recorded: Tokens | None, text: str = "hello"
 ) -> Any:
     asked = [{"role": "user", "content": text}]
-    found = response_tokens(chat, Prompt(asked, chat.prompt_ids(asked)), messages, ended, recorded)
+    found = response_tokens(chat, RenderedPrompt(asked, chat.prompt_ids(asked)), messages, ended, recorded)
     assert found.own == [True] * len(found.ids), "one message is all the policy's own"
     return found.ids, found.source
 
@@ -213,7 +213,7 @@ def test_what_a_policy_writes_while_it_trains_is_read_apart(tmp_path: Path, monk
         return [1.0]
 
     watched = SampleLogger(
-        AdapterModel(folder, Compute(device="cpu")), [Asked(USER)], Watch(max_new_tokens=4), 0, gold=gold
+        AdapterModel(folder, Compute(device="cpu")), [PromptRow(USER)], Watch(max_new_tokens=4), 0, gold=gold
     )
     (row,) = watched.rows(None)
     assert (row["response"], row["reasoning_content"]) == ("Hello!", "User says hi.")

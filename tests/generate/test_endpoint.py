@@ -21,7 +21,7 @@ from align.cli import main
 from align.core.config import BadInput, build
 from align.core.http import retry_after
 from align.core.run_record import RunRecord, read_run
-from align.generate.completions import refused_field, request_body, sample_of, words
+from align.generate.completions import failure_text, refused_field, request_body, sample_of
 from align.generate.endpoint import Endpoint, _Reply
 from align.generate.run import SampleConfig, sample
 from align.generate.sampler import Request, Sample
@@ -503,7 +503,7 @@ def test_an_odd_answer_is_a_fault_of_the_endpoint_and_one_line(
     ],
 )
 def test_a_refusal_is_read_whatever_its_form(data: Any, told: str) -> None:
-    assert words(data) == told
+    assert failure_text(data) == told
     assert refused_field(data) == ("n" if "'n'" in told else None)
 
 

@@ -12,7 +12,7 @@ from conftest import SAMPLER, add_stirred
 from transformers import GenerationConfig
 
 from align.core.config import Compute, Watch
-from align.engine.samples import Asked, SampleLogger, asked
+from align.engine.samples import PromptRow, SampleLogger, prompt_row
 from align.generate import local
 from align.generate.local import TokenSample, sample_responses
 from align.model.adapters import AdapterModel
@@ -88,7 +88,7 @@ def test_only_unfinished_rows_go_on(make_model: Callable[..., AdapterModel], mon
 
 def test_a_watched_prompt_without_room_for_an_answer_is_left_out(make_model: Callable[..., AdapterModel]) -> None:
     model = make_model("gpt2")  # learned positions: a row past its 256 tokens would fail
-    rows = [Asked([{"role": "user", "content": text}]) for text in ("hello", "sky " * 120)]
+    rows = [PromptRow([{"role": "user", "content": text}]) for text in ("hello", "sky " * 120)]
     watched = SampleLogger(model, rows, Watch(max_new_tokens=64), 0)
     assert [row["prompt"] for row in watched.rows(None)] == ["hello"]
 
@@ -119,6 +119,6 @@ def test_watched_prompts_are_rendered_as_they_were_for_training(
     monkeypatch.setattr(model.chat, "render", spied)
     tools = [{"type": "function", "function": {"name": "look_up"}}]
     row = {"prompt": [{"role": "user", "content": "hi"}], "tools": tools, "template_arguments": {"flag": True}}
-    SampleLogger(model, [asked(row)], Watch(max_new_tokens=4), 0)
+    SampleLogger(model, [prompt_row(row)], Watch(max_new_tokens=4), 0)
     assert seen[0] == (tools, {"flag": True})
     assert seen[1:] in ([], [(None, {"flag": True})]), "once more without the tools, to see that they are shown"

@@ -69,7 +69,7 @@ def test_pair_losses_weigh_their_pairs() -> None:
 
 
 def test_likelihood_loss_golden() -> None:
-    # two answers of 4 and 2 tokens at -2 and -1 nats a token
+    # two answers of 4 and 2 tokens at -2 and -1 nats per token
     found = pairwise.likelihood_loss(torch.tensor([-8.0, -2.0]), torch.tensor([4.0, 2.0]), torch.tensor([1.0, 3.0]), 4)
     close(found, (2 + 3 * 1) / 4)
 

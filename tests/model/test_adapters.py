@@ -31,7 +31,7 @@ from align.core.config import BadInput, Compute, Optim
 from align.engine.distributed import Distributed
 from align.engine.optimizer import RoleOptimizer
 from align.model.adapters import AdapterModel
-from align.model.layouts import settle
+from align.model.layouts import note_layout
 from align.model.packing import Tree, pack
 from align.model.tuners.lora import Lora
 from align.model.weights import load_tensors
@@ -169,7 +169,7 @@ def test_a_router_that_is_a_linear_layer_of_its_own_kind_is_not_adapted(tmp_path
     model = AdapterModel(save_model(config, tmp_path / "llama-4", tokenizer), CPU)
     model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     told: list[str] = []
-    settle(model, told.append)
+    note_layout(model, told.append)
     assert told[-1].endswith("stays frozen: fused experts (experts.down_proj, experts.gate_up_proj); routers (router)")
     assert not any("router" in name for name in model.parameters("policy"))
     assert model.base.get_decoder() is model.base.model
@@ -186,7 +186,7 @@ def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokeniz
     model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     model.add("reference", adapter=None, tuner=Lora(r=4), trainable=False)
     told: list[str] = []
-    settle(model, told.append)
+    note_layout(model, told.append)
     assert told[0].startswith("layout: ")
     assert told[1:] == [
         "policy adapts k_proj (1), o_proj (1), q_proj (1), v_proj (1); stays frozen: fused experts (experts.down_proj, "

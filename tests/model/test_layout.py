@@ -33,7 +33,7 @@ def test_a_model_that_takes_no_tree_mask_gets_padded_rows_and_a_reason_of_one_li
         raise kind("no such mask" + " at all" * 60 + "\nsecond line")
 
     monkeypatch.setattr(layouts, "leak_of", refuse)
-    monkeypatch.setattr(layouts, "refuse_looking_ahead", lambda model: None)
+    monkeypatch.setattr(layouts, "refuse_non_causal", lambda model: None)
     model = SimpleNamespace(config=SimpleNamespace(model_type="odd"))
     verdict = layouts.layout_of(model, Compute(device="cpu"))
     assert verdict.layout == "padded" and len(verdict.reason) <= 300 and "second line" not in verdict.reason
@@ -72,11 +72,11 @@ def test_the_small_copy_has_two_layers_one_of_each_kind_in_fp32_and_runs_no_fore
 
 def test_what_was_settled_is_told(make_model: Callable[..., AdapterModel], monkeypatch: pytest.MonkeyPatch) -> None:
     model, told = make_model("llama"), []
-    verdict = layouts.settle(model, told.append)
+    verdict = layouts.note_layout(model, told.append)
     assert told[0] == f"layout: tree ({verdict.reason})" and told[1:] == list(model.facts())
     monkeypatch.setattr(model, "facts", lambda: ["what trains", "what does not"])
     told.clear()
-    layouts.settle(model, told.append)
+    layouts.note_layout(model, told.append)
     assert told[1:] == ["what trains", "what does not"]
 
 
@@ -132,9 +132,9 @@ class Moved:
 def test_what_rounding_moves_is_no_look_ahead() -> None:
     ids = [sum(layouts._random_ids(Moved(0.0), 24)[i : i + 8]) % 2 for i in (8, 16)]
     assert ids[0] != ids[1], "the two rows must differ in what the model sees of them"
-    layouts.refuse_looking_ahead(Moved(0.05))
+    layouts.refuse_non_causal(Moved(0.05))
     with pytest.raises(BadInput, match="^moved: its tokens see those after them"):
-        layouts.refuse_looking_ahead(Moved(0.2))
+        layouts.refuse_non_causal(Moved(0.2))
 
 
 def test_the_tolerance_itself_is_no_difference(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:

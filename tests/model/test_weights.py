@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AddedToken, LlamaConfig
 
 from align.core.config import BadInput, Compute
-from align.data.tokens import Prompt, record_tokens, response_tokens
+from align.data.tokens import RenderedPrompt, record_tokens, response_tokens
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat
 from align.model.load import load_base, load_tokenizer
@@ -323,7 +323,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_where_text_can_reach_i
 def test_a_recorded_id_beyond_the_embedding_is_refused(strange: int, make_model: MakeModel) -> None:
     chat = make_model("llama").chat
     asked, answer = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
-    prompt = Prompt(asked, chat.prompt_ids(asked))
+    prompt = RenderedPrompt(asked, chat.prompt_ids(asked))
     assert response_tokens(chat, prompt, answer, True, record_tokens(chat, prompt.ids, [7, 3], answer)).ids == [7, 3]
     with pytest.raises(BadInput, match=f"a row holds the id {strange}, beyond the model's embedding of 320 rows"):
         response_tokens(chat, prompt, answer, True, record_tokens(chat, prompt.ids, [7, strange, 3], answer))

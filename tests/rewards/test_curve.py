@@ -195,7 +195,7 @@ def test_a_share_keeps_the_record_of_the_whole_run_up_to_date(tmp_path: Path) ->
     record = RunRecord(
         id="reward", stage="reward", status="running", path=str(tmp_path / "reward"), seed=0, given={}, resolved={}
     )
-    part = learning_curve.Part(Run(record), "curve-1-8")
+    part = learning_curve.ShareRun(Run(record), "curve-1-8")
     part.save()
     assert read_run(tmp_path / "reward").seconds is not None and not (part.path / "run.json").exists()
 

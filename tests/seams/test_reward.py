@@ -22,7 +22,7 @@ from align.model.adapters import AdapterModel
 from align.model.open import open_models
 from align.model.packing import Tree
 from align.train.ppo import PPOConfig, act, ppo
-from align.train.rollouts import Prompt, ScoredSamples, load_prompts, score_rollouts, score_samples
+from align.train.rollouts import ScoredSamples, TrainingPrompt, load_prompts, score_rollouts, score_samples
 from rewards.model import score, score_by_roles
 from rewards.reward import TextReward
 
@@ -59,7 +59,7 @@ def config_of(folder: Path, policy: Path, pairs: Path, **rewards: Any) -> PPOCon
     return build(PPOConfig, given | rewards, "test")
 
 
-def open_run(config: PPOConfig) -> tuple[AdapterModel, list[Prompt]]:
+def open_run(config: PPOConfig) -> tuple[AdapterModel, list[TrainingPrompt]]:
     """The models of a run and its prompts."""
     record = RunRecord(id="x", stage="ppo", status="running", path=str(config.run), seed=0, given={}, resolved={})
     run = Run(record)
@@ -67,7 +67,7 @@ def open_run(config: PPOConfig) -> tuple[AdapterModel, list[Prompt]]:
     return model, load_prompts(run, model, config.pairs, config.max_new_tokens)
 
 
-def score_texts(config: PPOConfig, prompts: Sequence[Prompt], samples: Any) -> ScoredSamples:
+def score_texts(config: PPOConfig, prompts: Sequence[TrainingPrompt], samples: Any) -> ScoredSamples:
     return score_samples(
         prompts,
         samples,

@@ -15,7 +15,7 @@ from toy_sampler import Echo
 from align.core.config import BadInput, Compute, Watch, build
 from align.core.files import write_jsonl
 from align.core.run_record import RunRecord, read_run
-from align.engine.samples import Asked, SampleLogger
+from align.engine.samples import PromptRow, SampleLogger
 from align.evals.run import EvalConfig
 from align.generate.run import SampleConfig, sample
 from align.generate.sampler import Reply, Request, Sample, Sampler, sample_all
@@ -96,7 +96,7 @@ def test_what_is_no_sampler_here_is_refused_by_the_config(tmp_path: Path, given:
 
 def test_periodic_samples_are_the_samplers_without_what_needs_token_ids(model_folder: ModelFolder) -> None:
     model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
-    rows = [Asked([{"role": "user", "content": text}]) for text in ("hello", "yes")]
+    rows = [PromptRow([{"role": "user", "content": text}]) for text in ("hello", "yes")]
     logger = SampleLogger(
         model, rows, Watch(max_new_tokens=4), 0, sampler=Echo(kind="toy_sampler:Echo"), score=pytest.fail,
         gold=lambda prompts, completions, ended: [float(end) for end in ended],

@@ -19,5 +19,5 @@ class Added(Attention):
         model.set_attn_implementation("eager")
 
     def mask(self, model: Any, packed: PackedBatch) -> Any:
-        may_look = allowed(packed)
-        return torch.zeros(may_look.shape, device=may_look.device).masked_fill(~may_look, self.floor)
+        mask = allowed(packed)
+        return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, self.floor)

@@ -1,7 +1,7 @@
 """LoRA adapters on a base, by PEFT: all roles share one PeftModel.
 
-A role's tensors are told from those of the base and of other roles here, and nowhere else, by where PEFT keeps
-them; a name alone does not tell (``lora_embedding_A.policy`` ends on the role, a model may own a layer ``value``).
+Only this file knows which tensors belong to which role, by the place where PEFT keeps them. Names alone are not
+enough: ``lora_embedding_A.policy`` ends with the role, and a model may have a layer that is called ``value``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Lora(Tuner):
     @field_validator("target_modules")
     @classmethod
     def _names(cls, value: str | list[str]) -> str | list[str]:
-        """Names in one text are a list of names: as a regular expression they would match nothing."""
+        """Read comma-separated names as a list of names: as a regular expression they would match nothing."""
         if isinstance(value, str) and value != "all-linear" and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value.strip()):
             return re.split(r"\s*,\s*", value.strip())
         return value
@@ -59,7 +59,7 @@ class Lora(Tuner):
         """The tuner of an adapter folder's settings.
 
         Raises:
-            BadInput: they are absurd, or ask for what roles on one shared base cannot have.
+            BadInput: they have impossible values, or need what roles on one shared base cannot have.
         """
         _refuse_unusable(file, settings)
         return cls.model_construct(kind="lora", r=settings["r"], alpha=settings["lora_alpha"])
@@ -70,7 +70,7 @@ class Lora(Tuner):
     # --- on a base -------------------------------------------------------------------------------------------
 
     def attach(self, model: Any, role: str, folder: Path | None = None) -> PeftModel:
-        """Put a role's adapter on a base or beside the roles that are there.
+        """Add a role's adapter to a base, or to a base that has adapters of other roles.
 
         Raises:
             BadInput: a target module is not there, cannot be adapted, or is a head that is tied to the embedding.
@@ -81,7 +81,7 @@ class Lora(Tuner):
         _refuse_tied_head(base, config.target_modules, f"{where}: target_modules")
         if config.target_modules == "all-linear":
             text = _text_part(base)
-            excluded = [] if text is None else [rf"(?!{re.escape(text)}\.).*"]  # no text goes through it: no gradient
+            excluded = [] if text is None else [rf"(?!{re.escape(text)}\.).*"]  # the others get no gradient
             excluded += [rf".*\.{re.escape(name)}" for name in _routers(base)]
             config.exclude_modules = "|".join(excluded) or config.exclude_modules
         with reading(f"{where}: target_modules: no adapter can be put on this model", f"it has {_layers(base)}"):
@@ -162,7 +162,7 @@ class Lora(Tuner):
         return _jsonable(model.peft_config[role].to_dict() | {"inference_mode": True})
 
     def fitting_tensors(self, model: PeftModel, role: str, folder: Path, base: Path) -> dict[str, Tensor]:
-        """The tensors of a PEFT adapter file, as it names them; it may repeat embeddings of the base.
+        """Load the tensors of a PEFT adapter file by its own names; the file may repeat embeddings of the base.
 
         Raises:
             BadInput: a tensor is missing, unknown, misshaped or not finite, or the folder brings weights of a base.
@@ -209,7 +209,7 @@ def _saved_config(folder: Path) -> LoraConfig:
     with reading(f"{folder / CONFIG}: no readable adapter configuration", "copy or train it again"):
         config = PeftConfig.from_pretrained(str(folder))
     assert isinstance(config, LoraConfig)
-    # the saved tensors take the place of whatever is drawn here
+    # the saved tensors replace whatever is initialised here
     config.init_lora_weights = config.init_lora_weights is not False
     config.inference_mode = False
     return config
@@ -227,7 +227,7 @@ def _pattern(file: Path, settings: Mapping[str, Any], key: str) -> dict[str, Any
 
 
 def _refuse_tied_head(base: Any, targets: Any, where: str) -> None:
-    """PEFT adapts a head that is tied to the embedding, and what it then merges or exports is another model."""
+    """Refuse to adapt a head that is tied to the embedding: PEFT does it, but merges or exports another model."""
     tied = [name.removesuffix(".weight") for name in getattr(base, "all_tied_weights_keys", {})]
     if isinstance(targets, str) and targets != "all-linear":
         with reading(f"{where}: {targets!r} is no regular expression", "name the modules as a list"):
@@ -242,7 +242,7 @@ def _refuse_tied_head(base: Any, targets: Any, where: str) -> None:
 
 
 def _text_part(base: Any) -> str | None:
-    """The name of the language model in one that has towers for images or sound too; None where it is all there is."""
+    """The name of the language model inside a multimodal model; None where the model has text alone."""
     if all(getattr(base.config, f"{tower}_config", None) is None for tower in ("vision", "audio")):
         return None
     decoder = base.get_decoder()
@@ -250,7 +250,7 @@ def _text_part(base: Any) -> str | None:
 
 
 def _own_name(name: str) -> str:
-    """A module's name as it was before an adapter was put around it."""
+    """A module's name before PEFT wrapped it."""
     return name.replace(".base_layer", "")
 
 
@@ -265,7 +265,7 @@ def _layers(base: Any) -> str:
 
 
 def _routers(base: Any) -> list[str]:
-    """Names of an architecture's own kinds of linear layer, which give more than a product (Llama 4's routers)."""
+    """Names of linear layers of an architecture's own class, which return more than a product (Llama 4's routers)."""
     own = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_own_linear(module)}
     return sorted(own)
 
@@ -275,7 +275,7 @@ def _is_own_linear(module: nn.Module) -> bool:
 
 
 def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is the base's own, to the bit (PEFT saves embeddings with an adapter on them)."""
+    """Whether a tensor is bit-equal to the base's own (PEFT also saves embeddings that have an adapter)."""
     own = peft.state_dict().get(name)
     if own is None or own.shape != tensor.shape:
         return False

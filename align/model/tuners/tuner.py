@@ -1,4 +1,4 @@
-"""How the weights of a role on a shared base are made, switched, saved and read: what every tuner does.
+"""The tuner seam: how the weights of a role on a shared base are made, switched, saved and loaded.
 
 An adapter folder holds ``adapter_config.json``, which names its tuner and its base, and ``adapter_model.safetensors``
 with the role's own tensors. Not here: a head (``heads.py``), and which roles there are (``adapters.py``).
@@ -22,21 +22,21 @@ from align.core.plugins import Part, Seam, choose, load
 from align.model.weights import load_tensors, read_object, refuse_not_finite
 
 TUNERS = Seam("tuner", {"lora": "align.model.tuners.lora:Lora"})
-OF_PEFT = {"LORA": "lora"}  # who reads an adapter folder that PEFT wrote, by its peft_type
+OF_PEFT = {"LORA": "lora"}  # which tuner loads an adapter folder written by PEFT, by its peft_type
 DEFAULT = "lora"
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 MERGE = "merge the adapter into its base (PEFT's merge_and_unload) and name the merged folder"
 
 
 class Tuner(Part):
-    """Gives each role on a shared base weights of its own.
+    """Base of all tuners: gives each role on a shared base weights of its own.
 
     A tuner has no state: what it adds to a base stays with ``model``, which is what :meth:`attach` returned (the base
     itself, or a wrapper around it).
     """
 
     def attach(self, model: Any, role: str, folder: Path | None = None) -> Any:
-        """Give a role its weights, which change nothing yet, in the shape of those in ``folder`` where one is named.
+        """Give a role weights that leave the output unchanged; where ``folder`` is given, in the shape of its weights.
 
         Raises:
             BadInput: this base cannot have them.
@@ -44,32 +44,32 @@ class Tuner(Part):
         raise NotImplementedError
 
     def activate(self, model: Any, role: str | None, trainable: bool = False) -> None:
-        """Compute with a role's weights from here on (None: with the base's alone); only they may have gradients."""
+        """Switch to a role's weights (None: to the base alone); only these weights may receive gradients."""
         raise NotImplementedError
 
     def parameters(self, model: Any, role: str) -> dict[str, nn.Parameter]:
-        """A role's tensors by names that do not depend on the role."""
+        """The tensors of a role, by names that do not depend on the role."""
         raise NotImplementedError
 
     def describe(self, model: Any, role: str) -> str:
-        """What of the model a role changes, in one sentence."""
+        """Describe in one sentence which part of the model a role trains."""
         tensors = self.parameters(model, role).values()
         return f"{role} trains {sum(tensor.numel() for tensor in tensors):,} numbers in {len(tensors)} tensors"
 
     def changes_head(self, model: Any, role: str) -> bool:
-        """Whether a role changes the output head, which TRL's trainer reads by itself."""
+        """Whether a role changes the output head, whose weight TRL's trainer reads directly."""
         return False
 
     def shape(self) -> dict[str, Any]:
-        """The settings that saved weights fix."""
+        """The settings that determine the shapes of saved weights."""
         return self.model_dump(exclude={"kind"})
 
     def saved_tensors(self, model: Any, role: str) -> dict[str, Tensor]:
-        """A role's tensors by the names that an adapter folder has."""
+        """The tensors of a role, by their names in an adapter folder."""
         return dict(self.parameters(model, role))
 
     def saved_settings(self, model: Any, role: str) -> dict[str, Any]:
-        """What ``adapter_config.json`` says beside the base."""
+        """The content of ``adapter_config.json`` besides the base."""
         return {"tuner": self.model_dump(mode="json")}
 
     def save(self, model: Any, role: str, base: Path, folder: Path) -> None:
@@ -78,7 +78,7 @@ class Tuner(Part):
         write_json(folder / CONFIG, {**self.saved_settings(model, role), "base_model_name_or_path": str(base)})
 
     def fitting_tensors(self, model: Any, role: str, folder: Path, base: Path) -> dict[str, Tensor]:
-        """The tensors of an adapter folder, each of which has a place in the role.
+        """Load the tensors of an adapter folder and check that they are exactly those of the role.
 
         Raises:
             BadInput: a tensor is missing, unknown, misshaped or not finite.
@@ -89,7 +89,7 @@ class Tuner(Part):
         return held
 
     def load(self, model: Any, role: str, folder: Path, base: Path) -> None:
-        """Fill a role's tensors from an adapter folder; BadInput as in :meth:`fitting_tensors`."""
+        """Copy the tensors of an adapter folder into a role; raises BadInput as :meth:`fitting_tensors` does."""
         held = self.fitting_tensors(model, role, folder, base)
         with torch.no_grad():
             for name, parameter in self.parameters(model, role).items():
@@ -100,14 +100,14 @@ TunerSetting = Annotated[SerializeAsAny[Tuner], BeforeValidator(partial(choose, 
 
 
 class SavedAdapter(NamedTuple):
-    """Who made an adapter folder, and the folder of the base that it belongs to."""
+    """The tuner that made an adapter folder, and the folder of the base that it belongs to."""
 
     tuner: Tuner
     base: Path
 
 
 def default_tuner() -> Tuner:
-    """The tuner where neither a config nor a parent's adapter says another."""
+    """The tuner that is used where neither the config nor the parent's adapter names one."""
     return choose(TUNERS, Tuner, DEFAULT)
 
 
@@ -115,7 +115,7 @@ def read_adapter(folder: Path) -> SavedAdapter:
     """Read the settings of an adapter folder.
 
     Raises:
-        BadInput: they cannot be read, are absurd, or ask for what roles on one shared base cannot have.
+        BadInput: they cannot be read, have impossible values, or need what roles on one shared base cannot have.
     """
     file = folder / CONFIG
     settings = read_object(file)
@@ -133,25 +133,27 @@ def read_adapter(folder: Path) -> SavedAdapter:
         raise BadInput(f"{file}: key tuner: {error}") from error
 
 
-def refuse_other_shape(asked: Tuner, saved: Tuner, folder: Path) -> None:
-    """Refuse a tuner that asks for other weights than the adapter has that training goes on from."""
-    if type(asked) is not type(saved):
+def refuse_other_shape(given: Tuner, saved: Tuner, folder: Path) -> None:
+    """Refuse a tuner whose weights have another kind or shape than those of the adapter that training starts from."""
+    if type(given) is not type(saved):
         raise BadInput(
-            f"tuner: {asked.kind}, but training goes on from {folder}, which {saved.kind} made; leave it out"
+            f"tuner: {given.kind}, but training goes on from {folder}, which {saved.kind} made; leave it out"
         )
-    if asked.shape() != saved.shape():
-        wanted, held = (", ".join(f"{key}={value}" for key, value in t.shape().items()) for t in (asked, saved))
+    if given.shape() != saved.shape():
+        wanted, held = (", ".join(f"{key}={value}" for key, value in t.shape().items()) for t in (given, saved))
         raise BadInput(
-            f"tuner {asked.kind}: {wanted}, but training goes on from {folder} with {held}; leave tuner out or give "
+            f"tuner {given.kind}: {wanted}, but training goes on from {folder} with {held}; leave tuner out or give "
             "its values"
         )
 
 
 def refuse_changed_head(tuner: Tuner, model: Any, role: str) -> None:
-    """TRL's trainer reads the head's own weight, so in SFT a change of the head would learn nothing.
+    """Refuse an adapter on the output head in SFT, where TRL's trainer reads the head's own weight.
+
+    Such an adapter would learn nothing.
 
     Raises:
-        BadInput: the role has one.
+        BadInput: the role changes the head.
     """
     if tuner.changes_head(model, role):
         raise BadInput(
@@ -160,7 +162,7 @@ def refuse_changed_head(tuner: Tuner, model: Any, role: str) -> None:
 
 
 def refuse_misfit(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], folder: Path, base: Path) -> None:
-    """Refuse tensors that are not, by name and shape, those that a role wants."""
+    """Refuse tensors whose names or shapes differ from those of the role."""
     misfit = f"{folder}: does not fit the base {base}"
     if unknown := sorted(held.keys() - wanted.keys()):
         raise BadInput(f"{misfit}: {unknown[0]} is unknown; name the adapter's own base, or train it again")
@@ -173,5 +175,5 @@ def refuse_misfit(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], fold
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as a file takes them: on the CPU, contiguous, sorted by name."""
+    """Prepare tensors for a safetensors file: on the CPU, contiguous, sorted by name."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
