@@ -6,7 +6,7 @@ step add up to the same loss and gradient. A loss that couples pairs gets all pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -140,7 +140,12 @@ LossSetting = Annotated[  # one loss, or a weighted list of losses
 ]
 
 
-def total_loss(losses: Sequence[PreferenceLoss], pairs: PairLogprobs) -> Tensor:
-    """The weighted sum of several losses on the same pairs."""
-    first, *others = (loss.weight * loss.loss(pairs) for loss in losses)
+def total_loss(losses: Sequence[PreferenceLoss], pairs: Callable[[], PairLogprobs]) -> Tensor:
+    """The weighted sum of several losses on the same pairs.
+
+    Args:
+        pairs: gives the pairs, with tensors of its own to each loss, so that the gradients of several losses are added
+            up where the tensors come from, in the same order whichever losses there are.
+    """
+    first, *others = (loss.weight * loss.loss(pairs()) for loss in losses)
     return sum(others, start=first)

@@ -8,7 +8,8 @@ Not here: the equations of the losses (``losses/pairwise.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -21,7 +22,7 @@ from align.core.config import Optim, Watch
 from align.core.plugins import RewardFunction
 from align.core.runs import Run
 from align.core.stage import stage
-from align.data.pairs import PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
+from align.data.pairs import PairIndex, PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
 from align.engine.distributed import Distributed
 from align.engine.loop import TrainingConfig, TrainingLoop, epochs
 from align.engine.samples import SampleLogger, sample_rows
@@ -135,12 +136,13 @@ def _backward(config: DPOConfig, model: AdapterModel, processes: Distributed, pr
     coupled: StepLoss | None = None
     if any(loss.COUPLES_PAIRS for loss in config.loss):
         with torch.no_grad():
-            parts = list(_pair_logprobs(model, share, denominator))
+            parts = [pairs() for pairs in _pair_logprobs(model, share, denominator)]
         coupled = _step_loss(config.loss, parts, processes, denominator)
     sums, scale = Sums(loss=coupled.value if coupled and processes.index == 0 else 0.0), config.loss[0].reward_scale
-    for number, pairs in enumerate(_pair_logprobs(model, share, denominator)):
+    for number, packed_pairs in enumerate(_pair_logprobs(model, share, denominator)):
+        pairs = packed_pairs()
         if coupled is None:
-            loss = total_loss(config.loss, pairs)
+            loss = total_loss(config.loss, packed_pairs)
         else:
             chosen_P, rejected_P = coupled.derivatives[number]
             loss = (pairs.chosen_P * chosen_P + pairs.rejected_P * rejected_P).sum()
@@ -158,8 +160,10 @@ def _backward(config: DPOConfig, model: AdapterModel, processes: Distributed, pr
     return Sums(*processes.sum(sums))
 
 
-def _pair_logprobs(model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float) -> Iterator[PairLogprobs]:
-    """Yield the log-probabilities of the pairs of each packed batch; run the backward pass before taking the next."""
+def _pair_logprobs(
+    model: AdapterModel, prompts: Sequence[PromptPairs], denominator: float
+) -> Iterator[Callable[[], PairLogprobs]]:
+    """Yield what gives the pairs of each packed batch; run the backward pass before taking the next."""
     for packed in pack([prompt.tree for prompt in prompts], model.compute.max_tokens, model.layout):
         packed = packed.to(model.device)
         pairs = index_pairs(packed, prompts)
@@ -167,17 +171,21 @@ def _pair_logprobs(model: AdapterModel, prompts: Sequence[PromptPairs], denomina
             reference_B = packed.sums(model.logprobs(packed))
         with model.use("policy"):
             policy_B = packed.sums(model.logprobs(packed))
-            c, r = pairs.chosen_P, pairs.rejected_P
-            yield PairLogprobs(
-                policy_B[c],
-                policy_B[r],
-                reference_B[c],
-                reference_B[r],
-                pairs.n_tokens_B[c],
-                pairs.n_tokens_B[r],
-                pairs.weight_P,
-                denominator,
-            )
+            yield functools.partial(_of_pairs, policy_B, reference_B, pairs, denominator)
+
+
+def _of_pairs(policy_B: Tensor, reference_B: Tensor, pairs: PairIndex, denominator: float) -> PairLogprobs:
+    c, r = pairs.chosen_P, pairs.rejected_P
+    return PairLogprobs(
+        policy_B[c],
+        policy_B[r],
+        reference_B[c],
+        reference_B[r],
+        pairs.n_tokens_B[c],
+        pairs.n_tokens_B[r],
+        pairs.weight_P,
+        denominator,
+    )
 
 
 class StepLoss(NamedTuple):
@@ -196,7 +204,7 @@ def _step_loss(
         own_P = torch.cat([getattr(pairs, name) for pairs in parts]) if parts else torch.zeros(0)
         whole[name], start = processes.gather(own_P)
     sides = [whole[name].requires_grad_() for name in ("chosen_P", "rejected_P")]
-    loss = total_loss(losses, PairLogprobs(**whole, denominator=denominator))
+    loss = total_loss(losses, lambda: PairLogprobs(**whole, denominator=denominator))
     chosen_P, rejected_P = torch.autograd.grad(loss, sides, materialize_grads=True)
     sizes = [len(pairs.chosen_P) for pairs in parts]
     own = slice(start, start + sum(sizes))

@@ -11,6 +11,7 @@ from fixtures.masked import LENGTHS, MASK, B, T, close, draw, true_mask
 
 from align.losses import kl, pairwise, value
 from align.losses import policy_gradient as pg
+from align.losses.pairwise import Likelihood, PairLogprobs, Sigmoid, dpo_loss, likelihood_loss, total_loss
 
 # --- golden numbers (computed by hand) ---------------------------------------------------------------------
 
@@ -196,3 +197,24 @@ def test_pair_losses_stay_finite_at_wide_margins() -> None:
     found.loss.backward()
     assert bool(torch.isfinite(found.loss)) and chosen.grad is not None and bool(torch.isfinite(chosen.grad).all())
     close(chosen.grad, [-0.5, 0.0])
+
+
+def test_several_losses_add_their_gradients_as_if_each_read_the_log_probabilities_itself() -> None:
+    """To the bit: a step with an SFT term is the step of earlier versions, which indexed once per loss."""
+    torch.manual_seed(0)
+    n_pairs, policy_B, reference_B = 500, (50 * torch.randn(40)).requires_grad_(), 50 * torch.randn(40)
+    c, r = torch.randint(0, 20, (n_pairs,)), torch.randint(20, 40, (n_pairs,))
+    weight_P, n_tokens_B = torch.rand(n_pairs), torch.randint(3, 30, (40,)).float()
+
+    def pairs() -> PairLogprobs:
+        sides = (policy_B[c], policy_B[r], reference_B[c], reference_B[r])
+        return PairLogprobs(*sides, n_tokens_B[c], n_tokens_B[r], weight_P, 7.0)
+
+    (ours_B,) = torch.autograd.grad(total_loss([Sigmoid(beta=0.3), Likelihood(weight=0.2)], pairs), policy_B)
+    loss = dpo_loss(policy_B[c], policy_B[r], reference_B[c], reference_B[r], weight_P, 0.3, 7.0).loss
+    loss = loss + 0.2 * likelihood_loss(policy_B[c], n_tokens_B[c], weight_P, 7.0)
+    (expected_B,) = torch.autograd.grad(loss, policy_B)
+    assert torch.equal(ours_B, expected_B)
+    once = pairs()
+    (shared_B,) = torch.autograd.grad(total_loss([Sigmoid(beta=0.3), Likelihood(weight=0.2)], lambda: once), policy_B)
+    assert not torch.equal(shared_B, expected_B), "the order of the sums is what this test is about"
