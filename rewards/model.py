@@ -62,7 +62,14 @@ def score(model: AdapterModel, role: str, trees: Sequence[Tree]) -> list[list[fl
 
 def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed: PackedBatch) -> Tensor:
     """The sum ``(B,)`` of several rewards, given by role, for each response of a packed batch."""
-    return torch.stack([reward.score_packed(model, role, packed) for role, reward in rewards.items()]).sum(0)
+    scores = {role: reward.score_packed(model, role, packed) for role, reward in rewards.items()}
+    for role, scores_B in scores.items():
+        if scores_B.shape != (packed.n_responses,):
+            raise BadInput(
+                f"reward {rewards[role].kind}: score_packed gave numbers of shape {list(scores_B.shape)} for "
+                f"{packed.n_responses} responses; it gives one per response"
+            )
+    return torch.stack(list(scores.values())).sum(0)
 
 
 def score_by_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], trees: Sequence[Tree]) -> list[list[float]]:

@@ -84,4 +84,11 @@ class Rewards(NamedTuple):
         return {name for reward in (*self.texts, *self.roles.values()) for name in reward.names()}
 
 
-ChosenReward = Annotated[SerializeAsAny[Reward], BeforeValidator(lambda given: choose(REWARDS, Reward, given))]
+def _choose(given: Any) -> Reward:
+    reward = choose(REWARDS, Reward, given)
+    if not isinstance(reward, TextReward | RoleReward):
+        raise ValueError(f"reward {reward.kind}: derives from Reward alone; derive from TextReward or from RoleReward")
+    return reward
+
+
+ChosenReward = Annotated[SerializeAsAny[Reward], BeforeValidator(_choose)]

@@ -129,7 +129,11 @@ steps:
   - name: dpo                   # beta: how strongly the policy is held to its reference
     stage: dpo
     inputs: {{pairs: pairs, policy: sft}}
-    config: {{beta: 0.1, sft_weight: 0.2, batch: 16, epochs: 1, optim: {{lr: 2.0e-5}}}}
+    config:
+      loss: [{{kind: sigmoid, beta: 0.1}}, {{kind: sft, weight: 0.2}}]
+      batch: 16
+      epochs: 1
+      optim: {{lr: 2.0e-5}}
   - name: ppo                   # kl: the price of a nat in reward; learning stops beyond kl_max nats
     stage: ppo
     inputs: {{pairs: pairs, policy: sft, reward: reward}}

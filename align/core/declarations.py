@@ -2,7 +2,7 @@
 
 An evaluation writes its suite's declaration into its record; gates, comparisons and reports read directions, kinds,
 ranges and guards there. Not here: the suites themselves, and the table for records that carry no declaration
-(``align.audit.earlier``).
+(``align.evals.declared``).
 """
 
 from __future__ import annotations

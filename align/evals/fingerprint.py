@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from align.core.hashes import code_hash
 from align.evals.items import Item, items_hash
+from align.generate.sampler import Sampler
 
 if TYPE_CHECKING:
     from align.evals.generation import SamplingConfig
@@ -81,7 +83,7 @@ def fingerprint(
     found |= {
         "policy": sampling.policy,
         "sampler": "the likeliest token" if greedy else "the full distribution, no top-k or top-p",
-        "sampled_by": None if sampling.sampler.kind == "local" else sampling.sampler.model_dump(mode="json"),
+        "sampled_by": sampler_identity(sampling.sampler),
         "temperature": None if greedy else sampling.temperature,
         "samples": sampling.samples,
         "best_of": sampling.n if chosen else None,
@@ -93,6 +95,14 @@ def fingerprint(
     if suite.reads & {"measured_higher", "measured_lower"}:
         found["measurements"] = {name: value for name, value in inputs.items() if name.startswith("measured_")}
     return found
+
+
+def sampler_identity(sampler: Sampler) -> Any:
+    """A sampler's settings, and what it is written in where it is not a shipped one; None for the local one."""
+    if sampler.kind == "local":
+        return None
+    settings = sampler.model_dump(mode="json")
+    return {"settings": settings, "sha256": code_hash(*sampler.code())} if sampler.code() else settings
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:

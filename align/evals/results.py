@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.core.config import BadInput
-from align.core.declarations import Declaration, Metric
+from align.core.declarations import FORMULA, Declaration, Metric
 from align.core.records import ItemResult
 from align.core.stats.estimates import mean_interval
 from align.evals.generation import Answered
+from align.evals.items import Item
+from align.evals.suite import Suite
 
 
 def item_result(
@@ -35,14 +37,58 @@ def item_result(
     )
 
 
+def check_results(suite: Suite, items: Sequence[Item], results: Sequence[ItemResult]) -> None:
+    """Compare a suite's results with its items: an item that is left out would count as one that was never asked.
+
+    A value that a formula gives for the whole evaluation belongs to no item.
+
+    Raises:
+        BadInput: a result of another suite, of an item that is not there or of an undeclared metric; two results of one
+            answer, metric and judge; a binary score that is neither 0 nor 1; or an item without a result of a metric
+            that it counts towards and that others were measured on.
+    """
+    where, declaration = f"suite {suite.name}", suite.declaration()
+    if strange := next((r for r in results if not isinstance(r, ItemResult)), None):
+        raise BadInput(f"{where}: one of its results is of type {type(strange).__name__}, not an ItemResult")
+    known = {item.id for item in items}
+    seen: set[tuple[str, str, str, int]] = set()
+    measured: dict[str, set[str]] = {}
+    for result in results:
+        if result.suite != suite.name:
+            raise BadInput(f"{where}: gives a result of suite {result.suite}")
+        metric = declaration.metric(result.metric)
+        if result.judge == FORMULA:
+            continue
+        if result.item_id not in known:
+            raise BadInput(f"{where}: gives a result of item '{result.item_id}', which is none of its items")
+        what = f"{result.metric} of item '{result.item_id}'"
+        key = (result.item_id, result.metric, result.judge, result.sample)
+        if key in seen:
+            raise BadInput(f"{where}: gives {what}, answer {result.sample}, twice")
+        if metric.kind == "binary" and result.score not in (None, 0.0, 1.0):
+            raise BadInput(f"{where}: gives {result.score:g} as {what}, which is declared to be 0 or 1 (kind binary)")
+        seen.add(key)
+        measured.setdefault(result.metric, set()).add(result.item_id)
+    answered = set().union(*measured.values()) if measured else set()
+    for item in items:
+        lacking = [m for m in suite.metrics_of(item) if m in measured and item.id not in measured[m]]
+        if lacking or item.id not in answered:
+            raise BadInput(
+                f"{where}: gives no result of {lacking[0] if lacking else 'any metric'} for item '{item.id}'; give one "
+                "whose score is None, with the reason"
+            )
+
+
 def summarise(
-    results: Sequence[ItemResult], declarations: Mapping[str, Declaration], chances: Mapping[str, float] | None = None
+    results: Sequence[ItemResult],
+    declarations: Mapping[str, Declaration],
+    chances: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Every metric's mean with interval and counts, its judges, and the same by family where there are several.
 
     Args:
         declarations: by suite. A metric that two suites of the results have is named ``<metric> (<suite>)``.
-        chances: what guessing scores, by metric.
+        chances: what guessing scores, by suite and metric.
 
     Raises:
         BadInput: a result of a metric that its suite does not declare, or outside the metric's range.
@@ -61,8 +107,8 @@ def summarise(
                 family: _estimate([result for result in own if result.family == family], declared)
                 for family in families
             }
-        if chances and metric in chances:
-            entry["chance"] = chances[metric]
+        if (chance := (chances or {}).get(suite, {}).get(metric)) is not None:
+            entry["chance"] = chance
         summary[metric if names.count(metric) == 1 else f"{metric} ({suite})"] = entry
     return summary
 

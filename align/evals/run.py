@@ -27,7 +27,7 @@ from align.evals.item_files import load_items
 from align.evals.items import Item, items_hash
 from align.evals.judge import DEFAULT, Judge, find_judge
 from align.evals.measurements import load_measurement
-from align.evals.results import summarise
+from align.evals.results import check_results, summarise
 from align.evals.suite import SUITES, Suite
 from align.evals.targets import EvaluationTarget, load_policy, load_reference, load_reward
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
@@ -130,14 +130,16 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     target = _target(config, run)
     results: list[ItemResult] = []
     suites: dict[str, Any] = {}
-    chances: dict[str, float] = {}
+    chances: dict[str, dict[str, float]] = {}
     declarations = {suite.name: suite.declaration() for suite in config.suite}
     for suite in config.suite:
         own = [item for item in items if item.suite == suite.name]
-        results += suite.results(own, target, config.sampling)
+        measured = suite.results(own, target, config.sampling)
+        check_results(suite, own, measured)
+        results += measured
         hashes = {name: entry["sha256"] for name, entry in run.record.inputs.items()}
         how = fingerprint(suite, target.policy, own, config.sampling, suite.judges(own, target), hashes)
-        chances |= suite.chance(own)
+        chances[suite.name] = suite.chance(own)
         suites[suite.name] = {"items": len(own), "sha256": items_hash(own), "fingerprint": how}
         suites[suite.name]["declaration"] = declarations[suite.name].model_dump(mode="json")
     metrics = summarise(results, declarations, chances)

@@ -145,4 +145,11 @@ def sample_all(
             raise BadInput(f"sampler {sampler.kind}: gave {given} to a request for {request.n}; mend the sampler")
         if sampler.GIVES_TOKENS and any(sample.ids is None or sample.logprobs is None for sample in reply.samples):
             raise BadInput(f"sampler {sampler.kind}: gave a sample without ids or logprobs, and declares GIVES_TOKENS")
+        if sampler.GIVES_TOKENS and request.temperature > 0:
+            lengths = [(len(sample.ids or []), len(sample.logprobs or [])) for sample in reply.samples]
+            if uneven := next((pair for pair in lengths if pair[0] != pair[1] or not pair[0]), None):
+                raise BadInput(
+                    f"sampler {sampler.kind}: gave {uneven[0]} ids with {uneven[1]} logprobs to request {request.id}; "
+                    "a drawn sample has one log-probability per token id, and at least one id"
+                )
     return [replies[request.id] for request in requests]

@@ -2,7 +2,7 @@
 
 In: the policy to start from (an SFT run; its frozen adapter is the reference), rewards (reward runs, functions, or
 classes of other packages), and the prompts of a pairs run. Out: ``adapter/`` (policy) and ``value/`` (critic).
-An iteration has five steps: act, judge, assign credit, improve, account. Rollouts, old log-probabilities and updates
+An iteration has five steps: act, judge, assign credit, account, improve. Rollouts, old log-probabilities and updates
 use the same packed batches in all epochs, so the first ratio is exactly 1.
 Not here: reward whitening, an adaptive KL coefficient, PPO-ptx, advantages shared within a prompt.
 """
@@ -163,7 +163,7 @@ def _iterate(
         )
         # 3 assign credit
         rollouts = assign_credit(rollouts, config.kl, config.gamma, config.lam, loop.processes)
-        # 5 account (before the update, which a KL that is too large prevents)
+        # 4 account (before the update, which a KL that is too large prevents)
         metrics = summarise_rollouts(scored, rollouts, loop.processes)
         if config.kl_max is not None and (metrics["kl"] or 0.0) > config.kl_max:
             loop.metrics.log(iteration, metrics)
@@ -173,7 +173,7 @@ def _iterate(
                 f"kl_max {config.kl_max}; raise kl or lower optim.lr"
             )
             return iteration - 1
-        # 4 improve
+        # 5 improve
         metrics |= improve(config, model, loop, rollouts, check=iteration == 1)
         loop.metrics.log(iteration, metrics, ["score", "kl", "utility"])
     return config.iterations

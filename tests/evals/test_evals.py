@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from pydantic import ValidationError
 from test_generation import PROMPTS, MakeModel, ModelFolder, generate_item, option_item, speaker, user
 
 from align.core.config import BadInput, Compute, build
+from align.core.declarations import Declaration, Metric
 from align.core.files import write_json, write_jsonl
+from align.core.records import ItemResult
 from align.evals.fingerprint import KEYS, differences
 from align.evals.generation import Answer, Answered, SamplingConfig
 from align.evals.item_files import load_items
 from align.evals.items import items_hash
 from align.evals.judge import find_judge
-from align.evals.results import summarise
+from align.evals.results import check_results, summarise
 from align.evals.run import EvalConfig, evaluate
+from align.evals.suite import Suite
 from align.evals.suites.safety import BY_SIDE, SafetyItem
 from align.evals.targets import EvaluationTarget
 from align.model.adapters import AdapterModel
@@ -396,3 +400,59 @@ def test_roles_are_shared_on_one_base_and_not_on_two(tmp_path: Path, model_folde
         )
         found.append(record.headline["metrics"]["kl"]["value"])
     assert found[0] > 0.01 and found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_the_chance_of_a_metric_is_that_of_its_own_suite() -> None:
+    """Two suites may name a metric alike: what guessing scores on one says nothing about the other."""
+    metric = Metric(name="accuracy", higher_is_better=True, kind="binary", has_chance=True)
+    declarations = {name: Declaration(suite=name, title=name, metrics=(metric,)) for name in ("one", "other")}
+    results = [
+        ItemResult(suite=suite, metric="accuracy", item_id=str(i), score=float(i % 2), judge="j")
+        for suite in declarations
+        for i in range(4)
+    ]
+    summary = summarise(results, declarations, {"one": {"accuracy": 0.25}, "other": {"accuracy": 0.001}})
+    assert summary["accuracy (one)"]["chance"] == 0.25
+    assert summary["accuracy (other)"]["chance"] == 0.001
+
+
+class Polite(Suite):
+    """A suite that exists for the test below."""
+
+    name = "polite"
+    title = "Politeness"
+    metrics = (
+        Metric(name="thanks", higher_is_better=True, kind="binary"),
+        Metric(name="words", higher_is_better=False, kind="unbounded"),
+    )
+
+
+def polite(item_id: str, metric: str = "thanks", score: float = 1.0, **facts: Any) -> ItemResult:
+    return ItemResult.model_validate(
+        {"suite": "polite", "metric": metric, "item_id": item_id, "score": score, "judge": "rule", **facts}
+    )
+
+
+ALL_THANKS = [polite("1"), polite("2")]
+
+
+@pytest.mark.parametrize(
+    ("results", "problem"),
+    [
+        ([polite("1")], "gives no result of thanks for item '2'"),
+        ([*ALL_THANKS, polite("1", "words", 7)], "gives no result of words for item '2'"),
+        ([], "gives no result of any metric for item '1'"),
+        ([*ALL_THANKS, polite("3")], "gives a result of item '3', which is none of its items"),
+        ([*ALL_THANKS, polite("2")], "gives thanks of item '2', answer 0, twice"),
+        ([polite("1"), polite("2", score=0.3)], "gives 0.3 as thanks of item '2', which is declared to be 0 or 1"),
+        ([*ALL_THANKS, polite("2", "charm")], "has no metric 'charm'"),
+        ([*ALL_THANKS, polite("2", suite="safety")], "gives a result of suite safety"),
+        ([*ALL_THANKS, {"item_id": "2"}], "one of its results is of type dict"),
+    ],
+)
+def test_results_that_do_not_fit_the_items_are_refused(results: list[Any], problem: str) -> None:
+    items = [generate_item(name, "hello", "polite") for name in ("1", "2")]
+    check_results(Polite(kind="test:Polite"), items, ALL_THANKS)
+    check_results(Polite(kind="test:Polite"), items, [*ALL_THANKS, polite("2", sample=1)])
+    with pytest.raises(BadInput, match=re.escape(problem)):
+        check_results(Polite(kind="test:Polite"), items, results)

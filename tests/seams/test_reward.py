@@ -20,11 +20,11 @@ from align.evals.training_reward import trained_on
 from align.generate.sampler import Sample
 from align.model.adapters import AdapterModel
 from align.model.open import open_models
-from align.model.packing import Tree
+from align.model.packing import PackedBatch, Tree
 from align.train.ppo import PPOConfig, act, ppo
 from align.train.rollouts import ScoredSamples, TrainingPrompt, load_prompts, score_rollouts, score_samples
 from rewards.model import score, score_by_roles
-from rewards.reward import TextReward
+from rewards.reward import Reward, RoleReward, TextReward
 
 ModelFolder = Callable[[str], Path]
 BREVITY = {"kind": "toy_reward:Brevity", "per_letter": 0.5}
@@ -169,3 +169,30 @@ def test_a_reward_run_that_is_not_there_is_named(pairs: Path, model_folder: Mode
     missing = {"kind": "run", "path": tmp_path / "nowhere"}
     with pytest.raises(BadInput, match="nowhere: no such file or folder"):
         ppo(config_of(tmp_path / "ppo", model_folder("llama"), pairs, rewards=[missing]))
+
+
+class Neither(Reward):
+    """Derives from Reward alone, so nothing reads it."""
+
+
+class OneForAll(RoleReward):
+    """Gives one number, whatever the number of responses."""
+
+    def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None:
+        add_stirred(model, role, head=True, seed=1)
+
+    def score_packed(self, model: AdapterModel, role: str, packed: PackedBatch) -> torch.Tensor:
+        return torch.ones(1)
+
+
+def test_a_reward_that_nothing_would_read_is_refused(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="derives from Reward alone; derive from TextReward or from RoleReward"):
+        config_of(tmp_path / "ppo", model_folder("llama"), pairs, rewards=[f"{__name__}:Neither"])
+
+
+def test_a_role_gives_one_number_per_response(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    """One number would be taken for every response."""
+    config = config_of(tmp_path / "ppo", model_folder("llama"), pairs, rewards=[f"{__name__}:OneForAll"])
+    model, _ = open_run(config)
+    with pytest.raises(BadInput, match=r"score_packed gave numbers of shape \[1\] for 2 responses"):
+        score_by_roles(model, config.all_rewards.roles, [Tree([4, 5], [[6, 1], [7, 1]])])

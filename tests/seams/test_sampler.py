@@ -14,9 +14,12 @@ from toy_sampler import Echo
 
 from align.core.config import BadInput, Compute, Watch, build
 from align.core.files import write_jsonl
+from align.core.hashes import code_hash
 from align.core.run_record import RunRecord, read_run
 from align.engine.samples import PromptRow, SampleLogger
+from align.evals.fingerprint import sampler_identity
 from align.evals.run import EvalConfig
+from align.generate.local import LocalSampler
 from align.generate.run import SampleConfig, sample
 from align.generate.sampler import Reply, Request, Sample, Sampler, sample_all
 from align.model.adapters import AdapterModel
@@ -158,3 +161,34 @@ def test_a_sampler_that_breaks_its_word_is_stopped_by_name(ending: str, told: st
         sample_all(Wrong(kind="outside:Wrong", ending=ending), requests, None)
     echo = Echo(kind="outside:Echo")
     assert sample_all(echo, requests, None)[0].samples[0] == Sample({"role": "assistant", "content": "hello!"}, True)
+
+
+class Silent(Sampler):
+    """Declares log-probabilities, and gives too few of them."""
+
+    GIVES_TOKENS = True
+
+    n_logprobs: int = 0
+
+    def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
+        for request in requests:
+            drawn = Sample({"role": "assistant", "content": "hi"}, True, [4, 1], [-1.0] * self.n_logprobs)
+            yield Reply(request.id, [drawn] * request.n)
+
+
+def test_a_drawn_sample_has_a_log_probability_per_token_id() -> None:
+    """Without them nothing compares the sampler with the scorer, and PPO would learn off its policy."""
+    request = Request("a", (0,), [{"role": "user", "content": "hello"}])
+    assert sample_all(Silent(kind="outside:Silent", n_logprobs=2), [request], None)
+    for n_logprobs in (0, 1, 3):
+        with pytest.raises(BadInput, match=f"gave 2 ids with {n_logprobs} logprobs to request a"):
+            sample_all(Silent(kind="outside:Silent", n_logprobs=n_logprobs), [request], None)
+    greedy = request._replace(temperature=0.0)
+    assert sample_all(Silent(kind="outside:Silent"), [greedy], None), "a sample that is not drawn has none"
+
+
+def test_the_code_of_a_sampler_is_part_of_what_an_answer_depends_on() -> None:
+    """Two evaluations whose sampler was rewritten in between are not alike."""
+    assert sampler_identity(LocalSampler()) is None
+    silent = Silent(kind=f"{__name__}:Silent")
+    assert sampler_identity(silent) == {"settings": silent.model_dump(mode="json"), "sha256": code_hash(Silent)}

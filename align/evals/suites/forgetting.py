@@ -41,6 +41,10 @@ class Forgetting(Suite):
         Metric(name="bits_per_byte", higher_is_better=False, kind="unbounded", low=0.0, widest=8.0, has_own_scale=True),
     )
 
+    def metrics_of(self, item: Item) -> Sequence[str]:
+        """Options count towards the accuracy of their family, texts towards the bits that they take."""
+        return [f"accuracy/{item.family or 'all'}" if item.kind == "options" else "bits_per_byte"]
+
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
         """One result per item: ``accuracy/<family>`` or ``bits_per_byte``."""
         choices = [item for item in items if item.kind == "options"]
