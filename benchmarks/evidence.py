@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from align.audit.evaluations import load_items
+from align.audit.evaluations import load_results
 from align.core.files import read_jsonl, write_text
 from align.core.provenance import code
 from align.core.run_record import read_run
@@ -64,7 +64,7 @@ def align(*words: str) -> None:
 def scores(run: Path, metric: str) -> dict[str, float | None]:
     """Item id to the mean of its samples; None where none was scored."""
     found: dict[str, list[float]] = {}
-    for item in load_items(read_run(run)):
+    for item in load_results(read_run(run)):
         if item.metric == metric:
             found.setdefault(item.item_id, [])
             if item.score is not None:

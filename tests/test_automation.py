@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -46,3 +47,13 @@ def test_both_halves_of_the_tests_are_run_by_continuous_integration() -> None:
     marks = re.findall(r"pytest .*-m (.*)", MAKEFILE)
     assert [shlex.split(mark) for mark in marks] == [["not matrix"], ["matrix"]]
     assert {"make test", "make test-matrix"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
+def test_every_script_of_the_benchmarks_can_be_imported(script: str) -> None:
+    """They are run by hand and by `make evidence`; a name that was renamed elsewhere shows here."""
+    spec = importlib.util.spec_from_file_location(script.removesuffix(".py"), ROOT / "benchmarks" / script)
+    assert spec is not None and spec.loader is not None
+    if script == "mutation.py":
+        pytest.importorskip("cosmic_ray")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))

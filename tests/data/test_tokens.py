@@ -204,7 +204,8 @@ def test_judges_read_the_answer_after_its_reasoning() -> None:
 def test_what_a_policy_writes_while_it_trains_is_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = family_tokenizer("gpt-oss")
     folder = writer(tmp_path, tokenizer, Chat(tokenizer).prompt_ids(USER), CHANNELS)
-    written = TokenSample(token_ids(tokenizer, CHANNELS), True, [])
+    ids = token_ids(tokenizer, CHANNELS)
+    written = TokenSample(ids, True, [-1.0] * len(ids))
     monkeypatch.setattr("align.generate.local.sample_responses", lambda *_, **__: [[written]])
     seen: list[Any] = []
 

@@ -110,7 +110,10 @@ def test_people_judge_what_is_shown_under_their_own_names(tmp_path: Path, server
 
 def test_killed_and_run_again_it_goes_on(tmp_path: Path, server: Server, studio: Studio) -> None:
     script = SCRIPT.format(
-        tests=[str(ROOT / "tests"), str(Path(__file__).parent)], folder=str(tmp_path), server=str(server.folder), n=9
+        tests=[str(ROOT / "tests"), str(ROOT / "benchmarks"), str(Path(__file__).parent)],
+        folder=str(tmp_path),
+        server=str(server.folder),
+        n=9,
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL)
     config = tmp_path / "votes" / "campaign.yaml"
