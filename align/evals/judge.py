@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType, ModuleType
@@ -56,9 +57,9 @@ class Judge(Part):
 
     sources: ClassVar[tuple[ModuleType, ...]] = ()  # modules that it is written in, beside its own file
 
+    @abstractmethod
     def opinions(self, answers: Sequence[Written]) -> list[Opinions]:
         """Opinions by metric on each answer."""
-        raise NotImplementedError(f"judge {self.kind}: its class has no method 'opinions'")
 
     def version(self) -> str:
         """sha256 of the code that it is written in, and of its settings where it has some."""

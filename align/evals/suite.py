@@ -6,6 +6,7 @@ declares goes into the record of every evaluation. Not here: reading items (item
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -66,9 +67,9 @@ class Suite(Part):
             says_missing=self.says_missing,
         )
 
+    @abstractmethod
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
         """The results of a policy on the suite's items."""
-        raise NotImplementedError(f"suite {self.name}: its class has no method 'results'")
 
     def metrics_of(self, item: Item) -> Sequence[str]:
         """The metrics that an item counts towards."""

@@ -6,6 +6,7 @@ step add up to the same loss and gradient. A loss that couples pairs gets all pa
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -103,9 +104,9 @@ class PreferenceLoss(Part):
         """The factor that turns a log-ratio of policy and reference into an implicit reward."""
         return 1.0
 
+    @abstractmethod
     def loss(self, pairs: PairLogprobs) -> Tensor:
         """The loss ``()``: the weighted sum over these pairs, divided by ``pairs.denominator``."""
-        raise NotImplementedError
 
 
 class Sigmoid(PreferenceLoss):

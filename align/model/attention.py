@@ -7,6 +7,7 @@ which only CUDA can train; they are another :class:`Attention`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -25,9 +26,9 @@ class Attention(Part):
     def prepare(self, model: Any) -> None:
         """Switch a loaded model to this implementation; by default it stays as transformers loads it."""
 
+    @abstractmethod
     def mask(self, model: Any, packed: PackedBatch) -> Any:
         """The ``attention_mask`` of ``model`` for a packed tree."""
-        raise NotImplementedError
 
 
 def choose_attention(given: Any) -> Attention:

@@ -426,6 +426,9 @@ class Polite(Suite):
         Metric(name="words", higher_is_better=False, kind="unbounded"),
     )
 
+    def results(self, items: Any, target: Any, sampling: Any) -> list[ItemResult]:
+        return ALL_THANKS
+
 
 def polite(item_id: str, metric: str = "thanks", score: float = 1.0, **facts: Any) -> ItemResult:
     return ItemResult.model_validate(

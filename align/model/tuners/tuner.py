@@ -6,6 +6,7 @@ with the role's own tensors. Not here: a head (``heads.py``), and which roles th
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -35,21 +36,21 @@ class Tuner(Part):
     itself, or a wrapper around it).
     """
 
+    @abstractmethod
     def attach(self, model: Any, role: str, folder: Path | None = None) -> Any:
         """Give a role weights that leave the output unchanged; where ``folder`` is given, in the shape of its weights.
 
         Raises:
             BadInput: this base cannot have them.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def activate(self, model: Any, role: str | None, trainable: bool = False) -> None:
         """Switch to a role's weights (None: to the base alone); only these weights may receive gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self, model: Any, role: str) -> dict[str, nn.Parameter]:
         """The tensors of a role, by names that do not depend on the role."""
-        raise NotImplementedError
 
     def describe(self, model: Any, role: str) -> str:
         """Describe in one sentence which part of the model a role trains."""
