@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from align.core.config import BadInput
 from align.core.hashes import code_hash
-from align.core.plugins import RewardFunction, load, raised
+from align.core.plugins import RewardFunction, calling, load
 from align.core.records import Message
 from rewards.reward import TextReward
 
@@ -49,7 +49,9 @@ class FunctionReward(TextReward):
         self, prompts: Sequence[list[Message]], completions: Sequence[list[Message]], **columns: Any
     ) -> list[float | None]:
         """Call the function."""
-        scores: list[float | None] = load(self.name)(prompts=prompts, completions=completions, **columns)
+        function = load(self.name)
+        with calling(f"reward function {self.name}", function):
+            scores: list[float | None] = function(prompts=prompts, completions=completions, **columns)
         return scores
 
 
@@ -100,12 +102,8 @@ def rewards_of(
     Raises:
         BadInput: the function raises or exits, or returns anything else.
     """
-    try:
+    with calling(f"reward function {name}", function):
         values = function(**copy.deepcopy({"prompts": prompts, "completions": completions, **columns}))
-    except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise BadInput(
-            f"reward function {name}: {raised(error, __file__)}; mend it and run the same command again"
-        ) from error
     if isinstance(values, str | bytes | dict) or not (isinstance(values, Sized) and isinstance(values, Iterable)):
         raise BadInput(f"reward function {name}: gave {_shown(values)} instead of a list; {REMEDY}")
     scores = list(values)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -117,13 +119,44 @@ def load(name: str) -> Any:
         raise BadInput(f"'{name}': {module.__file__ or module_name} has no '{attribute}'; mend the name") from None
 
 
-def raised(error: BaseException, caller: str = __file__) -> str:
-    """What was raised and where in the user's code, in one line; ``caller`` is the file that called that code."""
+@contextmanager
+def calling(what: str, code: object) -> Iterator[None]:
+    """Report in one line what code from outside the package raises; what the package's own raises passes unchanged.
+
+    Args:
+        what: what is called, as the message begins: "suite mine:Facts: chance".
+        code: the part, class or function that is called; its module tells whose it is.
+
+    Raises:
+        BadInput: the user's code raised something other than BadInput.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except (Exception, SystemExit) as error:
+        home = inspect.unwrap(code) if inspect.isroutine(code) else code if isinstance(code, type) else type(code)
+        if str(getattr(home, "__module__", "")).partition(".")[0] in ("align", "annotation", "rewards"):
+            raise
+        problem = raised(error, _file_of(home))
+        raise BadInput(f"{what}: {problem}; mend it and run the same command again") from error
+
+
+def raised(error: BaseException, file: str | None = None) -> str:
+    """What was raised, in one line, with the place: the last line of ``file`` that was reached, or the last of all."""
     text = " ".join(str(error).split())[:200]
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    is_theirs = frame.filename != caller and not frame.filename.startswith("<frozen")
-    where = f" at {Path(frame.filename).name}:{frame.lineno}" if is_theirs else ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    frames = [frame for frame in frames if file is None or frame.filename == file]
+    outside = frames[-1:] if frames and frames[-1].filename != __file__ else []
+    where = "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in outside)
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
+
+def _file_of(home: Any) -> str | None:
+    try:
+        return inspect.getsourcefile(home)
+    except TypeError:  # made at run time, or written in C
+        return None
 
 
 def _import(name: str, module_name: str) -> ModuleType:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from align.core.config import BadInput
 from align.core.hashes import code_hash
-from align.core.plugins import Part, Seam, choose, load, raised
+from align.core.plugins import Part, Seam, calling, choose, load
 from align.evals.items import Item
 
 JUDGES = Seam(
@@ -87,12 +87,8 @@ class FunctionJudge(Judge):
         return [self._opinion(answer) for answer in answers]
 
     def _opinion(self, answer: Written) -> Opinions:
-        try:
+        with calling(f"judge {self.kind}: item '{answer.item.id}'", self.function):
             given = self.function(*answer)
-        except Exception as error:  # the user's own code
-            raise BadInput(
-                f"judge {self.kind}: failed on item '{answer.item.id}' ({raised(error, __file__)}); mend it"
-            ) from error
         if not isinstance(given, Mapping) or not all(isinstance(opinion, Opinion) for opinion in given.values()):
             raise BadInput(
                 f"judge {self.kind}: gave {type(given).__name__} on item '{answer.item.id}'; return "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.core.config import BadInput
-from align.core.plugins import raised
+from align.core.plugins import calling
 from annotation.importers.columns import READ, USUAL, Columns, FileSettings, Kind, Labels
 from annotation.importers.formats import Container, Format, cleaned, container_of, is_missing
 from annotation.importers.imported import Unusable
@@ -146,14 +146,11 @@ def _rewritten(where: str, row: Row, importer: Importer) -> Row | Unusable:
     Raises:
         BadInput: the importer's own code fails on it.
     """
-    try:
-        return row | importer.rewrite(row)
-    except Unusable as reason:
-        return reason
-    except Exception as error:
-        raise BadInput(
-            f"{where}: importer {importer.kind} fails ({raised(error, __file__)}); mend it, or let it raise Unusable"
-        ) from error
+    with calling(f"{where}: importer {importer.kind}", importer):
+        try:
+            return row | importer.rewrite(row)
+        except Unusable as reason:
+            return reason
 
 
 def _completed(settings: FileSettings, importer: Importer, known: set[str]) -> FileSettings:

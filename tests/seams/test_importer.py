@@ -68,7 +68,7 @@ def test_its_own_settings_are_validated_by_its_own_schema(tmp_path: Path) -> Non
 def test_an_error_in_its_code_is_told_with_file_and_row(tmp_path: Path) -> None:
     odd = config(tmp_path, "toy_importer:Stars")
     write_jsonl(odd.data, [ROWS[0], {"question": "q", "answers": ["a", "b"], "stars": [1, "many"]}])
-    with pytest.raises(BadInput, match=r"rated.jsonl: row 2: importer .* fails \(TypeError.* at toy_importer.py:"):
+    with pytest.raises(BadInput, match=r"rated.jsonl: row 2: importer .*: TypeError.* at toy_importer.py:"):
         import_preferences(odd)
 
 

@@ -90,7 +90,7 @@ def test_what_fails_in_its_code_is_named_with_the_item(tmp_path: Path, monkeypat
     )
     monkeypatch.syspath_prepend(tmp_path)
     answers = [Written(harm("a"), "text", True)]
-    with pytest.raises(BadInput, match=r"judge odd_judges:breaks: failed on item 'a' \(ZeroDivisionError.*odd_judges"):
+    with pytest.raises(BadInput, match=r"judge odd_judges:breaks: item 'a': ZeroDivisionError.* at odd_judges.py:2;"):
         find_judge("odd_judges:breaks").opinions(answers)
     with pytest.raises(BadInput, match=r"judge odd_judges:shrugs: gave float on item 'a'; return \{metric: Opinion"):
         find_judge("odd_judges:shrugs").opinions(answers)
