@@ -1,10 +1,11 @@
 """Requests over HTTP: one client for every server, and one policy for what is repeated.
 
-In: an address, limits, a secret. Out: answers that were read whole, or one line that says why there is none. An answer
-is read to its end within a limit of bytes (unpacked) and of time; a redirect is an answer unless the client is made to
-follow it. What stays unanswered is repeated with growing pauses as long as patience lasts, and a busy server is left
-alone for as long as it asks, at most a minute. Secrets never stand in a message. Not here: what an answer means, and
-whether a request may be repeated at all; the callers know that.
+In: an address, limits, a secret. Out: an answer that was read whole, or one line that says why there is none. An answer
+is read to its end within a limit of bytes and of time; it may be packed once, by gzip, and is never unpacked beyond the
+limit. A redirect is an answer unless the client is made to follow it. A request without an answer is repeated with
+growing pauses as long as patience lasts; a busy server is left alone for as long as it asks, at most a minute. No
+message holds a secret. Not here: what an answer means, and whether a request may be repeated at all; the callers know
+that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -22,7 +24,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from align.core.config import BadInput
-from align.core.limits import shown_size
+from align.core.limits import shown_size, without_secret
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 LONGEST_ANSWER = 1800.0  # seconds from a request to the last byte of its answer
@@ -30,7 +32,7 @@ LONGEST_WAIT = 60.0  # seconds that a server may ask to be left alone for; it is
 LONGEST_TEXT = 200  # characters of a server's words that are passed on
 MOST_REDIRECTS = 20
 SECRETS = (
-    re.compile(r"\bey[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # web tokens
+    re.compile(r"(?i)\bey[\w-]+\.[\w-]+(?:\.[\w-]*)?"),  # web tokens
     re.compile(r"\b(?=\w*\d)\w{32,}\b"),  # legacy tokens, invitations, session and forgery keys
     re.compile(r"(?i)((?:token|sessionid|csrftoken|password)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;&]+"),
     re.compile(r"(?i)((?:token|bearer) )(?=\S*\d)[^\s\"',;&]+"),
@@ -61,11 +63,12 @@ class Stopped(Exception):
 class Client(httpx.Client):
     """An httpx client of one server, whose answers are read whole and within limits.
 
-    ``most`` bytes of an answer are read. No proxy is used on the way to this machine itself.
+    ``most`` bytes of an answer are read, unpacked. No proxy is used on the way to this machine itself.
     """
 
     def __init__(self, url: str, *, most: int, timeout: Any, follow_redirects: bool = False, **options: Any) -> None:
         super().__init__(timeout=timeout, trust_env=urlsplit(url).hostname not in LOOPBACK, **options)
+        self.headers["Accept-Encoding"] = "gzip"
         self._most, self._follows = most, follow_redirects
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
@@ -73,7 +76,7 @@ class Client(httpx.Client):
 
         Raises:
             Unanswered: no answer, or one that cannot be unpacked.
-            BadInput: an answer that is longer, or takes longer, than is read.
+            BadInput: an answer that is longer, or takes longer, than is read, or is packed otherwise than once by gzip.
         """
         try:
             for _ in range(MOST_REDIRECTS + 1):
@@ -88,13 +91,21 @@ class Client(httpx.Client):
     def _read(self, answer: httpx.Response) -> httpx.Response:
         """The same answer with its body in memory, unpacked."""
         ends, content = time.monotonic() + LONGEST_ANSWER, bytearray()
+        where = answer.url.copy_with(query=None)
+        coding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if coding == "gzip" else None
         try:
-            for block in answer.iter_bytes():
-                content += block
+            if unpacker is None and coding != "identity":
+                packed = redact(coding)
+                raise BadInput(f"{where}: an answer is packed as '{packed}' and not as gzip; check the address")
+            for block in answer.iter_raw():
+                left = self._most + 1 - len(content)
+                content += unpacker.decompress(block, left) if unpacker else block
                 if len(content) > self._most or time.monotonic() > ends:
                     limit = f"{shown_size(self._most)} or {LONGEST_ANSWER / 60:.0f} minutes"
-                    where = answer.url.copy_with(query=None)
                     raise BadInput(f"{where}: an answer went on beyond {limit}; check that the address is the server's")
+        except zlib.error as error:
+            raise httpx.DecodingError(str(error)) from None
         finally:
             answer.close()
         headers = httpx.Headers(answer.headers)
@@ -178,9 +189,9 @@ def server_address(url: str, name: str, example: str, secret: str) -> str:
 
 
 def redact(text: str, *secrets: str | None) -> str:
-    """One line of at most 200 characters without keys, tokens, cookies and passwords."""
+    """One line of at most 200 characters without keys, tokens, cookies and passwords, in whatever case they stand."""
     for secret in filter(None, secrets):
-        text = text.replace(secret, "[key]")
+        text = without_secret(text, secret)
     for pattern in SECRETS:
         text = pattern.sub("[key]", text)
     text = " ".join(text.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -64,6 +65,29 @@ def test_an_answer_is_unpacked_once_and_measured_unpacked(server: Answers) -> No
     server.answers["/"] = (200, {"Content-Encoding": "gzip"}, b"no gzip")
     with pytest.raises(Unanswered, match="DecodingError"):
         Client(server.url, most=5000, timeout=5.0).get(server.url)
+
+
+@pytest.mark.parametrize(
+    ("coding", "problem"),
+    [
+        ("gzip", "an answer went on beyond 1000 bytes"),
+        ("GZIP, gzip, gzip", "an answer is packed as 'gzip, gzip, gzip' and not as gzip"),
+        ("br", "an answer is packed as 'br' and not as gzip"),
+    ],
+)
+def test_no_packed_answer_takes_more_memory_than_the_limit(server: Answers, coding: str, problem: str) -> None:
+    packed = b"0" * (64 << 20)
+    for _ in range(max(1, coding.lower().count("gzip"))):
+        packed = gzip.compress(packed)
+    server.answers["/"] = (200, {"Content-Encoding": coding}, packed)
+    client = Client(server.url, most=1000, timeout=5.0)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match=problem):
+            client.get(server.url)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_redirect_is_an_answer_unless_it_is_followed(server: Answers) -> None:
@@ -129,5 +153,8 @@ def test_no_proxy_leads_to_this_machine(monkeypatch: pytest.MonkeyPatch, server:
 
 
 def test_what_is_secret_is_left_out() -> None:
-    said = redact(f"Bearer abc1 sessionid=abc; Token {TOKEN} {{'token': 'k3y'}} eyJhb.eyJl.abc", "k3y")
-    assert not any(secret in said for secret in ("abc", TOKEN, "k3y")) and len(redact("word " * 100)) == 200
+    text = f"Bearer abc1 sessionid=abc; Token {TOKEN} {{'token': 'k3y'}} eyJhb.eyJl.abc"
+    for written in (text, text.upper(), text.lower(), text.swapcase()):
+        shown = redact(written, "k3y").lower()
+        assert not any(secret in shown for secret in ("abc", TOKEN, "k3y", "eyjl"))
+    assert len(redact("word " * 100)) == 200

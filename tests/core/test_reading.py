@@ -37,5 +37,6 @@ def test_a_file_is_read_up_to_a_row_and_a_size() -> None:
 def test_a_secret_is_taken_out_wherever_it_stands_and_a_placeholder_is_a_word() -> None:
     said = {"key sk-12345": ["it is sk-12345, sk-12345", 5, None], "b": {"c": "sk-1234"}}
     assert masked(said, "sk-12345") == {"key [key]": ["it is [key], [key]", 5, None], "b": {"c": "sk-1234"}}
+    assert masked({"Echo": ["SK-12345 or Sk-12345"]}, "sk-12345") == {"Echo": ["[key] or [key]"]}
     assert masked("the list is EMPTY", "EMPTY") == "the list is EMPTY"
     assert masked(said, None) == masked(said, "") == said
