@@ -22,9 +22,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from align.cli.annotate import VERBS as BRIDGE
-from align.cli.help import GIVEN, Setting, parameters_of, settings_of
+from align.cli.help import GIVEN, Setting, parameters_of, settings_of, text_of
 from align.cli.main import ANNOTATE, WHOLE
 from align.cli.stages import STAGES
+from annotation.campaign.settings import Campaign
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (  # rooms from the top of the house, each with what it holds; tests/test_layers.py walks the same table
@@ -76,13 +77,16 @@ def cli_page() -> str:
         lines += ["", f"## align {'annotate ' if name in ANNOTATE else ''}{name}", "", _sentence(verb.summary)]
         lines += ["", inspect.getdoc(schema) or "", "", "| key | type | default | meaning |", "|---|---|---|---|"]
         lines += map(_row, settings_of(schema))
+    lines += ["", "## A campaign's YAML", "", "What the verbs below read with `--config F`."]
+    lines += ["", inspect.getdoc(Campaign) or "", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    lines += map(_row, settings_of(Campaign))
     for name, bridge in BRIDGE.items():
         function = getattr(importlib.import_module(bridge.module), bridge.function)
         lines += ["", f"## align annotate {name}", "", _sentence(bridge.summary)]
         lines += ["", f"Needs {GIVEN[bridge.given]}."] if GIVEN[bridge.given] else []
-        lines += ["", "```text", inspect.getdoc(function) or "", "```"]
+        lines += ["", "```text", text_of(function), "```"]
         if rows := [_row(setting) for setting in parameters_of(function)]:
-            lines += ["", "| setting | type | default | |", "|---|---|---|---|", *rows]
+            lines += ["", "| setting | type | default | meaning |", "|---|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
 

@@ -11,8 +11,9 @@ from fixtures.paths import ROOT, script
 from test_layers import FLOORS
 
 from align.cli.annotate import VERBS as BRIDGE
-from align.cli.help import settings_of
+from align.cli.help import parameters_of, settings_of, text_of
 from align.cli.stages import STAGES
+from annotation.campaign.settings import Campaign
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,20 @@ def test_every_key_says_what_it_means(name: str) -> None:
     schema = getattr(importlib.import_module(STAGES[name].module), STAGES[name].config)
     silent = [setting.name for setting in settings_of(schema) if not setting.description]
     assert not silent, f"these keys of {name} have no description"
+
+
+@pytest.mark.parametrize("name", sorted(BRIDGE))
+def test_every_setting_of_a_labelling_verb_says_what_it_means(name: str) -> None:
+    function = getattr(importlib.import_module(BRIDGE[name].module), BRIDGE[name].function)
+    silent = [setting.name for setting in parameters_of(function) if not setting.description]
+    assert not silent, f"these settings of annotate {name} have no line in the docstring's Args"
+    assert "Args:" not in text_of(function)
+
+
+def test_every_key_of_a_campaign_says_what_it_means_and_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text().split("## A campaign's YAML")[1].split("\n## ")[0]
+    for setting in settings_of(Campaign):
+        assert setting.description and f"| `{setting.name}` |" in page, setting.name
 
 
 def test_the_architecture_has_the_floors_that_imports_are_held_to(writer: ModuleType) -> None:

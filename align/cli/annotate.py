@@ -18,23 +18,14 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 from align.core.config import NO_TEXT, BadInput, check_meant, is_short, override
 
 FOLDER = "runs/label-studio"
-FLAGS = (
-    "full",
-    "refresh",
-    "watch",
-    "card",
-    "curve",
-    "label_studio",
-    "names",
-    "dry_run",
-)  # settings that are true by being named
+FLAGS = ("full", "refresh", "watch", "card", "curve", "label_studio", "names", "dry_run")  # true by being named
 
 
 class Verb(NamedTuple):
-    """A verb: what its function is given, where the function stands, and what it is good for.
+    """A verb: what its function is given, the function's module and name, and what it does.
 
-    Given are the folder of an embedded server, a server's address and token, a campaign with a client of its server,
-    a campaign alone, or nothing but settings.
+    A function is given the folder of an embedded server, a server's address and token, a campaign with a client of
+    its server, a campaign alone, or nothing but settings.
     """
 
     given: Literal["folder", "address", "studio", "campaign", "settings"]
@@ -43,60 +34,74 @@ class Verb(NamedTuple):
     summary: str
 
 
+CAMPAIGN, SERVER, STORE = "annotation.campaign", "annotation.label_studio", "annotation.store"
 VERBS: Mapping[str, Verb] = {
-    "up": Verb("folder", "align.cli.annotate", "up", "start an embedded Label Studio, installed apart: [server=DIR]"),
-    "down": Verb("folder", "align.cli.annotate", "down", "stop it: [server=DIR]"),
-    "doctor": Verb("address", "annotation.label_studio.doctor", "doctor", "what is wrong on the way to the server"),
-    "annotators": Verb("folder", "annotation.campaign.people", "annotators", "accounts under aliases: names=[a-1,a-2]"),
-    "people": Verb("studio", "annotation.campaign.people", "people", "who is who in the store: --config F"),
+    "up": Verb(
+        "folder",
+        __name__,
+        "up",
+        "start an embedded Label Studio server, installed in its own environment: [server=DIR]",
+    ),
+    "down": Verb("folder", __name__, "down", "stop the embedded Label Studio server: [server=DIR]"),
+    "doctor": Verb(
+        "address", f"{SERVER}.doctor", "doctor", "check the Label Studio server: its address, its version and the token"
+    ),
+    "annotators": Verb(
+        "folder",
+        f"{CAMPAIGN}.people",
+        "annotators",
+        "make accounts on the embedded server, under aliases: names=[a-1,a-2]",
+    ),
+    "people": Verb(
+        "studio", f"{CAMPAIGN}.people", "people", "list the server's accounts by their names in the store: --config F"
+    ),
     "push": Verb(
-        "studio", "annotation.campaign.push", "push", "comparisons to tasks, each exactly once: --config campaign.yaml"
+        "studio", f"{CAMPAIGN}.push", "push", "send a campaign's comparisons as tasks, each exactly once: --config F"
     ),
     "gold add": Verb(
-        "campaign", "annotation.campaign.gold", "add", "known answers to mix in blind: --config F file=gold.jsonl"
+        "campaign", f"{CAMPAIGN}.gold", "add", "add known answers, mixed in blind: --config F file=gold.jsonl"
     ),
     "gold report": Verb(
-        "campaign", "annotation.campaign.gold", "report", "who misses too many known answers: --config F"
+        "campaign", f"{CAMPAIGN}.gold", "report", "report which annotators miss too many known answers: --config F"
     ),
     "calibration": Verb(
-        "studio", "annotation.campaign.calibration", "calibration", "who has passed the round before the work"
+        "studio", f"{CAMPAIGN}.calibration", "calibration", "report who has passed the calibration round: --config F"
     ),
     "pull": Verb(
-        "studio",
-        "annotation.campaign.following",
-        "pull",
-        "what people said to judgments: --config F [--full] [--watch]",
+        "studio", f"{CAMPAIGN}.following", "pull", "read answers into the store: --config F [--full] [--watch]"
     ),
     "status": Verb(
         "campaign",
-        "annotation.campaign.status",
+        f"{CAMPAIGN}.status",
         "status",
-        "how far it is, at which cost: --config F [hours=FILE] [price=RATE]",
+        "report a campaign's progress and cost: --config F [hours=FILE] [price=RATE]",
     ),
     "open-contested": Verb(
         "studio",
-        "annotation.campaign.contested",
+        f"{CAMPAIGN}.contested",
         "open_contested",
-        "disputed tasks to one more person: --config F [limit=N]",
+        "give disputed tasks to one more annotator: --config F [limit=N]",
     ),
     "exclude": Verb(
-        "settings",
-        "annotation.campaign.people",
-        "exclude",
-        "leave a person's judgments out: annotator=A reason=TEXT",
+        "settings", f"{CAMPAIGN}.people", "exclude", "leave an annotator's judgments out: annotator=A reason=TEXT"
     ),
-    "include": Verb("settings", "annotation.campaign.people", "include", "take that back: annotator=A"),
+    "include": Verb(
+        "settings", f"{CAMPAIGN}.people", "include", "count an excluded annotator's judgments again: annotator=A"
+    ),
     "erase": Verb(
-        "settings", "annotation.store.erasure", "erase", "a person or a text for good: annotator=A | comparison=C"
+        "settings",
+        f"{STORE}.erasure",
+        "erase",
+        "erase an annotator or a comparison for good: annotator=A | comparison=C",
     ),
     "verify": Verb(
-        "settings", "annotation.store.lineage", "verify", "was the store tampered with: [feedback=F] [runs=DIR]"
+        "settings", f"{STORE}.lineage", "verify", "check whether a store was tampered with: [feedback=F] [runs=DIR]"
     ),
     "export": Verb(
-        "settings", "annotation.store.exports", "export", "all of the store: out=DIR [format=parquet] [--names]"
+        "settings", f"{STORE}.exports", "export", "write a store to files: out=DIR [format=parquet] [--names]"
     ),
     "plan": Verb(
-        "settings", "annotation.campaign.plan", "plan", "labels to make: width=0.1, or accuracy=0.75 curve=RUN"
+        "settings", f"{CAMPAIGN}.plan", "plan", "plan how many labels are needed: width=0.1, or accuracy=0.75 curve=RUN"
     ),
 }
 
@@ -119,7 +124,7 @@ def run(verb: str, config: Path | None, assignments: Sequence[str]) -> int:
 
 
 def up(folder: Path) -> str:
-    """Start the embedded server of a folder (or find it running) and say how to use it."""
+    """Start the embedded server of a folder, or find it running, and return how to use it."""
     from annotation.label_studio.server import start
 
     server = start(folder)

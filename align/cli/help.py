@@ -20,8 +20,8 @@ from align.cli.stages import STAGES
 from align.core.config import Frozen
 
 GIVEN = {
-    "studio": "--config F: the campaign (its keys can be overridden); a server: the environment's, or server=DIR",
-    "campaign": "--config F: the campaign (its keys can be overridden)",
+    "studio": "a campaign: --config F, whose keys can be overridden; a server: the environment's, or server=DIR",
+    "campaign": "a campaign: --config F, whose keys can be overridden",
     "address": "a server: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, or server=DIR",
     "folder": "server=DIR: the folder of the embedded server (default runs/label-studio)",
     "settings": "",
@@ -66,11 +66,27 @@ def settings_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
 
 
 def parameters_of(function: Any) -> Iterator[Setting]:
-    """The settings of a verb that is a plain function: its keyword-only arguments."""
+    """The settings of a verb that is a plain function: its keyword-only arguments, as its docstring describes them."""
+    described = _documentation(function)[1]
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             default = PydanticUndefined if parameter.default is parameter.empty else parameter.default
-            yield _setting(parameter.name, parameter.annotation, default, "")
+            yield _setting(parameter.name, parameter.annotation, default, described.get(parameter.name, ""))
+
+
+def text_of(function: Any) -> str:
+    """The docstring of a function without its arguments."""
+    return _documentation(function)[0]
+
+
+def _documentation(function: Any) -> tuple[str, dict[str, str]]:
+    """A function's docstring without its arguments, and their descriptions by name."""
+    text, _, rest = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
+    arguments, _, more = rest.partition("\n\n")
+    described = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", arguments, re.MULTILINE)
+    return "\n\n".join(filter(None, [text, more])), {
+        name: " ".join(words.split()).rstrip(".") for name, words in described
+    }
 
 
 def _setting(name: str, kind: Any, default: Any, description: str) -> Setting:
@@ -112,7 +128,7 @@ def _bridge(name: str) -> Iterator[str]:
     yield from filter(None, [GIVEN[verb.given]])
     yield from map(_line, parameters_of(function))
     yield ""
-    yield inspect.getdoc(function) or ""
+    yield text_of(function)
 
 
 def _line(setting: Setting) -> str:

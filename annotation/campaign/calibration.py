@@ -65,7 +65,7 @@ class CalibrationRound(NamedTuple):
 
 
 def calibration(campaign: Campaign, studio: Studio) -> CalibrationRound:
-    """How far everybody is in the calibration round, as of the last pull.
+    """Report who has passed the calibration round and how far the others are, as of the last pull.
 
     Raises:
         BadInput: the campaign has no round, or it was not pushed yet.

@@ -56,11 +56,11 @@ def open_contested(
     """Pull, and have contested tasks judged by more people.
 
     Args:
-        votes: how many more people each.
-        limit: most tasks to re-open now.
-        maximum: most people a task; not given, twice the campaign's votes and one. Never more than the annotators
-            whom the campaign names.
-        posterior: also re-open what is answered with less than this probability.
+        votes: how many more people judge each task.
+        limit: the most tasks to re-open now.
+        maximum: the most people per task; twice the campaign's votes and one where it is not given, and never more
+            than the annotators whom the campaign names.
+        posterior: also re-open tasks whose leading answer has less than this probability.
 
     Raises:
         BadInput: settings that cannot be, nothing was pushed yet, or a silent server; what was re-opened stays so,

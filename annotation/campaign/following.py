@@ -45,7 +45,12 @@ class Poll(NamedTuple):
 def pull(
     campaign: Campaign, studio: Studio, *, full: bool = False, watch: bool = False, every: float | None = None
 ) -> PullResult:
-    """Read what changed (``full``: everything), once or, with ``watch``, every so many seconds (30) until Ctrl-C.
+    """Read answers that are new or changed, once or again and again until Ctrl-C.
+
+    Args:
+        full: read every answer, what is in quarantine once more, and notice deleted tasks.
+        watch: poll the server until Ctrl-C, and show the progress.
+        every: seconds between two polls of a watch, 1 to 86400; 30 where it is not given.
 
     Raises:
         BadInput: as a single pull does; while watching, a silent server does not end it once it has answered.

@@ -63,7 +63,10 @@ class GoldReport(NamedTuple):
 
 
 def add(campaign: Campaign, *, file: Path) -> GoldAdded:
-    """Keep known answers; the next push sends what is not in the queue yet.
+    """Keep known answers in the store; the next push sends those that are not on the server yet.
+
+    Args:
+        file: JSON lines of a comparison each, with the answer that is right about it.
 
     Raises:
         BadInput: a row of the file cannot be used (named by number), its language is none of the campaign's, or the
@@ -90,7 +93,7 @@ def add(campaign: Campaign, *, file: Path) -> GoldAdded:
 
 
 def report(campaign: Campaign) -> GoldReport:
-    """How right annotators are where the answer is known, as of the last pull.
+    """Report each annotator's accuracy on the known answers, as of the last pull.
 
     Raises:
         BadInput: no answer is known.

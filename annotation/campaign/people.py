@@ -35,7 +35,10 @@ class Person(NamedTuple):
 def annotators(folder: Path, *, names: tuple[str, ...] = ()) -> Iterator[str | Account]:
     """Make an account ``NAME@annotators.invalid`` with a random password for each name.
 
-    Accounts come as they are made, so that none is lost when a later one fails.
+    Accounts are returned as they are made, so that none is lost when a later one fails.
+
+    Args:
+        names: the aliases, 1 to 40 of a-z, 0-9, _ and - each, that do not identify the person.
 
     Raises:
         BadInput: no server runs there, no names, a name twice, or one that is no alias or is taken.
@@ -59,7 +62,7 @@ def annotators(folder: Path, *, names: tuple[str, ...] = ()) -> Iterator[str | A
 
 
 def people(campaign: Campaign, studio: Studio) -> Iterator[Person]:
-    """Every account of the server.
+    """List every account of the server: its name in the store, its address and its judgments.
 
     Raises:
         BadInput: nothing was pushed yet, or a silent server.
@@ -81,7 +84,12 @@ def people_of(studio: Studio, url: str) -> dict[str, str]:
 
 
 def exclude(*, annotator: str, reason: str, feedback: Path = Path("feedback.db")) -> str:
-    """Leave a person's judgments out of pairs from now on.
+    """Leave an annotator's judgments out of pairs from now on.
+
+    Args:
+        annotator: the annotator's name in the store.
+        reason: why, kept beside the exclusion.
+        feedback: the feedback store.
 
     Raises:
         BadInput: no such store, no reason, or nobody of that name has judged in it.
@@ -98,7 +106,11 @@ def exclude(*, annotator: str, reason: str, feedback: Path = Path("feedback.db")
 
 
 def include(*, annotator: str, feedback: Path = Path("feedback.db")) -> str:
-    """Take an exclusion back.
+    """Count the judgments of an excluded annotator again.
+
+    Args:
+        annotator: the annotator's name in the store.
+        feedback: the feedback store.
 
     Raises:
         BadInput: no such store, or the person is not excluded.

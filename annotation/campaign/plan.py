@@ -68,12 +68,16 @@ def plan(
     """Plan labels for a win rate (``width``) or for a reward model (``accuracy`` and ``curve``).
 
     Args:
-        width: of the whole interval, 0.1 for plus or minus 0.05.
-        win_rate: expected; 0.5 is the widest.
-        ties: expected share of ties, half a win each.
-        votes: judgments a pair (or pairs of one prompt); default 1, or for a curve what its pairs run took.
-        agreement: how often two of them say the same, as `align annotate agreement` measures it.
-        seconds: a judgment; ``rate``: price of an hour.
+        width: the width of the whole interval of a win rate, 0.1 for plus or minus 0.05.
+        confidence: of the intervals.
+        win_rate: the win rate expected; 0.5 has the widest interval.
+        ties: the share of ties expected, half a win each.
+        votes: judgments per pair; 1 where it is not given, or for a curve what its pairs run took.
+        agreement: how often two votes on one pair are the same, as `align annotate agreement` measures it.
+        accuracy: the accuracy that a reward model is to reach.
+        curve: a reward run that was made with --curve.
+        seconds: of work per judgment.
+        rate: the price of an hour of work.
 
     Raises:
         BadInput: settings that do not go together, or a run without a curve.

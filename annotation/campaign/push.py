@@ -58,7 +58,10 @@ class PushResult(NamedTuple):
 
 
 def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> PushResult:
-    """Send what is not there yet; ``refresh`` brings the guidelines of unanswered tasks up to date.
+    """Send the tasks that are not on the server yet.
+
+    Args:
+        refresh: show today's guidelines in unanswered tasks, too.
 
     Raises:
         BadInput: nothing to judge, too much personal data, a project with another interface, too few people who have

@@ -36,49 +36,53 @@ Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9
 
 
 class Calibration(Frozen):
-    """A round that everybody does before any work is sent: ``file`` holds comparisons with their known answers.
+    """A round that everybody does before any work is sent."""
 
-    Who answered all of it and reached ``bar``, the share that must be right, has passed; work is sent as soon as
-    ``people`` have (not given: all of the campaign's annotators).
-    """
-
-    file: Path
-    bar: float = Field(default=0.8, gt=0, le=1)
-    people: int | None = Field(default=None, ge=1)
+    file: Path = Field(description="comparisons with their known answers")
+    bar: float = Field(default=0.8, gt=0, le=1, description="share of answers that must be right to pass")
+    people: int | None = Field(
+        default=None, ge=1, description="people who must have passed before work is sent; none: all annotators"
+    )
 
 
 class Campaign(Frozen):
-    """What a campaign asks of whom.
-
-    ``name`` is also the project's title on the server. ``votes`` people judge each task; ``repeat`` is the share of
-    comparisons that everybody meets twice, to see whether people agree with themselves. ``concealed`` names families
-    of prompts whose tasks start folded behind a warning. ``gold_share`` is how much of a push may be known answers,
-    ``gold_bar`` the share of them that an annotator has to get right. ``annotators`` are addresses, or addresses with
-    the languages that each of them judges; ``en`` takes in ``en-GB``.
-    """
+    """What a campaign asks of whom."""
 
     stage: Literal["campaign"] = "campaign"
-    name: Annotated[str, StringConstraints(min_length=3, max_length=50, strip_whitespace=True)]
-    feedback: Path = Path("feedback.db")
+    name: Annotated[str, StringConstraints(min_length=3, max_length=50, strip_whitespace=True)] = Field(
+        description="also the project's title on the server"
+    )
+    feedback: Path = Field(default=Path("feedback.db"), description="the feedback store")
     candidates: list[Path] = Field(
         default_factory=list, description="files or runs of `sample`; none: what the store holds"
     )
     interface: Interface = Interface()
-    guidelines: Path | None = None
-    votes: int = Field(default=1, ge=1)
-    groups_per_prompt: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    guidelines: Path | None = Field(default=None, description="a Markdown file, shown beside every task")
+    votes: int = Field(default=1, ge=1, description="people who judge each task")
+    groups_per_prompt: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        default="all", description="tasks per prompt, each a group of its responses"
+    )
     keep_unended: bool = Field(default=False, description="show responses that were cut at the token limit, too")
-    repeat: float = Field(default=0.0, ge=0, le=0.5)
-    concealed: list[str] = Field(default_factory=list)
+    repeat: float = Field(
+        default=0.0, ge=0, le=0.5, description="share of comparisons that everybody judges twice, unknowingly"
+    )
+    concealed: list[str] = Field(
+        default_factory=list, description="families of prompts whose tasks start folded behind a warning"
+    )
     personal_data_limit: int = Field(default=0, ge=0, description="comparisons that may seem to hold personal data")
     annotators: list[str] | dict[str, Annotated[list[Language], Field(min_length=1)]] = Field(
-        default_factory=list, description="e-mail addresses that may judge; none: anybody"
+        default_factory=list,
+        description="e-mail addresses that may judge, or addresses with their languages; none: anybody",
     )
-    languages: list[Language] = Field(default_factory=list, description="of the comparisons to judge; none: any")
-    gold_share: float = Field(default=0.1, gt=0, lt=1)
-    gold_bar: float = Field(default=0.8, gt=0, lt=1)
-    calibration: Calibration | None = None
-    seed: int = 0
+    languages: list[Language] = Field(
+        default_factory=list, description="of the comparisons to judge (`en` includes `en-GB`); none: any"
+    )
+    gold_share: float = Field(default=0.1, gt=0, lt=1, description="share of a push that may be known answers")
+    gold_bar: float = Field(
+        default=0.8, gt=0, lt=1, description="share of known answers that an annotator has to get right"
+    )
+    calibration: Calibration | None = Field(default=None, description="a round that comes before any work")
+    seed: int = Field(default=0, description="of groups and repetitions")
 
     @model_validator(mode="after")
     def _paths(self) -> Self:

@@ -138,12 +138,12 @@ class CampaignData(NamedTuple):
 
 
 def status(campaign: Campaign, *, hours: Path | None = None, price: float | None = None, cap: float = CAP) -> Status:
-    """Read where a campaign stands, as of its last pull.
+    """Report a campaign's progress, cost and projected end, as of its last pull.
 
     Args:
         hours: a file to write paid hours to, as CSV.
-        price: of an hour.
-        cap: most seconds that an answer counts.
+        price: the price of an hour of work.
+        cap: the most seconds that one answer counts as paid work.
 
     Raises:
         BadInput: the campaign was never pushed, or settings that cannot be.

@@ -35,7 +35,7 @@ def settings(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
 
 
 def doctor(url: str, token: str) -> Iterator[str]:
-    """Look at the address, the server, and the token, in that order.
+    """Check the address, the server and the token, in that order.
 
     Raises:
         BadInput: the first thing that is wrong.

@@ -64,7 +64,13 @@ def erase(
     feedback: Path = Path("feedback.db"),
     runs: Path = Path("runs"),
 ) -> Iterator[Erased | Verification]:
-    """Erase one annotator or one comparison; what was done, and what was made of it, then whether the chain verifies.
+    """Erase one annotator or one comparison, list what was made of it, and verify the chain.
+
+    Args:
+        annotator: the annotator's name in the store.
+        comparison: the comparison's id.
+        feedback: the feedback store.
+        runs: a folder of runs, searched for what was made of it and for files that still hold it.
 
     Raises:
         BadInput: not exactly one of the two is named, the store knows neither, or cannot be written; at the last line

@@ -73,6 +73,12 @@ def export(
 ) -> Exported:
     """Write everything that a store holds to a folder.
 
+    Args:
+        out: a new or empty folder, or one that holds an earlier export.
+        feedback: the feedback store.
+        format: of the tables.
+        names: annotators by their names in the store, not by aliases.
+
     Raises:
         BadInput: no such store, a damaged row, or a folder that holds no export and something else, or cannot be
             written.

@@ -50,6 +50,10 @@ class VerifiedStore(NamedTuple):
 def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -> VerifiedStore:
     """Check a feedback store: the file, the chain, and the heads that runs in a folder recorded of it.
 
+    Args:
+        feedback: the feedback store.
+        runs: a folder of runs, whose recorded heads are compared with the chain.
+
     Raises:
         BadInput: something is damaged, missing or rewritten; every damage is named.
     """
