@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
-from align.core.config import NO_TEXT, BadInput, check_meant, is_short, override
+from align.core.config import BadInput, check_meant, override
+from align.core.problems import problem_text
 
 FOLDER = "runs/label-studio"
 FLAGS = ("full", "refresh", "watch", "card", "curve", "label_studio", "names", "dry_run")  # true by being named
@@ -225,12 +226,7 @@ def _call(verb: str, function: Callable[..., Any], given: Sequence[Any], setting
         where = f"align annotate {verb}: {problem['loc'][0] if problem['loc'] else 'settings'}"
         if problem["type"].startswith("missing"):
             raise BadInput(f"{where}= is missing; 'align annotate {verb} --help' says what it takes") from None
-        given, said = problem.get("input"), problem["msg"]
-        if problem["type"] in ("string_type", "path_type") and isinstance(given, bool | int | float):
-            said = NO_TEXT
-        elif problem["type"] in ("list_type", "tuple_type") and isinstance(given, str | int | float):
-            said = f"expected a list, write {problem['loc'][0]}=[{given}]"
-        raise BadInput(f"{where}: {said}" + (f" (given: {given!r})" if is_short(given) else "")) from None
+        raise BadInput(f"{where}: {problem_text(problem, str(problem['loc'][0]))}") from None
 
 
 def _print(result: Any) -> None:

@@ -7,7 +7,6 @@ Unknown keys are refused with the nearest valid name, repeated keys are refused 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -19,10 +18,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from align.core.limits import MIB, MOST_LEVELS, TooLong, bounded_bytes
+from align.core.problems import explain
 
 MOST_YAML = 1 * MIB  # bytes of a config
 MOST_VALUES = 100_000  # that a config holds, aliases counted each time
-NO_TEXT = "expected text, and YAML reads this as another type; quote it, on a command line as key='\"…\"'"
 
 
 class BadInput(Exception):
@@ -50,9 +49,9 @@ def check_meant(annotation: Any, value: Any) -> None:
 
 
 class Frozen(BaseModel):
-    """A config section: immutable, with no room for unknown keys, and no value that is read as another."""
+    """A config section: immutable, without unknown keys, and every number of it is finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @field_validator("*", mode="before")
     @classmethod
@@ -315,7 +314,7 @@ def build(schema: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise BadInput("; ".join(explain(schema, problem, where) for problem in error.errors())) from None
+        raise BadInput(explain(schema, error, where, data)) from None
 
 
 def _day_of(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -336,43 +335,3 @@ def _types_of(annotation: Any) -> set[Any]:
 
 def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}
-
-
-def explain(schema: type[BaseModel], problem: Any, where: str) -> str:
-    """One of pydantic's problems in a line: the key, what was expected, and the nearest valid key."""
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path) or "(whole file)"
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(schema, problem["loc"][:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(known))}"
-        return f"{where}: unknown key '{key}'; {hint}"
-    if problem["type"] == "missing":
-        return f"{where}: key '{key}' is missing; add it"
-    given, message = problem.get("input"), problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("string_type", "path_type") and isinstance(given, bool | int | float):
-        message = NO_TEXT
-    return (
-        f"{where}: "
-        + (f"key '{key}': " if path else "")
-        + message
-        + (f" (given: {given!r})" if is_short(given) else "")
-    )
-
-
-def is_short(value: Any) -> bool:
-    """Whether a value can stand in an error's one line."""
-    return isinstance(value, str | int | float | bool | None) and len(repr(value)) < 200
-
-
-def _fields_at(schema: type[BaseModel], location: Iterable[Any]) -> list[str]:
-    """Field names of the section that ``location`` leads to."""
-    section: Any = schema
-    for part in location:
-        field = getattr(section, "model_fields", {}).get(part)
-        if field is None:
-            continue
-        candidates = (field.annotation, *get_args(field.annotation))
-        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        section = inner[0] if inner else section
-    return list(getattr(section, "model_fields", {}))

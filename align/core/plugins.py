@@ -22,7 +22,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from align.core.config import BadInput, Frozen, explain
+from align.core.config import BadInput, Frozen
+from align.core.problems import explain
 
 RewardFunction = Callable[..., list[float | None]]  # TRL's signature: f(prompts, completions, **columns)
 
@@ -88,9 +89,7 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
     except BadInput as error:
         raise ValueError(str(error)) from error
     except ValidationError as error:
-        raise ValueError(
-            "; ".join(explain(part, problem, f"{seam.what} {kind}") for problem in error.errors())
-        ) from None
+        raise ValueError(explain(part, error, f"{seam.what} {kind}", settings)) from None
 
 
 def parts_of(config: Frozen) -> Iterator[tuple[str, Part]]:

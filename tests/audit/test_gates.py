@@ -412,7 +412,7 @@ def test_a_finding_repeats_what_was_demanded() -> None:
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 1}", "has 1 to lose"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.5}", "half of any worsening"),
         ("gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: true}", "number, not true"),
-        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: '0.05'}", "valid number"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: '0.05'}", "expected a number"),
         ("gates:\n- {name: a, suite: s, metric: measured_lower, against: base, margin: 1}", "name one"),
         ("gates:\n- {name: a, suite: s, metric: bits_per_byte, against: base, margin: 8}", "has 8 to lose"),
         ("gates:\n- {name: a, suite: s, metric: gold_utility, against: base, margin: .inf}", "finite number"),

@@ -22,7 +22,7 @@ from annotation.store.exports import export
         (["plan", "width=true"], "width: expected a number, not true or false (given: True)"),
         (["plan", "width=0.1", "width=0.2"], "override 'width': 'width' was given before it"),
         (["exclude", "annotator=7", "reason=late"], "annotator: expected text, and YAML reads this as another type"),
-        (["annotators", "names=annotator-3"], "names: expected a list, write names=[annotator-3]"),
+        (["annotators", "names=annotator-3"], "names: expected a list; write names: [annotator-3]"),
     ],
 )
 def test_a_setting_that_would_be_read_as_another_is_refused(

@@ -48,7 +48,10 @@ def test_without_a_verb_all_of_them_are_listed(capsys: pytest.CaptureFixture[str
     [
         (["annotate", "exclude"], "annotator= is missing"),
         (["annotate", "up", "server="], "is no folder"),
-        (["annotate", "annotators", "names=one"], "names: expected a list, write names=[one]"),
+        (
+            ["annotate", "annotators", "names=one"],
+            "names: expected a list; write names: [one], on a command line",
+        ),
         (["annotate", "verify", "feedback=f.db", "runs=nope"], "nope: no such folder of runs"),
         (["annotate", "pairs"], "name it with feedback="),
     ],

@@ -16,6 +16,8 @@ class Section(Frozen):
     compute: Compute = Compute()
     steps: list[Optim] = []
     beta: float = Field(default=0.1, gt=0)
+    names: list[str] = Field(default=["a"], min_length=1)
+    files: Path | list[Path] = Path("x")
 
 
 # --- one YAML ----------------------------------------------------------------------------------------------
@@ -29,8 +31,18 @@ class Section(Frozen):
         ({"optim": {"weight_decy": 1}}, "unknown key 'optim.weight_decy'; did you mean 'weight_decay'?"),
         ({"compute": {"dtyp": "float32"}}, "unknown key 'compute.dtyp'; did you mean 'dtype'?"),
         ({"steps": [{"schedul": "linear"}]}, "unknown key 'steps.0.schedul'; did you mean 'schedule'?"),
-        ({"beta": -1}, "key 'beta': Input should be greater than 0 (given: -1)"),
-        ({"compute": {"dtype": "float16"}}, "key 'compute.dtype': Input should be 'float32' or 'bfloat16'"),
+        ({"beta": -1}, "f.yaml: key 'beta': must be greater than 0 (given: -1)"),
+        ({"compute": {"dtype": "float16"}}, "key 'compute.dtype': must be 'float32' or 'bfloat16'"),
+        ({"beta": "x"}, "key 'beta': expected a number (given: 'x')"),
+        ({"beta": float("inf")}, "key 'beta': must be a finite number (given: inf)"),
+        ({"optim": {"eps": float("nan")}}, "key 'optim.eps': must be a finite number (given: nan)"),
+        ({"optim": 3}, "key 'optim': expected a section of 'key: value' lines (given: 3)"),
+        ({"optim": {"betas": [1]}}, "f.yaml: key 'optim.betas.1' is missing; add it"),
+        ({"compute": {"max_tokens": 1.5}}, "key 'compute.max_tokens': expected a whole number (given: 1.5)"),
+        ({"names": "x"}, "f.yaml: key 'names': expected a list; write names: [x], on a command line names=[x]"),
+        ({"names": []}, "f.yaml: key 'names': holds too few values; give at least 1"),
+        ({"files": 3}, "f.yaml: key 'files': expected text, and YAML reads this as another type; quote it"),
+        ({"files": ["a", {}]}, "f.yaml: key 'files.1': expected a path"),
         ({"optim": {"lr": "fast"}}, "key 'optim.lr'"),
     ],
 )
@@ -38,6 +50,7 @@ def test_a_wrong_key_or_value_is_named(data: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInput) as error:
         build(Section, data, "f.yaml")
     assert told in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).count("f.yaml") == 1, "one fault is reported once"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_hours_and_price_are_those_of_the_judgments() -> None:
         (["accuracy=0.7"], "curve=RUN"),
         (["accuracy=0.7", "curve=runs/reward", "ties=0.1"], "go with width="),
         (["accuracy=0.7", "curve=nowhere"], "not a run folder"),
-        (["width=wide"], "valid number"),
+        (["width=wide"], "expected a number"),
         (["wdith=0.1"], "unknown setting 'wdith'"),
     ],
 )
