@@ -117,18 +117,24 @@ def text_of(value: Any) -> str:
 
 
 def number_of(value: Any) -> float | None:
-    """A cell as a finite number, None where it is none."""
+    """Return a cell, or the number that its text spells, as a finite number; None for anything else.
+
+    Every number of a file is read by this rule: text is never compared as text ("10" is above "9"), and truth values
+    and Python's ``1_000`` are no numbers.
+    """
+    if isinstance(value, bool | bytes) or (isinstance(value, str) and "_" in value):
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) and not isinstance(value, bool) else None
+    return number if math.isfinite(number) else None
 
 
 def word_of(label: Any) -> str:
     """A label in the one form that labels are compared in: 1, 1.0 and ``"1.0"`` are the same, and so are capitals."""
     number = number_of(label)
-    if number is not None and not isinstance(label, bool):
+    if number is not None:
         return f"{number:.15g}"
     return text_of(label).casefold()
 

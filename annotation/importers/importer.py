@@ -7,14 +7,25 @@ file is refused with what it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError, model_validator
 
 from align.core.plugins import Part, Seam, load
-from annotation.importers.columns import Columns, Kind, Labels
+from annotation.importers.columns import Columns, Labels
 
 Row = dict[str, Any]
-Layout = tuple[str, ...]  # columns that tell a schema
+Layout = Annotated[tuple[str, ...], Field(min_length=1)]  # columns by which a schema is recognised
+Layouts = Annotated[tuple[Layout, ...], Field(min_length=1)]
+Held = Literal["preferences", "votes", "rankings"]
+DECLARATIONS: Mapping[str, tuple[Any, str]] = {  # of a class: type and example
+    "layouts": (Layouts, '(("question", "answers"),), one tuple per set of columns'),
+    "holds": (Held, '"preferences", "votes" or "rankings"'),
+    "columns": (InstanceOf[Columns], 'Columns(left="answer_a", right="answer_b", label="winner")'),
+    "labels": (InstanceOf[Labels], 'Labels(left="1", right="2")'),
+    "makes": (tuple[str, ...], '("label",), the names of columns'),
+}
 
 
 class Importer(Part):
@@ -29,15 +40,26 @@ class Importer(Part):
     """
 
     layouts: ClassVar[tuple[Layout, ...]]
-    holds: ClassVar[Kind] = "votes"
+    holds: ClassVar[Held] = "votes"
     columns: ClassVar[Columns] = Columns()
     labels: ClassVar[Labels] = Labels()
     makes: ClassVar[tuple[str, ...]] = ()
     knows_sides: ClassVar[bool] = False
     is_scored: ClassVar[bool] = False
 
+    @model_validator(mode="after")
+    def _is_declared(self) -> Self:
+        """Check what the class declares, which no annotation of its author's is needed for."""
+        for name, (annotation, example) in DECLARATIONS.items():
+            value = getattr(self, name, None)
+            try:
+                TypeAdapter(annotation).validate_python(value, strict=True)
+            except ValidationError:
+                raise ValueError(f"class {type(self).__name__}: {name} is {str(value)[:60]}; write {example}") from None
+        return self
+
     def rewrite(self, row: Row) -> Row:
-        """Give a row the columns that it ``makes``, or other values.
+        """Return the columns that a row ``makes``, or other values of its columns; ``row`` is a copy.
 
         A ranking makes ``prompt``, ``responses`` and ``ranks``: a number for each, the least for the best, equal ones
         for ties.

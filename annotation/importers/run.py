@@ -10,6 +10,7 @@ imported file too counts once: two copies of it are not two people who agree. No
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -25,7 +26,7 @@ from align.core.stage import stage
 from annotation.importers.collector import NOBODY
 from annotation.importers.columns import READ, Columns, FileSettings, Kind, Labels
 from annotation.importers.exports import looks_exported, read_export
-from annotation.importers.formats import Format, container_of, read_rows
+from annotation.importers.formats import Container, Format, container_of, read_rows
 from annotation.importers.imported import ImportedFile, ImportedRow, left_out
 from annotation.importers.importer import IMPORTERS, Importer
 from annotation.importers.languages import tag_of
@@ -34,6 +35,19 @@ from annotation.importers.preview import lines_on, notes_on, nothing_usable, spl
 from annotation.importers.table import Table, kind_of, open_table
 from annotation.importers.votes import read_votes
 from annotation.store.store import Split, Store
+
+
+def _hint(name: str) -> str:
+    """Return what to write instead of an unknown format: one with a similar name, or the list of all."""
+    known = {one.casefold(): one for one in (*get_args(Format), *IMPORTERS.shipped)}
+    if name in get_args(Container):
+        return f"a file is read as {name} by its ending; leave format out"
+    near = difflib.get_close_matches(name.casefold(), known, n=1)
+    nearest = f"did you mean '{known[near[0]]}'? " if near else ""
+    return (
+        f"{nearest}write {', '.join(get_args(Format))}, an importer ({', '.join(IMPORTERS.shipped)}), "
+        "or module:Class of your own"
+    )
 
 
 def _tag(language: str) -> str:
@@ -82,7 +96,12 @@ class ImportConfig(StageConfig):
     @field_validator("format", mode="before")
     @classmethod
     def _chosen(cls, format: Any) -> Any:
-        return format if isinstance(format, str) and format in get_args(Format) else choose(IMPORTERS, Importer, format)
+        named = format["kind"] if isinstance(format, Mapping) and {*format} == {"kind"} else format
+        if named in get_args(Format):
+            return named
+        if isinstance(named, str) and ":" not in named and named not in IMPORTERS.shipped:
+            raise ValueError(f"'{named}' is no format; {_hint(named)}")
+        return choose(IMPORTERS, Importer, format)
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
         """The store was written to, which is no part of the folder: it has to hold what this import left there."""

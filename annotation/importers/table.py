@@ -7,6 +7,7 @@ nearest schema and a command to start from.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,16 +142,20 @@ def _importer(path: Path, known: set[str], columns: Columns, named: Importer | N
 
 
 def _rewritten(where: str, row: Row, importer: Importer) -> Row | Unusable:
-    """A row with what its importer makes of it, or why it holds no judgment.
+    """Return a row with what its importer makes of it, or the reason why it holds no judgment.
 
     Raises:
-        BadInput: the importer's own code fails on it.
+        BadInput: the importer's own code fails, or returns something other than columns.
     """
-    with calling(f"{where}: importer {importer.kind}", importer):
+    what = f"{where}: importer {importer.kind}"
+    with calling(what, importer):
         try:
-            return row | importer.rewrite(row)
+            made = importer.rewrite(copy.deepcopy(row))
         except Unusable as reason:
             return reason
+    if not isinstance(made, dict) or not all(isinstance(column, str) for column in made):
+        raise BadInput(f"{what}: rewrite returned {str(made)[:60]}, not columns by name; return a dict, {{}} for none")
+    return row | made
 
 
 def _completed(settings: FileSettings, importer: Importer, known: set[str]) -> FileSettings:

@@ -61,8 +61,85 @@ def test_its_own_settings_are_validated_by_its_own_schema(tmp_path: Path) -> Non
         config(tmp_path, {"kind": "toy_importer:Stars", "leest": 2})
     with pytest.raises(BadInput, match="'toy_importer:Moons'.*has no 'Moons'"):
         config(tmp_path, "toy_importer:Moons")
-    with pytest.raises(BadInput, match="'zebra' is no kind of importer; write one of .*SHP.*, or module:Class"):
-        config(tmp_path, "zebra")
+
+
+@pytest.mark.parametrize(
+    ("format", "problem"),
+    [
+        (
+            "zebra",
+            "test.yaml: key 'format': 'zebra' is no format; write auto, trl, .* importer .*SHP.*, or module:",
+        ),
+        ("tlr", "did you mean 'trl'\\? write auto"),
+        ({"kind": "HH"}, "did you mean 'hh'\\?"),
+        ("shp", "did you mean 'SHP'\\?"),
+        ("jsonl", "a file is read as jsonl by its ending; leave format out"),
+        (3, "key 'format'"),
+        ({"kind": "Parquet"}, "did you mean 'parquet'\\?"),
+    ],
+)
+def test_an_unknown_format_is_answered_with_the_nearest_and_with_all(tmp_path: Path, format: Any, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        config(tmp_path, format)
+
+
+def test_a_format_may_be_written_as_a_kind_too(tmp_path: Path) -> None:
+    assert config(tmp_path, {"kind": "trl"}).format == config(tmp_path, "trl").format == "trl"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("Bare", "class Bare: layouts is None; write"),
+        ("Flat", r"class Flat: layouts is \('question', 'answers'\); write \(\(\"question\""),
+        ("Rated", 'class Rated: holds is ratings; write "preferences", "votes" or "rankings"'),
+        ("Mapped", r"class Mapped: columns is {'prompt': 'question'}; write Columns\("),
+        ("Worded", r"class Worded: labels is {'left': '1'}; write Labels\("),
+        ("Maker", r"class Maker: makes is label; write \(\"label\",\)"),
+    ],
+)
+def test_a_class_that_declares_something_else_is_refused_when_it_is_chosen(
+    tmp_path: Path, name: str, problem: str
+) -> None:
+    with pytest.raises(BadInput, match=f"test.yaml: key 'format': importer odd_importers:{name}: {problem}"):
+        config(tmp_path, f"odd_importers:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("Nothing", "rewrite returned None, not columns by name"),
+        ("Listed", r"rewrite returned \[1\], not columns by name"),
+        ("Numbered", r"rewrite returned {1: 'a'}, not columns by name"),
+        ("Yields", "rewrite returned <generator"),
+        ("Ends", "SystemExit: 3 at odd_importers.py:"),
+        ("Raises", "KeyError: 'stars' at odd_importers.py:"),
+    ],
+)
+def test_what_rewrite_may_not_do_is_one_line_with_file_and_row(tmp_path: Path, name: str, problem: str) -> None:
+    odd = config(tmp_path, f"odd_importers:{name}")
+    write_jsonl(odd.data, [{"question": "q", "answers": ["a", "b"]}])
+    with pytest.raises(BadInput, match=rf"rated.jsonl: row 1: importer odd_importers:{name}: {problem}") as error:
+        import_preferences(odd)
+    assert "\n" not in str(error.value)
+
+
+def test_rewrite_gets_a_copy_of_the_row(tmp_path: Path) -> None:
+    """What it does to its argument is lost; only what it returns counts."""
+    odd = config(tmp_path, "odd_importers:Edits")
+    write_jsonl(odd.data, [{"question": "q", "left": "x", "right": "y", "label": "a", "info": {"who": "ann"}}])
+    import_preferences(odd)
+    assert rankings(tmp_path / "f.db") == [("ann", [["x"], ["y"]])]
+
+
+def test_ranks_as_text_are_numbers_or_refused(tmp_path: Path) -> None:
+    odd = config(tmp_path, "odd_importers:Ranked")
+    ranks: list[list[Any]] = [["10", " 9 ", 2.0], ["1_0", "9", 2], ["first", "second", "third"], [True, 2, 3]]
+    write_jsonl(odd.data, [{"q": f"q{n}", "options": ["x", "y", "z"], "places": row} for n, row in enumerate(ranks)])
+    import_preferences(odd)
+    assert [order for _, order in rankings(tmp_path / "f.db")] == [[["z"], ["y"], ["x"]]]
+    reasons = [(row["row"], row["reason"].partition(" (")[0]) for row in read_jsonl(tmp_path / "run" / "dropped.jsonl")]
+    assert reasons == [(row, "no two responses with a number as rank") for row in (2, 3, 4)]
 
 
 def test_an_error_in_its_code_is_told_with_file_and_row(tmp_path: Path) -> None:

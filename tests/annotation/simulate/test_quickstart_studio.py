@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import signal
 import subprocess
 import sys
@@ -83,7 +84,11 @@ def answers(shown: list[StudioTask]) -> Counter[tuple[int, int | None]]:
     return Counter((task.id, annotation.completed_by) for task in shown for annotation in task.annotations)
 
 
-def test_people_judge_what_is_shown_under_their_own_names(tmp_path: Path, server: Server, studio: Studio) -> None:
+def test_people_judge_what_is_shown_under_their_own_names(
+    tmp_path: Path, server: Server, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = random.Random(3)  # puts either response on the left of 4 of 10 tasks or more: of any 8 at least 2
+    monkeypatch.setattr("annotation.campaign.settings.secrets.SystemRandom", lambda: sides)
     record = judge_at(tmp_path, server.folder, 10, 2)
     campaign = load_campaign(tmp_path / "votes" / "campaign.yaml")
     shown = tasks(studio, campaign)
