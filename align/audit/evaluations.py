@@ -193,18 +193,20 @@ def metric_scores(items: Iterable[ItemResult], declaration: Declaration, metric:
 
 
 def chance_of(record: RunRecord, suite: str, metric: str) -> float | None:
-    """What guessing scores on a metric, where the evaluation knows it; for a metric over families their mean by items.
+    """Return what guessing scores on a suite's metric, where the evaluation recorded it.
 
-    None too where one of the families has none.
+    For a metric over families it is their mean by items, and None where one of them has none. A record of an earlier
+    version does not name the suite of a metric; only one of its suites had metrics with a chance.
     """
     suffix = f" ({suite})"  # of a metric that another suite of the evaluation has too
-    metrics = {name.removesuffix(suffix): facts for name, facts in record.headline.get("metrics", {}).items()}
+    recorded = record.headline.get("metrics", {}).items()
+    metrics = {name.removesuffix(suffix): one for name, one in recorded if one.get("suite", suite) == suite}
     if metric in metrics:
         return metrics[metric].get("chance")
-    families = [facts for name, facts in metrics.items() if name.partition("/")[0] == metric]
-    if not families or any(facts.get("chance") is None for facts in families):
+    families = [one for name, one in metrics.items() if name.partition("/")[0] == metric]
+    if not families or any(one.get("chance") is None for one in families):
         return None
-    return sum(facts["chance"] * facts["n"] for facts in families) / sum(facts["n"] for facts in families)
+    return sum(one["chance"] * one["n"] for one in families) / sum(one["n"] for one in families)
 
 
 def kind_of(metric: Metric, *sides: Scores) -> Kind:

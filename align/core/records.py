@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION = 1
 Message = dict[str, Any]  # {"role", "content", ...tool_calls, reasoning_content, name, tool_call_id}
@@ -292,10 +292,18 @@ class ItemResult(Record):
     n_tokens: int | None = None
     reasoning_content: str | None = Field(default=None, exclude_if=_is_none)
 
+    @field_validator("score", mode="before")
+    @classmethod
+    def _is_number(cls, score: Any) -> Any:
+        if isinstance(score, str):
+            raise ValueError(f"{score!r} is text; give a number")
+        return score
+
     @model_validator(mode="after")
     def _checked(self) -> Self:
+        where = f"{self.metric} of item '{self.item_id}'"
         if self.score is not None and not math.isfinite(self.score):
-            raise ValueError(f"a score of {self.score} is none; give None and the reason")
+            raise ValueError(f"{where}: a score of {self.score} is none; give None and the reason")
         if (self.score is None) == (self.reason is None):
-            raise ValueError("an item result has a score or a reason for having none, never both")
+            raise ValueError(f"{where}: a result has a score or a reason for having none, never both")
         return self

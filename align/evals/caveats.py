@@ -8,9 +8,10 @@ subject, where they still lie. Not here: rewards that the policy was trained on 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from align.core.declarations import Declaration
 from align.core.files import read_jsonl
 from align.core.messages import normalised
 from align.core.records import ItemResult, Message
@@ -58,6 +59,26 @@ def of_settings(given: Collection[str], suites: Sequence[Suite], policy: str) ->
     unread = {"temperature": policy == "greedy", "n": not chosen} | unread
     context = f"suite {', '.join(suite.name for suite in suites)} and policy {policy}"
     return [f"'{key}' is given and not read: {context}" for key, value in unread.items() if value and key in given]
+
+
+def of_metrics(declarations: Iterable[Declaration], results: Sequence[ItemResult]) -> list[str]:
+    """Say which declared metrics have no result, or none with a score.
+
+    Metrics that need an input (``gold``, ``reward``, ``sft``, a module) have results only where it is given.
+    """
+    lines = []
+    for declared in declarations:
+        own = [result for result in results if result.suite == declared.suite]
+        given = {result.metric.partition("/")[0] for result in own}
+        wanted = [m for m in declared.metrics if not (m.judged_by or m.against or m.has_slices_only)]
+        if lacking := [metric.name for metric in wanted if metric.name not in given]:
+            lines.append(f"suite {declared.suite}: none of its items has a result of {', '.join(lacking)}")
+        scored = {result.metric for result in own if result.score is not None}
+        failed = {result.metric: result.reason for result in reversed(own) if result.metric not in scored}
+        lines += [
+            f"suite {declared.suite}: no result of {name} has a score ({reason})" for name, reason in failed.items()
+        ]
+    return lines
 
 
 def of_cut(results: Sequence[ItemResult], max_new_tokens: int) -> list[str]:

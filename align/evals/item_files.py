@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from align.core.config import BadInput
 from align.core.files import read_jsonl
-from align.core.plugins import choose
+from align.core.plugins import calling, choose
 from align.evals.items import Item
 from align.evals.suite import SUITES, Suite
 
@@ -77,7 +77,7 @@ def _rows(path: Path, suite: Suite) -> list[tuple[str, dict[str, Any]]]:
     prompts = {row["prompt_id"]: row for row in read_jsonl(pairs)}
     distinct: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, pair in reversed(prompts.items()):
-        if (row := suite.row_of_pair(name, pair)) is not None:
+        if (row := suite.call(dict | None, suite.row_of_pair, name, pair)) is not None:
             distinct[json.dumps(row | {"id": ""}, sort_keys=True)] = (name, row)
     return [(f"{pairs}: prompt {name}", row) for name, row in reversed(distinct.values())]
 
@@ -91,9 +91,10 @@ def _item(row: dict[str, Any], where: str, suites: Sequence[Suite]) -> Item:
     if name not in schemas:
         known = ", ".join(dict.fromkeys((*schemas, *SUITES.shipped)))
         raise BadInput(f"{where}: suite: '{name}' is no suite that is evaluated or shipped; write one of {known}")
-    try:
-        return schemas[name].model_validate(row)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"])) or "item"
-        raise BadInput(f"{where}: {key}: {problem['msg'].removeprefix('Value error, ')}") from None
+    with calling(f"{where}: suite {name}", schemas[name]):
+        try:
+            return schemas[name].model_validate(row)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"])) or "item"
+            raise BadInput(f"{where}: {key}: {problem['msg'].removeprefix('Value error, ')}") from None

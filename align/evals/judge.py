@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from numbers import Real
 from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
@@ -88,16 +91,48 @@ class FunctionJudge(Judge):
 
     def _opinion(self, answer: Written) -> Opinions:
         with calling(f"judge {self.kind}: item '{answer.item.id}'", self.function):
-            given = self.function(*answer)
-        if not isinstance(given, Mapping) or not all(isinstance(opinion, Opinion) for opinion in given.values()):
-            raise BadInput(
-                f"judge {self.kind}: gave {type(given).__name__} on item '{answer.item.id}'; return "
-                "{metric: Opinion(score)} or {metric: Opinion(None, reason)}"
-            )
-        return given
+            return self.function(*answer)
 
     def version(self) -> str:
         return code_hash(*self.code())
+
+
+def read_answers(judge: Judge, answers: Sequence[Written]) -> list[Opinions]:
+    """Let a judge read answers, and check that it gives one set of opinions per answer.
+
+    Raises:
+        BadInput: naming the judge and the item, what it raised or what is wrong with what it gives.
+    """
+    with calling(f"judge {judge.kind}", judge):
+        given = judge.opinions(answers)
+    if not isinstance(given, list | tuple) or len(given) != len(answers):
+        count = f"{len(given)} of them" if isinstance(given, list | tuple) else type(given).__name__
+        raise BadInput(
+            f"judge {judge.kind}: gives {count} for {len(answers)} answers; return a list with one per answer"
+        )
+    for answer, by_metric in zip(answers, given, strict=True):
+        if problem := _problem_of(by_metric):
+            raise BadInput(
+                f"judge {judge.kind}: item '{answer.item.id}': {problem}; return {{metric: Opinion(score)}} or "
+                "{metric: Opinion(None, reason)}"
+            )
+    return list(given)
+
+
+def _problem_of(by_metric: Any) -> str | None:
+    """Return what is wrong with a judge's opinions on an answer, or None."""
+    if not isinstance(by_metric, Mapping):
+        return f"gives {type(by_metric).__name__}"
+    for metric, opinion in by_metric.items():
+        if not isinstance(metric, str):
+            return f"gives an opinion on {metric!r}, which is no metric's name"
+        if not isinstance(opinion, Opinion):
+            return f"gives {type(opinion).__name__} on '{metric}'"
+        if opinion.score is None and not (isinstance(opinion.reason, str) and opinion.reason.strip()):
+            return f"gives no score on '{metric}', and no reason"
+        if opinion.score is not None and not (isinstance(opinion.score, Real) and math.isfinite(opinion.score)):
+            return f"gives {opinion.score!r} as its score on '{metric}', which is no finite number"
+    return None
 
 
 def find_judge(given: Any) -> Judge:
@@ -108,10 +143,22 @@ def find_judge(given: Any) -> Judge:
     """
     try:
         if isinstance(given, str) and given not in JUDGES.shipped and inspect.isroutine(_loaded(given)):
-            return FunctionJudge(kind=given)
+            return _function_judge(given)
     except BadInput as error:
         raise ValueError(str(error)) from error
     return choose(JUDGES, Judge, given)
+
+
+def _function_judge(name: str) -> FunctionJudge:
+    judge = FunctionJudge(kind=name)
+    with suppress(ValueError):  # a function written in C may have no signature
+        try:
+            inspect.signature(judge.function).bind("item", "text", True)
+        except TypeError as error:
+            raise BadInput(
+                f"'{name}' cannot be called with (item, text, ended) ({error}); write such a function"
+            ) from None
+    return judge
 
 
 def _loaded(name: str) -> Any:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from align.core.config import BadInput
+from align.core.declarations import Declaration
 from align.core.records import ItemResult
 from align.evals.generation import Answered, SamplingConfig, answer_items
 from align.evals.items import Item
-from align.evals.judge import Judge, Opinion, Opinions, Written
+from align.evals.judge import Judge, Opinion, Opinions, Written, read_answers
 from align.evals.likelihood import improbable
-from align.evals.results import item_result
+from align.evals.results import item_result, metrics_by_item
 from align.evals.suite import Suite
 from align.evals.targets import EvaluationTarget
 
@@ -25,30 +27,41 @@ def judged_answers(
     answered = answer_items(target.policy, items, sampling, target.reward)
     is_improbable = improbable(target.policy, answered)
     judges = [target.judge_of(item, suite.judged_by) for item in items]
-    opinions = _opinions(answered, judges)
-    of_garbage = {metric.name: metric.of_garbage for metric in suite.metrics}
+    metrics, declaration = metrics_by_item(suite, items), suite.declaration()
+    opinions = _opinions(declaration, answered, judges, metrics)
     results: list[ItemResult] = []
-    for one, judge, by_answer, odd in zip(answered, judges, opinions, is_improbable, strict=True):
-        for number, found in enumerate(by_answer or [{}]):
-            for name in suite.metrics_of(one.item):
-                opinion = found.get(name, Opinion(None, f"the judge {judge.kind} has no opinion on {name}"))
-                if by_answer and odd[number] and of_garbage[name] is not None:
-                    opinion = Opinion(of_garbage[name])
+    for i, (one, judge) in enumerate(zip(answered, judges, strict=True)):
+        for number, by_metric in enumerate(opinions[i] or [{}]):
+            for name in metrics[i]:
+                opinion = by_metric.get(name, Opinion(None, f"the judge {judge.kind} has no opinion on {name}"))
+                of_garbage = declaration.metric(name).of_garbage
+                if opinions[i] and is_improbable[i][number] and of_garbage is not None:
+                    opinion = Opinion(of_garbage)
                 results.append(item_result(one, name, judge.kind, opinion.score, opinion.reason, number))
     return results
 
 
-def _opinions(answered: Sequence[Answered], judges: Sequence[Judge]) -> list[list[Opinions]]:
-    """Opinions by item and answer; every judge reads all of its answers at once."""
-    found: list[list[Opinions]] = [[] for _ in answered]
+def _opinions(
+    declaration: Declaration, answered: Sequence[Answered], judges: Sequence[Judge], metrics: Sequence[Sequence[str]]
+) -> list[list[Opinions]]:
+    """Return opinions by item and answer; every judge reads all of its answers at once."""
+    opinions: list[list[Opinions]] = [[] for _ in answered]
     for kind, judge in {judge.kind: judge for judge in judges}.items():
-        places = [
-            (i, answer)
-            for i, (one, its_judge) in enumerate(zip(answered, judges, strict=True))
-            if its_judge.kind == kind
+        own = [
+            (i, Written(one.item, answer.text, answer.ended))
+            for i, one in enumerate(answered)
+            if judges[i].kind == kind
             for answer in one.answers
         ]
-        given = judge.opinions([Written(answered[i].item, answer.text, answer.ended) for i, answer in places])
-        for (i, _), opinions in zip(places, given, strict=True):
-            found[i].append(opinions)
-    return found
+        by_answer = read_answers(judge, [answer for _, answer in own])
+        for (i, answer), by_metric in zip(own, by_answer, strict=True):
+            undeclared = [name for name in by_metric if not declaration.has(name)]
+            missing = [name for name in metrics[i] if name not in by_metric]
+            if undeclared and missing:  # misspelt; where none is missing, the judge also reads for other suites
+                raise BadInput(
+                    f"judge {kind}: item '{answer.item.id}': gives an opinion on '{undeclared[0]}', which suite "
+                    f"{declaration.suite} does not declare, and none on '{missing[0]}'; mend the name, or choose "
+                    "another judge"
+                )
+            opinions[i].append(by_metric)
+    return opinions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from align.core.config import BadInput
@@ -35,6 +36,34 @@ def item_result(
         n_tokens=len(answer.ids) if answer else None,
         reasoning_content=answer.message.get("reasoning_content") if answer else None,
     )
+
+
+def metrics_by_item(suite: Suite, items: Sequence[Item]) -> list[Sequence[str]]:
+    """Return the metrics that each item counts towards.
+
+    Raises:
+        BadInput: the suite does not declare one of them.
+    """
+    metrics, declaration = [suite.call(list | tuple, suite.metrics_of, item) for item in items], suite.declaration()
+    for metric in {str(metric) for own in metrics for metric in own}:
+        declaration.metric(metric)
+    return metrics
+
+
+def chances_of(suite: Suite, items: Sequence[Item]) -> dict[str, float]:
+    """Return what guessing scores, by metric or slice.
+
+    Raises:
+        BadInput: the suite does not declare one of the metrics, or a value does not lie from 0 to 1.
+    """
+    chances, declaration = suite.call(dict, suite.chance, items), suite.declaration()
+    for metric, chance in chances.items():
+        declaration.metric(str(metric))
+        if not (isinstance(chance, Real) and 0 <= chance <= 1):
+            raise BadInput(
+                f"suite {suite.kind}: chance: gives {chance!r} for {metric}, which lies from 0 to 1; mend it"
+            )
+    return chances
 
 
 def check_results(suite: Suite, items: Sequence[Item], results: Sequence[ItemResult]) -> None:
@@ -70,8 +99,8 @@ def check_results(suite: Suite, items: Sequence[Item], results: Sequence[ItemRes
         seen.add(key)
         measured.setdefault(result.metric, set()).add(result.item_id)
     answered = set().union(*measured.values()) if measured else set()
-    for item in items:
-        lacking = [m for m in suite.metrics_of(item) if m in measured and item.id not in measured[m]]
+    for item, metrics in zip(items, metrics_by_item(suite, items), strict=True):
+        lacking = [m for m in metrics if m in measured and item.id not in measured[m]]
         if lacking or item.id not in answered:
             raise BadInput(
                 f"{where}: gives no result of {lacking[0] if lacking else 'any metric'} for item '{item.id}'; give one "
@@ -100,7 +129,7 @@ def summarise(
     summary = {}
     for (suite, metric), own in by_metric.items():
         declared = declarations[suite].metric(metric)
-        entry = _estimate(own, declared) | {"judges": sorted({result.judge for result in own})}
+        entry = _estimate(own, declared) | {"suite": suite, "judges": sorted({result.judge for result in own})}
         families = list(dict.fromkeys(result.family for result in own))
         if len(families) > 1:
             entry["families"] = {

@@ -7,6 +7,7 @@ too. Intervals take the items as clusters. Not here: whether a number is good en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -27,7 +28,7 @@ from align.evals.item_files import load_items
 from align.evals.items import Item, items_hash
 from align.evals.judge import DEFAULT, Judge, find_judge
 from align.evals.measurements import load_measurement
-from align.evals.results import check_results, summarise
+from align.evals.results import chances_of, check_results, summarise
 from align.evals.suite import SUITES, Suite
 from align.evals.targets import EvaluationTarget, load_policy, load_reference, load_reward
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
@@ -126,7 +127,7 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     """Answer every item of the suites and write ``items.jsonl``."""
     paths = config.items if isinstance(config.items, list) else [config.items]
     items = load_items(paths, config.suite)
-    _check_judges(items)
+    _check_judges(items, config.suite)
     target = _target(config, run)
     results: list[ItemResult] = []
     suites: dict[str, Any] = {}
@@ -134,12 +135,13 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     declarations = {suite.name: suite.declaration() for suite in config.suite}
     for suite in config.suite:
         own = [item for item in items if item.suite == suite.name]
-        measured = suite.results(own, target, config.sampling)
+        measured = suite.call(list | tuple, suite.results, own, target, config.sampling)
         check_results(suite, own, measured)
         results += measured
         hashes = {name: entry["sha256"] for name, entry in run.record.inputs.items()}
-        how = fingerprint(suite, target.policy, own, config.sampling, suite.judges(own, target), hashes)
-        chances[suite.name] = suite.chance(own)
+        judges = suite.call(dict, suite.judges, own, target)
+        how = fingerprint(suite, target.policy, own, config.sampling, judges, hashes)
+        chances[suite.name] = chances_of(suite, own)
         suites[suite.name] = {"items": len(own), "sha256": items_hash(own), "fingerprint": how}
         suites[suite.name]["declaration"] = declarations[suite.name].model_dump(mode="json")
     metrics = summarise(results, declarations, chances)
@@ -148,7 +150,8 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     by_suite = caveats.trained_on_items(config.subject, items)
     limits = [*caveats.of_training(by_suite, items), *caveats.of_judge(config.subject, config.reward)]
     unread = caveats.of_settings(config.model_fields_set, config.suite, config.policy)
-    for line in (*limits, *unread, *caveats.of_cut(results, config.max_new_tokens)):
+    lacking = caveats.of_metrics(declarations.values(), results)
+    for line in (*limits, *unread, *lacking, *caveats.of_cut(results, config.max_new_tokens)):
         run.note(line)
     judged_by = sorted({result.judge for result in results})
     run.note(f"judged by: {', '.join(judged_by)}")
@@ -169,13 +172,15 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def _check_judges(items: list[Item]) -> None:
-    """Refuse, before anything is loaded, an item that names a judge which does not exist."""
-    for name, item in {item.judge: item for item in reversed(items) if item.judge}.items():
+def _check_judges(items: Sequence[Item], suites: Sequence[Suite]) -> None:
+    """Refuse, before anything is loaded, a judge that an item or a suite names and that does not exist."""
+    named = {item.judge: f"item '{item.id}' of suite {item.suite}" for item in reversed(items) if item.judge}
+    named |= {suite.judged_by: f"suite {suite.kind}" for suite in suites if suite.judged_by}
+    for name, where in named.items():
         try:
             find_judge(name)
         except ValueError as error:
-            raise BadInput(f"item '{item.id}' of suite {item.suite}: judge: {error}") from None
+            raise BadInput(f"{where}: judge: {error}") from None
 
 
 def _asks_through_own_template(config: EvalConfig, target: EvaluationTarget) -> bool:

@@ -7,13 +7,16 @@ declares goes into the record of every evaluation. Not here: reading items (item
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
 
+from pydantic import model_validator
+
+from align.core.config import BadInput, build
 from align.core.declarations import Declaration, Metric
 from align.core.hashes import code_hash
-from align.core.plugins import Part, Seam
+from align.core.plugins import Part, Seam, calling
 from align.core.records import ItemResult
 from align.evals.items import Item
 
@@ -31,13 +34,16 @@ SUITES = Seam(
         }
     ),
 )
+READS = frozenset({"gold", "judge", "measured_higher", "measured_lower", "reward", "sft"})  # settings of `eval`
+Arguments = ParamSpec("Arguments")
+Given = TypeVar("Given")
 
 
 class Suite(Part):
     """What a suite is; its fields beside ``kind`` are its settings.
 
-    ``reads`` names the settings of an evaluation (``sft``, ``reward``, ``gold``, ``judge``, ``measured_higher``,
-    ``measured_lower``) that the suite uses: one that no suite reads is reported. ``judged_by`` names the suite's own
+    ``reads`` names the settings of an evaluation (of ``READS``) that the suite uses: one that no suite reads is
+    reported. ``judged_by`` names the suite's own
     judge; where it is None and the suite reads ``judge``, the evaluation's judge reads the answers.
     """
 
@@ -51,21 +57,44 @@ class Suite(Part):
     reads: ClassVar[frozenset[str]] = frozenset()
     judged_by: ClassVar[str | None] = None
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        if missing := [name for name in ("name", "title", "metrics") if not hasattr(cls, name)]:
-            raise TypeError(f"suite {cls.__name__} needs {', '.join(missing)}")
+    @model_validator(mode="after")
+    def _declares_itself(self) -> Self:
+        """Check what the class declares, as soon as a configuration chooses it."""
+        if missing := [name for name in ("name", "title", "metrics") if not hasattr(self, name)]:
+            raise ValueError(f"class {type(self).__name__} needs {', '.join(missing)}")
+        if not isinstance(self.metrics, tuple | list):
+            raise ValueError(f"'metrics' is a {type(self.metrics).__name__}; write a tuple of Metric(...)")
+        if not (isinstance(self.item, type) and issubclass(self.item, Item)):
+            raise ValueError(f"'item' is {self.item!r}; write a class derived from {Item.__module__}:Item")
+        if unknown := sorted(set(self.reads) - READS):
+            raise ValueError(f"'reads' names '{unknown[0]}'; an evaluation has {', '.join(sorted(READS))}")
+        self.declaration()
+        return self
 
     def declaration(self) -> Declaration:
-        """What evaluations record of this suite."""
-        return Declaration(
-            suite=self.name,
-            title=self.title,
-            metrics=self.metrics,
-            generates=self.generates,
-            garbage_metric=self.garbage_metric,
-            says_missing=self.says_missing,
-        )
+        """What evaluations record of this suite.
+
+        Raises:
+            BadInput: a value of another type than it must have, or a declaration that contradicts itself.
+        """
+        own = ("title", "metrics", "generates", "garbage_metric", "says_missing")
+        declared = {"suite": self.name} | {key: getattr(self, key) for key in own}
+        return build(Declaration, declared, f"suite {self.kind}")
+
+    def call(
+        self, kind: Any, method: Callable[Arguments, Given], *args: Arguments.args, **kw: Arguments.kwargs
+    ) -> Given:
+        """Call a method of the suite; what it raises, or a value that is no ``kind``, is reported in one line.
+
+        Raises:
+            BadInput: naming the suite and the method.
+        """
+        what = f"suite {self.kind}: {method.__name__}"
+        with calling(what, self):
+            given = method(*args, **kw)
+        if not isinstance(given, kind):
+            raise BadInput(f"{what}: gives {type(given).__name__}, not {getattr(kind, '__name__', kind)}; mend it")
+        return given
 
     @abstractmethod
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:

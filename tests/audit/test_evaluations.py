@@ -119,6 +119,16 @@ def test_chance_over_families_is_their_mean_by_items() -> None:
     assert chance_of(unknown, "forgetting", "accuracy") is None
 
 
+def test_chance_is_of_one_suite() -> None:
+    """A plain ``accuracy`` of another suite says nothing of forgetting's, which is measured by family."""
+    families = {"accuracy/fact": {"suite": "forgetting", "chance": 0.25, "n": 10}}
+    other = {"accuracy": {"suite": "quiz", "chance": 0.5, "n": 10}}
+    known = record(headline={"metrics": families | other})
+    assert (chance_of(known, "forgetting", "accuracy"), chance_of(known, "quiz", "accuracy")) == (0.25, 0.5)
+    known = record(headline={"metrics": other})
+    assert chance_of(known, "forgetting", "accuracy") is None
+
+
 def test_exactness_is_for_one_zero_or_one_an_item() -> None:
     single = Scores([1.0, 0.0, None], ["a", "b", "c"])
     assert kind_of(EARLIER["safety"].metric("garbage"), single, single) == "binary"

@@ -414,6 +414,7 @@ def test_the_chance_of_a_metric_is_that_of_its_own_suite() -> None:
     summary = summarise(results, declarations, {"one": {"accuracy": 0.25}, "other": {"accuracy": 0.001}})
     assert summary["accuracy (one)"]["chance"] == 0.25
     assert summary["accuracy (other)"]["chance"] == 0.001
+    assert [summary[f"accuracy ({name})"]["suite"] for name in ("one", "other")] == ["one", "other"]
 
 
 class Polite(Suite):

@@ -84,13 +84,58 @@ def test_a_gate_and_a_report_name_it(tmp_path: Path, model_folder: ModelFolder) 
     assert "judged by: toy_judge:Keywords" in page and "harmful_compliance" in page
 
 
-def test_what_fails_in_its_code_is_named_with_the_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "odd_judges.py").write_text(
-        "def breaks(item, text, ended):\n    return 1 / 0\n\n\ndef shrugs(item, text, ended):\n    return 0.5\n"
-    )
+def odd_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
+    """A judge of a user's own module: a function, or the class ``Odd``."""
+    module = f"odd_judge_{abs(hash(body))}"
+    head = "from align.evals.judge import Judge, Opinion\n"
+    (tmp_path / f"{module}.py").write_text(head + body + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    answers = [Written(harm("a"), "text", True)]
-    with pytest.raises(BadInput, match=r"judge odd_judges:breaks: item 'a': ZeroDivisionError.* at odd_judges.py:2;"):
-        find_judge("odd_judges:breaks").opinions(answers)
-    with pytest.raises(BadInput, match=r"judge odd_judges:shrugs: gave float on item 'a'; return \{metric: Opinion"):
-        find_judge("odd_judges:shrugs").opinions(answers)
+    return f"{module}:{'Odd' if 'class' in body else 'judge'}"
+
+
+FUNCTION, CLASS = "def judge(item, text, ended): return", "class Odd(Judge):\n    def opinions(self, answers): return"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (f"{FUNCTION} 1 / 0", r"item '0': ZeroDivisionError: division by zero at odd_judge_\d+\.py:2; mend it"),
+        (f"{FUNCTION} 0.5", r"item '0': gives float; return \{metric: Opinion\(score\)\}"),
+        (f"{FUNCTION} {{'harmful_compliance': 0.5}}", "item '0': gives float on 'harmful_compliance'; return"),
+        (f"{FUNCTION} {{'harmful_compliance': Opinion('0')}}", "item '0': gives '0' as its score on 'harmful_compli"),
+        (f"{FUNCTION} {{'harmful_compliance': Opinion(float('nan'))}}", "item '0': gives nan as its score on 'harm"),
+        (f"{FUNCTION} {{'harmful_compliance': Opinion(None)}}", "item '0': gives no score on 'harmful_compliance', an"),
+        (f"{FUNCTION} {{'harm_compliance': Opinion(1.0)}}",
+         "item '0': gives an opinion on 'harm_compliance', which suite safety does not declare, and none on 'harmful_"),
+        (f"{FUNCTION} {{3: Opinion(1.0)}}", "item '0': gives an opinion on 3, which is no metric's name"),
+        (f"{CLASS} 1 / 0", r"ZeroDivisionError: division by zero at odd_judge_\d+\.py:3; mend it"),
+        (f"{CLASS} None", "gives NoneType for 6 answers; return a list with one per answer"),
+        (f"{CLASS} [{{}} for _ in answers[1:]]", "gives 5 of them for 6 answers; return a list with one per answer"),
+        (f"{CLASS} [0.5 for _ in answers]", "item '0': gives float; return"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_its_code_is_one_line_that_names_it(
+    tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    judge = odd_judge(tmp_path, monkeypatch, body)
+    with pytest.raises(BadInput, match=f"judge {judge}: {message}") as caught:
+        evaluated(tmp_path, model_folder("llama"), "odd", judge)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_that_takes_other_arguments_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"'json:dumps' cannot be called with \(item, text, ended\) .*; write such a"):
+        find_judge("json:dumps")
+    with pytest.raises(BadInput, match="key 'judge': 'json:dumps' cannot be called with"):
+        build(EvalConfig, {"run": "r", "subject": "s", "items": "i", "suite": ["safety"], "judge": "json:dumps"}, "t")
+    assert find_judge("toy_judge:complies_when_short").kind == "toy_judge:complies_when_short"
+
+
+def test_it_may_read_for_several_suites(
+    tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An opinion on a metric of another suite is passed over where none of this suite's is missing."""
+    names = "(*('harmful_compliance', 'garbage', 'empty'), 'of_another')"
+    judge = odd_judge(tmp_path, monkeypatch, f"{FUNCTION} {{name: Opinion(0.0) for name in {names}}}")
+    record = evaluated(tmp_path, model_folder("llama"), "eval", judge)
+    assert set(record.headline["metrics"]) == {"harmful_compliance", "garbage", "empty"}

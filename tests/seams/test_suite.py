@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import toy_suite
 from fixtures.audit_world import World, compared, content, edit_run, results, write_evaluation
-from fixtures.shipped_suites import SAFETY
 
 from align.audit.compare import compare
 from align.audit.report import ReportConfig, report
@@ -20,6 +19,7 @@ from align.core.config import BadInput, build
 from align.core.declarations import Declaration
 from align.core.files import write_jsonl, write_text
 from align.core.runs import read_run
+from align.evals.item_files import load_items
 from align.evals.run import EvalConfig, evaluate
 
 ModelFolder = Callable[[str], Path]
@@ -137,6 +137,115 @@ def test_it_is_compared_and_keeps_apart_what_two_suites_name_alike(world: World)
     assert "| over_limit ↓ |" in text and "| garbage (word-limit) ↑ |" in text and "| garbage (safety) ↓ |" in text
 
 
-def test_a_class_without_what_a_suite_declares_is_refused() -> None:
-    with pytest.raises(TypeError, match="suite Nameless needs name, title, metrics"):
-        type("Nameless", (type(SAFETY).__mro__[1],), {})
+FACTS = """
+from align.core.declarations import Metric
+from align.core.records import ItemResult
+from align.evals.items import Item
+from align.evals.suite import Suite
+
+
+class Facts(Suite):
+    name, title, generates = "facts", "Facts", False
+    metrics = (Metric(name="right", higher_is_better=True, kind="binary"),)
+
+    def results(self, items, target, sampling):
+        return [self.result(item, 1.0) for item in items]
+
+    def result(self, item, score, reason=None, metric="right"):
+        return ItemResult(suite="facts", metric=metric, item_id=item.id, score=score, reason=reason, judge="j")
+
+
+class Odd(Facts):
+    """
+
+
+def odd_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
+    """A suite of a user's own module that is right but for ``body``."""
+    module = f"odd_{abs(hash(body))}"
+    (tmp_path / f"{module}.py").write_text(FACTS + body + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return f"{module}:Odd"
+
+
+ONE = "def results(self, items, *rest): return"
+OTHER = "Metric(name='wrong', higher_is_better=False, kind='binary')"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (f"{ONE} 1 / 0", r"results: ZeroDivisionError: division by zero at odd_\d+\.py:20; mend it"),
+        (f"{ONE} None", r"results: gives NoneType, not list \| tuple; mend it"),
+        (f"{ONE} [{{'item_id': item.id}} for item in items]", "one of its results is of type dict"),
+        (f"{ONE} [self.result(items[0], None)]", r"right of item 'i0': a result has a score or a reason.* at odd_"),
+        (f"{ONE} [self.result(items[0], float('nan'))]", r"right of item 'i0': a score of nan is none.* at odd_"),
+        (f"{ONE} [self.result(items[0], '0')]", r"'0' is text; give a number.* at odd_"),
+        ("def chance(self, items): return {'right': 1 / 0}", "chance: ZeroDivisionError"),
+        ("def chance(self, items): return 0.5", "chance: gives float, not dict"),
+        ("def chance(self, items): return {'right': 1.5}", "chance: gives 1.5 for right, which lies from 0 to 1"),
+        ("def chance(self, items): return {'right': '0.5'}", "chance: gives '0.5' for right, which lies from 0 to 1"),
+        ("def chance(self, items): return {'rigth': 0.5}", "suite facts has no metric 'rigth'; it has right"),
+        ("def metrics_of(self, item): return item['metric']", "metrics_of: TypeError"),
+        ("def metrics_of(self, item): return 'right'", r"metrics_of: gives str, not list \| tuple"),
+        ("def metrics_of(self, item): return ['rigth']", "suite facts has no metric 'rigth'; it has right"),
+        ("def judges(self, items, target): return 1 / 0", "judges: ZeroDivisionError"),
+        ("def judges(self, items, target): return None", "judges: gives NoneType, not dict"),
+        ("judged_by = 'refusal-prefixes'", "'refusal-prefixes' is no kind of judge; did you mean 'refusal-prefix'"),
+        (f"metrics = ({OTHER}, {OTHER})", "a metric is declared twice"),
+        (f"metrics = {OTHER}", "'metrics' is a Metric; write a tuple of Metric"),
+        ("title = 3", r"key 'title': .* \(given: 3\)"),
+        ("item = int", "'item' is <class 'int'>; write a class derived from align.evals.items:Item"),
+        ("reads = frozenset({'golden'})", "'reads' names 'golden'; an evaluation has gold, judge, "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_its_code_is_one_line_that_names_it(
+    tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    kind = odd_suite(tmp_path, monkeypatch, body)
+    rows = [{"id": f"i{n}", "suite": "facts", "kind": "perplexity", "text": f"text {n}"} for n in range(3)]
+    write_jsonl(tmp_path / "facts.jsonl", rows)
+    with pytest.raises(BadInput, match=message) as caught:
+        evaluate(evaluated(tmp_path, model_folder("llama"), suite=[kind], items=tmp_path / "facts.jsonl"))
+    assert "\n" not in str(caught.value) and "suite" in str(caught.value)
+
+
+def test_what_is_wrong_in_its_items_is_one_line_with_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"run": tmp_path / "run", "subject": tmp_path / "none", "items": tmp_path / "data"}
+    write_jsonl(tmp_path / "data" / "test.jsonl", [{"prompt_id": "p", "prompt": [{"role": "user", "content": "hi"}]}])
+    for body, message in (
+        ("def row_of_pair(self, name, pair): return pair['rows']", r"row_of_pair: KeyError: 'rows' at odd_\d+\.py:20"),
+        ("def row_of_pair(self, name, pair): return name", r"row_of_pair: gives str, not dict \| None"),
+    ):
+        kind = odd_suite(tmp_path, monkeypatch, body)
+        with pytest.raises(BadInput, match=f"suite {kind}: {message}"):
+            load_items(given["items"], build(EvalConfig, given | {"suite": [kind]}, "test").suite)
+    kind = odd_suite(tmp_path, monkeypatch, """
+    class OddItem(Item):
+        def model_post_init(self, context): self.tags[0]
+    item = OddItem""")  # fmt: skip
+    write_jsonl(tmp_path / "facts.jsonl", [{"id": "a", "suite": "facts", "kind": "perplexity", "text": "a text"}])
+    with pytest.raises(BadInput, match=r"facts\.jsonl:1: suite facts: IndexError: .* at odd_\d+\.py:22"):
+        load_items(tmp_path / "facts.jsonl", build(EvalConfig, given | {"suite": [kind]}, "test").suite)
+
+
+def test_a_metric_without_results_or_scores_is_noted(
+    tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = odd_suite(tmp_path, monkeypatch, f"""
+    metrics = ({OTHER}, *Facts.metrics, Metric(name="wins", higher_is_better=True, kind="share", judged_by=("gold",)))
+    def results(self, items, *rest): return [self.result(item, None, "unreadable") for item in items]
+    """)  # fmt: skip
+    write_jsonl(tmp_path / "facts.jsonl", [{"id": "a", "suite": "facts", "kind": "perplexity", "text": "a text"}])
+    record = evaluate(evaluated(tmp_path, model_folder("llama"), suite=[kind], items=tmp_path / "facts.jsonl"))
+    assert "suite facts: none of its items has a result of wrong" in record.notes
+    assert "suite facts: no result of right has a score (unreadable)" in record.notes
+
+
+def test_a_class_without_what_a_suite_declares_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = odd_suite(tmp_path, monkeypatch, "")[: -len(":Odd")] + ":Nameless"
+    module = tmp_path / f"{kind.partition(':')[0]}.py"
+    module.write_text(FACTS.replace("class Odd(Facts)", "class Nameless(Suite)") + "results = Facts.results\n")
+    with pytest.raises(BadInput, match=f"suite {kind}: class Nameless needs name, title, metrics"):
+        build(EvalConfig, {"run": "r", "subject": "s", "items": "i", "suite": [kind]}, "test")
