@@ -124,9 +124,9 @@ def judge(module: str, work: Path) -> list[Outcome]:
     """Run a module's own tests on each of its mutants, in JOBS copies of the repository at once.
 
     Raises:
-        SystemExit: the tests fail on the unchanged module, so that they could say nothing.
+        SystemExit: the tests fail on the unchanged module, or pass where it raises on import: they could say nothing.
     """
-    tests = [str(next((ROOT / "tests").rglob(f"{name}.py"))) for name in OWN_TESTS[module]]
+    tests = [str(next((ROOT / "tests").rglob(f"{name}.py")).relative_to(ROOT)) for name in OWN_TESTS[module]]
     sample = mutants(module)
     workers = []
     for job in range(JOBS):
@@ -140,7 +140,9 @@ def judge(module: str, work: Path) -> list[Outcome]:
     for job, (pid, report) in enumerate(workers):
         os.waitpid(pid, 0)
         if not report.exists():
-            raise SystemExit(f"{module}: its own tests fail without a mutant: {' '.join(tests)}")
+            raise SystemExit(
+                f"{module}: its own tests fail without a mutant, or pass without the module: {' '.join(tests)}"
+            )
         killed |= dict(zip(range(job, len(sample), JOBS), json.loads(report.read_text()), strict=True))
     return [Outcome(mutant, killed[index]) for index, mutant in enumerate(sample)]
 
@@ -152,6 +154,9 @@ def _work(module: str, tests: Sequence[str], sample: Sequence[Mutant], copy: Pat
     if not _passes(copy, tests, None):
         os._exit(1)
     limit = 30 + 10 * (time.monotonic() - since)
+    target.write_text("raise RuntimeError('this module is broken')\n", encoding="utf-8")
+    if _passes(copy, tests, limit):
+        os._exit(1)
     verdicts = []
     for mutant in sample:
         target.write_text(mutant.source, encoding="utf-8")
@@ -172,6 +177,8 @@ def _passes(copy: Path, tests: Sequence[str], limit: float | None) -> bool:
         os.chdir(copy)
         sys.path[:0] = [str(copy), str(copy / "tests")]
         os.environ["PYTHONPATH"] = f"{copy}{os.pathsep}{copy / 'tests'}"
+        sys.dont_write_bytecode = True  # a mutant of the same second and size would run as the one before
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         for name in [name for name in sys.modules if name.partition(".")[0] in ("align", "annotation", "rewards")]:
             del sys.modules[name]
         import pytest

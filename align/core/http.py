@@ -104,6 +104,8 @@ class Client(httpx.Client):
                 if len(content) > self._most or time.monotonic() > ends:
                     limit = f"{shown_size(self._most)} or {LONGEST_ANSWER / 60:.0f} minutes"
                     raise BadInput(f"{where}: an answer went on beyond {limit}; check that the address is the server's")
+            if unpacker and answer.num_bytes_downloaded and not unpacker.eof:
+                raise httpx.DecodingError("what gzip packed ends too early")
         except zlib.error as error:
             raise httpx.DecodingError(str(error)) from None
         finally:
