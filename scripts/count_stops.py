@@ -18,8 +18,9 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,7 @@ class Tracer:
         self.spine: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        callee = _place(frame) if event in ("call", "return") else None
+        callee = _place(frame.f_code) if event in ("call", "return") else None
         if callee is None:
             return
         caller = _caller(frame)
@@ -55,7 +56,7 @@ class Tracer:
             self.stops.setdefault(Stop(event, caller, callee))
         if event == "call" and frame.f_code.co_name == STOPS_AT:
             sys.setprofile(None)
-            self.spine = [place for place in map(_place, _above(frame)) if place][::-1]
+            self.spine = [place for above in _above(frame) if (place := _place(above.f_code))][::-1]
             raise Arrived
 
     def on_the_spine(self) -> list[Stop]:
@@ -63,13 +64,14 @@ class Tracer:
         return [stop for stop in self.stops if stop.caller.partition(":")[0] in files]
 
 
-def _place(frame: FrameType) -> str | None:
-    """``file:function`` of a frame of this project; None for other code, and for the body of a module or a class."""
-    path = Path(frame.f_code.co_filename)
-    if not path.is_relative_to(ROOT) or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+@cache
+def _place(code: CodeType) -> str | None:
+    """``file:function`` of code of this project; None for other code, and for the body of a module or a class."""
+    path = Path(code.co_filename)
+    if not path.is_relative_to(ROOT) or not code.co_flags & inspect.CO_OPTIMIZED:
         return None
     relative = path.relative_to(ROOT)
-    return f"{relative}:{frame.f_code.co_qualname}" if relative.parts[0] in PACKAGES else None
+    return f"{relative}:{code.co_qualname}" if relative.parts[0] in PACKAGES else None
 
 
 def _above(frame: FrameType) -> Iterator[FrameType]:
@@ -84,7 +86,7 @@ def _caller(frame: FrameType) -> str | None:
     for above in _above(frame):
         if above.f_code.co_name == "<module>":
             return None
-        if place := _place(above):
+        if place := _place(above.f_code):
             return place
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,15 +35,17 @@ FLOORS = (  # from the top: a file imports files of its own room and of the room
     "align.pocket",
     "align.core",
 )
+PACKAGES = ("align", "annotation", "rewards")
 LIGHT = ("annotation", "align.audit", "align.report", "align.pocket", "align.core")  # no torch, no transformers
 
 
 def modules() -> dict[str, Path]:
-    paths = [path for package in ("align", "annotation", "rewards") for path in (ROOT / package).rglob("*.py")]
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
 
 
 MODULES = {name: path for name, path in modules().items() if not name.endswith("__init__")}
+FOLDERS = {name.rpartition(".")[0] for name in MODULES}
 
 
 def room_of(module: str) -> str:
@@ -53,29 +56,79 @@ def room_of(module: str) -> str:
     raise AssertionError(f"{module} stands in no room of the house plan")
 
 
-def imports(path: Path) -> set[str]:
-    """Modules of this project that a file imports, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(module: str, text: str) -> set[str]:
+    """Modules of this project that a module imports, at its top or inside a function, by whole or relative names."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            children = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {child for child in children if child in MODULES} or {node.module}
-    found.discard("align")  # the version; the public names are for users
-    return {name for name in found if name.partition(".")[0] in ("align", "annotation", "rewards")}
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".")[: -node.level] if node.level else []
+            origin = ".".join([*package, *([node.module] if node.module else [])])
+            children = {f"{origin}.{alias.name}" for alias in node.names}
+            names |= {child for child in children if child in MODULES or child in FOLDERS} or {origin}
+    names.discard("align")  # the version; the public names are for users
+    return {name for name in names if name.partition(".")[0] in PACKAGES}
+
+
+def named_as_text(text: str) -> set[str]:
+    """Modules that code names in a text, as ``module``, ``module:name`` or ``module.{...}``; tables of seams apart.
+
+    A table of a seam names the shipped parts, which stand above it; they are loaded when a user chooses one.
+    """
+    names, tree = set(), ast.parse(text)
+    tables = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Seam"]
+    of_tables = {id(node) for table in tables for node in ast.walk(table)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in of_tables:
+            name = re.fullmatch(rf"((?:{'|'.join(PACKAGES)})\.[\w.]*\w)\.?(:\w+)?", node.value)
+            names |= {name[1]} if name else set()
+    return names & (MODULES.keys() | FOLDERS)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_down(module: str) -> None:
-    own = FLOORS.index(room_of(module))
-    for other in imports(MODULES[module]):
+    own, text = FLOORS.index(room_of(module)), MODULES[module].read_text()
+    for other in imports(module, text) | named_as_text(text):
         assert FLOORS.index(room_of(other)) >= own, f"{module} imports {other}, which stands above it"
+
+
+@pytest.mark.parametrize(
+    ("line", "imported"),
+    [
+        ("import align.cli.main", "align.cli.main"),
+        ("def f():\n    from align.cli import main", "align.cli.main"),
+        ("from .plugins import load", "align.core.plugins"),
+        ("from . import plugins", "align.core.plugins"),
+        ("from .stats import bounds", "align.core.stats.bounds"),
+        ("from ..cli.main import run", "align.cli.main"),
+        ("from ..cli import main", "align.cli.main"),
+        ("from .. import cli", "align.cli"),
+        ("from align import cli", "align.cli"),
+    ],
+)
+def test_the_walk_sees_every_way_to_import(line: str, imported: str) -> None:
+    assert imports("align.core.runs", line) == {imported}
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("importlib.import_module('align.cli.main')", {"align.cli.main"}),
+        ("load('align.cli.main:run')", {"align.cli.main"}),
+        ("import_module(f'align.cli.{name}')", {"align.cli"}),
+        ("TABLE = {'a': 'rewards.model:RewardRun'}", {"rewards.model"}),
+        ("SEAM = Seam('suite', {'a': 'rewards.model:RewardRun'})", set()),
+        ("raise BadInput('write module:name, for example align.cli.main:run')", set()),
+    ],
+)
+def test_the_walk_sees_modules_that_are_named_as_text(line: str, named: set[str]) -> None:
+    assert named_as_text(line) == named
 
 
 def test_files_import_in_no_circle() -> None:
     """Taking away, again and again, every file that imports nothing that is left has to end with none."""
-    left = {module: imports(path) & set(MODULES) for module, path in MODULES.items()}
+    left = {module: imports(module, path.read_text()) & set(MODULES) for module, path in MODULES.items()}
     while free := [module for module, others in left.items() if not others & set(left)]:
         for module in free:
             del left[module]
