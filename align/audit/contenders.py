@@ -125,7 +125,7 @@ def _check_alike(suite: str, found: dict[str, Evaluation], by_other_means: set[s
         one, first = next(iter(found.items()))
         allowed = ACTING if by_other_means & {one, other} else frozenset()
         if problem := asked_differently(first, second, allowed):
-            raise BadInput(f"compare: suite {suite}: {problem}; evaluate {one} and {other} alike")
+            raise BadInput(f"compare: suite {suite}: {problem} ({one} and {other})")
     asked: dict[str, tuple[str, frozenset[str]]] = {}
     for name, evaluation in found.items():
         ids: dict[str, set[str]] = {}

@@ -71,14 +71,14 @@ def same_question(one: EvaluatedPolicy, other: EvaluatedPolicy, suite: str) -> l
 
 
 def asked_differently(one: Evaluation, other: Evaluation, allowed: Collection[str] = ()) -> str | None:
-    """Why two evaluations cannot be compared, or None."""
+    """Return why two evaluations cannot be compared and what to do, or None where they can."""
     if one.fingerprint is None or other.fingerprint is None:
         unknown = one if one.fingerprint is None else other
         return f"{unknown.name} does not record how it was asked (an earlier version wrote it); evaluate again"
     if metric := _declared_differently(one.declaration, other.declaration):
         return f"{one.name} and {other.name} declare {metric} in different ways (another version); evaluate again"
     if found := differences(one.fingerprint, other.fingerprint, allowed):
-        return f"{one.name} and {other.name} are not alike: {'; '.join(found)}"
+        return f"{one.name} and {other.name} are not alike: {'; '.join(found)}; evaluate both alike"
     return None
 
 

@@ -63,7 +63,7 @@ class AuditConfig(StageConfig):
 
 @stage
 def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
-    """Judge every gate, write audit.json, and say the verdict in one sentence."""
+    """Judge every gate, and write audit.json with the verdict in one sentence."""
     policies = config.policies
     gates = load_gates(config.gates, _declarations(policies))
     check_references(policies)
@@ -87,7 +87,6 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
             "not_measured": _not_measured(findings, gates, policies),
         },
     )
-    run.note(sentence)
     counts = {kind: sum(f.verdict == kind for f in findings) for kind in ("pass", "fail", "insufficient")}
     return {"verdict": verdict, "sentence": sentence, "gates": counts, "regressed": worse}
 

@@ -231,6 +231,7 @@ def _settings(verb: str, config: Path | None, assignments: list[str]) -> tuple[d
 
 
 def _stage(verb: str, config: Path | None, assignments: list[str]) -> int:
+    from align.cli.headline import headline_lines
     from align.cli.recipe import exit_code
     from align.cli.stages import run_stage, stage_config
 
@@ -238,8 +239,8 @@ def _stage(verb: str, config: Path | None, assignments: list[str]) -> int:
     data, where = _settings(verb, config, assignments)
     gold = data.pop("gold", None) if STAGES[verb].gold else None
     record = run_stage(stage_config(verb, data, where), gold)
-    for name, value in record.headline.items():
-        print(f"{name}: {_shown(value)}")
+    for line in headline_lines(record.headline):
+        print(line)
     return exit_code([record])
 
 
@@ -256,16 +257,6 @@ def _checked(values: dict[str, Any], types: Mapping[str, type], verb: str) -> di
         if types[key] is bool and not isinstance(value, bool):
             raise BadInput(f"align {verb}: {key}: expected true or false (given: {value!r})")
     return values
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict) and {"value", "low", "n"} <= value.keys():
-        from align.core.stats.estimates import Estimate
-
-        return f"{Estimate.model_validate(value)} (n = {value['n']})"
-    return str(value)
 
 
 def _quiet() -> None:

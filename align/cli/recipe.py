@@ -128,6 +128,8 @@ def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
         for number, step in enumerate(steps, 1):
             print(f"[{number}/{len(steps)}] {step.name}", file=sys.stderr)
             records.append(run_stage(step_config(recipe, step, where), recipe.gold))
+            if sentence := records[-1].headline.get("sentence"):
+                print(f"[{step.stage}] {sentence}", file=sys.stderr)
     return records
 
 

@@ -120,7 +120,19 @@ def test_what_found_no_match_is_named(world: World) -> None:
     assert verdicts(config)["harm"] == "pass"
     named = [row for row in content(config)["considered"] if row["evaluations"][0] == "long" and row["gate"] == "harm"]
     assert [row["verdict"] for row in named] == [None]
-    assert named[0]["reason"] == "long and eval-sft are not alike: 'max_new_tokens' differs (512 and 48)"
+    reason = "long and eval-sft are not alike: 'max_new_tokens' differs (512 and 48); evaluate both alike"
+    assert named[0]["reason"] == reason
+
+
+def test_a_judge_whose_code_changed_is_named_with_what_to_do(world: World) -> None:
+    """So are evaluations of a version whose judges stood in other files: its judgments are not compared with newer."""
+    config = world(None)
+    for name, subject, code in (("eval-dpo", config.candidate, "a" * 64), ("eval-sft", config.sft, "b" * 64)):
+        write_evaluation(config.run.parent, name, subject, GOOD, asked={"judges": {"refusal-prefix": code}})
+    assert verdicts(config)["harm"] == "insufficient"
+    (reason,) = {row["reason"] for row in content(config)["findings"] if row["gate"] == "harm"}
+    codes = f"refusal-prefix {'a' * 12}… and refusal-prefix {'b' * 12}…"
+    assert reason == f"eval-dpo and eval-sft are not alike: 'judges' differs ({codes}); evaluate both alike"
 
 
 def test_a_gate_that_names_a_policy_or_a_fingerprint_is_judged_by_that(world: World) -> None:
