@@ -1,7 +1,7 @@
 """Write what the code says of itself into the documentation.
 
-Written are docs/cli.md, the README's tables of verbs, the list of files in docs/architecture.md, and the code of the
-tests' toy parts in docs/extending.md.
+Written are docs/cli.md, the README's tables of verbs, the list of files in docs/architecture.md, and in
+docs/extending.md the code of the tests' toy parts and what the schemas and functions beside them take.
 
     python scripts/write_docs.py          writes them
     python scripts/write_docs.py --check  writes nothing; exit code 1 names what is not as the code says
@@ -17,15 +17,26 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from align.audit.gates import Gate
 from align.cli.annotate import VERBS as BRIDGE
 from align.cli.help import GIVEN, Setting, parameters_of, settings_of, text_of
 from align.cli.main import ANNOTATE, WHOLE
 from align.cli.stages import STAGES
+from align.core.plugins import Part, Seam, load
+from align.evals.judge import JUDGES
+from align.evals.suite import SUITES
+from align.generate.sampler import SAMPLERS
+from align.losses.pairwise import LOSSES
+from align.model.attention import ATTENTION
+from align.model.tuners.tuner import TUNERS
 from annotation.campaign.settings import Campaign
+from annotation.importers.importer import IMPORTERS
+from rewards.reward import REWARDS
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (  # rooms from the top of the house, each with what it holds; tests/test_layers.py walks the same table
@@ -51,6 +62,16 @@ FLOORS = (  # rooms from the top of the house, each with what it holds; tests/te
     ("align.report", "pages, plots and tables"),
     ("align.pocket", "the embedded world"),
     ("align.core", "configuration, runs, records, statistics and files"),
+)
+PARTS: tuple[tuple[str, str, Seam], ...] = (  # how a configuration chooses a part of each seam
+    ("Suites", "`eval`: `suite: [NAME, ...]`", SUITES),
+    ("Judges", "`eval`: `judge:`, and an item's `judge`", JUDGES),
+    ("Samplers", "`sample`, `eval`, `ppo`: `sampler:`", SAMPLERS),
+    ("Rewards", "`ppo`: `rewards:`", REWARDS),
+    ("Importers", "`import`: `format:`", IMPORTERS),
+    ("Tuners", "`sft`, `dpo`, `ppo`, `reward`: `tuner:`", TUNERS),
+    ("Preference losses", "`dpo`: `loss:`, one or a list", LOSSES),
+    ("Attention", "`compute.attention:`", ATTENTION),
 )
 
 
@@ -87,7 +108,61 @@ def cli_page() -> str:
         lines += ["", "```text", text_of(function), "```"]
         if rows := [_row(setting) for setting in parameters_of(function)]:
             lines += ["", "| setting | type | default | meaning |", "|---|---|---|---|", *rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *parts_section(), *gates_section()]) + "\n"
+
+
+def parts_section() -> list[str]:
+    """The shipped parts of every seam, each with its settings."""
+    lines = ["", "## Parts chosen by kind", ""]
+    lines += ["A part is chosen by its name alone (`tuner: lora`), or with settings (`tuner: {kind: lora, r: 8}`); a "]
+    lines[-1] += "class of your own is `module:Class` ([extending.md](extending.md))."
+    for title, key, seam in PARTS:
+        lines += ["", f"### {title}", "", f"{key}.", "", "| kind | setting | type | default | meaning |"]
+        lines += ["|---|---|---|---|---|"]
+        for kind, name in seam.shipped.items():
+            part = load(name)
+            lines.append(f"| `{kind}` | | | | {_cell(_first(inspect.getdoc(part) or ''))} |")
+            lines += [f"| {_row(setting)}" for setting in settings_of(part) if setting.name != "kind"]
+    return lines
+
+
+def gates_section() -> list[str]:
+    """The keys of a gate in gates.yaml."""
+    lines = [
+        "",
+        "## Gates",
+        "",
+        "`audit`: `gates: F`, a YAML with one list, `gates:`. `configs/gates.yaml` is commented.",
+    ]
+    return [*lines, "", "| key | type | default | meaning |", "|---|---|---|---|", *map(_row, settings_of(Gate))]
+
+
+def described(name: str) -> str:
+    """What ``module:Name`` takes: fields of a schema or named tuple, class attributes of a part, arguments."""
+    thing = load(name)
+    doc = inspect.getdoc(thing) or ""
+    if inspect.isfunction(thing):
+        signature = str(inspect.signature(thing)).replace("'", "")
+        return f"```python\n{thing.__name__}{signature}\n```\n{doc}"
+    if issubclass(thing, BaseModel) and not issubclass(thing, Part):
+        return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *map(_row, settings_of(thing))])
+    head, types, defaults = [doc, "", "| field | type | default |"], inspect.get_annotations(thing), vars(thing)
+    if issubclass(thing, Part):
+        types = {key: kind[9:-1] for key, kind in types.items() if kind.startswith("ClassVar")}
+        head = ["| class attribute | type | default |"]
+    else:
+        defaults = thing._field_defaults
+    shown = {key: getattr(kind, "__forward_arg__", kind) for key, kind in types.items()}
+    rows = [f"| `{key}` | `{_cell(kind)}` | {_default(key, defaults)} |" for key, kind in shown.items()]
+    return "\n".join([*head, "|---|---|---|", *rows])
+
+
+def _default(key: str, defaults: Mapping[str, object]) -> str:
+    if key not in defaults:
+        return "needed"
+    value = dict(given) if isinstance(given := defaults[key], Mapping) else given
+    shown = getattr(value, "__name__", None) or repr(value)
+    return f"`{_cell(shown)}`" if len(shown) < 40 else f"`{type(value).__name__}()`"
 
 
 def verbs_table() -> str:
@@ -116,9 +191,10 @@ def file_list() -> str:
 
 
 def with_code(text: str) -> str:
-    """A page with every file that it names between two marks, as it is."""
-    for name in re.findall(r"<!-- (tests/\S+): written by", text):
-        text = _between(text, name, f"```python\n{(ROOT / name).read_text()}```")
+    """A page with every file of the tests, and what every ``module:Name`` takes, that it names between two marks."""
+    for name in re.findall(r"<!-- (\S+): written by", text):
+        is_file = name.startswith("tests/")
+        text = _between(text, name, f"```python\n{(ROOT / name).read_text()}```" if is_file else described(name))
     return text
 
 
@@ -151,6 +227,10 @@ def _first_sentence(path: Path) -> str:
     doc = ast.get_docstring(ast.parse(path.read_text()))
     if not doc:
         raise SystemExit(f"{path}: has no module docstring; its first sentence is its line in docs/architecture.md")
+    return _first(doc)
+
+
+def _first(doc: str) -> str:
     return re.split(r"(?<=\.)\s", " ".join(doc.split()), maxsplit=1)[0]
 
 

@@ -8,11 +8,12 @@ from types import ModuleType
 
 import pytest
 from fixtures.paths import ROOT, script
-from test_layers import FLOORS
+from test_layers import FLOORS, MODULES
 
 from align.cli.annotate import VERBS as BRIDGE
 from align.cli.help import parameters_of, settings_of, text_of
 from align.cli.stages import STAGES
+from align.core.plugins import load
 from annotation.campaign.settings import Campaign
 
 
@@ -54,6 +55,29 @@ def test_every_key_of_a_campaign_says_what_it_means_and_is_in_the_reference() ->
     page = (ROOT / "docs" / "cli.md").read_text().split("## A campaign's YAML")[1].split("\n## ")[0]
     for setting in settings_of(Campaign):
         assert setting.description and f"| `{setting.name}` |" in page, setting.name
+
+
+def test_every_shipped_part_is_in_the_reference_with_its_settings(writer: ModuleType) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text().split("\n## Parts chosen by kind\n")[1].split("\n## ")[0]
+    sections = dict(section.split("\n", maxsplit=1) for section in page.split("\n### ")[1:])
+    tables = [path.read_text().count(" = Seam(") for path in MODULES.values()]
+    assert len(sections) == len(writer.PARTS) == sum(tables), "every table of shipped parts is shown"
+    for title, _, seam in writer.PARTS:
+        kinds = re.split(r"^\| (?=`)", sections[title], flags=re.M)[1:]
+        assert [kind.split("`")[1] for kind in kinds] == list(seam.shipped)
+        for kind, (name, path) in zip(kinds, seam.shipped.items(), strict=True):
+            settings = [setting for setting in settings_of(load(path)) if setting.name != "kind"]
+            assert re.findall(r"^\| \| `(\w+)`", kind, flags=re.M) == [setting.name for setting in settings]
+            assert all(setting.description for setting in settings), f"{title}: a setting of {name} is not described"
+
+
+@pytest.mark.parametrize(
+    "schema", ["align.audit.gates:Gate", "align.core.declarations:Metric", "align.evals.items:Item"]
+)
+def test_what_users_write_outside_of_a_config_is_described(schema: str) -> None:
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("cli.md", "extending.md"))
+    for setting in settings_of(load(schema)):
+        assert setting.description and f"| `{setting.name}` | " in pages
 
 
 def test_the_architecture_has_the_floors_that_imports_are_held_to(writer: ModuleType) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StrictFloat, model_validator
+from pydantic import Field, StrictFloat, model_validator
 
 from align.audit.gate_estimates import SampleCounts
 from align.core.config import BadInput, Frozen, build, read_yaml
@@ -38,13 +38,13 @@ Status = Literal[
 class Gate(Frozen):
     """One demand. ``margin``, ``gain`` and ``limit`` are in the metric's own unit; ``level`` is one-sided."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    name: str
-    type: Literal["non_inferior", "improves", "at_most"] = "non_inferior"
-    suite: str
-    metric: str
-    against: Literal["base", "sft"] | None = None
+    name: str = Field(description="names the gate in findings and reports")
+    type: Literal["non_inferior", "improves", "at_most"] = Field(
+        default="non_inferior", description="no worse than the reference by margin; better by more than gain; a limit"
+    )
+    suite: str = Field(description="the suite's name, as its items name it")
+    metric: str = Field(description="a metric of the suite, or a slice of one: accuracy/fact")
+    against: Literal["base", "sft"] | None = Field(default=None, description="the reference; null for at_most")
     margin: float | None = Field(
         default=None, gt=0, strict=True, description="non_inferior: the worsening that is allowed"
     )
@@ -52,11 +52,11 @@ class Gate(Frozen):
     limit: float | None = Field(
         default=None, strict=True, description="at_most: the candidate's mean, without a reference"
     )
-    level: float = Field(default=0.05, ge=0.0001, le=0.1, strict=True)
+    level: float = Field(default=0.05, ge=0.0001, le=0.1, strict=True, description="one-sided error of the bound")
     range: tuple[StrictFloat, StrictFloat] | None = Field(
         default=None, description="lowest and highest difference (at_most: value) that an item of this metric can have"
     )
-    min_items: int = Field(default=30, ge=2, strict=True)
+    min_items: int = Field(default=30, ge=2, strict=True, description="fewer scored items cannot pass")
     policy: Literal["sample", "greedy"] | None = Field(default=None, description="null: one both sides have")
     chance: float | None = Field(default=None, ge=0, lt=1, strict=True, description="null: as the evaluation knows it")
     allow: list[str] = Field(default_factory=list, description="fingerprint keys that may differ; lineage")

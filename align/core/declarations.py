@@ -26,9 +26,9 @@ class Metric(Frozen):
     A metric ``accuracy`` also declares its slices ``accuracy/<family>``.
     """
 
-    name: str = Field(pattern=r"^[^/,\s]+$")
-    higher_is_better: bool
-    kind: Kind
+    name: str = Field(pattern=r"^[^/,\s]+$", description="name in results and gates, without / , and spaces")
+    higher_is_better: bool = Field(description="whether more of it is better")
+    kind: Kind = Field(description="one result is 0 or 1; or lies from 0 to 1; or is any number")
     low: float | None = Field(default=None, description="lowest value; null: nothing bounds it")
     high: float | None = Field(default=None, description="highest value; null: nothing bounds it")
     widest: float | None = Field(
@@ -78,7 +78,7 @@ class Declaration(Frozen):
 
     suite: str = Field(description="name in items, results and gates")
     title: str = Field(description="heading of its section in a report")
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Metric, ...] = Field(description="what is measured")
     generates: bool = Field(default=True, description="scores what the policy writes, not likelihoods alone")
     garbage_metric: str | None = Field(default=None, description="counts the answers that are none")
     says_missing: bool = Field(default=True, description="a chart names the policies that were not measured")

@@ -35,18 +35,20 @@ class Item(Frozen):
     kinds: ClassVar[tuple[str, ...]] = ("options", "perplexity", "generate")
     takes_judge: ClassVar[bool] = False
 
-    id: str
-    suite: str
-    kind: Literal["options", "perplexity", "generate"]
-    family: str = ""
-    cluster: str | None = Field(default=None, min_length=1)
-    prompt: list[Message] | None = None
-    tools: list[dict[str, Any]] | None = None
-    options: list[str] | None = None
-    answer: int | None = None
-    text: str | None = None
-    judge: str | None = None
-    tags: list[str] = []
+    id: str = Field(description="unique among the suite's items")
+    suite: str = Field(description="the suite's name")
+    kind: Literal["options", "perplexity", "generate"] = Field(
+        description="options to choose among, a text to predict, or a prompt to answer"
+    )
+    family: str = Field(default="", description="groups items in the results")
+    cluster: str | None = Field(default=None, min_length=1, description="what several items were drawn from")
+    prompt: list[Message] | None = Field(default=None, description="a text or messages; not with perplexity")
+    tools: list[dict[str, Any]] | None = Field(default=None, description="tools that the prompt offers")
+    options: list[str] | None = Field(default=None, description="options: two or more texts")
+    answer: int | None = Field(default=None, description="options: the number of the right one, from 0")
+    text: str | None = Field(default=None, description="perplexity: the text")
+    judge: str | None = Field(default=None, description="its own judge, where the suite allows one")
+    tags: list[str] = Field(default=[], description="free words; the safety suite reads some")
 
     @field_validator("prompt", mode="before")
     @classmethod
