@@ -42,7 +42,7 @@ EXPLAINED = Path(__file__).with_name("survivors.yaml")
 SAMPLE, SEED, JOBS = 40, 0, 2
 OWN_TESTS = {
     "align/losses/kl.py": ["test_equations", "test_padding"],
-    "align/losses/pairwise.py": ["test_equations", "test_padding"],
+    "align/losses/pairwise.py": ["test_equations", "test_padding", "test_loss"],
     "align/losses/policy_gradient.py": ["test_equations", "test_padding"],
     "align/losses/value.py": ["test_equations", "test_padding"],
     "align/model/packing.py": ["test_packing", "test_pair_trees", "test_turns"],

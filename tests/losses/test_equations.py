@@ -52,6 +52,12 @@ def test_value_loss_golden() -> None:
     close(value.value_loss(values, torch.zeros(1, 1), torch.ones(1, 1), mask, clip=9.0, denominator=1).loss, 0.125)
     down = value.value_loss(-values, torch.zeros(1, 1), -torch.ones(1, 1), mask, clip=0.2, denominator=1)
     close(down.loss, 0.32)
+    # steps up and down that are clipped (1.8^2, 2.3^2), and one away from the return, which counts in full (2^2)
+    values, mask = true_mask(2.0, -1.0, 3.0)
+    old, returns = torch.tensor([[1.0, 0.5, 1.0]]), torch.tensor([[3.0, -2.0, 1.0]])
+    several = value.value_loss(values, old, returns, mask, clip=0.2, denominator=3)
+    close(several.loss, 0.5 * (3.24 + 5.29 + 4) / 3)
+    close(several.clip_fraction, 2 / 3)
 
 
 def test_pair_losses_golden() -> None:
@@ -67,6 +73,14 @@ def test_pair_losses_weigh_their_pairs() -> None:
     expected = (3 * 0.126928 + 0.5 * 0.693147) / 3.5
     close(pairwise.bradley_terry(margin, zero, weight, denominator=3.5).loss, expected)
     close(pairwise.dpo_loss(margin * 4, zero, margin * 2, zero, weight, beta=0.5, denominator=3.5).loss, expected)
+
+
+def test_margin_of_implicit_rewards_golden() -> None:
+    # log-ratios 1 and -3 of the first pair, -2 and 2 of the second
+    four = (torch.tensor(side) for side in ([-3.0, -6.0], [-5.0, -1.0], [-4.0, -4.0], [-2.0, -3.0]))
+    pairs = PairLogprobs(*four, torch.ones(2), torch.ones(2), torch.ones(2), denominator=2)
+    close(pairs.margin_P(0.5), [2.0, -2.0])
+    close(Sigmoid(beta=0.5).loss(pairs), (0.126928 + 2.126928) / 2)
 
 
 def test_likelihood_loss_golden() -> None:
