@@ -134,6 +134,6 @@ if __name__ == "__main__":
         print("\n".join(["spine:", *traced.spine, "", "stops:"]))
         for event, caller, callee in stops:
             print(f"{event:6} {caller} -> {callee}" if event == "call" else f"{event:6} {callee} -> {caller}")
-    rooms = {stop.callee.partition(":")[0] for stop in stops}
+    files = {stop.callee.partition(":")[0] for stop in stops}
     returns = sum(stop.event == "return" for stop in stops)
-    print(f"{len(stops)} stops, {returns} of them returns, in {len(rooms)} files")
+    print(f"{len(stops)} stops, {returns} of them returns, in {len(files)} files")

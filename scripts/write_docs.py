@@ -1,4 +1,4 @@
-"""Write what the code says of itself into the documentation.
+"""Write the parts of the documentation that follow from the code.
 
 Written are docs/cli.md, the README's tables of verbs, the list of files in docs/architecture.md, and in
 docs/extending.md the code of the tests' toy parts and what the schemas and functions beside them take.
@@ -39,7 +39,7 @@ from annotation.importers.importer import IMPORTERS
 from rewards.reward import REWARDS
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = (  # rooms from the top of the house, each with what it holds; tests/test_layers.py walks the same table
+LAYERS = (  # from the top, each with what it holds; tests/test_layers.py holds imports to the same table
     ("align.cli", "the command line and recipes"),
     ("align.audit", "verdicts, comparisons and the report"),
     ("align.train", "stages sft, dpo and ppo"),
@@ -63,7 +63,7 @@ FLOORS = (  # rooms from the top of the house, each with what it holds; tests/te
     ("align.pocket", "the embedded world"),
     ("align.core", "configuration, runs, records, statistics and files"),
 )
-PARTS: tuple[tuple[str, str, Seam], ...] = (  # how a configuration chooses a part of each seam
+PARTS: tuple[tuple[str, str, Seam], ...] = (  # extension points, and how a configuration chooses a part
     ("Suites", "`eval`: `suite: [NAME, ...]`", SUITES),
     ("Judges", "`eval`: `judge:`, and an item's `judge`", JUDGES),
     ("Samplers", "`sample`, `eval`, `ppo`: `sampler:`", SAMPLERS),
@@ -112,7 +112,7 @@ def cli_page() -> str:
 
 
 def parts_section() -> list[str]:
-    """The shipped parts of every seam, each with its settings."""
+    """The shipped parts of every extension point, each with its settings."""
     lines = ["", "## Parts chosen by kind", ""]
     lines += ["A part is chosen by its name alone (`tuner: lora`), or with settings (`tuner: {kind: lora, r: 8}`); a "]
     lines[-1] += "class of your own is `module:Class` ([extending.md](extending.md))."
@@ -179,11 +179,11 @@ def campaign_table() -> str:
 
 
 def file_list() -> str:
-    """One line per file, by room, from the top of the house."""
+    """One line per file, by layer, from the top."""
     lines = []
-    for room, holds in FLOORS:
-        folder = ROOT / room.replace(".", "/")
-        lines += ["", f"### {room.replace('.', '/')}: {holds}", ""]
+    for layer, holds in LAYERS:
+        folder = ROOT / layer.replace(".", "/")
+        lines += ["", f"### {layer.replace('.', '/')}: {holds}", ""]
         for path in sorted(folder.rglob("*.py")):
             if path.name != "__init__.py" and path.read_text().strip():
                 lines.append(f"- `{path.relative_to(folder)}` {_first_sentence(path)}")

@@ -1,4 +1,4 @@
-"""Documentation that cannot rot: what the code says of itself stands in the pages as the code says it."""
+"""The pages of docs/ and the README hold what the schemas and docstrings hold, and name files that are there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 from fixtures.paths import ROOT, script
-from test_layers import FLOORS, MODULES
+from test_layers import LAYERS, MODULES
 
 from align.cli.annotate import VERBS as BRIDGE
 from align.cli.help import parameters_of, settings_of, text_of
@@ -80,10 +80,10 @@ def test_what_users_write_outside_of_a_config_is_described(schema: str) -> None:
         assert setting.description and f"| `{setting.name}` | " in pages
 
 
-def test_the_architecture_has_the_floors_that_imports_are_held_to(writer: ModuleType) -> None:
-    assert tuple(room for room, _ in writer.FLOORS) == FLOORS
+def test_the_architecture_has_the_layers_that_imports_are_held_to(writer: ModuleType) -> None:
+    assert tuple(layer for layer, _ in writer.LAYERS) == LAYERS
     page = (ROOT / "docs" / "architecture.md").read_text()
-    places = [page.index(f"### {room.replace('.', '/')}: ") for room in FLOORS]
+    places = [page.index(f"### {layer.replace('.', '/')}: ") for layer in LAYERS]
     assert places == sorted(places)
 
 

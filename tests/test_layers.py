@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures.paths import ROOT
 
-FLOORS = (  # from the top: a file imports files of its own room and of the rooms below it
+LAYERS = (  # from the top: a file imports files of its own layer and of the layers below it
     "align.cli",
     "align.audit",
     "align.train",
@@ -48,12 +48,12 @@ MODULES = {name: path for name, path in modules().items() if not name.endswith("
 FOLDERS = {name.rpartition(".")[0] for name in MODULES}
 
 
-def room_of(module: str) -> str:
-    """The room a module stands in."""
-    for room in FLOORS:
-        if module == room or module.startswith(room + "."):
-            return room
-    raise AssertionError(f"{module} stands in no room of the house plan")
+def layer_of(module: str) -> str:
+    """The layer that a module belongs to."""
+    for layer in LAYERS:
+        if module == layer or module.startswith(layer + "."):
+            return layer
+    raise AssertionError(f"{module} belongs to no layer; add its package to LAYERS")
 
 
 def imports(module: str, text: str) -> set[str]:
@@ -72,9 +72,9 @@ def imports(module: str, text: str) -> set[str]:
 
 
 def named_as_text(text: str) -> set[str]:
-    """Modules that code names in a text, as ``module``, ``module:name`` or ``module.{...}``; tables of seams apart.
+    """Modules that code names in a text, as ``module``, ``module:name`` or ``module.{...}``, outside of a ``Seam``.
 
-    A table of a seam names the shipped parts, which stand above it; they are loaded when a user chooses one.
+    A ``Seam`` names the shipped parts of an extension point, which are loaded when a user chooses one.
     """
     names, tree = set(), ast.parse(text)
     tables = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Seam"]
@@ -88,9 +88,9 @@ def named_as_text(text: str) -> set[str]:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_down(module: str) -> None:
-    own, text = FLOORS.index(room_of(module)), MODULES[module].read_text()
+    own, text = LAYERS.index(layer_of(module)), MODULES[module].read_text()
     for other in imports(module, text) | named_as_text(text):
-        assert FLOORS.index(room_of(other)) >= own, f"{module} imports {other}, which stands above it"
+        assert LAYERS.index(layer_of(other)) >= own, f"{module} imports {other}, which is in a layer above it"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def code_hashes(config: StageConfig) -> dict[str, str]:
     hashes = {name: code_hash(*part.code()) for name, part in parts_of(config) if part.code()}
     attention = getattr(getattr(config, "compute", None), "attention", None)
     kind = attention.get("kind") if isinstance(attention, dict) else attention
-    if isinstance(kind, str) and ":" in kind:  # chosen in align.model, which this floor does not know
+    if isinstance(kind, str) and ":" in kind:  # align.model chooses it, which is a layer above
         hashes["compute.attention"] = code_hash(load(kind))
     return hashes | config.input_hashes()
 

@@ -1,8 +1,8 @@
 """What a user chooses by name: a part by its ``kind``, and anything that is written ``module:name``.
 
-Every seam (suites, judges, tuners, losses, samplers, attention, rewards, importers) works alike. A part is a class
-derived from :class:`Part`: its fields are its settings, so a configuration that chooses it is validated by the class's
-own schema, and its methods do the work. A seam is a table of shipped names; a class from elsewhere is named
+An extension point (suites, judges, tuners, losses, samplers, attention, rewards, importers) is a :class:`Seam`: a table
+of shipped names. A part is a class derived from :class:`Part`: its fields are its settings, so a configuration that
+chooses it is validated by the class's own schema, and its methods do the work. A class from elsewhere is named
 ``module:Class``. A module is looked for where Python finds its own, and then in the current folder.
 """
 
