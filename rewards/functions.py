@@ -66,6 +66,8 @@ def load_function(name: str) -> RewardFunction:
     function = load(name)
     if not callable(function):
         raise BadInput(f"'{name}': is of type {type(function).__name__}, not a function")
+    if isinstance(function, type):
+        raise BadInput(f"'{name}': is a class; name a function, or choose the class as rewards: {{kind: {name}}}")
 
     @functools.wraps(function)
     def checked(*, prompts: Sequence[list[Message]], completions: Sequence[list[Message]], **columns: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from align.core.config import BadInput, NotFinite
 from align.core.inputs import differing_key
+from align.core.plugins import calling
 from align.core.run_record import finished_run
 from align.model.adapters import AdapterModel
 from align.model.packing import PackedBatch, Tree, pack
@@ -62,14 +63,18 @@ def score(model: AdapterModel, role: str, trees: Sequence[Tree]) -> list[list[fl
 
 def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed: PackedBatch) -> Tensor:
     """The sum ``(B,)`` of several rewards, given by role, for each response of a packed batch."""
-    scores = {role: reward.score_packed(model, role, packed) for role, reward in rewards.items()}
-    for role, scores_B in scores.items():
-        if scores_B.shape != (packed.n_responses,):
+    scores = []
+    for role, reward in rewards.items():
+        with calling(f"reward {reward.kind}: score_packed", reward):
+            scores_B = reward.score_packed(model, role, packed)
+        if not isinstance(scores_B, Tensor) or scores_B.shape != (packed.n_responses,):
+            given = f"numbers of shape {list(scores_B.shape)}" if isinstance(scores_B, Tensor) else repr(scores_B)[:60]
             raise BadInput(
-                f"reward {rewards[role].kind}: score_packed gave numbers of shape {list(scores_B.shape)} for "
-                f"{packed.n_responses} responses; it gives one per response"
+                f"reward {reward.kind}: score_packed gave {given} for {packed.n_responses} responses; it gives a "
+                "tensor with one number per response"
             )
-    return torch.stack(list(scores.values())).sum(0)
+        scores.append(scores_B)
+    return torch.stack(scores).sum(0)
 
 
 def score_by_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], trees: Sequence[Tree]) -> list[list[float]]:

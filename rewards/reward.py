@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from align.core.plugins import Part, Seam, choose, load
+from align.core.plugins import Part, Seam, calling, choose, load, one_or_more
 from align.core.records import Message
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class Reward(Part):
     def names(self) -> tuple[str, ...]:
         """Names of the reward: evaluations mark a metric as a training reward if its reward has one of these names."""
         return (self.kind,)
+
+    def label(self) -> str:
+        """The name by which errors name the reward."""
+        return (*self.names(), self.kind)[0]
 
 
 class TextReward(Reward):
@@ -88,7 +92,12 @@ def _choose(given: Any) -> Reward:
     reward = choose(REWARDS, Reward, given)
     if not isinstance(reward, TextReward | RoleReward):
         raise ValueError(f"reward {reward.kind}: derives from Reward alone; derive from TextReward or from RoleReward")
+    with calling(f"reward {reward.kind}: names", reward):
+        names = reward.names()
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"reward {reward.kind}: names gave {names!r}; it gives a tuple of texts")
     return reward
 
 
 ChosenReward = Annotated[SerializeAsAny[Reward], BeforeValidator(_choose)]
+RewardsSetting = Annotated[list[ChosenReward], BeforeValidator(one_or_more)]

@@ -20,14 +20,14 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor
 
-from align.core.config import BadInput, ModelConfig
+from align.core.config import BadInput
 from align.core.files import write_bytes
 from align.core.runs import Run
 from align.core.stage import stage
 from align.data.pairs import candidate_trees
 from align.model.adapters import AdapterModel
 from align.model.load import context_length, width
-from align.model.open import Role, open_models
+from align.model.open import ModelConfig, Role, open_models
 from align.model.packing import Tree, pack
 from rewards.model import RewardRun
 

@@ -153,12 +153,6 @@ class Compute(Frozen):
     )
 
 
-class ModelConfig(TextConfig):
-    """What every stage that runs a model holds."""
-
-    compute: Compute = Compute()
-
-
 class Optim(Frozen):
     """AdamW with a warm-up and a schedule."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, PydanticUserError, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from align.core.config import BadInput, Frozen
 from align.core.problems import explain
@@ -69,12 +69,13 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
     """
     if isinstance(given, base):
         return given
-    settings = {"kind": given} if isinstance(given, str) else given
-    if not isinstance(settings, Mapping) or not isinstance(settings.get("kind"), str):
+    settings = given if isinstance(given, Mapping) else {"kind": given}
+    if (kind := settings.get("kind")) is None:
         raise ValueError(f"names no kind of {seam.what}; write kind: {_known(seam)}")
-    kind = settings["kind"]
+    if not isinstance(kind, str):
+        raise ValueError(f"{kind!r} is no kind of {seam.what}; write {_known(seam)}")
     if kind not in seam.shipped and ":" not in kind:
-        near = difflib.get_close_matches(kind, seam.shipped, n=1)
+        near = difflib.get_close_matches(kind, seam.shipped, n=1, cutoff=0.75)
         hint = f"did you mean '{near[0]}'?" if near else f"write {_known(seam)}"
         raise ValueError(f"'{kind}' is no kind of {seam.what}; {hint}")
     try:
@@ -90,6 +91,11 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
         raise ValueError(str(error)) from error
     except ValidationError as error:
         raise ValueError(explain(part, error, f"{seam.what} {kind}", settings)) from None
+
+
+def one_or_more(given: Any) -> Any:
+    """Read a setting that is one part, or a list of parts, as a list."""
+    return given if given is None or isinstance(given, list | tuple) else [given]
 
 
 def parts_of(config: Frozen) -> Iterator[tuple[str, Part]]:
@@ -159,12 +165,16 @@ def _file_of(home: Any) -> str | None:
 
 
 def _import(name: str, module_name: str) -> ModuleType:
+    file, remedy = None, "mend the name or the module"
     try:
         if importlib.util.find_spec(module_name.partition(".")[0]) is None and str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
+        file = getattr(importlib.util.find_spec(module_name), "origin", None)
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # importing a module runs the user's own code
-        raise BadInput(f"'{name}': cannot be imported ({raised(error)}); mend the name or the module") from error
+        if isinstance(error, PydanticUserError) and error.code == "model-field-missing-annotation":
+            remedy = "write a setting with its type (beta: float = 0.1), and a constant as ClassVar"
+        raise BadInput(f"'{name}': cannot be imported ({raised(error, file)}); {remedy}") from error
 
 
 def _known(seam: Seam) -> str:

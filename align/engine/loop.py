@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from align.core.config import ModelConfig, Optim, Tracker
+from align.core.config import Optim, Tracker
 from align.core.runs import Run
 from align.engine.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from align.engine.distributed import Distributed
@@ -23,6 +23,7 @@ from align.engine.metrics_logger import MetricsLogger
 from align.engine.optimizer import RoleOptimizer
 from align.engine.samples import SampleLogger
 from align.model.adapters import AdapterModel
+from align.model.open import ModelConfig
 from align.model.tuners.tuner import TunerSetting
 
 

@@ -91,7 +91,7 @@ class SampleLogger:
         answered = [
             (row, ids, reply.samples[0])
             for (row, ids), reply in zip(self.prompts, replies, strict=True)
-            if reply.refused is None
+            if reply.samples
         ]
         kl: Sequence[float | None] = [None] * len(answered)
         scores: Sequence[float | None] = kl

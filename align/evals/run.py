@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from align.core.config import BadInput, Compute, Template, TextConfig
+from align.core.config import BadInput, Template
 from align.core.files import write_jsonl
 from align.core.hashes import artefact_hash, file_hash
 from align.core.plugins import choose
@@ -35,11 +35,12 @@ from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
 from align.generate.local import LocalSampler
 from align.generate.sampler import TokenSampler
 from align.model.chat import Chat
+from align.model.open import ModelConfig
 from align.model.sources import on_the_day_of, template_of
 from rewards.functions import code_of, load_function, origin_of
 
 
-class EvalConfig(TextConfig):
+class EvalConfig(ModelConfig):
     """What is evaluated and how the policy acts.
 
     ``items``: JSON lines, or runs that hold ``<suite>.jsonl`` (or a pairs run, where a suite takes its test prompts).
@@ -72,7 +73,6 @@ class EvalConfig(TextConfig):
     measured_lower: list[Path] = Field(default_factory=list, description="the same, and less is better")
     system_prompt: str | None = Field(default=None, description="put before every prompt that has none")
     sampler: TokenSampler | None = Field(default=None, description="kind: local, or module:Class; null is local")
-    compute: Compute = Compute()
 
     @field_validator("suite", mode="before")
     @classmethod

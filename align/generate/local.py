@@ -57,7 +57,7 @@ class LocalSampler(Sampler):
         prompts: list[tuple[Request, Sequence[int]]] = []
         for request in requests:
             try:
-                ids = _prompt_ids(request, policy)
+                ids = request.rendered(policy.model.chat)
             except Unusable as error:
                 yield Reply(request.id, [], refused=f"prompt: {error}")
                 continue
@@ -91,12 +91,6 @@ class LocalSampler(Sampler):
                     ],
                     prompt_ids=ids,
                 )
-
-
-def _prompt_ids(request: Request, policy: RoleModel) -> Sequence[int]:
-    if request.prompt_ids is not None:
-        return request.prompt_ids
-    return policy.model.chat.prompt_ids(request.messages, request.tools, request.arguments)
 
 
 def _parts(prompts: Sequence[tuple[Request, Sequence[int]]]) -> Iterator[list[tuple[Request, Sequence[int]]]]:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
-from align.core.config import BadInput, ModelConfig
+from align.core.config import BadInput
 from align.core.files import cut_jsonl, read_jsonl, write_jsonl
 from align.core.records import Message
 from align.core.run_record import read_run
@@ -29,8 +29,8 @@ from align.data.tokens import record_tokens
 from align.generate.endpoint import EndpointSampler, address, sum_known
 from align.generate.local import LocalSampler
 from align.generate.prompts import Prompt, read_prompts
-from align.generate.sampler import ChosenSampler, Reply, Request, Sample, Sampler
-from align.model.open import Role, open_models
+from align.generate.sampler import ChosenSampler, Reply, Request, Sample, Sampler, replies_to
+from align.model.open import ModelConfig, Role, open_models
 from align.model.roles import RoleModel
 
 REPLIES = "checkpoints/replies.jsonl"  # the replies so far
@@ -142,7 +142,7 @@ def _replies(config: SampleConfig, run: Run, source: ResponseSource, prompts: Se
         run.note(f"{len(replies)} of {len(prompts)} prompts were answered before; going on")
     waiting = {prompt.id: number for number, prompt in enumerate(prompts) if number not in replies}
     requests = [_request(config, prompts[number]) for number in waiting.values()]
-    answered = source.sampler.sample(requests, source.policy)
+    answered = replies_to(source.sampler, requests, source.policy)
     for reply in tqdm(answered, desc="sample", unit="prompt", total=len(requests)):
         if reply.refused is not None:  # sent again by the next run of the same command
             run.drop(reply.refused)

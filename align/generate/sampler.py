@@ -7,6 +7,8 @@ loads a model or sends a request to a server (``local.py``, ``endpoint.py``).
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -16,9 +18,12 @@ from pydantic import AfterValidator, BeforeValidator, SerializeAsAny
 from tqdm import tqdm
 
 from align.core.config import BadInput
-from align.core.plugins import Part, Seam, choose
+from align.core.messages import NoMessage, read_message
+from align.core.plugins import Part, Seam, calling, choose
 from align.core.records import Message
 from align.core.seeds import sequence_seed
+from align.model.chat import Chat, Unusable
+from align.model.parsing import parse_response
 
 if TYPE_CHECKING:
     from align.model.roles import RoleModel
@@ -50,6 +55,11 @@ class Request(NamedTuple):
     def seeds(self) -> list[int]:
         """One seed per response."""
         return [sequence_seed(*self.key, number) for number in range(self.n)]
+
+    def rendered(self, chat: Chat) -> Sequence[int]:
+        """The token ids of the prompt; raises Unusable where the chat template cannot render it."""
+        known = self.prompt_ids
+        return chat.prompt_ids(self.messages, self.tools, self.arguments) if known is None else known
 
 
 class Sample(NamedTuple):
@@ -127,29 +137,117 @@ TokenSampler = Annotated[ChosenSampler, AfterValidator(_gives_tokens)]
 def sample_all(
     sampler: Sampler, requests: Sequence[Request], policy: RoleModel | None, progress: str | None = None
 ) -> list[Reply]:
-    """The replies to requests, in the order of the requests.
+    """The replies to requests, in the order of the requests; raises as :func:`replies_to`.
 
     Args:
         progress: label of the progress bar; None: no bar.
-
-    Raises:
-        BadInput: a request has no reply or the wrong number of samples, or required token ids are missing.
     """
-    answered = sampler.sample(requests, policy)
+    answered = replies_to(sampler, requests, policy)
     bar = tqdm(answered, desc=progress, unit="prompt", total=len(requests), disable=progress is None or not requests)
     replies = {reply.id: reply for reply in bar}
-    for request in requests:
-        reply = replies.get(request.id)
-        if reply is None or (reply.refused is None and len(reply.samples) != request.n):
-            given = "no reply" if reply is None else f"{len(reply.samples)} samples"
-            raise BadInput(f"sampler {sampler.kind}: gave {given} to a request for {request.n}; mend the sampler")
-        if sampler.GIVES_TOKENS and any(sample.ids is None or sample.logprobs is None for sample in reply.samples):
-            raise BadInput(f"sampler {sampler.kind}: gave a sample without ids or logprobs, and declares GIVES_TOKENS")
-        if sampler.GIVES_TOKENS and request.temperature > 0:
-            lengths = [(len(sample.ids or []), len(sample.logprobs or [])) for sample in reply.samples]
-            if uneven := next((pair for pair in lengths if pair[0] != pair[1] or not pair[0]), None):
-                raise BadInput(
-                    f"sampler {sampler.kind}: gave {uneven[0]} ids with {uneven[1]} logprobs to request {request.id}; "
-                    "a drawn sample has one log-probability per token id, and at least one id"
-                )
     return [replies[request.id] for request in requests]
+
+
+def replies_to(sampler: Sampler, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
+    """Yield the reply to each request in the order of arrival, checked against its request.
+
+    The sampler gets copies of the requests, so that its edits do not reach the run.
+
+    Raises:
+        BadInput: names the sampler that raises, leaves a request out, or gives a reply that cannot be one to a request.
+    """
+    waiting = {request.id: request for request in requests}
+    for reply in _called(sampler, requests, policy):
+        if not isinstance(reply, Reply):
+            raise _broken(sampler, f"gave a value of type {type(reply).__name__} where a Reply is expected")
+        request = waiting.pop(reply.id, None) if isinstance(reply.id, str) else None
+        if request is None:
+            raise _broken(sampler, f"gave a reply to {reply.id!r}, which no request has as its id, or a second one")
+        if problem := _problem(sampler, request, reply, policy):
+            raise _broken(sampler, f"request {request.id}: {problem}")
+        yield reply
+    if waiting:
+        raise _broken(sampler, f"gave no reply to {len(waiting)} of {len(requests)} requests, first {[*waiting][0]}")
+
+
+def _broken(sampler: Sampler, problem: str) -> BadInput:
+    return BadInput(f"sampler {sampler.kind}: {problem}; mend the sampler")
+
+
+def _called(sampler: Sampler, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Any]:
+    copies = [
+        request._replace(
+            messages=copy.deepcopy(request.messages),
+            tools=copy.deepcopy(request.tools),
+            arguments=copy.deepcopy(dict(request.arguments)),
+        )
+        for request in requests
+    ]
+    end = object()
+    with calling(f"sampler {sampler.kind}", sampler):
+        replies = iter(sampler.sample(copies, policy))
+    while True:
+        with calling(f"sampler {sampler.kind}", sampler):
+            reply = next(replies, end)
+        if reply is end:
+            return
+        yield reply
+
+
+def _problem(sampler: Sampler, request: Request, reply: Reply, policy: RoleModel | None) -> str | None:
+    """Return the reason why a reply cannot be one to its request, or None."""
+    if not isinstance(reply.samples, list | tuple):
+        return f"its samples are of type {type(reply.samples).__name__}; they are a list"
+    wanted = request.n if reply.refused is None else 0
+    if len(reply.samples) + (0 if sampler.GIVES_TOKENS else reply.withheld) != wanted:
+        return f"gave {len(reply.samples)} samples, where {wanted} are expected"
+    problems = (_sample_problem(sampler, request, sample) for sample in reply.samples)
+    if problem := next((problem for problem in problems if problem), None):
+        return problem
+    is_from_elsewhere = sampler.GIVES_TOKENS and sampler.code()
+    return _token_problem(request, reply, policy) if is_from_elsewhere and policy and reply.samples else None
+
+
+def _sample_problem(sampler: Sampler, request: Request, sample: Any) -> str | None:
+    if not isinstance(sample, Sample):
+        return f"gave a value of type {type(sample).__name__} where a Sample is expected"
+    message, ids, logprobs = sample.message, sample.ids, sample.logprobs
+    if not isinstance(message, dict) or message.get("role") != "assistant" or not isinstance(sample.ended, bool):
+        return "a sample is a message of the role assistant, and True or False for ended"
+    calls = message.get("tool_calls", [])
+    if not isinstance(message.get("content"), str) or not isinstance(calls, list):
+        return "content of a message is text, and tool_calls are a list"
+    try:
+        read_message({key: value for key, value in message.items() if key != "tool_calls"}, "a sample")
+    except NoMessage as error:
+        return str(error)
+    if sampler.GIVES_TOKENS and (ids is None or logprobs is None):
+        return "gave a sample without ids or logprobs, and declares GIVES_TOKENS"
+    if ids is not None and not (ids and all(type(token) is int and token >= 0 for token in ids)):
+        return "ids of a sample are token ids, at least one"
+    if ids is not None and logprobs is not None and (logprobs or request.temperature > 0):
+        if len(logprobs) != len(ids):
+            return f"gave {len(ids)} ids with {len(logprobs)} logprobs; a drawn sample has one per token id"
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in logprobs):
+            return "logprobs of a sample are finite numbers"
+    return None
+
+
+def _token_problem(request: Request, reply: Reply, policy: RoleModel) -> str | None:
+    """Return the reason why token ids from elsewhere are not those of the prompt and of the messages, or None."""
+    chat = policy.model.chat
+    try:
+        prompt = request.rendered(chat)
+    except Unusable as error:
+        return f"gave samples for a prompt that the chat template cannot render ({error})"
+    if list(reply.prompt_ids or []) != list(prompt):
+        return "prompt_ids are not the token ids of its prompt under the run's chat template"
+    stops = chat.stop_ids(policy.model.base)
+    for sample in reply.samples:
+        ids = sample.require_ids()
+        chat.refuse_beyond(ids)
+        if sample.ended != (ids[-1] in stops):
+            return "a sample ends with a stop token exactly where ended is True"
+        if parse_response(chat, prompt, ids, request.tools) != sample.message:
+            return f"the ids of a sample do not spell its message {str(sample.message['content'])[:40]!r}"
+    return None

@@ -6,16 +6,19 @@ step add up to the same loss and gradient. A loss that couples pairs gets all pa
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
+import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from align.core.plugins import Part, Seam, choose
+from align.core.config import BadInput
+from align.core.plugins import Part, Seam, calling, choose, one_or_more
 
 LOSSES = Seam("loss", {"sigmoid": "align.losses.pairwise:Sigmoid", "sft": "align.losses.pairwise:Likelihood"})
 
@@ -134,11 +137,71 @@ class Likelihood(PreferenceLoss):
 
 
 ChosenLoss = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(partial(choose, LOSSES, PreferenceLoss))]
-LossSetting = Annotated[  # one loss, or a weighted list of losses
-    tuple[ChosenLoss, ...],
-    Field(min_length=1),
-    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else (given,)),
-]
+LossSetting = Annotated[tuple[ChosenLoss, ...], Field(min_length=1), BeforeValidator(one_or_more)]
+
+
+def check_losses(losses: Sequence[PreferenceLoss]) -> None:
+    """Try each loss on random log-probabilities: before a model is loaded, a loss that cannot train is refused.
+
+    A loss that does not declare ``COUPLES_PAIRS`` is computed packed batch by packed batch, so its value on all pairs
+    must be the sum of its values on parts of them.
+
+    Raises:
+        BadInput: a loss raises, gives no differentiable scalar, or couples pairs without declaring it.
+    """
+    n_pairs, generator = 8, torch.Generator().manual_seed(0)
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n_pairs, generator=generator)
+
+    chosen_P, rejected_P, weight_P = draw(-30, -20), draw(-30, -20), draw(0.5, 1.5)
+    columns = [
+        chosen_P.requires_grad_(),
+        rejected_P.requires_grad_(),
+        chosen_P.detach() + draw(-2, 2),
+        rejected_P.detach() + draw(-2, 2),
+        draw(10, 20).round(),
+        draw(10, 20).round(),
+        weight_P,
+    ]
+
+    def values(part: slice) -> PairLogprobs:
+        return PairLogprobs(*(column_P[part] for column_P in columns), denominator=float(weight_P.sum()))
+
+    for loss in losses:
+        with calling(f"loss {loss.kind}: reward_scale", loss):
+            if not math.isfinite(loss.reward_scale):
+                raise BadInput(f"loss {loss.kind}: reward_scale is {loss.reward_scale}; it is a finite number")
+        first, rest, whole = (loss_value(loss, values(part)) for part in (slice(3), slice(3, None), slice(None)))
+        apart = first + rest
+        if not loss.COUPLES_PAIRS and not torch.allclose(whole, apart, rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise BadInput(
+                f"loss {loss.kind}: it is {whole:.6g} on {n_pairs} pairs, and {apart:.6g} as the sum over two parts of "
+                "them; a loss that couples pairs declares COUPLES_PAIRS: ClassVar[bool] = True, and any other is a sum "
+                "over pairs, divided by pairs.denominator"
+            )
+
+
+def loss_value(loss: PreferenceLoss, pairs: PairLogprobs) -> Tensor:
+    """The value ``()`` of one loss.
+
+    Raises:
+        BadInput: the loss raises, or gives something other than a scalar with a gradient.
+    """
+    with calling(f"loss {loss.kind}", loss):
+        value = loss.loss(pairs)
+    if not isinstance(value, Tensor):
+        given = f"a value of type {type(value).__name__}"
+    elif value.shape != ():
+        given = f"a tensor of shape {list(value.shape)}"
+    elif not value.requires_grad:
+        given = "a number without a gradient"
+    else:
+        return value
+    raise BadInput(
+        f"loss {loss.kind}: loss() gave {given}; it gives a tensor of shape [], computed from the log-probabilities of "
+        "the policy"
+    )
 
 
 def total_loss(losses: Sequence[PreferenceLoss], pairs: Callable[[], PairLogprobs]) -> Tensor:
@@ -148,5 +211,5 @@ def total_loss(losses: Sequence[PreferenceLoss], pairs: Callable[[], PairLogprob
         pairs: gives the pairs, with tensors of its own to each loss, so that the gradients of several losses are added
             up where the tensors come from, in the same order whichever losses there are.
     """
-    first, *others = (loss.weight * loss.loss(pairs()) for loss in losses)
+    first, *others = (loss.weight * loss_value(loss, pairs()) for loss in losses)
     return sum(others, start=first)

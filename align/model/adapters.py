@@ -7,8 +7,8 @@ role by role. Log-probabilities, values and scores are computed at response posi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from align.core.config import Compute, Template
+from align.core.config import BadInput, Compute, Template
 from align.core.files import write_bytes
+from align.core.plugins import calling
 from align.losses.kl import exact_token_kl
 from align.model.attention import DENSE, Attention, choose_attention
 from align.model.chat import Chat
 from align.model.heads import ScalarHead, model_head, trunk_of
 from align.model.load import batch_limit, device_of, load_base, load_tokenizer, refuse_tokens_beyond, width
-from align.model.packing import Layout, PackedBatch
-from align.model.tuners.tuner import Tuner, default_tuner, plain, read_adapter, refuse_other_shape
+from align.model.packing import Layout, PackedBatch, Tree, pack
+from align.model.tuners.tuner import Tuner, default_tuner, plain, read_adapter, refuse_other_settings
 
 CHUNK_CELLS = 1 << 24  # positions x vocabulary that the head computes at once, in fp32 numbers (64 MiB)
 
@@ -44,7 +45,8 @@ class AdapterModel:
         self.base, self.unused, self.stored_as = load_base(source, compute)
         refuse_tokens_beyond(source, self.chat, int(self.base.get_input_embeddings().weight.shape[0]))
         self.attention = choose_attention(compute.attention)
-        self.attention.prepare(self.base)
+        with calling(f"attention {self.attention.kind}: prepare", self.attention):
+            self.attention.prepare(self.base)
         self.tuners: dict[str, Tuner] = {}
         self.tuned: dict[type[Tuner], Any] = {}  # the base as each class of tuner has wrapped it
         self.active: str | None = None
@@ -62,19 +64,51 @@ class AdapterModel:
         """Add a role: a copy of a saved adapter, or new weights that leave the base unchanged.
 
         Raises:
-            BadInput: the adapter does not fit the base, or ``tuner`` has another shape than the adapter.
+            BadInput: the adapter does not fit the base, ``tuner`` has other settings than the adapter, or nothing of
+                the role can be trained.
         """
         saved = read_adapter(adapter).tuner if adapter else None
-        if adapter and saved and tuner:
-            refuse_other_shape(tuner, saved, adapter)
         own = self.tuners[role] = saved or tuner or default_tuner()
-        model = self.tuned[type(own)] = own.attach(self.tuned.get(type(own), self.base), role, adapter)
-        if adapter:
-            own.load(model, role, adapter, self.base_path)
+        with _calling(own):
+            model = self.tuned[type(own)] = own.attach(self.tuned.get(type(own), self.base), role, adapter)
+            if adapter and saved and tuner:
+                refuse_other_settings(tuner, saved, model, role, adapter)
+            if adapter:
+                own.load(model, role, adapter, self.base_path)
+            parameters = own.parameters(model, role)
+        if trainable and not parameters:
+            raise BadInput(f"tuner {own.kind}: parameters() names no tensor of the role {role}, so nothing would train")
         self.base.eval()  # PEFT's new modules are in train mode
         self.trainable[role] = trainable
-        for parameter in own.parameters(model, role).values():
+        for parameter in parameters.values():
             parameter.data = parameter.data.to(self.device, torch.float32)
+
+    def check_trains(self, role: str, note: Callable[[str], None]) -> None:
+        """Compute the gradient of a short row where the tuner is from elsewhere, and note the tensors that have none.
+
+        Raises:
+            BadInput: no tensor of the role has a gradient, so nothing would train.
+        """
+        tuner = self.tuners[role]
+        if not tuner.code():
+            return
+        (packed,) = pack([Tree([3, 4, 5, 6], [[7, 8, 9, 10]])], 8, "padded")
+        with self.use(role), _calling(tuner):
+            tensors = tuner.parameters(self.wrapped(role), role)
+            trained = [tensor for tensor in tensors.values() if tensor.requires_grad]
+            total = self.logprobs(packed.to(self.device)).sum()
+            has_gradient = total.requires_grad and trained
+            gradients = torch.autograd.grad(total, trained, allow_unused=True) if has_gradient else []
+        self.set_active(None)
+        used = {id(tensor) for tensor, one in zip(trained, gradients, strict=False) if one is not None}
+        unused = [name for name, tensor in tensors.items() if id(tensor) not in used]
+        if not used:
+            raise BadInput(
+                f"tuner {tuner.kind}: no tensor of the role {role} has a gradient: activate() must set requires_grad, "
+                "and the forward pass must use the tensors that parameters() names"
+            )
+        if unused:
+            note(f"tuner {tuner.kind}: {len(unused)} of {len(tensors)} tensors have no gradient, first {unused[0]}")
 
     def add_head(self, role: str, folder: Path | None = None) -> ScalarHead:
         """Add a scalar head to a role: zeros, or the weights in ``folder/head.safetensors``."""
@@ -102,9 +136,11 @@ class AdapterModel:
         own = type(self.tuners[role]) if role is not None else None
         for kind, model in self.tuned.items():
             if kind is not own:
-                self._tuner(kind).activate(model, None)
+                with _calling(tuner := self._tuner(kind)):
+                    tuner.activate(model, None)
         if role is not None:
-            self.tuners[role].activate(self.wrapped(role), role, self.trainable[role])
+            with _calling(self.tuners[role]):
+                self.tuners[role].activate(self.wrapped(role), role, self.trainable[role])
         self.active = role
 
     def _tuner(self, kind: type[Tuner]) -> Tuner:
@@ -116,14 +152,16 @@ class AdapterModel:
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """The tensors of a role, by names that do not depend on the role: adapter first, then head."""
-        named = self.tuners[role].parameters(self.wrapped(role), role)
+        with _calling(self.tuners[role]):
+            named = self.tuners[role].parameters(self.wrapped(role), role)
         if role in self.heads:
             named |= {f"head.{name}": parameter for name, parameter in self.heads[role].linear.named_parameters()}
         return named
 
     def save_role(self, role: str, folder: Path) -> None:
         """Write a role as a flat adapter folder, with ``head.safetensors`` where it has a head."""
-        self.tuners[role].save(self.wrapped(role), role, self.base_path, folder)
+        with _calling(self.tuners[role]):
+            self.tuners[role].save(self.wrapped(role), role, self.base_path, folder)
         if role in self.heads:
             write_bytes(folder / "head.safetensors", save(plain(self.heads[role].linear.state_dict())))
 
@@ -239,11 +277,14 @@ class AdapterModel:
         return max(1, CHUNK_CELLS // int(self.base.get_output_embeddings().weight.shape[0]))
 
 
+def _calling(tuner: Tuner) -> AbstractContextManager[None]:
+    return calling(f"tuner {tuner.kind}", tuner)
+
+
 def forward_hidden(model: Any, packed: PackedBatch, attention: Attention = DENSE) -> Tensor:
     """Final hidden states ``(R, L, D)`` of a causal model on a packed batch, tree or padded."""
+    with calling(f"attention {attention.kind}: mask", attention):
+        mask = packed.filled().long() if packed.layout == "padded" else attention.mask(model, packed)
     return trunk_of(model)(
-        input_ids=packed.tokens_RL,
-        position_ids=packed.positions_RL,
-        attention_mask=packed.filled().long() if packed.layout == "padded" else attention.mask(model, packed),
-        use_cache=False,
+        input_ids=packed.tokens_RL, position_ids=packed.positions_RL, attention_mask=mask, use_cache=False
     ).last_hidden_state

@@ -8,12 +8,13 @@ which only CUDA can train; they are another :class:`Attention`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
-from align.core.config import BadInput
+from align.core.config import BadInput, Compute
 from align.core.plugins import Part, Seam, choose
 from align.model.packing import PackedBatch
 
@@ -41,6 +42,15 @@ def choose_attention(given: Any) -> Attention:
         return choose(ATTENTION, Attention, given or "dense")
     except ValueError as error:
         raise BadInput(f"compute.attention: {error}") from error
+
+
+def _attention_can_be_chosen(compute: Compute) -> Compute:
+    if compute.attention is not None:
+        choose(ATTENTION, Attention, compute.attention)
+    return compute
+
+
+ComputeSetting = Annotated[Compute, AfterValidator(_attention_can_be_chosen)]
 
 
 class Dense(Attention):

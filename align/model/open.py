@@ -8,18 +8,28 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from align.core.config import ModelConfig
+from align.core.config import BadInput, Compute, TextConfig
 from align.core.hashes import artefact_hash
+from align.core.plugins import calling
 from align.core.runs import Run
 from align.core.seeds import stage_seed
 from align.model.adapters import AdapterModel
+from align.model.attention import ComputeSetting
 from align.model.layouts import note_layout
 from align.model.sources import find_policy, find_source, template_of
 from align.model.tuners.tuner import Tuner
 
 
+class ModelConfig(TextConfig):
+    """What every stage that runs a model holds."""
+
+    compute: ComputeSetting = Compute()
+
+
 class RoleWeights(Protocol):
     """Weights that a role can start from, other than the starting policy of the stage (a reward run)."""
+
+    kind: str
 
     def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None: ...
 
@@ -65,13 +75,22 @@ def open_models(
     run.renders_with(model.chat)
     for name, role in roles.items():
         if role.weights is not None:
-            role.weights.add_to(model, name, trainable=role.trainable)
+            _add_weights(model, name, role.weights, role.trainable)
             continue
         if role.trainable or source.adapter:
             model.add(name, adapter=source.adapter, tuner=tuner if role.trainable else None, trainable=role.trainable)
         if role.has_head:
             model.add_head(name)
+        if role.trainable:
+            model.check_trains(name, run.note)
     if packs:
         note_layout(model, run.note)
     run.record.lineage |= {"base": artefact_hash(source.base)}
     return model
+
+
+def _add_weights(model: AdapterModel, name: str, weights: RoleWeights, trainable: bool) -> None:
+    with calling(f"reward {weights.kind}: add_to", weights):
+        weights.add_to(model, name, trainable=trainable)
+    if name not in model.trainable or (trainable and name not in model.heads):
+        raise BadInput(f"reward {weights.kind}: add_to added no role '{name}' with a head; call model.add and add_head")

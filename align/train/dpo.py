@@ -15,18 +15,27 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from align.core.config import Optim, Watch
+from align.core.config import Frozen, Optim, Watch
 from align.core.plugins import RewardFunction
+from align.core.problems import explain
 from align.core.runs import Run
 from align.core.stage import stage
 from align.data.pairs import PairIndex, PromptPairs, index_pairs, load_pairs, prompts_hash, total_weight
 from align.engine.distributed import Distributed
 from align.engine.loop import TrainingConfig, TrainingLoop, epochs
 from align.engine.samples import SampleLogger, sample_rows
-from align.losses.pairwise import Likelihood, LossSetting, PairLogprobs, PreferenceLoss, Sigmoid, total_loss
+from align.losses.pairwise import (
+    Likelihood,
+    LossSetting,
+    PairLogprobs,
+    PreferenceLoss,
+    Sigmoid,
+    check_losses,
+    total_loss,
+)
 from align.model.adapters import AdapterModel
 from align.model.load import context_length
 from align.model.open import TRAINED_POLICY, open_models
@@ -35,6 +44,18 @@ from align.train import guards
 
 ALARM = -2.0  # nats per response: mean log-ratio of chosen responses below which likelihood displacement is noted
 BETA, SFT_WEIGHT = 0.1, 0.2
+
+
+class FormerLoss(Frozen):
+    """The keys by which earlier versions set the loss."""
+
+    beta: float = Field(default=BETA, gt=0)
+    sft_weight: float = Field(default=SFT_WEIGHT, ge=0)
+
+    def losses(self) -> list[dict[str, Any]]:
+        """The same as a list of losses."""
+        sigmoid = {"kind": "sigmoid", "weight": 1.0, "beta": self.beta}
+        return [sigmoid, *([] if self.sft_weight == 0 else [{"kind": "sft", "weight": self.sft_weight}])]
 
 
 class DPOConfig(TrainingConfig):
@@ -60,13 +81,14 @@ class DPOConfig(TrainingConfig):
     def renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Read the former keys ``beta`` and ``sft_weight`` as the list ``loss``."""
         values = super().renamed(settings)
-        former = {name: values.pop(name) for name in ("beta", "sft_weight") if name in values}
+        former = {name: values.pop(name) for name in FormerLoss.model_fields if name in values}
         if former and values.get("loss") is not None:
             raise ValueError(f"{' and '.join(former)}: settings of the loss; write them in loss: alone")
         if former:
-            sigmoid = {"kind": "sigmoid", "weight": 1.0, "beta": former.get("beta", BETA)}
-            weight = former.get("sft_weight", SFT_WEIGHT)
-            values["loss"] = [sigmoid, *([] if weight == 0 else [{"kind": "sft", "weight": weight}])]
+            try:
+                values["loss"] = FormerLoss(**former).losses()
+            except ValidationError as error:
+                raise ValueError(explain(FormerLoss, error, "former keys of loss", former)) from None
         return values
 
 
@@ -94,6 +116,7 @@ class Sums(NamedTuple):
 @stage
 def dpo(config: DPOConfig, run: Run, *, gold: RewardFunction | None = None) -> dict[str, Any]:
     """Train a policy on pairs; ``gold`` gives the true utility of its periodic samples, where it is known."""
+    check_losses(config.loss)
     model = open_models(run, config, config.policy, TRAINED_POLICY, tuner=config.tuner)
     train = load_pairs(run, config.pairs, "train", model.chat, context_length(model.base), config.min_rows)
     run.record.lineage |= {"prompts": prompts_hash(train)}

@@ -43,7 +43,7 @@ from align.train.rollouts import (
 )
 from rewards.functions import code_of
 from rewards.model import score_by_roles
-from rewards.reward import ChosenReward, Rewards
+from rewards.reward import Rewards, RewardsSetting
 
 
 class PPOConfig(TrainingConfig):
@@ -59,8 +59,9 @@ class PPOConfig(TrainingConfig):
     functions: list[str] = Field(
         default_factory=list, description="module:function; short for rewards: {kind: function, name: module:function}"
     )
-    rewards: list[ChosenReward] | None = Field(
-        default=None, description="what is added up with reward and functions; kind: run, function, or module:Class"
+    rewards: RewardsSetting | None = Field(
+        default=None,
+        description="one or a list, added up with reward and functions; kind: run, function, or module:Class",
     )
     iterations: int = Field(default=50, ge=1, description="rounds of sampling and learning")
     batch: int = Field(default=32, ge=1, description="prompts per iteration")
@@ -186,7 +187,7 @@ def act(
     sampler = config.sampler or LocalSampler()
     requests = [
         Request(
-            prompt.id,
+            str(number),
             (config.seed, "ppo", iteration, prompt.id),
             prompt.messages,
             prompt_ids=prompt.ids,
@@ -194,11 +195,12 @@ def act(
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
         )
-        for prompt in prompts
+        for number, prompt in enumerate(prompts)
     ]
     replies = sample_all(sampler, requests, RoleModel(model, "policy"))
-    if refused := next((reply for reply in replies if reply.refused is not None), None):
-        raise BadInput(f"ppo: sampler {sampler.kind}: prompt {refused.id}: {refused.refused}")
+    for prompt, reply in zip(prompts, replies, strict=True):
+        if reply.refused is not None:
+            raise BadInput(f"ppo: sampler {sampler.kind}: prompt {prompt.id}: {reply.refused}")
     return [reply.samples for reply in replies]
 
 

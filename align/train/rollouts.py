@@ -129,7 +129,7 @@ def score_samples(
     texts = [[sample.message] for _, sample in flat]
     ended = [sample.ended for _, sample in flat]
     scores = [0.0 if is_whole else -missing_eos_penalty for is_whole in ended]
-    by_reward = [rewards_of(reward.names()[0], reward.score, messages, texts, ended=ended) for reward in rewards]
+    by_reward = [rewards_of(reward.label(), reward.score, messages, texts, ended=ended) for reward in rewards]
     for i, values in enumerate(zip(*by_reward, strict=True)):
         if not has_roles and all(value is None for value in values):
             raise BadInput(f"rewards: none has an opinion on a response to prompt {flat[i][0].id}")

@@ -12,7 +12,7 @@ from conftest import EXACT, add_stirred
 from fixtures.small_trees import TREES, packed_of
 from toy_attention import Added
 
-from align.core.config import BadInput, Compute
+from align.core.config import BadInput, Compute, build
 from align.core.hashes import code_hash
 from align.core.inputs import code_hashes
 from align.model.adapters import AdapterModel
@@ -60,14 +60,31 @@ def test_an_attention_that_leaks_is_known_at_the_start(model_folder: ModelFolder
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ("flex", "compute.attention: 'flex' is no kind of attention; write one of dense, or module:Class of your own"),
-        ({**ADDED, "flor": 1}, "unknown key 'flor'; did you mean 'floor'"),
-        ("toy_tuner:Scales", "a class derived from align.model.attention:Attention is one"),
+        ("flex", "'flex' is no kind of attention; write one of dense, or module:Class of your own"),
+        ({**ADDED, "flor": 1}, "attention toy_attention:Added: unknown key 'flor'; did you mean 'floor'"),
+        ("toy_tuner:Scales", ".*a class derived from align.model.attention:Attention is one"),
     ],
 )
-def test_what_is_no_attention_is_refused(model_folder: ModelFolder, given: Any, problem: str) -> None:
-    with pytest.raises(BadInput, match=problem):
+def test_what_is_no_attention_is_refused(model_folder: ModelFolder, tmp_path: Path, given: Any, problem: str) -> None:
+    """From Python when a model is opened, and in a config when it is read, with the file and the key."""
+    with pytest.raises(BadInput, match=f"^compute.attention: {problem}"):
         AdapterModel(model_folder("llama"), Compute(device="cpu", attention=given))
+    settings = {"run": tmp_path, "candidates": tmp_path, "reward": tmp_path, "compute": {"attention": given}}
+    with pytest.raises(BadInput, match=f"^score.yaml: key 'compute': {problem}"):
+        build(ScoreConfig, settings, "score.yaml")
+
+
+class Fails(Attention):
+    """Raises where a mask is asked of it."""
+
+    def mask(self, model: Any, packed: PackedBatch) -> Any:
+        raise KeyError("window")
+
+
+def test_an_attention_that_raises_is_named(model_folder: ModelFolder) -> None:
+    """Its failure is no property of the model, for which padded rows would be the answer."""
+    with pytest.raises(BadInput, match="attention test_attention:Fails: mask: KeyError: 'window' at test_attention"):
+        opened(model_folder("llama"), f"{__name__}:Fails")
 
 
 def test_the_code_of_an_attention_is_an_input_of_the_run(tmp_path: Path) -> None:

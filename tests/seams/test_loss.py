@@ -18,7 +18,7 @@ from align.core.config import BadInput, build
 from align.core.files import read_jsonl
 from align.data.pairs import PromptPairs
 from align.engine.distributed import Distributed
-from align.losses.pairwise import Likelihood, PairLogprobs, PreferenceLoss, Sigmoid
+from align.losses.pairwise import Likelihood, PairLogprobs, PreferenceLoss, Sigmoid, check_losses
 from align.model.adapters import AdapterModel
 from align.model.packing import Tree
 from align.train.dpo import DPOConfig, _backward, dpo
@@ -106,6 +106,7 @@ def test_the_former_keys_of_the_loss_are_read() -> None:
 
     assert losses() == losses(beta=0.1) == losses(sft_weight=0.2) == (Sigmoid(beta=0.1), Likelihood(weight=0.2))
     assert losses(beta=0.3, sft_weight=0) == losses(loss={"kind": "sigmoid", "beta": 0.3}) == (Sigmoid(beta=0.3),)
+    assert losses(sft_weight="0") == (Sigmoid(beta=0.1),), "a number may be quoted, as for every setting"
     for given in ({"beta": 0.1, "loss": "sigmoid"}, {"sft_weight": 0, "loss": ["sigmoid"]}):
         with pytest.raises(BadInput, match="settings of the loss; write them in loss: alone"):
             losses(**given)
@@ -114,16 +115,85 @@ def test_the_former_keys_of_the_loss_are_read() -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ("hinge", "'hinge' is no kind of loss"),
-        ({"kind": "sigmoid", "betta": 1}, "unknown key 'betta'; did you mean 'beta'"),
-        ([QUANTILES, {"kind": "sft", "weight": 0}], "loss sft: key 'weight'"),
-        ([], "key 'loss'"),
-        ("toy_attention:Added", "a class derived from align.losses.pairwise:PreferenceLoss is one"),
+        ({"loss": "simpo"}, "key 'loss': 'simpo' is no kind of loss; write one of sft, sigmoid, or module:Class of"),
+        ({"loss": "sigmod"}, "key 'loss': 'sigmod' is no kind of loss; did you mean 'sigmoid'?"),
+        ({"loss": {"kind": 3}}, "key 'loss': 3 is no kind of loss; write one of sft, sigmoid"),
+        (
+            {"loss": {"kind": "sigmoid", "betta": 1}},
+            "key 'loss': loss sigmoid: unknown key 'betta'; did you",
+        ),
+        ({"loss": {"kind": "sigmoid", "beta": -1}}, "key 'loss': loss sigmoid: key 'beta': must be greater"),
+        ({"loss": {"kind": "sigmoid", "beta": float("inf")}}, "key 'beta': must be a finite number"),
+        ({"loss": [QUANTILES, {"kind": "sft", "weight": 0}]}, "key 'loss.1': loss sft: key 'weight'"),
+        ({"loss": []}, "key 'loss': holds too few values; give at least 1"),
+        ({"loss": "toy_attention:Added"}, "a class derived from align.losses.pairwise:PreferenceLoss is one"),
+        ({"beta": -1}, "former keys of loss: key 'beta': must be greater than 0"),
+        ({"sft_weight": float("nan")}, "former keys of loss: key 'sft_weight': must be a finite number"),
     ],
 )
-def test_what_is_no_loss_is_refused(given: Any, problem: str) -> None:
-    with pytest.raises(BadInput, match=problem):
-        build(DPOConfig, {"run": "r", "pairs": "p", "policy": "p", "loss": given}, "test")
+def test_what_is_no_loss_is_refused_in_one_line(given: dict[str, Any], problem: str) -> None:
+    """The line names the key that was written, and nothing else is said to be wrong."""
+    with pytest.raises(BadInput) as error:
+        build(DPOConfig, {"run": "r", "pairs": "p", "policy": "p", **given}, "test")
+    assert problem in str(error.value) and str(error.value).count("key '") == problem.count("key '")
+
+
+class Mean(Sigmoid):
+    """Divides by the number of pairs in place of the denominator of the step."""
+
+    kind: str = "mean"  # type: ignore[assignment]
+
+    def loss(self, pairs: PairLogprobs) -> Tensor:
+        return -pairs.chosen_P.mean()
+
+
+class Scripted(PreferenceLoss):
+    """Gives what a test wrote down."""
+
+    GIVES: ClassVar[Any] = None
+    SCALE: ClassVar[Any] = 1.0
+
+    @property
+    def reward_scale(self) -> float:
+        return self.SCALE
+
+    def loss(self, pairs: PairLogprobs) -> Tensor:
+        return self.GIVES(pairs)
+
+
+def test_a_loss_that_couples_pairs_says_so(model_folder: ModelFolder, tmp_path: Path) -> None:
+    """Else each packed batch would sort its own pairs; a loss that says so and does not couple them is fine."""
+    check_losses([Sigmoid(), Likelihood(), Quantiles(kind="toy"), Coupled()])
+    pairs = write_pairs_run(tmp_path / "pairs", {"train": [("is the sky blue", "yes thank you", "no maybe")]})
+    given = {"run": tmp_path / "dpo", "policy": model_folder("llama"), "pairs": pairs, "loss": f"{__name__}:Apart"}
+    problem = "loss test_loss:Apart: it is .* on 8 pairs, and .* as the sum over two parts of them; a loss that couples"
+    with pytest.raises(BadInput, match=f"{problem} pairs declares COUPLES_PAIRS"):
+        dpo(build(DPOConfig, given, "test"))
+    with pytest.raises(BadInput, match="divided by pairs.denominator"):
+        check_losses([Mean()])
+
+
+@pytest.mark.parametrize(
+    ("gives", "problem"),
+    [
+        (lambda pairs: 0.5, "gave a value of type float; it gives a tensor of shape"),
+        (lambda pairs: None, "gave a value of type NoneType"),
+        (lambda pairs: pairs.chosen_P, r"gave a tensor of shape \[8\]"),
+        (lambda pairs: pairs.chosen_P.sum().detach(), "gave a number without a gradient"),
+        (lambda pairs: pairs.chosen, r"AttributeError: .*'chosen' at test_loss.py:\d+; mend it"),
+    ],
+)
+def test_a_loss_that_cannot_train_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, gives: Any, problem: str) -> None:
+    monkeypatch.setattr(Scripted, "GIVES", staticmethod(gives))
+    with pytest.raises(BadInput, match=f"^loss outside:Scripted: .*{problem}"):
+        check_losses([Scripted(kind="outside:Scripted")])
+
+
+@pytest.mark.parametrize("scale", [None, "1", float("nan")])
+def test_the_scale_of_an_implicit_reward_is_a_finite_number(monkeypatch: pytest.MonkeyPatch, scale: Any) -> None:
+    monkeypatch.setattr(Scripted, "SCALE", scale)
+    with pytest.raises(BadInput, match="^loss outside:Scripted: reward_scale"):
+        check_losses([Scripted(kind="outside:Scripted")])
 
 
 def test_a_loss_reads_what_it_is_told() -> None:

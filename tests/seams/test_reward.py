@@ -158,6 +158,12 @@ class Silent(TextReward):
         ({"kind": "toy_reward:Brevity", "per_word": 1}, "unknown key 'per_word'; did you mean 'per_letter'"),
         (f"{__name__}:Silent", "class Silent does not define score"),
         ("json:dumps", "'json:dumps' is no reward: a class derived from rewards.reward:Reward is one"),
+        (3, "key 'rewards.0': 3 is no kind of reward; write one of function, run, or module:Class"),
+        ({"kind": "toy_reward:Brevity", "per_letter": float("inf")}, "key 'per_letter': must be a finite"),
+        (
+            {"kind": "function", "name": "toy_reward:Brevity"},
+            r"'toy_reward:Brevity': is a class; .* choose the class as rewards: \{kind: toy_reward:Brevity\}",
+        ),
     ],
 )
 def test_what_is_no_reward_is_refused_by_the_config(tmp_path: Path, given: Any, told: str) -> None:
@@ -183,6 +189,63 @@ class OneForAll(RoleReward):
 
     def score_packed(self, model: AdapterModel, role: str, packed: PackedBatch) -> torch.Tensor:
         return torch.ones(1)
+
+
+class Raises(OneForAll):
+    """Raises where it is asked for scores."""
+
+    def score_packed(self, model: AdapterModel, role: str, packed: PackedBatch) -> torch.Tensor:
+        raise KeyError("head")
+
+
+class AddsNothing(OneForAll):
+    """Adds no role."""
+
+    def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None:
+        pass
+
+
+class Letters(TextReward):
+    """Gives each letter a number, and not each completion."""
+
+    def score(
+        self, prompts: Sequence[list[Any]], completions: Sequence[list[Any]], **columns: Any
+    ) -> list[float | None]:
+        return [1.0 for completion in completions for _ in completion[-1]["content"]]
+
+
+class Nameless(Letters):
+    """Its names are no texts."""
+
+    def names(self) -> Any:
+        return "nameless"
+
+
+def test_a_reward_that_fails_is_named(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    base, trees = model_folder("llama"), [Tree([4, 5], [[6, 1], [7, 1]])]
+
+    def config(reward: str) -> PPOConfig:
+        return config_of(tmp_path / "ppo", base, pairs, rewards=f"{__name__}:{reward}")
+
+    raises = config("Raises")
+    model, _ = open_run(raises)
+    with pytest.raises(BadInput, match="reward test_reward:Raises: score_packed: KeyError: 'head' at test_reward"):
+        score_by_roles(model, raises.all_rewards.roles, trees)
+    with pytest.raises(BadInput, match="reward test_reward:AddsNothing: add_to added no role 'reward'"):
+        open_run(config("AddsNothing"))
+    letters = config("Letters")
+    _, prompts = open_run(letters)
+    sample = Sample({"role": "assistant", "content": "yes!"}, True, [30, 31], [-1.0, -1.0])
+    with pytest.raises(BadInput, match="test_reward:Letters: gave 4 values for 1 completions"):
+        score_texts(letters, prompts[:1], [[sample]])
+    with pytest.raises(BadInput, match="reward test_reward:Nameless: names gave 'nameless'"):
+        config("Nameless")
+
+
+def test_one_reward_needs_no_list(tmp_path: Path) -> None:
+    one = config_of(tmp_path, tmp_path, tmp_path, rewards=BREVITY)
+    assert one == config_of(tmp_path, tmp_path, tmp_path, rewards=[BREVITY])
+    assert config_of(tmp_path, tmp_path, tmp_path).rewards is None
 
 
 def test_a_reward_that_nothing_would_read_is_refused(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:

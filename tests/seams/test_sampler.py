@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fixtures.pairs_run import write_pairs_run
@@ -140,55 +140,144 @@ class Mute(Sampler):
     """Defines nothing."""
 
 
-class Wrong(Echo):
-    """Leaves samples, ids or whole replies out."""
+MESSAGE = {"role": "assistant", "content": "hi"}
+RIGHT = Reply("a", [Sample(MESSAGE, True, [4, 1], [-1.0, -1.0])] * 2)
+ASKED = [Request("a", ("key",), [{"role": "user", "content": "hello"}], n=2), Request("b", ("key",), [], n=1)]
+
+
+def with_message(**changes: Any) -> Reply:
+    return RIGHT._replace(samples=[Sample({**MESSAGE, **changes}, True, [4], [-1.0])] * 2)
+
+
+def with_sample(**changes: Any) -> Reply:
+    return RIGHT._replace(samples=[RIGHT.samples[0]._replace(**changes)] * 2)
+
+
+class Scripted(Sampler):
+    """Gives the replies that a test wrote down."""
 
     GIVES_TOKENS = True
+    SCRIPT: ClassVar[Any] = None
 
     def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
-        for reply in super().sample(requests, policy):
-            if self.ending != "none":
-                yield reply._replace(samples=reply.samples[: -1 if self.ending == "fewer" else None])
+        if isinstance(self.SCRIPT, Exception):
+            raise self.SCRIPT
+        return iter(self.SCRIPT) if isinstance(self.SCRIPT, list) else self.SCRIPT
 
 
 @pytest.mark.parametrize(
-    ("ending", "told"),
-    [("none", "gave no reply to a request for 2"), ("fewer", "gave 1 samples"), ("!", "without ids")],
+    ("script", "problem"),
+    [
+        (None, r"TypeError: 'NoneType' object is not iterable"),
+        (KeyError("lost"), r"KeyError: 'lost' at test_sampler.py:\d+; mend it"),
+        ([RIGHT], "gave no reply to 1 of 2 requests, first b"),
+        ([RIGHT, RIGHT], "gave a reply to 'a', which no request has as its id, or a second one"),
+        ([RIGHT._replace(id="c")], "gave a reply to 'c', which no request has"),
+        ([RIGHT._replace(id=["a"])], r"gave a reply to \['a'\], which no request has"),
+        ([None], "gave a value of type NoneType where a Reply is expected"),
+        ([RIGHT._replace(samples=None)], "request a: its samples are of type NoneType"),
+        ([RIGHT._replace(samples=RIGHT.samples[:1])], "request a: gave 1 samples, where 2 are expected"),
+        ([RIGHT._replace(samples=RIGHT.samples * 2)], "gave 4 samples, where 2 are expected"),
+        ([RIGHT._replace(samples=RIGHT.samples[:1], withheld=1)], "gave 1 samples, where 2 are expected"),
+        ([RIGHT._replace(refused="too long")], "gave 2 samples, where 0 are expected"),
+        ([RIGHT._replace(samples=["hi", "ho"])], "gave a value of type str where a Sample is expected"),
+        ([with_message(role="user")], "a sample is a message of the role assistant"),
+        ([with_sample(message="hi")], "a sample is a message of the role assistant"),
+        ([with_sample(ended=None)], "True or False for ended"),
+        ([with_message(content=["hi"])], "content of a message is text"),
+        ([with_message(content=None)], "content of a message is text"),
+        ([with_message(text="hi")], "a message of the assistant holds 'text'"),
+        ([with_sample(ids=None)], "without ids or logprobs, and declares GIVES_TOKENS"),
+        ([with_sample(ids=[])], "token ids, at least one"),
+        ([with_sample(ids=[4, -1])], "token ids, at least one"),
+        ([with_sample(logprobs=[])], "gave 2 ids with 0 logprobs; a drawn sample has one per token id"),
+        ([with_sample(logprobs=[-1.0] * 3)], "gave 2 ids with 3 logprobs"),
+        ([with_sample(logprobs=[-1.0, float("nan")])], "logprobs of a sample are finite numbers"),
+    ],
 )
-def test_a_sampler_that_breaks_its_word_is_stopped_by_name(ending: str, told: str) -> None:
-    requests = [Request("a", ("key",), [{"role": "user", "content": "hello"}], n=2)]
-    with pytest.raises(BadInput, match=f"sampler outside:Wrong: .*{told}"):
-        sample_all(Wrong(kind="outside:Wrong", ending=ending), requests, None)
-    echo = Echo(kind="outside:Echo")
-    assert sample_all(echo, requests, None)[0].samples[0] == Sample({"role": "assistant", "content": "hello!"}, True)
+def test_a_sampler_that_breaks_its_word_is_stopped_by_name(
+    monkeypatch: pytest.MonkeyPatch, script: Any, problem: str
+) -> None:
+    monkeypatch.setattr(Scripted, "SCRIPT", script)
+    with pytest.raises(BadInput, match=f"^sampler outside:Scripted: .*{problem}"):
+        sample_all(Scripted(kind="outside:Scripted"), ASKED, None)
 
 
-class Silent(Sampler):
-    """Declares log-probabilities, and gives too few of them."""
+def test_a_reply_that_keeps_to_its_request_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample that is not drawn has no log-probabilities; an endpoint may withhold samples."""
+    monkeypatch.setattr(Scripted, "SCRIPT", [with_sample(logprobs=[])])
+    sampler, greedy = Scripted(kind="outside:Scripted"), ASKED[0]._replace(temperature=0.0)
+    assert sample_all(sampler, [greedy], None) == [with_sample(logprobs=[])]
+    monkeypatch.setattr(Scripted, "GIVES_TOKENS", False)
+    monkeypatch.setattr(Scripted, "SCRIPT", [Reply("a", [Sample(MESSAGE, True)], withheld=1)])
+    assert sample_all(sampler, ASKED[:1], None)[0].withheld == 1
 
-    GIVES_TOKENS = True
 
-    n_logprobs: int = 0
+class Edits(Echo):
+    """Edits the messages of its requests."""
 
     def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
         for request in requests:
-            drawn = Sample({"role": "assistant", "content": "hi"}, True, [4, 1], [-1.0] * self.n_logprobs)
-            yield Reply(request.id, [drawn] * request.n)
+            request.messages[-1]["content"] += " and more"
+        yield from super().sample(requests, policy)
 
 
-def test_a_drawn_sample_has_a_log_probability_per_token_id() -> None:
-    """Without them nothing compares the sampler with the scorer, and PPO would learn off its policy."""
-    request = Request("a", (0,), [{"role": "user", "content": "hello"}])
-    assert sample_all(Silent(kind="outside:Silent", n_logprobs=2), [request], None)
-    for n_logprobs in (0, 1, 3):
-        with pytest.raises(BadInput, match=f"gave 2 ids with {n_logprobs} logprobs to request a"):
-            sample_all(Silent(kind="outside:Silent", n_logprobs=n_logprobs), [request], None)
-    greedy = request._replace(temperature=0.0)
-    assert sample_all(Silent(kind="outside:Silent"), [greedy], None), "a sample that is not drawn has none"
+class Forgets(Echo):
+    """Leaves the last request out."""
+
+    def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
+        yield from super().sample(requests[:-1], policy)
+
+
+def test_sample_holds_a_sampler_to_its_requests(tmp_path: Path) -> None:
+    """Its edits reach no candidates, and a prompt that it forgets stops the run, which keeps the other replies."""
+    sampled(tmp_path, sampler=f"{__name__}:Edits")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()]
+    assert [row["prompt"][-1]["content"] for row in rows] == ["hello", "yes"]
+    forgetful = {"sampler": f"{__name__}:Forgets", "run": tmp_path / "forgets"}
+    with pytest.raises(BadInput, match="Forgets: gave no reply to 1 of 2 requests"):
+        sampled(tmp_path, **forgetful)
+    assert len((tmp_path / "forgets" / "checkpoints" / "replies.jsonl").read_text().splitlines()) == 1
+
+
+class Misreads(LocalSampler):
+    """Samples the policy, and gives one part of a reply wrong."""
+
+    part: str = "none"
+
+    def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
+        for reply in super().sample(requests, policy):
+            (sample,) = reply.samples
+            wrong = {
+                "message": sample._replace(message={**sample.message, "content": sample.message["content"] + "!"}),
+                "ended": sample._replace(ended=not sample.ended),
+                "ids": sample._replace(ids=[1 << 20], logprobs=[-1.0]),
+            }
+            prompt_ids = [5] if self.part == "prompt" else reply.prompt_ids
+            yield reply._replace(samples=[wrong.get(self.part, sample)], prompt_ids=prompt_ids)
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ("message", "the ids of a sample do not spell its message"),
+        ("ended", "a sample ends with a stop token exactly where ended is True"),
+        ("ids", "a row holds the id 1048576, beyond the model's embedding"),
+        ("prompt", "prompt_ids are not the token ids of its prompt"),
+    ],
+)
+def test_token_ids_from_elsewhere_are_those_of_the_prompt_and_the_message(
+    model_folder: ModelFolder, part: str, problem: str
+) -> None:
+    policy = RoleModel(AdapterModel(model_folder("llama"), Compute(device="cpu")), None)
+    request = Request("a", (0,), [{"role": "user", "content": "hello"}], max_new_tokens=4)
+    assert sample_all(Misreads(kind="outside:Misreads"), [request], policy)
+    with pytest.raises(BadInput, match=problem):
+        sample_all(Misreads(kind="outside:Misreads", part=part), [request], policy)
 
 
 def test_the_code_of_a_sampler_is_part_of_what_an_answer_depends_on() -> None:
     """Two evaluations whose sampler was rewritten in between are not alike."""
     assert sampler_identity(LocalSampler()) is None
-    silent = Silent(kind=f"{__name__}:Silent")
-    assert sampler_identity(silent) == {"settings": silent.model_dump(mode="json"), "sha256": code_hash(Silent)}
+    misreads = Misreads(kind=f"{__name__}:Misreads")
+    assert sampler_identity(misreads) == {"settings": misreads.model_dump(mode="json"), "sha256": code_hash(Misreads)}

@@ -11,7 +11,7 @@ import torch
 from conftest import EXACT, add_stirred
 from fixtures.pairs_run import write_pairs_run
 from fixtures.small_trees import TREES, packed_of
-from torch import Tensor
+from torch import Tensor, nn
 from toy_tuner import Scales
 
 from align.core.config import BadInput, Compute, build
@@ -26,6 +26,7 @@ from align.train.sft import SFTConfig
 
 ModelFolder = Callable[[str], Path]
 SCALES = {"kind": "toy_tuner:Scales", "every": 2}
+ONE_LAYER = r".*\.1\..*(_proj|c_attn)"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,74 @@ def test_a_tuner_from_elsewhere_trains_a_policy_from_which_training_goes_on(
     for tuner, problem in (({**SCALES, "every": 1}, "every=1, but .* with every=2"), ("lora", "toy_tuner:Scales made")):
         with pytest.raises(BadInput, match=problem):
             dpo(config_of(tmp_path / "third", tmp_path / "first", pairs, tuner=tuner))
+
+
+class Faulty(Scales):
+    """Scales with one fault."""
+
+    fault: str = "none"
+
+    def attach(self, model: Any, role: str, folder: Path | None = None) -> Any:
+        if self.fault == "raises":
+            raise KeyError(role)
+        return super().attach(model, role, folder)
+
+    def activate(self, model: Any, role: str | None, trainable: bool = False) -> None:
+        super().activate(model, None if self.fault == "unused" else role, trainable and self.fault != "frozen")
+        if self.fault == "unused" and role is not None:
+            for factor in self.parameters(model, role).values():
+                factor.requires_grad_(trainable)
+
+    def parameters(self, model: Any, role: str) -> dict[str, nn.Parameter]:
+        own = super().parameters(model, role)
+        spare = {"spare": nn.Parameter(torch.ones(1))} if self.fault == "spare" else {}
+        return {} if self.fault == "none of them" else own | spare
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("raises", r"KeyError: 'policy' at test_tuner.py:\d+; mend it"),
+        ("none of them", "parameters() names no tensor of the role policy, so nothing would train"),
+        ("frozen", "no tensor of the role policy has a gradient: activate() must set requires_grad"),
+        ("unused", "no tensor of the role policy has a gradient"),
+    ],
+)
+def test_a_tuner_that_would_train_nothing_is_refused_by_name(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path, fault: str, problem: str
+) -> None:
+    tuner = {"kind": f"{__name__}:Faulty", "fault": fault}
+    with pytest.raises(BadInput, match=f"^tuner test_tuner:Faulty: {problem}".replace("()", r"\(\)")):
+        dpo(config_of(tmp_path / "run", model_folder("llama"), pairs, tuner=tuner))
+
+
+def test_a_tensor_that_no_forward_pass_uses_is_noted(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    tuner = {"kind": f"{__name__}:Faulty", "fault": "spare"}
+    record = dpo(config_of(tmp_path / "run", model_folder("llama"), pairs, tuner=tuner, epochs=1))
+    assert any("1 of 3 tensors have no gradient, first spare" in note for note in record.notes)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_modules_to_adapt_are_those_of_the_adapter_that_training_goes_on_from(
+    model_folder: ModelFolder, tmp_path: Path, family: str
+) -> None:
+    """Else the run's config would name modules that it does not train."""
+    base = model_folder(family)
+
+    def added(adapter: Path | None, **settings: Any) -> AdapterModel:
+        model = AdapterModel(base, Compute(device="cpu"))
+        model.add("policy", adapter=adapter, tuner=Lora(r=4, **settings), trainable=True)
+        return model
+
+    for name, settings in (("all", {}), ("one", {"target_modules": ONE_LAYER})):
+        added(None, **settings).save_role("policy", tmp_path / name)
+        added(tmp_path / name, **settings)
+    with pytest.raises(BadInput, match=r"tuner lora: target_modules=all-linear, but training goes on from .*one with"):
+        added(tmp_path / "one")
+    with pytest.raises(BadInput, match=r"target_modules=.*, but training goes on from .*all with target_modules=\["):
+        added(tmp_path / "all", target_modules=ONE_LAYER)
+    with pytest.raises(BadInput, match=r"tuner lora: alpha=8, but training goes on from .* with alpha=32; leave"):
+        added(tmp_path / "all", alpha=8)
 
 
 def test_roles_of_two_tuners_share_a_base_and_stay_apart(model_folder: ModelFolder, tmp_path: Path) -> None:

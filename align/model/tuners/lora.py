@@ -64,8 +64,32 @@ class Lora(Tuner):
         _refuse_unusable(file, settings)
         return cls.model_construct(kind="lora", r=settings["r"], alpha=settings["lora_alpha"])
 
-    def shape(self) -> dict[str, Any]:
-        return {"r": self.r, "alpha": self.alpha}
+    def differing(self, saved: Lora, model: PeftModel, role: str) -> dict[str, tuple[Any, Any]]:
+        """The settings that differ; as ``target_modules``, the modules that are meant and those that are adapted."""
+        base = model.get_base_model()
+        layers = ((_own_name(name), layer) for name, layer in base.named_modules())
+        adapted = {name for name, layer in layers if isinstance(layer, BaseTunerLayer) and _has(layer, role)}
+        kinds = sorted({name.rpartition(".")[2] for name in adapted})
+        meant = {} if self._meant(base) == adapted else {"target_modules": (self.target_modules, kinds)}
+        pairs = {"r": (self.r, saved.r), "alpha": (self.alpha, saved.alpha)}
+        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]} | meant
+
+    def _meant(self, base: Any) -> set[str]:
+        """The names of the modules of a base that ``target_modules`` means."""
+        modules = {_own_name(name): module for name, module in base.named_modules() if ".lora_" not in name}
+        if isinstance(self.target_modules, list):
+            return {name for name in modules if any(f".{name}".endswith(f".{end}") for end in self.target_modules)}
+        if self.target_modules != "all-linear":
+            with reading(f"tuner lora: target_modules: {self.target_modules!r}", "write a regular expression"):
+                return {name for name in modules if re.fullmatch(self.target_modules, name)}
+        text, head = _text_part(base), {id(part) for part in base.get_output_embeddings().modules()}
+        return {
+            name
+            for name, module in modules.items()
+            if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+            and not (_is_own_linear(module) or id(module) in head)
+            and (text is None or name.startswith(f"{text}."))
+        }
 
     # --- on a base -------------------------------------------------------------------------------------------
 

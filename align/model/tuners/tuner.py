@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import BeforeValidator, SerializeAsAny
@@ -61,9 +61,11 @@ class Tuner(Part):
         """Whether a role changes the output head, whose weight TRL's trainer reads directly."""
         return False
 
-    def shape(self) -> dict[str, Any]:
-        """The settings that determine the shapes of saved weights."""
-        return self.model_dump(exclude={"kind"})
+    def differing(self, saved: Self, model: Any, role: str) -> dict[str, tuple[Any, Any]]:
+        """The settings that differ from those of a saved adapter, which ``role`` has on ``model``: own and saved."""
+        held = saved.model_dump()
+        own = self.model_dump(exclude={"kind"})
+        return {key: (value, held[key]) for key, value in own.items() if value != held[key]}
 
     def saved_tensors(self, model: Any, role: str) -> dict[str, Tensor]:
         """The tensors of a role, by their names in an adapter folder."""
@@ -134,14 +136,14 @@ def read_adapter(folder: Path) -> SavedAdapter:
         raise BadInput(f"{file}: key tuner: {error}") from error
 
 
-def refuse_other_shape(given: Tuner, saved: Tuner, folder: Path) -> None:
-    """Refuse a tuner whose weights have another kind or shape than those of the adapter that training starts from."""
+def refuse_other_settings(given: Tuner, saved: Tuner, model: Any, role: str, folder: Path) -> None:
+    """Refuse a tuner of another kind or with other settings than the adapter ``role`` that training starts from."""
     if type(given) is not type(saved):
         raise BadInput(
             f"tuner: {given.kind}, but training goes on from {folder}, which {saved.kind} made; leave it out"
         )
-    if given.shape() != saved.shape():
-        wanted, held = (", ".join(f"{key}={value}" for key, value in t.shape().items()) for t in (given, saved))
+    if differing := given.differing(saved, model, role):
+        wanted, held = (", ".join(f"{key}={pair[side]}" for key, pair in differing.items()) for side in (0, 1))
         raise BadInput(
             f"tuner {given.kind}: {wanted}, but training goes on from {folder} with {held}; leave tuner out or give "
             "its values"
