@@ -155,7 +155,7 @@ def check_losses(losses: Sequence[PreferenceLoss]) -> None:
         return low + (high - low) * torch.rand(n_pairs, generator=generator)
 
     chosen_P, rejected_P, weight_P = draw(-30, -20), draw(-30, -20), draw(0.5, 1.5)
-    columns = [
+    pairs = PairLogprobs(
         chosen_P.requires_grad_(),
         rejected_P.requires_grad_(),
         chosen_P.detach() + draw(-2, 2),
@@ -163,16 +163,17 @@ def check_losses(losses: Sequence[PreferenceLoss]) -> None:
         draw(10, 20).round(),
         draw(10, 20).round(),
         weight_P,
+        float(weight_P.sum()),
+    )
+    parts = [
+        pairs._replace(**{name: getattr(pairs, name)[part] for name in PairLogprobs._fields[:-1]})
+        for part in (slice(3), slice(3, None))
     ]
-
-    def values(part: slice) -> PairLogprobs:
-        return PairLogprobs(*(column_P[part] for column_P in columns), denominator=float(weight_P.sum()))
-
     for loss in losses:
         with calling(f"loss {loss.kind}: reward_scale", loss):
             if not math.isfinite(loss.reward_scale):
                 raise BadInput(f"loss {loss.kind}: reward_scale is {loss.reward_scale}; it is a finite number")
-        first, rest, whole = (loss_value(loss, values(part)) for part in (slice(3), slice(3, None), slice(None)))
+        whole, first, rest = (loss_value(loss, some) for some in (pairs, *parts))
         apart = first + rest
         if not loss.COUPLES_PAIRS and not torch.allclose(whole, apart, rtol=1e-4, atol=1e-4, equal_nan=True):
             raise BadInput(
