@@ -38,11 +38,11 @@ class FunctionReward(TextReward):
         return name
 
     def names(self) -> tuple[str, ...]:
-        """The configured name, and the name of the module that defines the function."""
+        """Return the configured name, and the name of the module that defines the function."""
         return self.name, origin_of(self.name)
 
     def code(self) -> tuple[Any, ...]:
-        """The function."""
+        """Return the function."""
         return (load_function(self.name),)
 
     def score(
@@ -82,7 +82,7 @@ def code_of(*names: str) -> str:
 
 
 def origin_of(name: str) -> str:
-    """``module:function`` with the module that defines the function, even if it was imported by another name.
+    """Return ``module:function`` with the module that defines the function, even if it was imported by another name.
 
     Raises:
         BadInput: as :func:`load_function`.
@@ -116,7 +116,7 @@ def rewards_of(
 
 
 def _number(name: str, index: int, value: Any) -> float | None:
-    """A value as a float; numbers of numpy and torch are accepted, booleans and texts are not."""
+    """Return a value as a float; numbers of numpy and torch are accepted, booleans and texts are not."""
     if value is None:
         return None
     try:

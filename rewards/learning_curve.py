@@ -83,7 +83,7 @@ def train_on_shares(
 
 
 def _points_before(run: Run, file: Path) -> list[CurvePoint]:
-    """The points of an interrupted run; none if the file is damaged."""
+    """Return the points of an interrupted run; none if the file is damaged."""
     if not file.is_file():
         return []
     try:
@@ -94,7 +94,7 @@ def _points_before(run: Run, file: Path) -> list[CurvePoint]:
 
 
 def shares(train: Sequence[PromptPairs], seed: int) -> dict[str, list[PromptPairs]]:
-    """The prompts of each share by its name, in their order; a smaller share is a subset of each larger one.
+    """Return the prompts of each share by its name, in their order; a smaller share is a subset of each larger one.
 
     Prompts are drawn in the order of a hash of the seed and their id, which does not depend on rows or other prompts.
     A share that would equal a smaller one is left out.
@@ -116,7 +116,7 @@ def shares(train: Sequence[PromptPairs], seed: int) -> dict[str, list[PromptPair
 def point(
     share: float, train: Sequence[PromptPairs], test: Sequence[PromptPairs], margins: Sequence[float], seconds: float
 ) -> CurvePoint:
-    """The error on held-out labels after training on these prompts; intervals are clustered by prompt."""
+    """Return the error on held-out labels after training on these prompts; intervals are clustered by prompt."""
     clusters = [prompt.prompt_id for prompt in test for _ in prompt.rows]
     correct = metrics.outcomes(margins)
     right: dict[str, tuple[float, int]] = {}
@@ -147,7 +147,7 @@ def write(run: Run, points: Sequence[CurvePoint]) -> dict[str, Any]:
 
 
 def _flipped(accuracy: Estimate) -> dict[str, Any]:
-    """The error 1 - accuracy, whose interval has its ends exchanged."""
+    """Return the error 1 - accuracy, whose interval has its ends exchanged."""
     ends = (accuracy.value, accuracy.high, accuracy.low)
     value, low, high = (None if one is None else 1 - one for one in ends)
     return accuracy.model_dump() | {"value": value, "low": low, "high": high}

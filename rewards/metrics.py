@@ -16,12 +16,12 @@ from align.core.stats.estimates import Estimate, mean_interval
 
 
 def outcomes(margins: Sequence[float]) -> list[float]:
-    """1 where the chosen response scored higher, 0 where lower, 0.5 for a tie."""
+    """Give 1 where the chosen response scored higher, 0 where lower, 0.5 for a tie."""
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 
 def expected_calibration_error(margins: Sequence[float], bins: int = 10) -> float | None:
-    """ECE of ``sigma(|margin|)`` as the probability that the preferred response wins (Guo et al. 2017)."""
+    """Compute the ECE of ``sigma(|margin|)`` as the probability that the preferred response wins (Guo et al. 2017)."""
     if not len(margins):
         return None
     values = np.asarray(margins, dtype=float)
@@ -52,7 +52,7 @@ def by_agreement(margins: Sequence[float], pairs: Sequence[Pair]) -> dict[str, E
 
 
 def longer_wins(pairs: Sequence[Pair]) -> Estimate:
-    """The accuracy of preferring the response with more words."""
+    """Return the accuracy of preferring the response with more words."""
     margins = [float(len(_text(p.chosen).split()) - len(_text(p.rejected).split())) for p in pairs]
     return mean_interval(outcomes(margins), "binary", [pair.prompt_id for pair in pairs])
 
@@ -81,7 +81,7 @@ def bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> list[float]:
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Pearson's r; None for fewer than 3 values, or where one side does not vary."""
+    """Compute Pearson's r; None for fewer than 3 values, or where one side does not vary."""
     if len(first) < 3 or np.std(first) == 0 or np.std(second) == 0:
         return None
     return float(np.corrcoef(first, second)[0, 1])

@@ -31,7 +31,7 @@ class RewardRun(RoleReward):
     path: Path = Field(description="folder of the reward run")
 
     def names(self) -> tuple[str, ...]:
-        """Empty: it is identified by the hash of its files, which is an input of the run."""
+        """Return no name: a reward run is identified by the hash of its files, which is an input of the run."""
         return ()
 
     def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None:
@@ -56,13 +56,13 @@ def add_reward(model: AdapterModel, run: Path, role: str = "reward", *, trainabl
 
 
 def score(model: AdapterModel, role: str, trees: Sequence[Tree]) -> list[list[float]]:
-    """The scores of a role for every response of every tree, in their order; bit-equal for the same trees."""
+    """Return the scores of a role for every response of every tree, in their order; bit-equal for the same trees."""
     with model.use(role):
         return score_trees(model, role, trees, partial(model.scores, role))
 
 
 def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed: PackedBatch) -> Tensor:
-    """The sum ``(B,)`` of several rewards, given by role, for each response of a packed batch."""
+    """Return the sum ``(B,)`` of several rewards, given by role, for each response of a packed batch."""
     scores = []
     for role, reward in rewards.items():
         with calling(f"reward {reward.kind}: score_packed", reward):
@@ -78,7 +78,7 @@ def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed:
 
 
 def score_by_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], trees: Sequence[Tree]) -> list[list[float]]:
-    """The sums of several rewards, given by role, for every response of every tree; raises as :func:`score_trees`."""
+    """Sum several rewards, given by role, for every response of every tree; raises as :func:`score_trees`."""
     return score_trees(model, ", ".join(rewards), trees, partial(sum_of_roles, model, rewards))
 
 
@@ -86,7 +86,7 @@ def score_by_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], trees
 def score_trees(
     model: AdapterModel, name: str, trees: Sequence[Tree], score_packed: Callable[[PackedBatch], Tensor]
 ) -> list[list[float]]:
-    """The scores of every response of every tree, in their order; ``score_packed`` gives those ``(B,)`` of a batch.
+    """Score every response of every tree, in their order; ``score_packed`` gives the scores ``(B,)`` of a batch.
 
     Args:
         name: name of the role, for errors.

@@ -31,11 +31,11 @@ class Reward(Part):
     """Base of all rewards; its fields are its settings. Derive from TextReward or RoleReward."""
 
     def names(self) -> tuple[str, ...]:
-        """Names of the reward: evaluations mark a metric as a training reward if its reward has one of these names."""
+        """Return the names of the reward, by which evaluations know that they measure a policy by its own reward."""
         return (self.kind,)
 
     def label(self) -> str:
-        """The name by which errors name the reward."""
+        """Return the name by which errors name the reward."""
         return (*self.names(), self.kind)[0]
 
 
@@ -61,7 +61,7 @@ class RoleReward(Reward):
         """Add the role to the model; PPO's critic starts from a trainable copy."""
 
     def score_packed(self, model: AdapterModel, role: str, packed: PackedBatch) -> Tensor:
-        """The scores ``(B,)`` of the responses of a packed batch."""
+        """Return the scores ``(B,)`` of the responses of a packed batch."""
         with model.use(role):
             return model.scores(role, packed)
 
@@ -84,7 +84,7 @@ class Rewards(NamedTuple):
         return cls(texts, dict(zip(names, roles, strict=False)))
 
     def names(self) -> set[str]:
-        """The names of all rewards."""
+        """Return the names of all rewards."""
         return {name for reward in (*self.texts, *self.roles.values()) for name in reward.names()}
 
 

@@ -163,7 +163,7 @@ def _centre(config: RewardConfig, run: Run, model: AdapterModel, train: Sequence
 
 
 def _margins(model: AdapterModel, prompts: Sequence[PromptPairs]) -> tuple[list[float], list[float], list[float]]:
-    """The score margin of each pair, and the length (tokens) and score of each response."""
+    """Return the score margin of each pair, and the length (tokens) and score of each response."""
     scores = score(model, "reward", [prompt.tree for prompt in prompts])
     margins = [
         own[c] - own[r]
@@ -175,13 +175,13 @@ def _margins(model: AdapterModel, prompts: Sequence[PromptPairs]) -> tuple[list[
 
 
 def _ceiling(folder: Path) -> Any:
-    """The agreement of annotators with each other, as the pairs run measured it; None if it did not."""
+    """Return the agreement of annotators with each other, as the pairs run measured it; None if it did not."""
     file = folder / "manifest.json"
     return json.loads(file.read_text()).get("ceiling") if file.is_file() else None
 
 
 def _against_gold(gold: RewardFunction, pairs: Sequence[Pair], correct: Sequence[float]) -> dict[str, Any]:
-    """The accuracy relative to that of the gold utility, on the same pairs with the same noisy judgments."""
+    """Return the accuracy relative to that of the gold utility, on the same pairs with the same noisy judgments."""
 
     def utility(side: Callable[[Pair], list[Message]]) -> list[float | None]:
         return gold(prompts=[pair.prompt for pair in pairs], completions=[side(pair) for pair in pairs])

@@ -79,7 +79,7 @@ def score(config: ScoreConfig, run: Run) -> dict[str, Any]:
 
 @torch.no_grad()
 def embed(model: AdapterModel, role: str, trees: Sequence[Tree]) -> Scored:
-    """The final hidden state at each response's last token under ``role``, and the score of the role's head."""
+    """Return the final hidden state at each response's last token under ``role``, and the score of the role's head."""
     first = [0]
     for tree in trees:
         first.append(first[-1] + len(tree.responses))

@@ -102,7 +102,7 @@ def load_pairs(run: Run, folder: Path, split: str, chat: Chat, context: int | No
 
 
 def index_pairs(packed: PackedBatch, prompts: Sequence[PromptPairs]) -> PairIndex:
-    """The pairs of the prompts in a packed batch, as indices of its responses."""
+    """Return the pairs of the prompts in a packed batch, as indices of its responses."""
     number = {member: b for b, member in enumerate(packed.response_index)}
     chosen, rejected, weights = [], [], []
     for tree in sorted({tree for tree, _ in packed.response_index}):
@@ -120,7 +120,7 @@ def index_pairs(packed: PackedBatch, prompts: Sequence[PromptPairs]) -> PairInde
 
 
 def total_weight(prompts: Sequence[PromptPairs]) -> float:
-    """The denominator of a step: the sum of the weights of its pairs."""
+    """Return the denominator of a step: the sum of the weights of its pairs."""
     return float(sum(pair.weight for prompt in prompts for pair in prompt.rows))
 
 
@@ -130,7 +130,7 @@ def prompts_hash(prompts: Sequence[PromptPairs]) -> str:
 
 
 def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tuple[list[dict[str, Any]], list[Tree]]:
-    """One record per response and one tree per row of candidates (a file, or a run of `sample`).
+    """Return one record per response and one tree per row of candidates (a file, or a run of `sample`).
 
     A response that was cut has no stop token: it is scored at its last token.
 
@@ -176,7 +176,7 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
 
 
 def tree_of(prompt: RenderedPrompt, responses: Sequence[ResponseTokens]) -> Tree:
-    """A prompt and its responses as a tree, in which only tokens that the policy wrote are predicted."""
+    """Return a prompt and its responses as a tree, in which only tokens that the policy wrote are predicted."""
     own = [response.own for response in responses]
     return Tree(prompt.ids, [response.ids for response in responses], None if all(map(all, own)) else own)
 

@@ -37,14 +37,14 @@ class ResponseTokens(NamedTuple):
 
 
 def record_tokens(chat: Chat, prompt_ids: Sequence[int], ids: Sequence[int], messages: Sequence[Message]) -> Tokens:
-    """The ids of a response in the form that is recorded with its messages."""
+    """Return the ids of a response in the form that is recorded with its messages."""
     return Tokens(ids=list(ids), chat=chat.identity, exchange=_exchange(prompt_ids, messages, ids))
 
 
 def response_tokens(
     chat: Chat, prompt: RenderedPrompt, messages: Sequence[Message], ended: bool | None, recorded: Tokens | None
 ) -> ResponseTokens:
-    """The ids of a response for ``chat``.
+    """Return the ids of a response for ``chat``.
 
     Raises:
         Unusable: the template cannot express it, it was cut inside its reasoning (which a template would close), or

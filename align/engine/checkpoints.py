@@ -95,7 +95,7 @@ def load_checkpoint(run: Run, misfit: Callable[[Checkpoint], str | None]) -> Che
 
 
 def _folders(run: Run) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
+    """Return the checkpoints of a run, the newest first."""
     folders = [path for path in (run.path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
     return sorted(folders, key=_step, reverse=True)
 

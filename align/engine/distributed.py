@@ -33,7 +33,7 @@ class Distributed:
         return tensor.tolist()
 
     def gather(self, values: Tensor) -> tuple[Tensor, int]:
-        """The concatenated values of all processes, and the index at which those of this process start."""
+        """Return the concatenated values of all processes, and the index at which those of this process start."""
         if self.count == 1:
             return values, 0
         lengths = [int(n) for n in self.sum([float(len(values)) * (i == self.index) for i in range(self.count)])]

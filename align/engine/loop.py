@@ -127,7 +127,7 @@ class TrainingLoop:
         save_checkpoint(self.run, self.done, tensors, seconds=self.metrics.seconds, **updates)
 
     def _misfit(self, checkpoint: Checkpoint) -> str | None:
-        """The reason why a checkpoint does not fit this loop, or None."""
+        """Return the reason why a checkpoint does not fit this loop, or None."""
         if len(self.optimizers) > 1 and not {f"{role}_steps" for role in self.optimizers} <= set(checkpoint.state):
             return f"it does not count the steps of {' and '.join(self.optimizers)}"
         reasons = (

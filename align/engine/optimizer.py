@@ -33,7 +33,7 @@ class RoleOptimizer:
         self.done = 0
 
     def rate(self) -> float:
-        """The learning rate of the next step."""
+        """Return the learning rate of the next step."""
         warmup = math.ceil(self.optim.warmup * self.steps)
         if self.done < warmup:
             return self.optim.lr * (self.done + 1) / warmup
@@ -64,7 +64,7 @@ class RoleOptimizer:
         return adamw_tensors(self.parameters, self.adamw)
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
-        """The reason why the tensors of a checkpoint do not fit this optimiser, or None."""
+        """Return the reason why the tensors of a checkpoint do not fit this optimiser, or None."""
         return misfit(self.parameters, tensors)
 
     def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
@@ -98,7 +98,7 @@ def restore_adamw(
 
 
 def misfit(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> str | None:
-    """The first difference between stored tensors and the weights and moments of these parameters, or None."""
+    """Return the first difference between stored tensors and the weights and moments of these parameters, or None."""
     wanted = {f"{key}.{name}": p.shape for name, p in parameters.items() for key in ("weight", *MOMENTS[1:])}
     wanted |= {f"{MOMENTS[0]}.{name}": torch.Size() for name in parameters}
     if unknown := sorted(set(tensors) - set(wanted)):

@@ -68,7 +68,7 @@ class SampleLogger:
 
     @torch.no_grad()
     def rows(self, role: str | None) -> list[dict[str, Any]]:
-        """One record per prompt: id, texts, score, k1 KL to the reference in nats per response, ended, gold utility."""
+        """Return a record per prompt: id, texts, score, ended, gold utility, and k1 KL to the reference in nats."""
         if not self.prompts:
             return []
         with self.model.evaluating():
@@ -139,7 +139,7 @@ class SampleLogger:
 
 
 def sample_rows(pairs: Path, n: int) -> list[PromptRow]:
-    """The first n validation prompts of a pairs run by prompt id (test prompts are for evaluation alone)."""
+    """Return the first n validation prompts of a pairs run by prompt id (test prompts are for evaluation alone)."""
     rows: dict[str, PromptRow] = {}
     for row in read_jsonl(pairs / "validation.jsonl"):
         rows.setdefault(row["prompt_id"], prompt_row(row))
@@ -147,7 +147,7 @@ def sample_rows(pairs: Path, n: int) -> list[PromptRow]:
 
 
 def prompt_row(row: Mapping[str, Any]) -> PromptRow:
-    """The prompt of a pair or a demonstration."""
+    """Return the prompt of a pair or a demonstration."""
     return PromptRow(row["prompt"], row.get("tools"), row.get("template_arguments"))
 
 

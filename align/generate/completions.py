@@ -22,7 +22,7 @@ WITHHELD = ("content_filter", "error")  # finish reasons of a response that the 
 
 
 def request_body(request: Request, model: str, n: int, seed: int, without: Collection[str]) -> dict[str, Any]:
-    """The body of a request for ``n`` responses; ``without`` names optional fields that the server does not support."""
+    """Build the body of a request for ``n`` responses; ``without`` names fields that the server does not support."""
     limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
     body: dict[str, Any] = {
         "model": model,
@@ -41,7 +41,7 @@ def request_body(request: Request, model: str, n: int, seed: int, without: Colle
 
 
 def completion_fault(data: Any) -> str | None:
-    """The field by which decoded data is not a chat completion; None if it is one (also with an empty choices list)."""
+    """Return the field by which data is not a chat completion; None if it is one (also with an empty choices list)."""
     choices = data.get("choices") if isinstance(data, dict) else None
     if not isinstance(choices, list):
         return f"'choices' is {_kind(choices)}, expected a list"
@@ -50,7 +50,7 @@ def completion_fault(data: Any) -> str | None:
 
 
 def counted_tokens(data: dict[str, Any], name: str) -> int | None:
-    """The number of a completion's ``usage`` under a name; None where it is missing."""
+    """Return the number of a completion's ``usage`` under a name; None where it is missing."""
     usage = data.get("usage")
     count = usage.get(name) if isinstance(usage, dict) else None
     return count if type(count) is int and count >= 0 else None
@@ -74,7 +74,7 @@ def sample_of(choice: dict[str, Any]) -> Sample:
 
 
 def failure_text(data: Any) -> str:
-    """The reason that a server gives for a failure, as one text."""
+    """Return the reason that a server gives for a failure, as one text."""
     if not isinstance(data, dict):
         return "a page and not data"
     error = data.get("error") or data.get("detail") or data.get("message") or data
@@ -86,7 +86,7 @@ def failure_text(data: Any) -> str:
 
 
 def refused_field(data: Any) -> str | None:
-    """The optional field that a refusal names, as its parameter or in quotes; None if it names none."""
+    """Return the optional field that a refusal names, as its parameter or in quotes; None if it names none."""
     error = data.get("error") if isinstance(data, dict) else None
     parameter = error.get("param") if isinstance(error, dict) else None
     quoted = (name for name in OPTIONAL if re.search(rf"['\"`]{name}['\"`]", failure_text(data)))
@@ -111,7 +111,7 @@ def _choice_fault(choice: Any, where: str) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    """The JSON type of a value, for error messages."""
+    """Return the JSON type of a value, for error messages."""
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return names.get(type(value), "missing")
 
@@ -124,7 +124,7 @@ def _problem(item: Any) -> str:
 
 
 def _read_call(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call with its arguments as an object; arguments that are not valid JSON stay a text."""
+    """Return a tool call with its arguments as an object; arguments that are not valid JSON stay a text."""
     function = dict(call["function"])
     with contextlib.suppress(NoMessage):
         function["arguments"] = arguments_of(function.get("arguments") or {}, "response")
@@ -132,7 +132,7 @@ def _read_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_sent(message: Message) -> Message:
-    """A message with the arguments of its tool calls as text, which the protocol requires."""
+    """Return a message with the arguments of its tool calls as text, which the protocol requires."""
     if not message.get("tool_calls"):
         return message
     calls = []

@@ -215,7 +215,7 @@ class Endpoint:
         return _Reply(answer.status_code, answer.headers, clean, clean != data)
 
     def _fault(self, status: int, reply: _Reply) -> Exception:
-        """The error for an answer that is not a completion: repeat the request, drop it, or stop."""
+        """Return the error for an answer that is not a completion: repeat the request, drop it, or stop."""
         data = reply.data
         reason = redact(failure_text(data), self._key)
         if status == 429 and "insufficient_quota" in json.dumps(data):
@@ -238,7 +238,7 @@ class Endpoint:
 
 
 def address(url: str) -> str:
-    """The address of an API, without a final slash and without the path of its requests.
+    """Return the address of an API, without a final slash and without the path of its requests.
 
     Raises:
         BadInput: it is not an http(s) address, or contains more, such as a password; the error does not repeat it.
@@ -247,7 +247,7 @@ def address(url: str) -> str:
 
 
 def sum_known(counts: Iterable[int | None]) -> int | None:
-    """The sum of the counts, or None if one of them is unknown."""
+    """Return the sum of the counts, or None if one of them is unknown."""
     known = list(counts)
     return None if None in known else sum(count or 0 for count in known)
 

@@ -184,7 +184,7 @@ def _write(
 
 
 def _takes_left_padding(model: AdapterModel) -> bool:
-    """Whether ``generate`` gives the same tokens after a left-padded row as after the row alone; measured once.
+    """Return whether ``generate`` gives the same tokens after a left-padded row as after the row alone; measured once.
 
     Recurrent models may read masked tokens, and models with learnt positions may count them; for these, a batch has
     rows of the same length only. A wrong "no" costs time, not correctness.
@@ -200,7 +200,7 @@ def _takes_left_padding(model: AdapterModel) -> bool:
 
 
 def _greedy_logprobs(model: AdapterModel, row: list[int], padding: list[int]) -> Tensor:
-    """Log-probabilities ``(steps, V)`` in ``generate`` after a row that has masked tokens before it."""
+    """Compute log-probabilities ``(steps, V)`` in ``generate`` after a row that has masked tokens before it."""
     output = model.base.generate(
         input_ids=torch.tensor([padding + row], device=model.device),
         attention_mask=torch.tensor([[0] * len(padding) + [1] * len(row)], device=model.device),
@@ -214,7 +214,7 @@ def _greedy_logprobs(model: AdapterModel, row: list[int], padding: list[int]) ->
 def _segment(
     model: AdapterModel, rows: Sequence[Sequence[int]], noise: _Gumbel | None, max_new_tokens: int
 ) -> list[TokenSample]:
-    """The tokens that ``generate`` adds to left-padded rows; the attention mask covers the padding."""
+    """Return the tokens that ``generate`` adds to left-padded rows; the attention mask covers the padding."""
     longest = max(map(len, rows))
     ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
     mask_BT = torch.zeros(len(rows), longest, dtype=torch.long)

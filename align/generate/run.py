@@ -177,7 +177,7 @@ def _as_json(number: int, reply: Reply) -> dict[str, Any]:
 
 
 def _replies_before(run: Run, n_prompts: int) -> dict[int, Reply]:
-    """The replies of an interrupted run of the same config, by prompt number; unreadable ones are noted."""
+    """Return the replies of an interrupted run of the same config, by prompt number; unreadable ones are noted."""
     file = run.path / REPLIES
     if run.is_main:
         file.parent.mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ def _replies_before(run: Run, n_prompts: int) -> dict[int, Reply]:
 
 
 def _responses(source: ResponseSource, prompt: Prompt, reply: Reply) -> Responses:
-    """The samples in the format of candidates: messages for people, and token ids for scoring."""
+    """Return the samples in the format of candidates: messages for people, and token ids for scoring."""
     responses = []
     for sample in reply.samples:
         response = {"messages": [sample.message], "origin": source.origin, "ended": sample.ended}
@@ -205,7 +205,7 @@ def _responses(source: ResponseSource, prompt: Prompt, reply: Reply) -> Response
 
 
 def _usage(run: Run, source: ResponseSource, replies: Iterable[Reply], seconds: float) -> dict[str, Any]:
-    """The headline's numbers of tokens, as sampled here or counted by the server; notes the sampler's remarks."""
+    """Return the numbers of tokens, as sampled here or counted by the server, and note the sampler's remarks."""
     replies = list(replies)
     for remark in dict.fromkeys(remark for reply in replies for remark in reply.remarks):
         run.note(remark)
@@ -248,12 +248,12 @@ def _note_silent(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _has_output(message: Message) -> bool:
-    """Whether a response has text, tool calls or reasoning."""
+    """Return whether a response has text, tool calls or reasoning."""
     return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
 def _headline(rows: Sequence[Mapping[str, Any]], answers: Sequence[Responses]) -> dict[str, Any]:
-    """Counts, and shares with intervals clustered by prompt, over all sampled responses."""
+    """Count prompts and responses; shares of all sampled responses have intervals clustered by prompt."""
     clusters = [str(i) for i, responses in enumerate(answers) for _ in responses]
     ended = [float(response["ended"]) for responses in answers for response in responses]
     distinct = [new for responses in answers for new in _new([response["messages"][0] for response in responses])]
@@ -266,5 +266,5 @@ def _headline(rows: Sequence[Mapping[str, Any]], answers: Sequence[Responses]) -
 
 
 def _new(messages: Sequence[Message]) -> list[float]:
-    """1 for each message that differs from all earlier messages of the prompt, else 0."""
+    """Give 1 to each message that differs from all earlier messages of the prompt, else 0."""
     return [float(message not in messages[:i]) for i, message in enumerate(messages)]

@@ -57,7 +57,7 @@ class Request(NamedTuple):
         return [sequence_seed(*self.key, number) for number in range(self.n)]
 
     def rendered(self, chat: Chat) -> Sequence[int]:
-        """The token ids of the prompt; raises Unusable where the chat template cannot render it."""
+        """Return the token ids of the prompt; raises Unusable where the chat template cannot render it."""
         known = self.prompt_ids
         return chat.prompt_ids(self.messages, self.tools, self.arguments) if known is None else known
 
@@ -75,7 +75,7 @@ class Sample(NamedTuple):
     logprobs: list[float] | None = None
 
     def require_ids(self) -> list[int]:
-        """The token ids; ValueError if the sampler gave none."""
+        """Return the token ids; ValueError if the sampler gave none."""
         if self.ids is None:
             raise ValueError("a sample without token ids")
         return self.ids
@@ -137,7 +137,7 @@ TokenSampler = Annotated[ChosenSampler, AfterValidator(_gives_tokens)]
 def sample_all(
     sampler: Sampler, requests: Sequence[Request], policy: RoleModel | None, progress: str | None = None
 ) -> list[Reply]:
-    """The replies to requests, in the order of the requests; raises as :func:`replies_to`.
+    """Return the replies to requests, in the order of the requests; raises as :func:`replies_to`.
 
     Args:
         progress: label of the progress bar; None: no bar.

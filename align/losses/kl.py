@@ -12,7 +12,7 @@ KlKind = Literal["k1", "k3"]
 
 
 def token_kl(logprob_BT: Tensor, reference_BT: Tensor, kind: KlKind) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from tokens that the policy sampled, ``(B, T)`` in nats.
+    """Estimate KL(policy || reference) per token from tokens that the policy sampled, ``(B, T)`` in nats.
 
     k1 is the log-ratio; k3 is ``(1/r - 1) + log r``, unbiased and never negative (Schulman 2020,
     "Approximating KL Divergence").
@@ -30,5 +30,5 @@ def exact_token_kl(logits_NV: Tensor, reference_NV: Tensor) -> Tensor:
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL(best-of-n || policy) in nats per response, ``log n - (n - 1) / n`` (Gao et al. 2022, arXiv 2210.10760)."""
+    """Compute KL(best-of-n || policy) in nats per response: ``log n - (n - 1) / n`` (Gao et al., arXiv 2210.10760)."""
     return math.log(n) - (n - 1) / n

@@ -51,7 +51,7 @@ def dpo_loss(
     beta: float,
     denominator: float,
 ) -> PairLoss:
-    """DPO's loss on summed log-probabilities: ``-log sigma(beta * (log pi/ref of chosen - log pi/ref of rejected))``.
+    """Compute DPO's loss, ``-log sigma(beta * (log pi/ref of chosen - log pi/ref of rejected))``, of whole responses.
 
     Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. ``margin_P`` is the margin of implicit rewards.
     """
@@ -60,7 +60,7 @@ def dpo_loss(
 
 
 def likelihood_loss(logprob_P: Tensor, n_tokens_P: Tensor, weight_P: Tensor, denominator: float) -> Tensor:
-    """The SFT term: the mean negative log-likelihood per token of each response, as a weighted sum over responses.
+    """Compute the SFT term: a weighted sum over responses of the mean negative log-likelihood per token.
 
     Pang et al. 2024 (arXiv 2404.19733), Eq. 1 normalises by length in the same way.
     """
@@ -86,7 +86,7 @@ class PairLogprobs(NamedTuple):
     denominator: float
 
     def margin_P(self, beta: float) -> Tensor:
-        """The margin ``(P,)`` of the implicit rewards ``beta log(policy / reference)``."""
+        """Return the margin ``(P,)`` of the implicit rewards ``beta log(policy / reference)``."""
         chosen_P, rejected_P = self.chosen_P - self.reference_chosen_P, self.rejected_P - self.reference_rejected_P
         return beta * (chosen_P - rejected_P)
 
@@ -109,7 +109,7 @@ class PreferenceLoss(Part):
 
     @abstractmethod
     def loss(self, pairs: PairLogprobs) -> Tensor:
-        """The loss ``()``: the weighted sum over these pairs, divided by ``pairs.denominator``."""
+        """Return the loss ``()``: the weighted sum over these pairs, divided by ``pairs.denominator``."""
 
 
 class Sigmoid(PreferenceLoss):
@@ -184,7 +184,7 @@ def check_losses(losses: Sequence[PreferenceLoss]) -> None:
 
 
 def loss_value(loss: PreferenceLoss, pairs: PairLogprobs) -> Tensor:
-    """The value ``()`` of one loss.
+    """Return the value ``()`` of one loss.
 
     Raises:
         BadInput: the loss raises, or gives something other than a scalar with a gradient.
@@ -206,7 +206,7 @@ def loss_value(loss: PreferenceLoss, pairs: PairLogprobs) -> Tensor:
 
 
 def total_loss(losses: Sequence[PreferenceLoss], pairs: Callable[[], PairLogprobs]) -> Tensor:
-    """The weighted sum of several losses on the same pairs.
+    """Return the weighted sum of several losses on the same pairs.
 
     Args:
         pairs: gives the pairs, with tensors of its own to each loss, so that the gradients of several losses are added

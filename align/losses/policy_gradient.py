@@ -31,7 +31,7 @@ class Credit(NamedTuple):
 
 
 def shape_rewards(scores_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, coefficient: float) -> Tensor:
-    """``-coefficient * KL`` at every token, plus the score at the last token of each response, ``(B, T)``.
+    """Put ``-coefficient * KL`` at every token, plus the score at the last token of each response, ``(B, T)``.
 
     Stiennon et al. 2020 (arXiv 2009.01325), section 3.4; the score is read at the stop token. Responses are
     left-aligned, and each has at least one token.
@@ -60,14 +60,14 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
 
 
 def whiten(values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """``(values - mean) / sqrt(variance + 1e-8)``, where mean and variance are those of all values of the step."""
+    """Compute ``(values - mean) / sqrt(variance + 1e-8)``, with mean and variance of all values of the step."""
     return (values - mean) * torch.rsqrt(variance + 1e-8)
 
 
 def policy_loss(
     logprob_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, clip: float, denominator: float
 ) -> PolicyLoss:
-    """PPO's clipped surrogate loss, ``max(-A r, -A clip(r, 1 - clip, 1 + clip))`` summed over tokens.
+    """Compute PPO's clipped surrogate loss, ``max(-A r, -A clip(r, 1 - clip, 1 + clip))`` summed over tokens.
 
     Schulman et al. 2017 (arXiv 1707.06347), Eq. 7. ``approx_kl`` is the k3 estimate in nats per token of
     KL(old policy || policy).

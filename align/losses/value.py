@@ -40,7 +40,7 @@ def value_loss(
 
 
 def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:
-    """``1 - Var(returns - values) / Var(returns)`` over the mask; None where returns do not vary."""
+    """Compute ``1 - Var(returns - values) / Var(returns)`` over the mask; None where returns do not vary."""
     returns, errors = returns_BT[mask_BT], (returns_BT - values_BT)[mask_BT]
     variance = float(returns.var(correction=0)) if len(returns) else 0.0
     if variance == 0:

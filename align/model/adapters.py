@@ -147,11 +147,11 @@ class AdapterModel:
         return next(tuner for tuner in self.tuners.values() if type(tuner) is kind)
 
     def wrapped(self, role: str) -> Any:
-        """The base as the role's tuner has wrapped it."""
+        """Return the base as the role's tuner has wrapped it."""
         return self.tuned[type(self.tuners[role])]
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
-        """The tensors of a role, by names that do not depend on the role: adapter first, then head."""
+        """Return the tensors of a role, by names that do not depend on the role: adapter first, then head."""
         with _calling(self.tuners[role]):
             named = self.tuners[role].parameters(self.wrapped(role), role)
         if role in self.heads:
@@ -223,7 +223,7 @@ class AdapterModel:
                 layer.training = mode
 
     def logprobs(self, packed: PackedBatch, temperature: float = 1.0) -> Tensor:
-        """Log-probability in nats of each response token ``(N,)``, fp32, under the active role."""
+        """Compute the log-probability in nats of each response token ``(N,)``, fp32, under the active role."""
         hidden_ND = self.response_hidden_states(packed)
         whole = len(hidden_ND) <= self.chunk
         parts = [
@@ -237,7 +237,7 @@ class AdapterModel:
     def exact_kl(
         self, packed: PackedBatch, policy: str | None, reference: str | None, temperature: float = 1.0
     ) -> Tensor:
-        """KL(policy || reference) over the vocabulary at each response token, ``(N,)`` in nats, computed in chunks."""
+        """Compute in chunks KL(policy || reference) over the vocabulary at each response token, ``(N,)`` in nats."""
         with self.use(policy):
             policy_ND = self.response_hidden_states(packed)
         with self.use(reference):
@@ -249,16 +249,16 @@ class AdapterModel:
         return torch.cat(parts)
 
     def scores(self, role: str, packed: PackedBatch) -> Tensor:
-        """One number per response ``(B,)``: the role's head read at the response's last token."""
+        """Return one number per response ``(B,)``: the role's head read at the response's last token."""
         hidden_RLD = self.hidden(packed)
         return self.heads[role](hidden_RLD[packed.stop_row_B, packed.stop_column_B])
 
     def values(self, role: str, packed: PackedBatch) -> Tensor:
-        """One number per response token ``(N,)``: the role's head read where that token is predicted."""
+        """Return one number per response token ``(N,)``: the role's head read where that token is predicted."""
         return self.heads[role](self.response_hidden_states(packed))
 
     def head_logits(self, hidden_ND: Tensor) -> Tensor:
-        """The fp32 logits ``(N, V)`` of hidden states by the model's own head, with its scale and cap."""
+        """Return the fp32 logits ``(N, V)`` of hidden states by the model's own head, with its scale and cap."""
         if self.head_is_plain:
             return self.base.get_output_embeddings()(hidden_ND).float()
         return model_head(self.base, hidden_ND)

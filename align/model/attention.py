@@ -29,11 +29,11 @@ class Attention(Part):
 
     @abstractmethod
     def mask(self, model: Any, packed: PackedBatch) -> Any:
-        """The ``attention_mask`` of ``model`` for a packed tree."""
+        """Return the ``attention_mask`` of ``model`` for a packed tree."""
 
 
 def choose_attention(given: Any) -> Attention:
-    """The attention implementation that ``compute.attention`` names; None: dense.
+    """Return the attention implementation that ``compute.attention`` names; None: dense.
 
     Raises:
         BadInput: there is none of this kind, or it refuses its settings.
@@ -93,7 +93,7 @@ def allowed(packed: PackedBatch, window: int | None = None) -> Tensor:
 
 
 def _as_taken(model: Any, mask: Tensor) -> Tensor:
-    """The mask as the model takes it: boolean for SDPA; for eager attention, which adds it, 0 and the lowest number."""
+    """Return the mask in the model's form: boolean for SDPA; 0 and the least number for eager, which adds it."""
     if model.config._attn_implementation != "eager":
         return mask
     dtype = next(model.parameters()).dtype

@@ -72,11 +72,11 @@ class Chat:
         self._remarked: set[tuple[str, int]] = set()
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a rendering depends on besides its row: the template's sha256 and its arguments."""
+        """Return what a rendering depends on besides its row: the template's sha256 and its arguments."""
         return self._template.fingerprint()
 
     def render(self, messages: Messages, tools: Any = None, arguments: Arguments = None, ask: bool = False) -> str:
-        """The conversation as text; ``ask`` adds the generation prompt.
+        """Render the conversation as text; ``ask`` adds the generation prompt.
 
         Raises:
             Unusable: the template refuses the messages, or they or the arguments cannot be used.
@@ -84,7 +84,7 @@ class Chat:
         return self._template.apply([self._written(message) for message in _read(messages)], tools, arguments, ask)
 
     def prompt_ids(self, messages: Messages, tools: Any = None, arguments: Arguments = None) -> list[int]:
-        """Token ids of the prompt with its generation prompt.
+        """Return the token ids of the prompt with its generation prompt.
 
         Raises:
             Unusable: the messages end with the assistant's turn, the template refuses them or leaves something out, or
@@ -112,13 +112,13 @@ class Chat:
     def response_ids(
         self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
     ) -> list[int]:
-        """The token ids of :meth:`response`."""
+        """Return the token ids of :meth:`response`."""
         return self.response(prompt, response, tools, arguments).ids
 
     def response(
         self, prompt: Messages, response: Messages, tools: Any = None, arguments: Arguments = None
     ) -> Continuation:
-        """The token ids of a response after its prompt: what the template writes for it, and one stop token.
+        """Return the token ids of a response after its prompt: what the template writes for it, and one stop token.
 
         Raises:
             Unusable: the template renders the prompt differently before a response, refuses the messages, leaves
@@ -162,7 +162,7 @@ class Chat:
         return text.removeprefix(" ") if self.template == PLAIN else text
 
     def stop_ids(self, model: Any = None) -> list[int]:
-        """Tokens that end a response during generation: the template's stop tokens and the model's own end tokens."""
+        """Return the tokens that end a response: the template's stop tokens and the model's own end tokens."""
         ends = {self.stop_id, self.tokenizer.eos_token_id, self._calls.stop_id if self._calls else None}
         configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         ends |= set(configured) if isinstance(configured, list) else {configured}
@@ -241,7 +241,7 @@ class Chat:
         return None
 
     def _call_stop(self, tail: str) -> int:
-        """The token that ends a turn of tool calls: the stop token of other turns, or the turn's last special token."""
+        """Return the token that ends a turn of tool calls: the usual stop token, or the turn's last special token."""
         specials = [i for i in self._encode(tail) if i in self.tokenizer.added_tokens_decoder]
         return self.stop_id if self.stop_id in specials or not specials else specials[-1]
 
@@ -261,7 +261,7 @@ class Chat:
             return False
 
     def _written(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message in the form that this template takes: reasoning under every name, arguments as text or object."""
+        """Return a message in this template's form: reasoning under every name, arguments as text or object."""
         written = dict(message)
         if "reasoning_content" in message:
             written |= dict.fromkeys(REASONING, message["reasoning_content"])
@@ -287,7 +287,7 @@ class Chat:
         return any(special in text for special in self.special_strings)
 
     def _mark(self, messages: Messages) -> tuple[list[Mapping[str, Any]], list[str]]:
-        """The messages with a mark in place of each content that spells a special token, and these contents."""
+        """Return the messages with a mark in place of each content that spells a special token, and these contents."""
         contents: list[str] = []
         marked: list[Mapping[str, Any]] = []
         for message in messages:
@@ -385,7 +385,7 @@ class Chat:
 
 
 def _read(messages: Messages) -> list[dict[str, Any]]:
-    """The messages in the common form, whatever version or program wrote them."""
+    """Return the messages in the common form, whatever version or program wrote them."""
     try:
         return [read_message(message, "messages") for message in messages]
     except NoMessage as reason:
@@ -403,7 +403,7 @@ def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_gaps(spans: Sequence[tuple[int, int | None]]) -> list[tuple[tuple[int, int | None], bool]]:
-    """The spans as the policy's own, and the gaps between them as not its own."""
+    """Return the spans as the policy's own, and the gaps between them as not its own."""
     parts: list[tuple[tuple[int, int | None], bool]] = [(spans[0], True)]
     for before, span in zip(spans, spans[1:], strict=False):
         parts += [((before[1] or 0, span[0]), False), (span, True)]

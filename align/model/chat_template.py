@@ -73,14 +73,14 @@ class ChatTemplate:
         self.arguments = self._run_arguments(arguments or {}, day or datetime.now(UTC).date().isoformat())
 
     def fingerprint(self) -> dict[str, Any]:
-        """The template's sha256 and its arguments."""
+        """Return the template's sha256 and its arguments."""
         return {
             "template_sha256": hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest(),
             "template_arguments": dict(self.arguments),
         }
 
     def _run_arguments(self, arguments: Mapping[str, Any], day: str) -> dict[str, Any]:
-        """The arguments that hold for a whole run, with the day where the template prints one."""
+        """Return the arguments that hold for a whole run, with the day where the template prints one."""
         if wrong := sorted(set(arguments) & self._reserved):
             raise BadInput(f"template_arguments.{wrong[0]}: is not free to set; remove it")
         if unread := sorted(set(arguments) - self.variables - {"date"}):
@@ -173,7 +173,7 @@ class ChatTemplate:
 
 @cache
 def _frozen_clock(day: str) -> dict[str, str]:
-    """The result of each strftime code at the start of an ISO day.
+    """Return the result of each strftime code at the start of an ISO day.
 
     Raises:
         Unusable: ``day`` is not an ISO day.

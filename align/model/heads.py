@@ -22,7 +22,7 @@ class ScalarHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``(..., D)`` to ``(...)``."""
+        """Map hidden states ``(..., D)`` to numbers ``(...)``."""
         return self.linear(hidden.float())[..., 0]
 
     def load(self, folder: Path, base: Path) -> None:
@@ -46,13 +46,13 @@ class ScalarHead(nn.Module):
 
 
 def trunk_of(model: Any) -> Any:
-    """A causal model without its head; in some models (Llama 4) the stated prefix is not the trunk's name."""
+    """Return a causal model without its head; in some models (Llama 4) the stated prefix is not the trunk's name."""
     return getattr(model, model.base_model_prefix, None) or model.model
 
 
 @torch.no_grad()
 def head_is_plain(model: Any, ids: list[int]) -> bool:
-    """Whether the output embedding alone gives the logits (no scale, no cap), tested on one row of ids."""
+    """Return whether the output embedding alone gives the logits (no scale, no cap), tested on one row of ids."""
     row = torch.tensor([ids], device=model.device)
     hidden = trunk_of(model)(input_ids=row, use_cache=False).last_hidden_state
     plain = model.get_output_embeddings()(hidden).float()

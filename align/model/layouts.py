@@ -56,7 +56,7 @@ def note_layout(model: AdapterModel, note: Callable[[str], None]) -> LayoutChoic
 
 
 def layout_of(model: Any, compute: Compute) -> LayoutChoice:
-    """The layout for a loaded model; a model that cannot take a tree mask gets padded rows.
+    """Return the layout for a loaded model; a model that cannot take a tree mask gets padded rows.
 
     Raises:
         BadInput: the model is not causal, so its log-probabilities have no meaning.
@@ -95,7 +95,7 @@ def refuse_non_causal(model: Any) -> None:
 
 @torch.no_grad()
 def leak_of(model: Any, attention: Attention = DENSE) -> float:
-    """Largest change of a response's logits when the tokens of its sibling are replaced, in the loaded dtype."""
+    """Measure the most that a response's logits change when its sibling's tokens are replaced, in the loaded dtype."""
     ids = _random_ids(model, 40)
     prompt, first, second, other = ids[:12], ids[12:20], ids[20:30], ids[30:40]
     moved = 0.0
@@ -107,7 +107,7 @@ def leak_of(model: Any, attention: Attention = DENSE) -> float:
 
 @torch.no_grad()
 def position_error(model: Any, attention: Attention = DENSE) -> float:
-    """Largest difference in nats between a tree and separate forward passes, on a small fp32 copy."""
+    """Return the largest difference in nats between a tree and separate forward passes, on a small fp32 copy."""
     small = small_copy(model)
     attention.prepare(small)
     ids = _random_ids(small, 40)
@@ -122,7 +122,7 @@ def position_error(model: Any, attention: Attention = DENSE) -> float:
 
 
 def small_copy(model: Any, device: torch.device | None = None) -> Any:
-    """A random fp32 model of the same architecture with two layers (one of each type where there are two types).
+    """Return a random fp32 model of the same architecture with two layers (one of each type where there are two types).
 
     Attention windows are narrower than the rows of the checks, so that a wrong mask changes the logits.
     """
@@ -147,7 +147,7 @@ def small_copy(model: Any, device: torch.device | None = None) -> Any:
 
 
 def _larger(so_far: float, difference: Tensor) -> float:
-    """The larger of ``so_far`` and the largest absolute difference; NaN stays NaN, which ``max`` would not keep."""
+    """Return the larger of ``so_far`` and the largest absolute difference; unlike ``max``, keep NaN."""
     return float(torch.maximum(difference.abs().max().cpu(), torch.tensor(so_far)))
 
 

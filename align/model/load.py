@@ -116,7 +116,7 @@ def load_base(path: Path, compute: Compute) -> Base:
 
 
 def kind_of_storage(config: Any) -> str | None:
-    """How a folder stores its weights quantised (``nf4``, ``int8``, another method's name); None where it does not."""
+    """Return how a folder stores its weights quantised (``nf4``, ``int8``, another method's name), or None."""
     settings = getattr(config, "quantization_config", None)
     if not settings:
         return None
@@ -129,12 +129,12 @@ def kind_of_storage(config: Any) -> str | None:
 
 
 def quantization_for(stored_as: str) -> str:
-    """The required ``compute.quantization`` for weights that are stored quantised; ``none`` for other methods."""
+    """Return the ``compute.quantization`` that weights stored quantised require; ``none`` for other methods."""
     return stored_as if stored_as in ("int8", "nf4") else "none"
 
 
 def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None:
-    """:func:`kind_of_storage`, which must agree with ``compute.quantization``: transformers would ignore a difference.
+    """Return :func:`kind_of_storage` if ``compute.quantization`` agrees: transformers would ignore a difference.
 
     Raises:
         BadInput: they differ.
@@ -149,18 +149,18 @@ def stored_quantization(path: Path, config: Any, compute: Compute) -> str | None
 
 
 def width(model: Any) -> int:
-    """The width D of hidden states."""
+    """Return the width D of hidden states."""
     return int(model.config.get_text_config().hidden_size)
 
 
 def context_length(model: Any) -> int | None:
-    """The longest row of the model in tokens, or None where its config does not state it."""
+    """Return the longest row of the model in tokens, or None where its config does not state it."""
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min((limit for limit in (own, batch_limit(model.config)) if limit), default=None)
 
 
 def batch_limit(config: Any) -> int | None:
-    """The row length in tokens up to which log-probabilities do not depend on other rows of the batch; None: no limit.
+    """Return the row length up to which log-probabilities do not depend on other rows of the batch; None: no limit.
 
     In transformers, LongRoPE (arXiv 2402.13753) uses other factors for a whole batch as soon as one of its rows is
     longer than the context of the original training.
@@ -176,7 +176,7 @@ def batch_limit(config: Any) -> int | None:
 
 
 def device_of(compute: Compute) -> torch.device:
-    """The device of this process; of several processes each takes the GPU of its local rank."""
+    """Return the device of this process; of several processes each takes the GPU of its local rank."""
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("compute.device: cuda was asked for and none is available; use auto or cpu")
     if compute.device == "cpu" or not torch.cuda.is_available():

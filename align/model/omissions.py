@@ -92,7 +92,7 @@ class _Marked:
 
 
 def _answers_in_order(conversation: Messages, place: int) -> bool:
-    """Whether a tool message answers the next call in order, so that its name and id add no information."""
+    """Return whether a tool message answers the next call in order, so that its name and id add no information."""
     first = place
     while first and conversation[first]["role"] == "tool":
         first -= 1

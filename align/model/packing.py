@@ -59,7 +59,7 @@ class PackedBatch(NamedTuple):
         return len(self.response_index)
 
     def filled(self) -> Tensor:
-        """``(R, L)`` bool: True on real tokens, False on padding."""
+        """Return ``(R, L)`` bool: True on real tokens, False on padding."""
         return self.enter_RL >= 0
 
     def by_response(self, values_N: Tensor) -> Tensor:
@@ -68,13 +68,13 @@ class PackedBatch(NamedTuple):
         return values_BT.index_put((self.response_N, self.step_N), values_N)
 
     def mask(self) -> Tensor:
-        """``(B, T)`` bool: True where :meth:`by_response` holds a token."""
+        """Return ``(B, T)`` bool: True where :meth:`by_response` holds a token."""
         mask_BT = torch.zeros(self.n_responses, self._longest(), dtype=torch.bool, device=self.step_N.device)
         mask_BT[self.response_N, self.step_N] = True
         return mask_BT
 
     def sums(self, values_N: Tensor) -> Tensor:
-        """Per-response sums ``(B,)`` of per-token values."""
+        """Sum per-token values over each response, ``(B,)``."""
         return values_N.new_zeros(self.n_responses).index_add(0, self.response_N, values_N)
 
     def _longest(self) -> int:

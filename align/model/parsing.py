@@ -51,7 +51,7 @@ CHANNELS: Mapping[str, Any] = {
 def parse_response(
     chat: Chat, prompt: Sequence[int], ids: Sequence[int], tools: Sequence[Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """The response ``ids`` after ``prompt`` as a message: content, and reasoning_content and tool_calls if it has them.
+    """Parse the response ``ids`` after ``prompt``: content, and reasoning_content and tool_calls if it has them.
 
     Nothing is left out: what a response template cannot parse becomes content as it was written, with its special
     tokens.
@@ -70,7 +70,7 @@ def parse_response(
 
 
 def _response_template(chat: Chat) -> Mapping[str, Any] | None:
-    """How responses are parsed; the tokenizer's ``response_template`` is valid for its own chat template only."""
+    """Return how to parse responses; the tokenizer's ``response_template`` is valid for its own chat template only."""
     own: Mapping[str, Any] | None = getattr(chat.tokenizer, "response_template", None)
     if own is not None and chat.template == chat.tokenizer.chat_template:
         return own
@@ -80,7 +80,7 @@ def _response_template(chat: Chat) -> Mapping[str, Any] | None:
 def _parsed(
     chat: Chat, template: Mapping[str, Any], prompt: Sequence[int], ids: Sequence[int], tools: Any
 ) -> dict[str, Any]:
-    """The fields of a response; ``outside`` holds text of no field, where no field of the template takes such text."""
+    """Return the fields of a response; ``outside`` is text of no field, where the template has no field for it."""
     fields = template["fields"]
     if all("open" in field or "open_pattern" in field for field in fields.values()):
         template = {**template, "fields": {**fields, "outside": {"content_args": {"strip": False}}}}
@@ -95,7 +95,7 @@ def _without_calls(template: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _marked(chat: Chat, prompt: Sequence[int], ids: Sequence[int]) -> dict[str, Any]:
-    """A message whose reasoning is between marks; marks that are special tokens are decoded too."""
+    """Return a message whose reasoning is between marks; marks that are special tokens are decoded too."""
     opened = opened_by(str(chat.tokenizer.decode(list(prompt[-TAIL:]))))
     marks = {*MARKS, *MARKS.values()}
     if any(chat.special_ids.get(i) in marks for i in ids):

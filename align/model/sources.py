@@ -44,7 +44,7 @@ def find_source(path: Path) -> Source:
 
 
 def find_policy(path: Path) -> Source:
-    """:func:`find_source`, for a model that generates responses.
+    """Find a policy as :func:`find_source` does, and refuse what generates no responses.
 
     Raises:
         BadInput: it is a reward or value model (an adapter with its own head), or :func:`find_source` refuses it.
@@ -67,7 +67,7 @@ def _on_its_base(adapter: Path) -> Source:
 
 
 def template_of(path: Path, configured: Template) -> Template:
-    """The chat template to use with a policy: the configured one, else the one that its run was trained with.
+    """Return the chat template to use with a policy: the configured one, else the one that its run was trained with.
 
     Where the template is inherited, so is each argument that is not configured; the day is inherited with any template.
 
@@ -99,7 +99,7 @@ def template_of(path: Path, configured: Template) -> Template:
 
 
 def _own_template(folder: Path) -> str | None:
-    """The chat template of a folder, from its own file or from the tokenizer's settings."""
+    """Return the chat template of a folder, from its own file or from the tokenizer's settings."""
     file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8", errors="replace").strip()
@@ -123,7 +123,7 @@ def _refuse_other_end(folder: Path) -> None:
 
 
 def _end_of(folder: Path) -> str | None:
-    """The end token in a folder's tokenizer settings, or None."""
+    """Return the end token in a folder's tokenizer settings, or None."""
     settings = folder / "tokenizer_config.json"
     named = read_object(settings).get("eos_token") if settings.is_file() else None
     named = named.get("content") if isinstance(named, dict) else named
@@ -131,7 +131,7 @@ def _end_of(folder: Path) -> str | None:
 
 
 def on_the_day_of(configured: Template, paths: Iterable[Path | None]) -> Template:
-    """The configured template, with the day of the first of these runs whose template printed a day."""
+    """Return the configured template, with the day of the first of these runs whose template printed a day."""
     records = (finished_run(path) for path in paths if path is not None and is_run(path))
     days = (record.template.get("template_arguments", {}).get("date") for record in records)
     return configured._replace(day=next((day for day in days if day), configured.day))

@@ -67,12 +67,12 @@ def reading(what: str, remedy: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that this machine (or its GPU) has too little memory."""
+    """Return whether an error says that this machine (or its GPU) has too little memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def one_line(error: BaseException) -> str:
-    """The type and the text of an error in one line of at most 240 characters."""
+    """Return the type and the text of an error in one line of at most 240 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:240]
 
 
@@ -129,7 +129,7 @@ def config_of(path: Path) -> Any:
 
 
 def skeleton(config: Any) -> Any:
-    """The architecture of a configuration, without weights (on the meta device)."""
+    """Return the architecture of a configuration, without weights (on the meta device)."""
     where = f"{getattr(config, 'name_or_path', '') or 'config.json'}: no architecture can be made of its configuration"
     with reading(where, "copy it again from where the model came from"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -190,7 +190,7 @@ def refuse_not_finite(file: Path, tensors: Iterable[tuple[str, Tensor]], remedy:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files that a model folder is loaded from.
+    """Return the safetensors files that a model folder is loaded from.
 
     Raises:
         BadInput: there are none, a shard is missing or in another folder, or there are two sets of them.

@@ -53,7 +53,7 @@ class FormerLoss(Frozen):
     sft_weight: float = Field(default=SFT_WEIGHT, ge=0)
 
     def losses(self) -> list[dict[str, Any]]:
-        """The same as a list of losses."""
+        """Return the same as a list of losses."""
         sigmoid = {"kind": "sigmoid", "weight": 1.0, "beta": self.beta}
         return [sigmoid, *([] if self.sft_weight == 0 else [{"kind": "sft", "weight": self.sft_weight}])]
 
@@ -221,7 +221,7 @@ class StepLoss(NamedTuple):
 def _step_loss(
     losses: Sequence[PreferenceLoss], parts: Sequence[PairLogprobs], processes: Distributed, denominator: float
 ) -> StepLoss:
-    """The loss over the pairs of all processes, with the derivatives of this process's pairs."""
+    """Return the loss over the pairs of all processes, with the derivatives of this process's pairs."""
     whole, start = {}, 0
     for name in PairLogprobs._fields[:-1]:
         own_P = torch.cat([getattr(pairs, name) for pairs in parts]) if parts else torch.zeros(0)

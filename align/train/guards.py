@@ -60,7 +60,7 @@ def same_start(margin: float, chosen: float, rejected: float, pairs: float, dtyp
 
 @torch.no_grad()
 def three_kls(model: AdapterModel, trees: Sequence[Tree], temperature: float, bound: float | None) -> dict[str, Any]:
-    """The k1, k3 and exact KL(policy || reference) in nats per response, on the same rollouts of the policy.
+    """Return the k1, k3 and exact KL(policy || reference) in nats per response, on the same rollouts of the policy.
 
     ``*_standard_errors_off`` is the difference between the mean of an estimate and the exact mean, in standard errors
     of the paired difference; ``agree`` is False beyond 3, a sign that sampler, masks or positions disagree. Both are
@@ -99,7 +99,7 @@ def _finite(stage: str, values: Tensor) -> None:
 
 
 def _standard_errors(estimate: Sequence[float], exact: Sequence[float]) -> float | None:
-    """The mean difference in standard errors; None where all differences are equal and not zero."""
+    """Return the mean difference in standard errors; None where all differences are equal and not zero."""
     difference = torch.tensor(estimate, dtype=torch.float64) - torch.tensor(exact, dtype=torch.float64)
     if not difference.any():
         return 0.0

@@ -241,7 +241,7 @@ def _backward(config: PPOConfig, model: AdapterModel, r: Rollout, n_tokens: floa
 
 
 def minibatches(config: PPOConfig, prompts: Sequence[TrainingPrompt]) -> list[list[list[TrainingPrompt]]]:
-    """The prompts of each iteration, cut into minibatches; no prompt twice in an iteration."""
+    """Return the prompts of each iteration, cut into minibatches; no prompt twice in an iteration."""
     rounds = math.ceil(config.iterations / (len(prompts) // config.batch))
     batches = [b for b in epochs(len(prompts), config.batch, rounds, config.seed) if len(b) == config.batch]
     n = min(config.minibatches, config.batch)
@@ -249,7 +249,7 @@ def minibatches(config: PPOConfig, prompts: Sequence[TrainingPrompt]) -> list[li
 
 
 def _measure_kl(config: PPOConfig, run: Run, model: AdapterModel, prompts: Sequence[TrainingPrompt]) -> dict[str, Any]:
-    """Three estimates of the final KL on new rollouts; notes where they disagree or exceed ``kl_max``."""
+    """Return three estimates of the final KL on new rollouts; notes where they disagree or exceed ``kl_max``."""
     samples = act(config, model, "end", prompts)
     trees = [Tree(p.ids, [s.require_ids() for s in own]) for p, own in zip(prompts, samples, strict=True)]
     kl = guards.three_kls(model, trees, config.temperature, config.kl_max)
@@ -266,7 +266,7 @@ def _measure_kl(config: PPOConfig, run: Run, model: AdapterModel, prompts: Seque
 
 
 def _learned_from(rewards: Rewards, run: Run) -> str:
-    """Names of all rewards that this policy or its parents were trained on: none of them can evaluate it."""
+    """Return the names of all rewards that this policy or its parents were trained on: none of them can evaluate it."""
     before = set(run.record.lineage.get("rewards", "").split())
     runs = [
         entry["sha256"]

@@ -233,7 +233,7 @@ def _with_credit(r: Rollout, kl: float, gamma: float, lam: float) -> Rollout:
 
 
 def _explained(rollouts: Sequence[Rollout]) -> float | None:
-    """The explained variance of the critic over all rollouts of an iteration; None without rollouts."""
+    """Return the explained variance of the critic over all rollouts of an iteration; None without rollouts."""
     values, returns, masks = (
         [getattr(r, name)[r.mask_BT][None] for r in rollouts] for name in ("values_BT", "returns_BT", "mask_BT")
     )

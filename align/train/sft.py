@@ -151,7 +151,7 @@ def _rows(
     context: int | None,
     dropped: list[dict[str, Any]],
 ) -> list[dict[str, list[int]]]:
-    """Token ids with completion masks; unusable rows are added to ``dropped``, which is written to dropped.jsonl."""
+    """Return token ids with completion masks; add unusable rows to ``dropped`` and write it to dropped.jsonl."""
     for entry in dropped:
         run.drop(entry["reason"].partition(" (")[0])
     rows = []
@@ -221,7 +221,7 @@ def _arguments(config: SFTConfig, run: Run, model: AdapterModel) -> Any:
 
 
 def _ended(model: AdapterModel, prompts: Sequence[PromptRow], config: SFTConfig) -> float | None:
-    """The share of greedy responses to held-out prompts that end with a stop token; None without prompts."""
+    """Return the share of greedy responses to held-out prompts that end with a stop token; None without prompts."""
     ids = []
     for prompt in prompts:
         try:

@@ -93,7 +93,7 @@ def split(inputs: Mapping[str, Tensor], max_tokens: int) -> list[dict[str, Tenso
 
 
 def misfit_of(parameters: Mapping[str, nn.Parameter], checkpoint: Checkpoint) -> str | None:
-    """The reason why a checkpoint does not fit this trainer, or None."""
+    """Return the reason why a checkpoint does not fit this trainer, or None."""
     if CPU not in checkpoint.tensors or set(checkpoint.state.get("schedule", ())) != set(SCHEDULE):
         return "it holds no random state or no schedule"
     return misfit(parameters, {name: t for name, t in checkpoint.tensors.items() if name not in (CPU, CUDA)})

@@ -56,7 +56,7 @@ class Lora(Tuner):
 
     @classmethod
     def of_peft(cls, file: Path, settings: Mapping[str, Any]) -> Lora:
-        """The tuner of an adapter folder's settings.
+        """Return the tuner of an adapter folder's settings.
 
         Raises:
             BadInput: they have impossible values, or need what roles on one shared base cannot have.
@@ -65,7 +65,7 @@ class Lora(Tuner):
         return cls.model_construct(kind="lora", r=settings["r"], alpha=settings["lora_alpha"])
 
     def differing(self, saved: Lora, model: PeftModel, role: str) -> dict[str, tuple[Any, Any]]:
-        """The settings that differ; as ``target_modules``, the modules that are meant and those that are adapted."""
+        """Return the settings that differ; of ``target_modules``, the modules that are meant and the adapted ones."""
         base = model.get_base_model()
         layers = ((_own_name(name), layer) for name, layer in base.named_modules())
         adapted = {name for name, layer in layers if isinstance(layer, BaseTunerLayer) and _has(layer, role)}
@@ -75,7 +75,7 @@ class Lora(Tuner):
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]} | meant
 
     def _meant(self, base: Any) -> set[str]:
-        """The names of the modules of a base that ``target_modules`` means."""
+        """Return the names of the modules of a base that ``target_modules`` means."""
         modules = {_own_name(name): module for name, module in base.named_modules() if ".lora_" not in name}
         if isinstance(self.target_modules, list):
             return {name for name in modules if any(f".{name}".endswith(f".{end}") for end in self.target_modules)}
@@ -149,7 +149,7 @@ class Lora(Tuner):
         return tensors
 
     def describe(self, model: PeftModel, role: str) -> str:
-        """What a role's adapter changes, and what of the model it cannot: in one sentence."""
+        """Return what a role's adapter changes, and what of the model it cannot: in one sentence."""
         base = model.get_base_model()
         text = _text_part(base)
         kinds: Counter[str] = Counter()
@@ -179,7 +179,7 @@ class Lora(Tuner):
     # --- in a folder -----------------------------------------------------------------------------------------
 
     def saved_tensors(self, model: PeftModel, role: str) -> dict[str, Tensor]:
-        """A role's tensors by the names that a PEFT adapter file has; what belongs to the base is not among them."""
+        """Return a role's tensors by the names in a PEFT adapter file; what belongs to the base is not among them."""
         return dict(get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False))
 
     def saved_settings(self, model: PeftModel, role: str) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def _refuse_unusable(file: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _saved_config(folder: Path) -> LoraConfig:
-    """The PEFT configuration of a saved adapter, whose settings were checked."""
+    """Return the PEFT configuration of a saved adapter, whose settings were checked."""
     with reading(f"{folder / CONFIG}: no readable adapter configuration", "copy or train it again"):
         config = PeftConfig.from_pretrained(str(folder))
     assert isinstance(config, LoraConfig)
@@ -266,7 +266,7 @@ def _refuse_tied_head(base: Any, targets: Any, where: str) -> None:
 
 
 def _text_part(base: Any) -> str | None:
-    """The name of the language model inside a multimodal model; None where the model has text alone."""
+    """Return the name of the language model inside a multimodal model; None where the model has text alone."""
     if all(getattr(base.config, f"{tower}_config", None) is None for tower in ("vision", "audio")):
         return None
     decoder = base.get_decoder()
@@ -274,12 +274,12 @@ def _text_part(base: Any) -> str | None:
 
 
 def _own_name(name: str) -> str:
-    """A module's name before PEFT wrapped it."""
+    """Return a module's name before PEFT wrapped it."""
     return name.replace(".base_layer", "")
 
 
 def _layers(base: Any) -> str:
-    """The kinds of modules that LoRA can adapt, by the last part of their names."""
+    """Return the kinds of modules that LoRA can adapt, by the last part of their names."""
     kinds = Counter(
         _own_name(name).rpartition(".")[2]
         for name, module in base.named_modules()
@@ -289,7 +289,7 @@ def _layers(base: Any) -> str:
 
 
 def _routers(base: Any) -> list[str]:
-    """Names of linear layers of an architecture's own class, which return more than a product (Llama 4's routers)."""
+    """Name the linear layers of an architecture's own class, which return more than a product (Llama 4's routers)."""
     own = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_own_linear(module)}
     return sorted(own)
 
@@ -299,7 +299,7 @@ def _is_own_linear(module: nn.Module) -> bool:
 
 
 def _is_of_the_base(peft: PeftModel, name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is bit-equal to the base's own (PEFT also saves embeddings that have an adapter)."""
+    """Return whether a tensor is bit-equal to the base's own (PEFT also saves embeddings that have an adapter)."""
     own = peft.state_dict().get(name)
     if own is None or own.shape != tensor.shape:
         return False

@@ -50,7 +50,7 @@ class Tuner(Part):
 
     @abstractmethod
     def parameters(self, model: Any, role: str) -> dict[str, nn.Parameter]:
-        """The tensors of a role, by names that do not depend on the role."""
+        """Return the tensors of a role, by names that do not depend on the role."""
 
     def describe(self, model: Any, role: str) -> str:
         """Describe in one sentence which part of the model a role trains."""
@@ -58,21 +58,21 @@ class Tuner(Part):
         return f"{role} trains {sum(tensor.numel() for tensor in tensors):,} numbers in {len(tensors)} tensors"
 
     def changes_head(self, model: Any, role: str) -> bool:
-        """Whether a role changes the output head, whose weight TRL's trainer reads directly."""
+        """Return whether a role changes the output head, whose weight TRL's trainer reads directly."""
         return False
 
     def differing(self, saved: Self, model: Any, role: str) -> dict[str, tuple[Any, Any]]:
-        """The settings that differ from those of a saved adapter, which ``role`` has on ``model``: own and saved."""
+        """Return the settings that differ from those of a saved adapter, the role's on ``model``: own and saved."""
         held = saved.model_dump()
         own = self.model_dump(exclude={"kind"})
         return {key: (value, held[key]) for key, value in own.items() if value != held[key]}
 
     def saved_tensors(self, model: Any, role: str) -> dict[str, Tensor]:
-        """The tensors of a role, by their names in an adapter folder."""
+        """Return the tensors of a role, by their names in an adapter folder."""
         return dict(self.parameters(model, role))
 
     def saved_settings(self, model: Any, role: str) -> dict[str, Any]:
-        """The content of ``adapter_config.json`` besides the base."""
+        """Return the content of ``adapter_config.json`` besides the base."""
         return {"tuner": self.model_dump(mode="json")}
 
     def save(self, model: Any, role: str, base: Path, folder: Path) -> None:
@@ -110,7 +110,7 @@ class SavedAdapter(NamedTuple):
 
 
 def default_tuner() -> Tuner:
-    """The tuner that is used where neither the config nor the parent's adapter names one."""
+    """Return the tuner that is used where neither the config nor the parent's adapter names one."""
     return choose(TUNERS, Tuner, DEFAULT)
 
 
