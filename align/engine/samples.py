@@ -17,7 +17,6 @@ from align.generate.local import LocalSampler
 from align.generate.sampler import Request, Sample, Sampler, sample_all
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable
-from align.model.load import context_length
 from align.model.packing import Tree, pack
 from align.model.roles import RoleModel
 
@@ -58,9 +57,7 @@ class SampleLogger:
     ) -> None:
         self.model, self.every, self.max_new_tokens, self.seed = model, watch.every, watch.max_new_tokens, seed
         self.sampler, self.score, self.gold = sampler or LocalSampler(), score, gold
-        context = context_length(model.base) or 1 << 30
-        rendered = [(row, ids) for row in rows if (ids := _ids(model.chat, row)) is not None]
-        self.prompts = [(row, ids) for row, ids in rendered if len(ids) + watch.max_new_tokens <= context]
+        self.prompts = [(row, ids) for row in rows if (ids := _ids(model.chat, row)) is not None]
 
     def log(self, step: int, metrics: MetricsLogger) -> None:
         """Sample the policy once per prompt and append the rows to samples.jsonl, and to the tracker."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from align.core.config import BadInput
 from align.core.files import cut_jsonl, read_jsonl, write_jsonl
+from align.core.plugins import calling
 from align.core.records import Message
 from align.core.run_record import read_run
 from align.core.runs import Run
@@ -128,7 +129,8 @@ def _open(config: SampleConfig, run: Run) -> ResponseSource:
     """Open the sampler, and load the policy if it samples one."""
     sampler = config.chosen_sampler
     if config.policy is None:
-        return ResponseSource(sampler, None, sampler.origin)
+        with calling(f"sampler {sampler.kind}: origin", sampler):
+            return ResponseSource(sampler, None, sampler.origin)
     model = open_models(run, config, config.policy, {"policy": Role()}, packs=False)
     is_a_run = (config.policy / "run.json").is_file()
     origin = Path(read_run(config.policy).path).name if is_a_run else config.policy.resolve().name

@@ -151,17 +151,17 @@ def check_losses(losses: Sequence[PreferenceLoss]) -> None:
     """
     n_pairs, generator = 8, torch.Generator().manual_seed(0)
 
-    def draw(low: float, high: float) -> Tensor:
+    def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n_pairs, generator=generator)
 
-    chosen_P, rejected_P, weight_P = draw(-30, -20), draw(-30, -20), draw(0.5, 1.5)
+    chosen_P, rejected_P, weight_P = uniform(-30, -20), uniform(-30, -20), uniform(0.5, 1.5)
     pairs = PairLogprobs(
         chosen_P.requires_grad_(),
         rejected_P.requires_grad_(),
-        chosen_P.detach() + draw(-2, 2),
-        rejected_P.detach() + draw(-2, 2),
-        draw(10, 20).round(),
-        draw(10, 20).round(),
+        chosen_P.detach() + uniform(-2, 2),
+        rejected_P.detach() + uniform(-2, 2),
+        uniform(10, 20).round(),
+        uniform(10, 20).round(),
         weight_P,
         float(weight_P.sum()),
     )

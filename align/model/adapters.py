@@ -178,8 +178,10 @@ class AdapterModel:
             facts.append(
                 f"the weights of {self.base_path} are stored quantised ({self.stored_as}) and used as they are"
             )
-        trained = [role for role, trainable in self.trainable.items() if trainable]
-        return facts + [self.tuners[role].describe(self.wrapped(role), role) for role in trained]
+        for role in (role for role, trainable in self.trainable.items() if trainable):
+            with _calling(self.tuners[role]):
+                facts.append(self.tuners[role].describe(self.wrapped(role), role))
+        return facts
 
     @property
     def reference(self) -> str | None:

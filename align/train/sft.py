@@ -30,11 +30,13 @@ from align.engine.checkpoints import METRICS, load_checkpoint
 from align.engine.loop import TrainingConfig
 from align.engine.metrics_logger import MetricsLogger
 from align.engine.samples import PromptRow, SampleLogger, prompt_row
-from align.generate.local import sample_responses
+from align.generate.local import LocalSampler
+from align.generate.sampler import Request, sample_all
 from align.model.adapters import AdapterModel
 from align.model.chat import Chat, Unusable, untrained_tokens
 from align.model.load import context_length
 from align.model.open import Role, open_models
+from align.model.roles import RoleModel
 from align.model.tuners.tuner import refuse_changed_head
 from annotation.importers.demonstrations import Demonstrations, read_demonstrations
 
@@ -222,17 +224,18 @@ def _arguments(config: SFTConfig, run: Run, model: AdapterModel) -> Any:
 
 def _ended(model: AdapterModel, prompts: Sequence[PromptRow], config: SFTConfig) -> float | None:
     """Return the share of greedy responses to held-out prompts that end with a stop token; None without prompts."""
-    ids = []
-    for prompt in prompts:
-        try:
-            ids.append(model.chat.prompt_ids(*prompt))
-        except Unusable:
-            continue
-    context = context_length(model.base)
-    room = config.watch.max_new_tokens
-    ids = [prompt_ids for prompt_ids in ids if context is None or len(prompt_ids) + room <= context]
-    if not ids:
-        return None
-    keys = [(config.seed, "sft-ended", number) for number in range(len(ids))]
-    samples = sample_responses(model, "policy", ids, keys, max_new_tokens=room, temperature=0)
-    return sum(sample.ended for (sample,) in samples) / len(samples)
+    requests = [
+        Request(
+            str(number),
+            (config.seed, "sft-ended", number),
+            prompt.messages,
+            prompt.tools,
+            prompt.arguments or {},
+            temperature=0,
+            max_new_tokens=config.watch.max_new_tokens,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    replies = sample_all(LocalSampler(), requests, RoleModel(model, "policy"))
+    ended = [sample.ended for reply in replies for sample in reply.samples]
+    return sum(ended) / len(ended) if ended else None

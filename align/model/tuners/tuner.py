@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from align.core.config import BadInput
 from align.core.files import write_bytes, write_json
-from align.core.plugins import Part, Seam, choose, load
+from align.core.plugins import Part, Seam, calling, choose, load
 from align.model.weights import load_tensors, read_object, refuse_not_finite
 
 TUNERS = Seam("tuner", {"lora": "align.model.tuners.lora:Lora"})
@@ -158,7 +158,9 @@ def refuse_changed_head(tuner: Tuner, model: Any, role: str) -> None:
     Raises:
         BadInput: the role changes the head.
     """
-    if tuner.changes_head(model, role):
+    with calling(f"tuner {tuner.kind}: changes_head", tuner):
+        changes_head = tuner.changes_head(model, role)
+    if changes_head:
         raise BadInput(
             f"tuner {tuner.kind}: target_modules: SFT cannot train an adapter on the output head; leave the head out"
         )
