@@ -227,6 +227,17 @@ def test_what_the_policy_did_not_write_is_read_and_not_predicted(
         assert packed.step_N[packed.response_N == s].tolist() == [i for i, o in enumerate(own[t][k]) if o]
 
 
+@pytest.mark.parametrize(("layout", "cells"), [("tree", 2 * 9), ("padded", 4 * 7)])
+def test_a_packed_batch_is_filled_to_the_last_cell(layout: Layout, cells: int) -> None:
+    # a prompt of 5 tokens with responses of 2 and 2: a row of 9 as a tree, two rows of 7 when padded
+    trees = [Tree([7] * 5, [[8, 9], [9, 8]]) for _ in range(4)]
+    assert [tuple(packed.tokens_RL.shape) for packed in pack(trees, cells, layout)] == [
+        (2, 9) if layout == "tree" else (4, 7)
+    ] * 2
+    assert len(pack(trees, cells - 1, layout)) == 4
+    assert len(pack(trees, 2 * cells, layout)) == 1
+
+
 def test_empty_parts_are_refused() -> None:
     nothing = Tree([1], [[2, 3]], [[False, False]])
     for bad in (Tree([], [[1]]), Tree([1], []), Tree([1], [[2], []]), nothing):
