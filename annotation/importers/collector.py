@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 from align.core.hashes import file_hash
 from align.core.messages import normalised
 from align.core.records import Comparison, Judgment
+from annotation.aggregation.votes import UNKNOWN_SIDES
 from annotation.importers.columns import Columns, FileSettings, cell_of, name_in, number_of
 from annotation.importers.imported import ImportedFile, ImportedRow, Unusable, left_out
 from annotation.importers.importer import Row
 from annotation.importers.languages import tag_of
-from annotation.importers.responses import PlacedComparison, PromptResponses, placed
+from annotation.importers.responses import PromptResponses, placed
 from annotation.importers.table import Table
-from annotation.importers.turns import marks_in, template_arguments_of, tools_of
+from annotation.importers.turns import BESIDE, marks_in, refuse_media, template_arguments_of, tools_of
 from annotation.store.store import STRICTNESS, Split
 
 NOBODY = "imported:"  # how a file is called that names nobody
@@ -52,102 +53,59 @@ CUT_OFF = f"rows hold a text of exactly {EXCEL:,} characters, the most that a ce
 class JudgedRow(NamedTuple):
     """A row that was understood, before it is compared with other rows.
 
-    ``ranking`` holds tie groups of places in ``sides``; ``size`` is how much better the first is, on the file's scale.
-    ``name`` is what the file calls the row, by which a dropped row is named; ``own_id`` tells it from other rows.
+    ``row`` holds the cells beside the judgment. ``ranking`` holds tie groups of places in ``sides``; ``size`` is how
+    much better the first is, on the file's scale.
     """
 
+    row: Row
     sides: PromptResponses
     ranking: Sequence[Sequence[int]]
-    annotator: str | None = None
-    name: str | None = None
-    own_id: str | None = None
-    item: str | None = None
     size: float | None = None
-    split: str | None = None
-    language: str | None = None
-    flags: Sequence[str] = ()
-    rationale: str | None = None
-    seconds: float | None = None
-    tools: list[dict[str, Any]] | None = None
-    template_arguments: Any = None
+    flags: Sequence[str] = (UNKNOWN_SIDES,)
 
 
-Judge = Callable[[int, Row, str | None], JudgedRow]  # (number, row, its name); raises Unusable
+Judge = Callable[[Row], JudgedRow]  # raises Unusable
 
 
 class Collector:
-    """The judgments of one table.
+    """The judgments of one table, of which ``used`` columns are read; ``base`` is how their sources begin."""
 
-    Args:
-        base: how the sources of its judgments begin.
-    """
-
-    def __init__(self, table: Table, base: str) -> None:
-        self.table, self.path, self.settings, self.base = table, table.path, table.settings, base
+    def __init__(self, table: Table, used: Columns, base: str) -> None:
+        self.table, self.used, self.path, self.settings, self.base = table, used, table.path, table.settings, base
         self.nobody = f"{NOBODY}{hashed_name(table.path)}"
         self.kept: list[ImportedRow | None] = []  # None: contradicted by a later row
         self.dropped: list[dict[str, Any]] = []
         self.sizes: dict[int, float] = {}  # by place in ``kept``
         self.hints: dict[str, set[Split]] = {}  # by prompt, normalised
-        self.counted: Counter[str] = Counter()  # what the notes tell, by how often it occurs
+        self.counted: Counter[str] = Counter()  # how often each note applies
         self.examples: dict[str, Counter[str]] = {UNKNOWN_LANGUAGE: Counter(), MARKED: Counter()}
         self.used_settings: set[str] = set()  # which settings of the whole file held for a row
         self._rows: dict[bytes, int] = {}  # digest of a row to its number
         self._nameless: dict[str, dict[str | None, int]] = {}  # by comparison: places in ``kept`` by the row's own id
         self._times: Counter[tuple[str, str, str]] = Counter()
-        self._placed: dict[str, PlacedComparison | str] = {}
+        self._placed: dict[str, tuple[Comparison, list[int]] | str] = {}
 
-    def read(self, judge: Judge, responses: set[str], *names: str | None) -> None:
-        """Judge every row.
-
-        Args:
-            responses: columns that may be empty.
-            names: columns by the first of which that is not empty a row is named.
-        """
+    def read(self, judge: Judge, responses: Sequence[str]) -> None:
+        """Judge every row; ``responses`` are the columns that may be empty."""
         for number, row in self.table.rows:
             name = None
             try:
                 if isinstance(row, Unusable):
                     raise row
                 row = {column: cell for column, cell in row.items() if cell != "" or column in responses}
-                name = next(filter(None, (name_in(row, column) for column in names)), None)
-                self._add(number, judge(number, row, name))
+                name = name_in(row, self.used.item) or name_in(row, self.used.id)
+                refuse_media(row)
+                annotator = self._annotator(row)
+                if annotator or self.settings.annotator:
+                    self._refuse_copies(number, row)
+                self._add(number, name, annotator, judge(row))
             except Unusable as reason:
                 self.dropped.append(left_out(number, name, reason))
-
-    def refuse_copies(self, number: int, row: Mapping[str, Any]) -> None:
-        """Raises Unusable where another row is the same to the letter."""
-        digest = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
-        first = self._rows.setdefault(digest, number)
-        if first != number:
-            raise Unusable(f"duplicate (of row {first})")
-
-    def annotator(self, row: Row, column: str | None) -> str | None:
-        """Who judged a row; several people are counted, since their vote is one.
-
-        Raises:
-            Unusable: the cell is empty or holds something that is no name.
-        """
-        cell = cell_of(row, column)
-        self.counted[SEVERAL] += isinstance(cell, list) and len(cell) > 1
-        name = name_in(row, column)
-        if column is not None and name is None and self.settings.annotator is None:
-            raise Unusable(f"no annotator (column '{column}' is empty)")
-        return name
-
-    def facts(self, row: Row, used: Columns) -> dict[str, Any]:
-        """What any row may hold beside its judgment."""
-        return {
-            "rationale": name_in(row, used.rationale),
-            "seconds": self.number(row, used.seconds, lambda seconds: seconds >= 0),
-            "tools": tools_of(row.get("tools")),
-            "template_arguments": template_arguments_of(row),
-        }
 
     def number(
         self, row: Mapping[str, Any], column: str | None, is_allowed: Callable[[float], bool] = math.isfinite
     ) -> float | None:
-        """A cell that should hold a number; one that does not is counted."""
+        """Return a cell that should hold a number; one that does not is counted."""
         if column is None or column not in row:
             return None
         number = number_of(row[column])
@@ -156,23 +114,48 @@ class Collector:
             return None
         return number
 
-    def _add(self, number: int, judged: JudgedRow) -> None:
+    def _annotator(self, row: Row) -> str | None:
+        """Return who judged a row; several people are counted, since their vote is one.
+
+        Raises:
+            Unusable: the cell is empty or holds something that is no name.
+        """
+        column = self.used.annotator
+        cell = cell_of(row, column)
+        self.counted[SEVERAL] += isinstance(cell, list) and len(cell) > 1
+        name = name_in(row, column)
+        if column is not None and name is None and self.settings.annotator is None:
+            raise Unusable(f"no annotator (column '{column}' is empty)")
+        return name
+
+    def _refuse_copies(self, number: int, row: Row) -> None:
+        """Raise Unusable where another row is the same to the letter."""
+        digest = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
+        first = self._rows.setdefault(digest, number)
+        if first != number:
+            raise Unusable(f"duplicate (of row {first})")
+
+    def _add(self, number: int, name: str | None, annotator: str | None, judged: JudgedRow) -> None:
         """Enter a judgment.
 
         Raises:
             Unusable: it repeats or contradicts another, its split is not known, or its texts make no comparison.
         """
-        split = self._split(judged.split)
-        comparison, shown = self._place(judged)
+        row, used = judged.row, self.used
+        item, own_id = name_in(row, used.item), name_in(row, used.id)
+        language, rationale = name_in(row, used.language), name_in(row, used.rationale)
+        seconds = self.number(row, used.seconds, lambda seconds: seconds >= 0)
+        split = self._split(name_in(row, used.split))
+        comparison, shown = self._place(judged, language)
         if split:
             self.hints.setdefault(normalised(comparison.prompt), set()).add(split)
         ranking = [sorted(shown[place] for place in group) for group in judged.ranking]
-        person = judged.annotator or self.settings.annotator
-        source = f"{self.base}#{judged.item}" if judged.item is not None else self.base
-        if judged.annotator is None:
+        person = annotator or self.settings.annotator
+        source = self.base if item is None else f"{self.base}#{item}"
+        if annotator is None:
             self.used_settings.add("annotator")
         if person is None:
-            comparison = self._apart(comparison, ranking, judged, number)
+            comparison = self._apart(comparison, ranking, own_id, number)
         else:
             self._times[comparison.id, person, source] += 1
             times = self._times[comparison.id, person, source]
@@ -185,15 +168,19 @@ class Collector:
             ranking=ranking,
             shown=shown,
             flags=list(judged.flags),
-            rationale=judged.rationale,
-            seconds=judged.seconds,
+            rationale=rationale,
+            seconds=seconds,
             source=source,
         )
-        self.kept.append(ImportedRow(number, judged.name, comparison, judgment))
+        self.kept.append(ImportedRow(number, name, comparison, judgment))
         self._remark(judged.sides)
 
-    def result(self, format: str, notes: Sequence[str] = ()) -> ImportedFile:
-        """All of it, with strengths and splits as the file as a whole gives them."""
+    def result(self, format: str, notes: Sequence[str] = (), also_read: Sequence[str] = ()) -> ImportedFile:
+        """Return all of it, with strengths and splits as the file as a whole gives them.
+
+        Args:
+            also_read: columns that were read beside those in use.
+        """
         strengths, scale = self._strengths()
         kept = [
             entry._replace(judgment=entry.judgment.model_copy(update=strengths.get(place, {})))
@@ -201,16 +188,14 @@ class Collector:
             if entry is not None
         ]
         splits, moved = self._splits([entry.comparison for entry in kept])
-        counted = [f"{count} {thing}" for thing, count in sorted(self.counted.items()) if count]
+        notes = [*notes, *self.table.unread({*self.used.named, *BESIDE, *also_read})]
+        notes += [f"{count} {thing}" for thing, count in sorted(self.counted.items()) if count]
         for thing, seen in self.examples.items():
             named = ", ".join(f"'{example}' ({count})" for example, count in seen.most_common(EXAMPLES))
-            counted += [thing.format(count=seen.total(), named=named, language=self.settings.language)] if seen else []
-        moved += [*self._unsplit(bool(splits)), *self._unused()]
+            notes += [thing.format(count=seen.total(), named=named, language=self.settings.language)] if seen else []
+        notes += [*scale, *moved, *self._unsplit(bool(splits)), *self._unused()]
         dropped = sorted(self.dropped, key=lambda entry: int(entry["row"]))
-        scrubbed = self.table.replaced[0]
-        return ImportedFile(
-            format, len(self.table.rows), kept, dropped, scrubbed, [*notes, *counted, *scale, *moved], splits
-        )
+        return ImportedFile(format, len(self.table.rows), kept, dropped, self.table.replaced[0], notes, splits)
 
     def _remark(self, sides: PromptResponses) -> None:
         """Count texts that were read literally and may be meant otherwise."""
@@ -225,14 +210,17 @@ class Collector:
         if not more and len(text := str(first.get("content") or "")) > LONG and all(t.startswith(text) for t in texts):
             self.counted["rows repeat the whole prompt at the beginning of every response: kept"] += 1
 
-    def _place(self, judged: JudgedRow) -> PlacedComparison:
-        """The comparison of a row, made once for all rows of the same content; its language is that of the first."""
-        language = self._language(judged.language)
-        content = [judged.sides.prompt, judged.sides.responses, judged.tools, judged.template_arguments]
-        key = json.dumps(content, default=str)
+    def _place(self, judged: JudgedRow, language: str | None) -> tuple[Comparison, list[int]]:
+        """Return the comparison of a row and the order of its responses, made once for all rows of the same content.
+
+        Its language is that of the first row.
+        """
+        tools, arguments = tools_of(judged.row.get("tools")), template_arguments_of(judged.row)
+        tag = self._language(language)
+        key = json.dumps([judged.sides.prompt, judged.sides.responses, tools, arguments], default=str)
         if key not in self._placed:
             try:
-                self._placed[key] = placed(judged.sides, language, judged.tools, judged.template_arguments)
+                self._placed[key] = placed(judged.sides, tag, tools, arguments)
             except Unusable as reason:
                 self._placed[key] = str(reason)
         made = self._placed[key]
@@ -240,14 +228,14 @@ class Collector:
             raise Unusable(made)
         return made
 
-    def _apart(self, comparison: Comparison, ranking: list[list[int]], judged: JudgedRow, number: int) -> Comparison:
-        """The comparison of a row that names nobody, its own where another row of the same texts has another id.
+    def _apart(self, comparison: Comparison, ranking: list[list[int]], own_id: str | None, number: int) -> Comparison:
+        """Return the comparison of a row that names nobody: its own where another row of the same texts has another id.
 
         Raises:
             Unusable: the row repeats or contradicts another one.
         """
         seen = self._nameless.setdefault(comparison.id, {})
-        own = judged.own_id if judged.own_id is not None or None in seen else next(iter(seen), None)
+        own = own_id if own_id is not None or None in seen else next(iter(seen), None)
         if own not in seen:
             if seen:
                 comparison = Comparison.model_validate({**comparison.model_dump(exclude={"id"}), "item": own})

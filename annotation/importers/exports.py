@@ -21,7 +21,7 @@ from annotation.importers.columns import FileSettings, number_of
 from annotation.importers.formats import cleaned, container_of
 from annotation.importers.imported import ImportedFile, ImportedRow, Unusable, left_out
 from annotation.importers.responses import PromptResponses, check, placed, sides_of
-from annotation.importers.sent import Sent, SentTasks
+from annotation.importers.sent import SentTask, SentTasks
 from annotation.importers.stock import (
     cards_of,
     deciding,
@@ -33,14 +33,13 @@ from annotation.importers.stock import (
 )
 from annotation.importers.turns import messages_of
 from annotation.interface.config import controls
-from annotation.interface.decode import VALUE_KEYS, decode, judgment_of
+from annotation.interface.decode import VALUE_KEYS, ScreenJudgment, decode, judgment_of
 from annotation.interface.regions import Undecodable
 from annotation.label_studio.rows import KEY
 from annotation.store.ledger import pseudonym, source_of
 
 OWN_PAGE = "response_a_html"  # a field that every task of the bridge shows
-USUAL_LEFT = ("answer1", "text1", "pairText1")  # fields of the server's own templates
-USUAL_RIGHT = ("answer2", "text2", "pairText2")
+USUAL_SIDES = {"left": ("answer1", "text1", "pairText1"), "right": ("answer2", "text2", "pairText2")}  # of templates
 USUAL_CARDS = ("items", "answers")
 ROW_FIELDS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
 
@@ -65,6 +64,10 @@ class ExportedAnnotation(NamedTuple):
     def is_own(self) -> bool:
         """Whether the bridge made its task."""
         return isinstance(self.data.get(KEY), str) and OWN_PAGE in self.data
+
+    def judgment(self, answer: ScreenJudgment, comparison: Comparison, shown: list[int], **facts: Any) -> Judgment:
+        """Return the judgment that an answer by place on screen gives; ``facts`` are those of ``judgment_of``."""
+        return judgment_of(answer, comparison, shown, is_edited=self.is_edited, seconds=self.seconds, **facts)
 
 
 def looks_exported(row: Mapping[str, Any]) -> bool:
@@ -100,77 +103,74 @@ def read_export(
         raise BadInput(f"{path}: row {rows[0][0]} is no task of an export (neither 'annotations' nor 'annotation_id')")
     dropped: list[dict[str, Any]] = []
     annotations = [annotation for number, row in rows for annotation in _annotations(number, row, dropped)]
-    latest = {  # the server lets one person answer twice, and the last annotation counts
-        (one.project, one.task, one.account): one
-        for one in sorted(annotations, key=lambda one: (one.updated_at, str(one.id).zfill(20)))
-    }
-    fields = {field for one in annotations if not one.is_own for field in one.data}
-    sent, kept = SentTasks(feedback, campaign), []
+    export = _Export(path, settings, buckets, server, SentTasks(feedback, campaign), annotations)
+    kept = []
     for one in annotations:
         name = f"annotation {one.id}"
         try:
-            if one.account is None:
-                raise Unusable("nobody is named who gave it")
-            if latest[one.project, one.task, one.account] is not one:
-                raise Unusable("superseded by a later answer of the same person")
-            if one.is_cancelled:
-                raise Unusable("skipped")
-            task = _Stock(path, one, settings, buckets, server, fields)
-            comparison, judgment = _own(one, sent, server) if one.is_own else task.read()
-            kept.append(ImportedRow(one.row, name, comparison, judgment))
+            kept.append(ImportedRow(one.row, name, *export.read(one)))
         except (Unusable, Undecodable) as reason:
             dropped.append(left_out(one.row, name, reason))
     dropped.sort(key=lambda entry: int(entry["row"]))
-    return ImportedFile("label-studio", len(rows), kept, dropped, replaced[0], [], sent.splits)
+    return ImportedFile("label-studio", len(rows), kept, dropped, replaced[0], [], export.sent.splits)
 
 
-def _own(one: ExportedAnnotation, tasks: SentTasks, server: str) -> tuple[Comparison, Judgment]:
-    """An annotation of a task that the bridge made.
+class _Export:
+    """What the annotations of one export are read by."""
 
-    Raises:
-        Unusable: it is no judgment; says why.
-    """
-    key = str(one.data[KEY])
-    sent = tasks.find(key, one.project, one.task, one.data)
-    if (one.id, one.created_at) in sent.pulled:
-        raise Unusable("a pull has read it already")
-    try:
-        answer = decode(sent.interface, _own_result(one, sent) if one.result is None else one.result)
-    except Undecodable as error:
-        raise Unusable(f"not an answer to its interface ({error})") from None
-    if answer.is_skipped:
-        raise Unusable("skipped")
-    judgment = judgment_of(
-        answer,
-        sent.comparison,
-        sent.shown,
-        annotator=pseudonym(sent.url or server, one.account),
-        is_edited=one.is_edited,
-        seconds=one.seconds,
-        guideline=sent.guideline,
-        source=source_of(sent.campaign, key),
-    )
-    return sent.comparison, judgment
+    def __init__(
+        self,
+        path: Path,
+        settings: FileSettings,
+        buckets: Sequence[str],
+        server: str,
+        sent: SentTasks,
+        annotations: Sequence[ExportedAnnotation],
+    ) -> None:
+        self.path, self.settings, self.buckets, self.server, self.sent = path, settings, buckets, server, sent
+        self.latest = {  # the server lets one person answer twice, and the last annotation counts
+            (one.project, one.task, one.account): one
+            for one in sorted(annotations, key=lambda one: (one.updated_at, str(one.id).zfill(20)))
+        }
+        self.fields = {field for one in annotations if not one.is_own for field in one.data}  # of tasks made by hand
 
-
-class _Stock(NamedTuple):
-    """An annotation of a task that was made by hand; ``fields`` are those of all such tasks."""
-
-    path: Path
-    one: ExportedAnnotation
-    settings: FileSettings
-    buckets: Sequence[str]
-    server: str
-    fields: set[str]
-
-    def read(self) -> tuple[Comparison, Judgment]:
-        """Its comparison and judgment.
+    def read(self, one: ExportedAnnotation) -> tuple[Comparison, Judgment]:
+        """Return the comparison and the judgment of an annotation.
 
         Raises:
             Unusable, Undecodable: it is no judgment; says why.
             BadInput: the data of its task has no field for what it answers.
         """
-        one, columns = self.one, self.settings.columns
+        if one.account is None:
+            raise Unusable("nobody is named who gave it")
+        if self.latest[one.project, one.task, one.account] is not one:
+            raise Unusable("superseded by a later answer of the same person")
+        if one.is_cancelled:
+            raise Unusable("skipped")
+        return self._of_the_bridge(one) if one.is_own else self._of_a_stock_template(one)
+
+    def _of_the_bridge(self, one: ExportedAnnotation) -> tuple[Comparison, Judgment]:
+        key = str(one.data[KEY])
+        sent = self.sent.find(key, one.project, one.task, one.data)
+        if (one.id, one.created_at) in sent.pulled:
+            raise Unusable("a pull has read it already")
+        try:
+            answer = decode(sent.interface, _own_result(one, sent) if one.result is None else one.result)
+        except Undecodable as error:
+            raise Unusable(f"not an answer to its interface ({error})") from None
+        if answer.is_skipped:
+            raise Unusable("skipped")
+        return sent.comparison, one.judgment(
+            answer,
+            sent.comparison,
+            sent.shown,
+            annotator=pseudonym(sent.url or self.server, one.account),
+            guideline=sent.guideline,
+            source=source_of(sent.campaign, key),
+        )
+
+    def _of_a_stock_template(self, one: ExportedAnnotation) -> tuple[Comparison, Judgment]:
+        columns, where = self.settings.columns, f"{self.path}: row {one.row}"
         if one.result is None:
             regions = regions_of_values(one.data, columns.label, columns.rationale)
             if not regions:
@@ -179,39 +179,22 @@ class _Stock(NamedTuple):
             regions = stock_regions(one.result)
         region = deciding(regions, columns.label)
         if region.type == "ranker":
-            cards = cards_of(one.data.get(self._field("responses", USUAL_CARDS)))
-            answer = ranked(region, [*cards], self.buckets, self._where)
-            prompt = columns.find("prompt", self.fields, self._where)
+            cards = cards_of(one.data.get(columns.need("responses", self.fields, where, USUAL_CARDS)))
+            answer = ranked(region, [*cards], self.buckets, where)
+            prompt = columns.find("prompt", self.fields, where)
             before = messages_of(one.data.get(prompt), "user", prompt) if prompt else []
             sides = PromptResponses(before, [*cards.values()])
         else:
-            answer, sides = pairwise(region, self.settings.labels), self._two()
+            answer = pairwise(region, self.settings.labels)
+            cells = {side: columns.need(side, self.fields, where, usual) for side, usual in USUAL_SIDES.items()}
+            if (prompt := columns.find("prompt", self.fields, where)) is not None:
+                cells["prompt"] = prompt
+            sides = sides_of({name: one.data.get(field) for name, field in cells.items()}, ("left", "right"))
         check(sides, ("left", "right"))
         comparison, shown = placed(sides, self.settings.language)
-        judgment = judgment_of(
-            answer._replace(rationale=text_in(regions, columns.rationale)),
-            comparison,
-            shown,
-            annotator=pseudonym(self.server, one.account),
-            is_edited=one.is_edited,
-            seconds=one.seconds,
-            guideline=None,
-            source=source_of(self.server, one.task),
-        )
-        return comparison, judgment
-
-    @property
-    def _where(self) -> str:
-        return f"{self.path}: row {self.one.row}"
-
-    def _field(self, name: str, usual: tuple[str, ...]) -> str:
-        return self.settings.columns.need(name, self.fields, self._where, usual)
-
-    def _two(self) -> PromptResponses:
-        left, right = self._field("left", USUAL_LEFT), self._field("right", USUAL_RIGHT)
-        prompt = self.settings.columns.find("prompt", self.fields, self._where)
-        cells = {"left": left, "right": right, "prompt": prompt}
-        return sides_of({name: self.one.data.get(field) for name, field in cells.items() if field}, ("left", "right"))
+        answer = answer._replace(rationale=text_in(regions, columns.rationale))
+        person, source = pseudonym(self.server, one.account), source_of(self.server, one.task)
+        return comparison, one.judgment(answer, comparison, shown, annotator=person, guideline=None, source=source)
 
 
 def _annotations(number: int, row: Mapping[str, Any], dropped: list[dict[str, Any]]) -> Iterator[ExportedAnnotation]:
@@ -269,7 +252,7 @@ def _account(value: Any) -> int | str | None:
     return account if isinstance(account, int | str) and account != "" else None
 
 
-def _own_result(one: ExportedAnnotation, sent: Sent) -> list[dict[str, Any]]:
+def _own_result(one: ExportedAnnotation, sent: SentTask) -> list[dict[str, Any]]:
     """The result that values by control came from, as far as the export keeps it."""
     regions = []
     for name, control in controls(sent.interface).items():

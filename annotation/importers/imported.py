@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -48,8 +49,25 @@ class ImportedFile(NamedTuple):
 
     @property
     def n_ties(self) -> int:
-        """Judgments that prefer nothing to anything."""
+        """How many judgments prefer nothing to anything."""
         return sum(len(judgment.shown) > 1 and len(judgment.ranking) == 1 for judgment in self.judgments)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many rows were dropped, by reason."""
+        return Counter(entry["reason"].partition(" (")[0] for entry in self.dropped)
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Comparisons by the split that the file gives them; empty where it gives none."""
+        counted = Counter(self.splits[c.id] for c in self.comparisons if c.id in self.splits)
+        return {split: counted[split] for split in ("train", "validation", "test") if counted[split]}
+
+    @property
+    def remarks(self) -> list[str]:
+        """Everything else that a user has to know of the file."""
+        replaced = f"{self.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD"
+        return [*([replaced] if self.scrubbed else []), *self.notes]
 
 
 def left_out(row: int, name: Any, reason: object) -> dict[str, Any]:

@@ -11,26 +11,23 @@ from __future__ import annotations
 from typing import Any
 
 from align.core.config import BadInput
-from annotation.aggregation.votes import UNKNOWN_SIDES
 from annotation.importers.collector import Collector, JudgedRow, hashed_name
-from annotation.importers.columns import Columns, cell_of, name_in, number_of
+from annotation.importers.columns import cell_of, number_of
 from annotation.importers.formats import HH_TURN, read_hh
 from annotation.importers.imported import ImportedFile, Unusable
 from annotation.importers.importer import Row
 from annotation.importers.responses import (
     PromptResponses,
-    check,
     different_prompts,
     prompt_of,
     refuse_empty,
     require_both,
     sides_of,
-    storable,
+    usable,
     with_input,
-    with_system,
 )
 from annotation.importers.table import Table, find_columns
-from annotation.importers.turns import BESIDE, decoded, messages_of, refuse_media, spoken
+from annotation.importers.turns import MESSAGE_KEYS, decoded, messages_of, spoken
 
 CHOSEN_FIRST = ((0,), (1,))
 MARGIN = "margin"  # read where a row has no strength
@@ -38,7 +35,10 @@ RANKED = ("prompt", "responses", "ranks")  # what an importer makes of a row tha
 
 
 def read_preferences(table: Table, *, is_hh: bool | None = None) -> ImportedFile:
-    """Read the preferences of a table; ``is_hh``: whether it is HH text (None: by its first row).
+    """Read the preferences of a table.
+
+    Args:
+        is_hh: whether it is HH text (None: as its first row looks).
 
     Raises:
         BadInput: a column is not there.
@@ -53,13 +53,8 @@ def read_rankings(table: Table) -> ImportedFile:
         BadInput: a column is not there.
     """
     used = find_columns(table, "rankings")
-    collector = Collector(table, f"import:{hashed_name(table.path)}")
 
-    def judge(number: int, row: Row, name: str | None) -> JudgedRow:
-        annotator = collector.annotator(row, used.annotator)
-        if annotator or table.settings.annotator:
-            collector.refuse_copies(number, row)
-        refuse_media(row)
+    def judge(row: Row) -> JudgedRow:
         responses, ranks = row.get("responses"), row.get("ranks")
         if not isinstance(responses, list) or not isinstance(ranks, list) or len(responses) != len(ranks):
             raise Unusable("not one rank per response (responses, ranks)")
@@ -67,15 +62,14 @@ def read_rankings(table: Table) -> ImportedFile:
         known = sorted({place for place in places if place is not None})
         if None in places or len(places) < 2:
             raise Unusable(f"no two responses with a number as rank ({str(ranks)[:60]})")
-        prompt = with_system(prompt_of(row.get("prompt")), cell_of(row, used.system))
-        sides = PromptResponses(prompt, [messages_of(response, "assistant", "responses") for response in responses])
-        sides = storable(sides, table.replaced)
-        check(sides, ("one response", "another"))
-        ranking = [[place for place, rank in enumerate(places) if rank == value] for value in known]
-        return JudgedRow(sides, ranking, annotator, name, **_row_facts(collector, row, used, name))
+        read = [messages_of(response, "assistant", "responses") for response in responses]
+        sides = PromptResponses(prompt_of(row.get("prompt")), read)
+        sides = usable(sides, ("one response", "another"), cell_of(row, used.system), table.replaced)
+        return JudgedRow(row, sides, [[place for place, rank in enumerate(places) if rank == best] for best in known])
 
-    collector.read(judge, {"responses"}, used.id)
-    return collector.result(table.importer.kind if table.importer else "rankings", table.unread({*used.named, *RANKED}))
+    collector = Collector(table, used, f"import:{hashed_name(table.path)}")
+    collector.read(judge, ("responses",))
+    return collector.result(table.importer.kind if table.importer else "rankings", also_read=RANKED)
 
 
 def hh_sides(row: Row, columns: tuple[str, str]) -> PromptResponses:
@@ -107,29 +101,20 @@ class _Preferences:
         if "prompt" in self.responses:
             raise BadInput(f"{table.path}: column 'prompt' cannot hold a response; rename it, and map its new name")
         self.has_guessed_prompt = self.used.prompt not in (None, "prompt", mapped.prompt)
-        self.collector = Collector(table, f"import:{hashed_name(table.path)}")
+        self.collector = Collector(table, self.used, f"import:{hashed_name(table.path)}")
         first = table.readable[0] if table.readable else {}
         self.is_hh = self._looks_like_hh(first) if is_hh is None else is_hh
 
     def read(self) -> ImportedFile:
-        self.collector.read(self._judge, {*self.responses}, self.used.id)
+        self.collector.read(self._judge, self.responses)
         container = self.table.container
         format = "csv" if container in ("csv", "tsv") else "parquet" if container == "parquet" else "trl"
-        notes = self.table.unread({*self.used.named, *BESIDE, MARGIN}) if self.table.rows else []
-        return self.collector.result("hh" if self.is_hh else format, notes)
+        return self.collector.result("hh" if self.is_hh else format, also_read=(MARGIN,))
 
-    def _judge(self, number: int, row: Row, name: str | None) -> JudgedRow:
-        annotator = self.collector.annotator(row, self.used.annotator)
-        if annotator or self.table.settings.annotator:
-            self.collector.refuse_copies(number, row)
-        refuse_media(row)
-        sides = storable(self._sides(row), self.table.replaced)
-        sides = sides._replace(prompt=with_system(sides.prompt, cell_of(row, self.used.system)))
-        check(sides, self.responses)
+    def _judge(self, row: Row) -> JudgedRow:
+        sides = usable(self._sides(row), self.responses, cell_of(row, self.used.system), self.table.replaced)
         refuse_empty(sides.responses[0])
-        size = self._size(row)
-        facts = _row_facts(self.collector, row, self.used, name)
-        return JudgedRow(sides, CHOSEN_FIRST, annotator, name, size=size, **facts)
+        return JudgedRow(row, sides, CHOSEN_FIRST, self._size(row))
 
     def _sides(self, row: Row) -> PromptResponses:
         """The prompt and both responses of a row.
@@ -137,12 +122,12 @@ class _Preferences:
         Raises:
             Unusable: with the reason.
         """
-        cells = {name: decoded(row[name], "role", "from") for name in self.responses if name in row}
+        cells = {name: decoded(row[name], *MESSAGE_KEYS) for name in self.responses if name in row}
         self._refuse_names(cells)
         prompt = cell_of(row, self.used.prompt)
         if self.has_guessed_prompt and any(map(_holds_prompt, cells.values())):
             prompt = None
-        cells["prompt"] = decoded(prompt, "role", "from")
+        cells["prompt"] = decoded(prompt, *MESSAGE_KEYS)
         if self.is_hh and not cells["prompt"]:
             return hh_sides(cells, self.responses)
         return sides_of(with_input(cells, cell_of(row, self.used.input)), self.responses)
@@ -171,17 +156,6 @@ class _Preferences:
         chosen = row.get(self.responses[0])
         has_prompt = self.used.prompt is not None and row.get(self.used.prompt)
         return not has_prompt and isinstance(chosen, str) and HH_TURN.match(chosen) is not None
-
-
-def _row_facts(collector: Collector, row: Row, used: Columns, name: str | None) -> dict[str, Any]:
-    """What a row without sides holds beside its judgment: the order in a file is not an order on a screen."""
-    return {
-        "own_id": name,
-        "split": name_in(row, used.split),
-        "language": name_in(row, used.language),
-        "flags": [UNKNOWN_SIDES],
-        **collector.facts(row, used),
-    }
 
 
 def _holds_prompt(cell: Any) -> bool:

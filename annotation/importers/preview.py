@@ -28,44 +28,19 @@ def lines_on(path: Path, imported: ImportedFile) -> Iterator[str]:
     )
     for entry in imported.kept[:SHOWN_ROWS]:
         yield from _row(entry, imported)
-    splits = ", ".join(f"{count} {split}" for split, count in split_counts(imported).items())
+    splits = ", ".join(f"{count} {split}" for split, count in imported.split_counts.items())
     yield f"split: {splits or 'none given; the stage pairs draws one for each prompt'}"
     yield f"ties: {imported.n_ties} of {len(imported.kept)}"
     most = ", ".join(f"{name} ({count})" for name, count in people.most_common(EXAMPLES))
     yield f"annotators: {len(people)}" + (f" (most: {most})" if people else "")
     languages = Counter(comparison.language for comparison in comparisons)
     yield f"languages: {', '.join(f'{count} {tag}' for tag, count in languages.most_common())}"
-    for reason, count in sorted(reasons(imported).items()):
+    for reason, count in sorted(imported.reasons.items()):
         alike = [entry for entry in imported.dropped if entry["reason"].partition(" (")[0] == reason]
         rows = ", ".join(str(entry["row"]) for entry in alike[:EXAMPLES]) + (", …" if count > EXAMPLES else "")
         yield f"dropped: {count} x {alike[0]['reason']} (rows {rows})"
-    yield from (f"note: {note}" for note in notes_on(imported))
+    yield from (f"note: {note}" for note in imported.remarks)
     yield "nothing was written" + ("; without --dry-run the same command imports it" if imported.kept else "")
-
-
-def split_counts(imported: ImportedFile) -> dict[str, int]:
-    """Comparisons by the split that the file gives them; empty where it gives none."""
-    counted = Counter(imported.splits[c.id] for c in imported.comparisons if c.id in imported.splits)
-    return {split: counted[split] for split in ("train", "validation", "test") if counted[split]}
-
-
-def reasons(imported: ImportedFile) -> Counter[str]:
-    """How many rows were dropped, by reason."""
-    return Counter(entry["reason"].partition(" (")[0] for entry in imported.dropped)
-
-
-def notes_on(imported: ImportedFile) -> list[str]:
-    """Everything else that a user has to know of a file."""
-    replaced = f"{imported.scrubbed} characters that cannot be stored (NUL, lone surrogates) replaced by U+FFFD"
-    return [*([replaced] if imported.scrubbed else []), *imported.notes]
-
-
-def nothing_usable(path: Path, imported: ImportedFile) -> str:
-    """The error of a file without a usable row."""
-    if not imported.n_rows:
-        return f"{path}: holds no rows; name a file with preferences"
-    why = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons(imported).items()))
-    return f"{path}: no row is a usable preference, of {imported.n_rows} ({why})"
 
 
 def _row(entry: ImportedRow, imported: ImportedFile) -> Iterator[str]:

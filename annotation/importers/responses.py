@@ -31,13 +31,6 @@ class PromptResponses(NamedTuple):
     is_cut: bool = False
 
 
-class PlacedComparison(NamedTuple):
-    """A comparison, and the canonical number of the response in each place of the file (left or top first)."""
-
-    comparison: Comparison
-    shown: list[int]
-
-
 def sides_of(
     row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED, *, first_answers: bool = False
 ) -> PromptResponses:
@@ -117,8 +110,16 @@ def with_system(prompt: list[Message], system: Any) -> list[Message]:
     return prompt
 
 
-def storable(sides: PromptResponses, replaced: list[int]) -> PromptResponses:
-    """Sides of text that can be stored, also where JSON text of a cell spelt something else; adds to ``replaced``."""
+def usable(sides: PromptResponses, columns: tuple[str, str], system: Any, replaced: list[int]) -> PromptResponses:
+    """Return sides under a system prompt, checked, as text that can be stored; adds to ``replaced``.
+
+    JSON text of a cell may spell characters that the cell itself does not hold.
+
+    Raises:
+        Unusable: with the reason.
+    """
+    sides = sides._replace(prompt=with_system(sides.prompt, system))
+    check(sides, columns)
     return sides._replace(prompt=scrubbed(sides.prompt, replaced), responses=scrubbed(sides.responses, replaced))
 
 
@@ -165,8 +166,8 @@ def different_prompts(columns: tuple[str, str] = CHOSEN_REJECTED) -> str:
 
 def placed(
     sides: PromptResponses, language: str, tools: list[dict[str, Any]] | None = None, template_arguments: Any = None
-) -> PlacedComparison:
-    """The comparison that checked sides make.
+) -> tuple[Comparison, list[int]]:
+    """Return the comparison of checked sides, and the canonical number of the response in each place of the file.
 
     Raises:
         Unusable: they make none; says why.
@@ -182,7 +183,7 @@ def placed(
     except ValidationError as error:
         raise Unusable(f"malformed ({error.errors()[0]['msg']})") from None
     order = [response.messages for response in comparison.responses]
-    return PlacedComparison(comparison, [order.index(messages) for messages in sides.responses])
+    return comparison, [order.index(messages) for messages in sides.responses]
 
 
 def _whole(

@@ -20,18 +20,17 @@ from pydantic import AfterValidator, Field, SerializeAsAny, StringConstraints, f
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_jsonl
 from align.core.plugins import choose
-from align.core.records import Judgment
 from align.core.runs import Run
 from align.core.stage import stage
 from annotation.importers.collector import NOBODY
 from annotation.importers.columns import READ, Columns, FileSettings, Kind, Labels
 from annotation.importers.exports import looks_exported, read_export
 from annotation.importers.formats import Container, Format, container_of, read_rows
-from annotation.importers.imported import ImportedFile, ImportedRow, left_out
+from annotation.importers.imported import ImportedFile, left_out
 from annotation.importers.importer import IMPORTERS, Importer
 from annotation.importers.languages import tag_of
 from annotation.importers.preferences import read_preferences, read_rankings
-from annotation.importers.preview import lines_on, notes_on, nothing_usable, split_counts
+from annotation.importers.preview import lines_on
 from annotation.importers.table import Table, kind_of, open_table
 from annotation.importers.votes import read_votes
 from annotation.store.store import Split, Store
@@ -136,14 +135,15 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
     """
     whole = read(config)
     fresh = _new_to(whole, config.feedback)
-    for entry in fresh.dropped:
-        run.drop(entry["reason"].partition(" (")[0])
+    for reason, count in fresh.reasons.items():
+        run.drop(reason, count)
     write_jsonl(run.path / "dropped.jsonl", fresh.dropped)
-    write_jsonl(run.path / "rows.jsonl", [_traced(entry) for entry in fresh.kept])
-    for note in notes_on(fresh):
+    traced = ({"row": one.row, "id": one.name, "comparison_id": one.comparison.id} for one in fresh.kept)
+    write_jsonl(run.path / "rows.jsonl", traced)
+    for note in fresh.remarks:
         run.note(note)
     if not whole.kept:
-        raise BadInput(f"{nothing_usable(config.data, whole)}; see {run.path / 'dropped.jsonl'}")
+        raise BadInput(f"{_nothing_usable(config.data, whole)}; see {run.path / 'dropped.jsonl'}")
     judgments = fresh.judgments
     with Store.open(config.feedback, write=True) as store, store.transaction():
         store.add_comparisons(whole.comparisons, whole.splits)  # a split holds for rows that the store has already, too
@@ -157,7 +157,7 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
         "judgments": len(judgments),
         "ties": fresh.n_ties,
         "annotators": len({judgment.annotator for judgment in judgments}),
-        **{f"{split}_comparisons": count for split, count in split_counts(whole).items()},
+        **{f"{split}_comparisons": count for split, count in whole.split_counts.items()},
         "new_judgments": added,
         "dropped": len(fresh.dropped),
     }
@@ -171,7 +171,7 @@ def preview(config: ImportConfig) -> tuple[list[str], str | None]:
     """
     whole = read(config)
     lines = lines_on(config.data, _new_to(whole, config.feedback))
-    return list(lines), None if whole.kept else nothing_usable(config.data, whole)
+    return list(lines), None if whole.kept else _nothing_usable(config.data, whole)
 
 
 def read(config: ImportConfig) -> ImportedFile:
@@ -210,33 +210,37 @@ def _kind_of(config: ImportConfig, table: Table) -> Kind:
     return "preferences" if config.format == "hh" else kind_of(table)
 
 
+def _nothing_usable(path: Path, imported: ImportedFile) -> str:
+    """Return the error of a file without a usable row."""
+    if not imported.n_rows:
+        return f"{path}: holds no rows; name a file with preferences"
+    why = ", ".join(f"{count} x {reason}" for reason, count in sorted(imported.reasons.items()))
+    return f"{path}: no row is a usable preference, of {imported.n_rows} ({why})"
+
+
 def _new_to(imported: ImportedFile, feedback: Path) -> ImportedFile:
     """A file without the rows that the store holds already from another file that names nobody either."""
     if not feedback.is_file():
         return imported
-    files: dict[str, set[str]] = {}  # by judgment
-    judged: dict[str, set[str]] = {}  # by comparison
+    files: dict[str, set[str]] = {}  # that name nobody, by judgment, and by comparison
     with Store.open(feedback) as store:
         for judgment in store.judgments():
             if judgment.annotator.startswith(NOBODY):
-                files.setdefault(_content_of(judgment), set()).add(judgment.annotator)
-                judged.setdefault(judgment.comparison_id, set()).add(judgment.annotator)
+                for key in (f"{judgment.comparison_id} {judgment.ranking}", judgment.comparison_id):
+                    files.setdefault(key, set()).add(judgment.annotator)
     kept, dropped, contradicting = [], list(imported.dropped), 0
     for entry in imported.kept:
-        own = entry.judgment.annotator
-        before = files.get(_content_of(entry.judgment), set())
-        if own.startswith(NOBODY) and before and own not in before:
+        judgment = entry.judgment
+        before = files.get(f"{judgment.comparison_id} {judgment.ranking}", set())
+        is_nameless = judgment.annotator.startswith(NOBODY)
+        if is_nameless and before and judgment.annotator not in before:
             dropped.append(left_out(entry.row, entry.name, f"stands in the store already (from {min(before)})"))
             continue
         kept.append(entry)
-        contradicting += own.startswith(NOBODY) and not before and bool(judged.get(entry.judgment.comparison_id))
+        contradicting += is_nameless and not before and judgment.comparison_id in files
     note = f"{contradicting} rows contradict a row of another imported file in {feedback}: both stand, as two votes"
     dropped.sort(key=lambda entry: int(entry["row"]))
     return imported._replace(kept=kept, dropped=dropped, notes=[*imported.notes, *([note] if contradicting else [])])
-
-
-def _content_of(judgment: Judgment) -> str:
-    return f"{judgment.comparison_id} {judgment.ranking}"
 
 
 def _refuse_useless(config: ImportConfig, kind: Kind) -> None:
@@ -256,15 +260,9 @@ def _refuse_useless(config: ImportConfig, kind: Kind) -> None:
 
 
 def _holds(feedback: Path, head: str) -> bool:
-    """Whether a store's chain has an entry."""
     with Store.open(feedback) as store:
         return store.holds_entry(head)
 
 
 def _is_exported(path: Path) -> bool:
-    first: dict[str, Any] = next((row for _, row in read_rows(path, container_of(path, "auto"))), {})
-    return looks_exported(first)
-
-
-def _traced(entry: ImportedRow) -> dict[str, Any]:
-    return {"row": entry.row, "id": entry.name, "comparison_id": entry.comparison.id}
+    return looks_exported(next((row for _, row in read_rows(path, container_of(path, "auto"))), {}))

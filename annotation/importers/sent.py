@@ -20,14 +20,14 @@ from annotation.interface.config import Interface, shown_hash
 from annotation.interface.render import guidelines_html
 from annotation.store.ledger import Ledger, campaigns
 from annotation.store.store import Split, Store
-from annotation.store.tables import Purpose, Task
+from annotation.store.tables import Purpose
 
 
-class Sent(NamedTuple):
+class SentTask(NamedTuple):
     """A task as it was shown: ``shown`` are canonical response numbers in screen order.
 
-    ``url`` is its server, where that is known; ``pulled`` are the annotations that a pull has read, by id
-    and time of creation.
+    Of a task that a ledger holds, ``url`` is its server, ``project`` and ``task_id`` its numbers there, ``pages`` the
+    hash of what it shows, and ``pulled`` the annotations that a pull has read, by id and time of creation.
     """
 
     campaign: str
@@ -35,21 +35,17 @@ class Sent(NamedTuple):
     shown: list[int]
     interface: Interface
     guideline: str | None
-    url: str | None
-    pulled: frozenset[tuple[int, str]]
-
-
-class _Noted(NamedTuple):
-    """A task of a ledger, and its campaign's project."""
-
-    project: int
-    task: Task
-    sent: Sent
+    url: str | None = None
+    project: int | None = None
+    task_id: int | None = None
+    pages: str | None = None
+    pulled: frozenset[tuple[int, str]] = frozenset()
 
     def matches(self, project: int | None, task: str) -> bool:
-        """Whether an export means this task, by what it holds: two campaigns may ask the same."""
-        is_there = self.task.task_id is None or str(self.task.task_id) == task
-        return bool(self.sent.shown) and project in (None, self.project) and is_there
+        """Return whether an export means this task, by what it holds: two campaigns may ask the same."""
+        return (
+            bool(self.shown) and project in (None, self.project) and (self.task_id is None or str(self.task_id) == task)
+        )
 
 
 class SentTasks:
@@ -63,7 +59,7 @@ class SentTasks:
         self.path = campaign
         self.splits: dict[str, Split] = {}
 
-    def find(self, key: str, project: int | None, task: str, data: Mapping[str, Any]) -> Sent:
+    def find(self, key: str, project: int | None, task: str, data: Mapping[str, Any]) -> SentTask:
         """The task of a key, in a project of the server (None: unknown), that shows ``data``.
 
         Raises:
@@ -71,16 +67,16 @@ class SentTasks:
         """
         noted = [n for n in self._noted.get(key, ()) if n.matches(project, task)]
         if len(noted) == 1:
-            if noted[0].task.pages not in (None, shown_hash(data)):
+            if noted[0].pages not in (None, shown_hash(data)):
                 raise Unusable("its task shows something else than what was sent")
-            return noted[0].sent
+            return noted[0]
         if noted:
             raise Unusable("two campaigns of this store sent its task (export it as JSON, which tells the project)")
         return self._matched(key, dict(data))
 
     @cached_property
-    def _noted(self) -> dict[str, list[_Noted]]:
-        by_key: dict[str, list[_Noted]] = {}
+    def _noted(self) -> dict[str, list[SentTask]]:
+        by_key: dict[str, list[SentTask]] = {}
         if self.feedback is None:
             return by_key
         with Store.open(self.feedback) as store:
@@ -93,10 +89,10 @@ class SentTasks:
                 interface = Interface.model_validate_json(state.interface)
                 pulled = frozenset(ledger.pulled())
                 for key, task in ledger.tasks().items():
-                    if task.comparison_id in comparisons:  # it was not erased
-                        comparison = comparisons[task.comparison_id]
-                        sent = Sent(name, comparison, task.shown, interface, task.guideline, state.url, pulled)
-                        by_key.setdefault(key, []).append(_Noted(state.project, task, sent))
+                    if (comparison := comparisons.get(task.comparison_id)) is not None:  # it was not erased
+                        shown = (name, comparison, task.shown, interface, task.guideline)
+                        sent = SentTask(*shown, state.url, state.project, task.task_id, task.pages, pulled)
+                        by_key.setdefault(key, []).append(sent)
         return by_key
 
     @cached_property
@@ -118,7 +114,7 @@ class SentTasks:
         by_key = {task_key(c.id, purpose): c for c in work.comparisons for purpose in get_args(Purpose)}
         return campaign, work, by_key
 
-    def _matched(self, key: str, data: dict[str, Any]) -> Sent:
+    def _matched(self, key: str, data: dict[str, Any]) -> SentTask:
         campaign, work, by_key = self._campaign
         if key not in by_key:
             raise Unusable(f"its task is none of the campaign's (key {key})")
@@ -128,5 +124,4 @@ class SentTasks:
             raise Unusable("its task shows other texts than the comparison's responses, so its sides are not known")
         digest = hashlib.sha256(work.guidelines.encode("utf-8", "surrogatepass")).hexdigest()
         has_shown = data.get("guidelines_html") == guidelines_html(work.guidelines)
-        guideline = digest if has_shown else None
-        return Sent(campaign.name, comparison, shown, campaign.interface, guideline, None, frozenset())
+        return SentTask(campaign.name, comparison, shown, campaign.interface, digest if has_shown else None)

@@ -20,6 +20,7 @@ from annotation.importers.imported import Unusable
 ANSWERING = ("assistant", "tool")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")  # TRL's columns for them
 SHARE_GPT = ("from", "value")  # what some data sets call role and content
+MESSAGE_KEYS = ("role", "from")  # one of which every message has
 SHARE_GPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 MARKS = re.compile(
     r"<\|(?:im_start|im_end|start_header_id|eot_id|start|end|user|assistant|prompter|system|endoftext)\|>"

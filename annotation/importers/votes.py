@@ -10,7 +10,6 @@ a label that nobody explained or a text that is not there is left out, with its 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -21,16 +20,17 @@ from typing import Any
 from align.core.config import BadInput
 from annotation.aggregation.votes import BOTH_BAD, UNKNOWN_SIDES
 from annotation.importers.collector import Collector, JudgedRow
-from annotation.importers.columns import RANKINGS, Columns, Labels, Outcome, name_in, number_of, text_of, word_of
+from annotation.importers.columns import RANKINGS, Columns, Labels, Outcome, cell_of, number_of, text_of, word_of
 from annotation.importers.formats import cleaned, container_of, is_missing
 from annotation.importers.imported import ImportedFile, Unusable
 from annotation.importers.importer import Row
-from annotation.importers.responses import PromptResponses, check, sides_of, storable, with_input, with_system
+from annotation.importers.responses import PromptResponses, sides_of, usable, with_input
 from annotation.importers.table import Table, find_columns
-from annotation.importers.turns import BESIDE, decoded, refuse_media
+from annotation.importers.turns import MESSAGE_KEYS, decoded
 
 LEFT_RIGHT = ("left", "right")
 NEEDED = ("label", *LEFT_RIGHT)
+OF_ITEMS = ("prompt", "input", "system", *LEFT_RIGHT, "language", "split")  # what a file of items may hold
 TIE_COLUMN = re.compile(r"(?:^|[^a-z])tied?(?:[^a-z]|$)", re.IGNORECASE)
 EXAMPLES = 5  # labels without a meaning that are named
 
@@ -51,95 +51,11 @@ def read_votes(table: Table, *, items: Path | None = None, texts: Path | None = 
     where = f"{table.path} and {items}" if items else str(table.path)
     needed = {field: columns.need(field, known, where) for field in NEEDED}
     used = find_columns(table, "votes", known, where).model_copy(update=needed)
-    sides = _Sides(used, by_item, items, _texts(texts, table.replaced) if texts else None, texts, table.replaced)
-    if used.prompt is None and texts is None and isinstance(sides.first_left(table.readable), str):
-        columns.need("prompt", known, where)  # only whole dialogues hold their prompt
-    return _Votes(table, used, sides).read()
-
-
-class _Sides:
-    """The texts of votes; each prompt with its two responses becomes one comparison, made once."""
-
-    def __init__(
-        self,
-        used: Columns,
-        by_item: dict[str, Row],
-        items: Path | None,
-        by_id: dict[str, Any] | None,
-        texts: Path | None,
-        replaced: list[int],
-    ) -> None:
-        self.used, self.replaced = used, replaced
-        self.by_item, self.items = by_item, items
-        self.by_id, self.texts = by_id, texts
-        self.in_items = {name for row in by_item.values() for name in row}
-        self.made: dict[str, PromptResponses | str] = {}
-
-    def cells(self, row: Row) -> Row:
-        """The cells of a row (or its item) for prompt, sides, system prompt, language and split.
-
-        Raises:
-            Unusable: the item is in no row of the file of items.
-        """
-        item: Row = {}
-        if self.items is not None:
-            key = text_of(row.get(str(self.used.item), ""))
-            if key not in self.by_item:
-                raise Unusable(f"its item is not in {self.items.name} ({self.used.item} {key!r})")
-            item = self.by_item[key]
-        cells = {}
-        for field in ("prompt", "input", "system", *LEFT_RIGHT, "language", "split"):
-            column = getattr(self.used, field)
-            if column is not None:
-                cells[field] = (item if column in self.in_items else row).get(column)
-        return cells
-
-    def first_left(self, rows: Iterable[Row]) -> Any:
-        """The first response on the left that there is."""
-        column = str(self.used.left)
-        cells = (row.get(column) for row in (self.by_item.values() if column in self.in_items else rows))
-        return next((decoded(cell, "role", "from") for cell in cells if cell is not None), None)
-
-    def compare(self, cells: Row, turn: float | None) -> PromptResponses:
-        """The sides that cells make, checked, the same for the same cells.
-
-        Args:
-            turn: which turn of a dialogue was judged, where the row gives it.
-
-        Raises:
-            Unusable: they make none; says why.
-        """
-        key = json.dumps([cells.get(field) for field in ("prompt", "input", "system", *LEFT_RIGHT)], default=str)
-        if key not in self.made:
-            try:
-                self.made[key] = self._compare(cells)
-            except Unusable as reason:
-                self.made[key] = str(reason)
-        made = self.made[key]
-        if isinstance(made, str):
-            raise Unusable(made)
-        if made.is_cut and turn is not None and turn > 1:
-            raise Unusable(f"its vote is on turn {turn:g}, before which the dialogues part")
-        return made
-
-    def _compare(self, cells: Row) -> PromptResponses:
-        texts = {field: decoded(cells.get(field), "role", "from") for field in ("prompt", *LEFT_RIGHT)}
-        if self.by_id is not None:
-            texts |= {field: self._text(field, cells.get(field)) for field in ("prompt", *LEFT_RIGHT)}
-        texts = {field: _as_text(value) for field, value in texts.items()}
-        sides = sides_of(with_input(texts, cells.get("input")), LEFT_RIGHT, first_answers=True)
-        sides = sides._replace(prompt=with_system(sides.prompt, cells.get("system")))
-        check(sides, LEFT_RIGHT)
-        return storable(sides, self.replaced)
-
-    def _text(self, field: str, cell: Any) -> Any:
-        """The text of an id; a prompt may also be the text itself."""
-        known = self.by_id or {}
-        if cell is None or text_of(cell) in known:
-            return known.get(text_of(cell))
-        if field == "prompt":
-            return decoded(cell, "role", "from")
-        raise Unusable(f"its {field} is not in {self.texts.name if self.texts else 'the texts'} (id {text_of(cell)!r})")
+    if used.prompt is None and texts is None:
+        lefts = (row.get(str(used.left)) for row in (*by_item.values(), *table.readable))
+        if isinstance(next((decoded(cell, *MESSAGE_KEYS) for cell in lefts if cell is not None), None), str):
+            columns.need("prompt", known, where)  # only whole dialogues hold their prompt
+    return _Votes(table, used, items, by_item, texts).read()
 
 
 def _refuse_ties_beside(table: Table, used: Columns) -> None:
@@ -160,12 +76,18 @@ def _refuse_ties_beside(table: Table, used: Columns) -> None:
 
 
 class _Votes:
-    """One table of votes: what was read so far."""
+    """One table of votes: its columns, the items and texts that its rows name, and what was read so far."""
 
-    def __init__(self, table: Table, used: Columns, sides: _Sides) -> None:
-        self.table, self.used, self.sides = table, used, sides
+    def __init__(
+        self, table: Table, used: Columns, items: Path | None, by_item: dict[str, Row], texts: Path | None
+    ) -> None:
+        self.table, self.used = table, used
+        self.items, self.by_item, self.texts = items, by_item, texts
+        self.by_id = _texts(texts, table.replaced) if texts else {}
+        of_items = {name for row in by_item.values() for name in row}
+        self.of_items = [column for field in OF_ITEMS if (column := getattr(used, field)) in of_items]
         self.labels = table.settings.labels
-        self.collector = Collector(table, f"import:{table.path.name}")
+        self.collector = Collector(table, used, f"import:{table.path.name}")
         self.strange: Counter[str] = Counter()  # labels without a meaning
         _refuse_ties_beside(table, used)
         labels = [row.get(str(used.label)) for row in table.readable]
@@ -173,7 +95,7 @@ class _Votes:
 
     def read(self) -> ImportedFile:
         """Read every row, and note what a user would want to know of the labels."""
-        self.collector.read(self._judge, {str(self.used.left), str(self.used.right)}, self.used.item, self.used.id)
+        self.collector.read(self._judge, (str(self.used.left), str(self.used.right)))
         notes = []
         if self.by_name:
             meanings = ", ".join(f"'{label}' is {getattr(self.used, side)}" for label, side in self.by_name.items())
@@ -187,44 +109,63 @@ class _Votes:
                 f"labels without a meaning in column '{self.used.label}': {examples}{hint}; "
                 "give them one with labels.left, labels.right, labels.tie or labels.both_bad=[...]"
             )
-        notes += self.table.unread({*self.used.named, *BESIDE})
         return self.collector.result(self.table.importer.kind if self.table.importer else "votes", notes)
 
-    def _judge(self, number: int, row: Row, name: str | None) -> JudgedRow:
-        used = self.used
-        refuse_media(row)
-        self.collector.refuse_copies(number, row)
-        annotator = self.collector.annotator(row, used.annotator)
-        cells = self.sides.cells(row)
-        outcome = self._outcome(row.get(str(used.label)), cells)
-        sides = self.sides.compare(cells, number_of(row.get("turn")))
-        size = self.collector.number(row, used.strength)
-        return JudgedRow(
-            sides,
-            RANKINGS[outcome],
-            annotator=annotator,
-            name=name,
-            own_id=name_in(row, used.id),
-            item=name_in(row, used.item),
-            size=None if size is None else abs(size) if outcome in LEFT_RIGHT else 0.0,
-            split=name_in(cells, "split"),
-            language=name_in(cells, "language"),
-            flags=[
-                *([BOTH_BAD] if outcome == "both_bad" else []),
-                *([] if self.table.knows_sides else [UNKNOWN_SIDES]),
-            ],
-            **self.collector.facts(row, used),
-        )
+    def _judge(self, row: Row) -> JudgedRow:
+        row = self._with_item(row)
+        outcome = self._outcome(row)
+        sides = self._sides(row)
+        turn = number_of(row.get("turn"))
+        if sides.is_cut and turn is not None and turn > 1:
+            raise Unusable(f"its vote is on turn {turn:g}, before which the dialogues part")
+        size = self.collector.number(row, self.used.strength)
+        if size is not None:
+            size = abs(size) if outcome in LEFT_RIGHT else 0.0
+        flags = [BOTH_BAD] if outcome == "both_bad" else []
+        flags += [] if self.table.knows_sides else [UNKNOWN_SIDES]
+        return JudgedRow(row, sides, RANKINGS[outcome], size, flags)
 
-    def _outcome(self, label: Any, cells: Row) -> Outcome:
-        """The outcome of a label, which may also equal the text in exactly one of the columns left and right."""
+    def _with_item(self, row: Row) -> Row:
+        """Return a row with the cells of its item in the columns that the file of items has.
+
+        Raises:
+            Unusable: the item is in no row of that file.
+        """
+        if self.items is None:
+            return row
+        key = text_of(row.get(str(self.used.item), ""))
+        if key not in self.by_item:
+            raise Unusable(f"its item is not in {self.items.name} ({self.used.item} {key!r})")
+        return row | {column: self.by_item[key].get(column) for column in self.of_items}
+
+    def _sides(self, row: Row) -> PromptResponses:
+        cells = {field: self._text(field, cell_of(row, getattr(self.used, field))) for field in ("prompt", *LEFT_RIGHT)}
+        sides = sides_of(with_input(cells, cell_of(row, self.used.input)), LEFT_RIGHT, first_answers=True)
+        return usable(sides, LEFT_RIGHT, cell_of(row, self.used.system), self.table.replaced)
+
+    def _text(self, field: str, cell: Any) -> Any:
+        """Return the text of an id where texts have ids (a prompt may also be the text itself), else the cell's own.
+
+        Raises:
+            Unusable: no text has the id.
+        """
+        if self.texts is not None and cell is not None:
+            if (key := text_of(cell)) in self.by_id:
+                return _as_text(self.by_id[key])
+            if field != "prompt":
+                raise Unusable(f"its {field} is not in {self.texts.name} (id {key!r})")
+        return _as_text(decoded(cell, *MESSAGE_KEYS))
+
+    def _outcome(self, row: Row) -> Outcome:
+        """Return the outcome of a label, which may also equal the text in one of the columns left and right."""
+        label = row.get(str(self.used.label))
         if label is None or not text_of(label):
             raise Unusable(f"no label (column '{self.used.label}' is empty)")
         if (meaning := self.labels.meaning(label)) is not None:
             return meaning
         if (named := self.by_name.get(word_of(label))) is not None:
             return named
-        is_left, is_right = (text_of(label) == text_of(cells.get(field)) for field in LEFT_RIGHT)
+        is_left, is_right = (text_of(label) == text_of(cell_of(row, getattr(self.used, field))) for field in LEFT_RIGHT)
         if is_left != is_right:
             return "left" if is_left else "right"
         self.strange[text_of(label)[:60]] += 1
@@ -255,7 +196,7 @@ def _items(path: Path, column: str, replaced: list[int]) -> dict[str, Row]:
 def _texts(path: Path, replaced: list[int]) -> dict[str, Any]:
     """Texts by their id."""
     rows = _by_id(path, cleaned(path, container_of(path, "votes"), replaced, whole=True), "id")
-    return {key: decoded(row.get("text"), "role", "from") for key, row in rows.items()}
+    return {key: decoded(row.get("text"), *MESSAGE_KEYS) for key, row in rows.items()}
 
 
 def _by_id(path: Path, rows: Iterable[tuple[int, Row]], column: str) -> dict[str, Row]:

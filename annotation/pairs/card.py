@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from align.core.files import write_jsonl, write_text
 from align.core.stats.estimates import Estimate
-from annotation.pairs.products import Row, columns
-from annotation.pairs.splits import SPLITS
+from annotation.pairs.products import FILES, Row, columns
 from annotation.store.ledger import guidelines
 from annotation.store.store import Store
 
@@ -74,27 +73,28 @@ EDITED = (
 UNITS = "Reasons that name annotators, known answers or repeated questions count judgments, the others rows."
 
 
-class Facts(NamedTuple):
-    """What a card contains beside its rows.
+def write_card(
+    folder: Path,
+    outputs: Mapping[str, Rows],
+    licence: str,
+    languages: Sequence[str],
+    manifest: Mapping[str, Any],
+    alpha: Mapping[str, Any] | None,
+    versions: Mapping[str, Sequence[int]],
+) -> None:
+    """Write the folder.
 
-    ``alpha`` is a coefficient with its interval, as in agreement.json, None without votes; ``versions`` are the
-    numbers under which campaigns know a guideline, by its hash.
+    Args:
+        outputs: rows by file name; empty files are left out.
+        alpha: a coefficient with its interval, as in agreement.json; None without votes.
+        versions: the numbers under which campaigns know a guideline, by its hash.
     """
-
-    licence: str
-    manifest: Mapping[str, Any]
-    alpha: Mapping[str, Any] | None
-    versions: Mapping[str, Sequence[int]]
-    languages: Sequence[str]
-
-
-def write_card(folder: Path, outputs: Mapping[str, Rows], facts: Facts) -> None:
-    """Write the folder; ``outputs`` are rows by file name, empty ones left out."""
     kept = {name: rows for name, rows in outputs.items() if rows}
     for name, rows in kept.items():
         write_jsonl(folder / name, map(columns, rows))
-    head = yaml.safe_dump(_front_matter(kept, facts), sort_keys=False, allow_unicode=True)
-    write_text(folder / "README.md", f"---\n{head}---\n\n{_text(kept, facts)}")
+    head = yaml.safe_dump(_front_matter(kept, licence, languages), sort_keys=False, allow_unicode=True)
+    text = _text(kept, manifest, _agreement(alpha), _guidelines(manifest["guidelines"], versions))
+    write_text(folder / "README.md", f"---\n{head}---\n\n{text}")
 
 
 def guideline_versions(store: Store) -> dict[str, list[int]]:
@@ -107,13 +107,13 @@ def guideline_versions(store: Store) -> dict[str, list[int]]:
     return {digest: sorted(numbers) for digest, numbers in sorted(versions.items())}
 
 
-def _front_matter(outputs: Mapping[str, Rows], facts: Facts) -> dict[str, Any]:
+def _front_matter(outputs: Mapping[str, Rows], licence: str, languages: Sequence[str]) -> dict[str, Any]:
     """What the hub and ``load_dataset`` read."""
     parts = _parts(outputs)
     n_rows = sum(len(rows) for rows in outputs.values())
     return {
-        "license": facts.licence,
-        "language": list(facts.languages),
+        "license": licence,
+        "language": list(languages),
         "size_categories": [next((name for limit, name in SIZES if n_rows < limit), "n>1M")],
         "tags": ["human-feedback", "preference"],
         "configs": [
@@ -135,14 +135,10 @@ def _front_matter(outputs: Mapping[str, Rows], facts: Facts) -> dict[str, Any]:
 
 
 def _parts(outputs: Iterable[str]) -> dict[str, dict[str, str]]:
-    """File names by kind of row and split, pairs first."""
+    """Return the names of the files that there are by kind of row and split, pairs first."""
     present = set(outputs)
-    parts: dict[str, dict[str, str]] = {"pairs": {split: f"{split}.jsonl" for split in SPLITS}}
-    for kind in ("demonstrations", "thumbs"):
-        parts[kind] = {s: f"{kind}.jsonl" if s == "train" else f"{kind}-{s}.jsonl" for s in SPLITS}
-    parts["labels"] = {"judged": "labels.jsonl"}  # every split; a row names its own
-    existing = {kind: {s: file for s, file in files.items() if file in present} for kind, files in parts.items()}
-    return {kind: files for kind, files in existing.items() if files}
+    kinds = {kind: {split: file for split, file in files.items() if file in present} for kind, files in FILES.items()}
+    return {kind: files for kind, files in kinds.items() if files}
 
 
 def _features(kind: str, rows: Rows) -> list[dict[str, Any]]:
@@ -163,8 +159,7 @@ def _type(kind: str, name: str, rows: Rows) -> Mapping[str, Any]:
     return OWN_TYPES.get((kind, name)) or JSON.get(name) or TYPES[name]
 
 
-def _text(outputs: Mapping[str, Rows], facts: Facts) -> str:
-    manifest = facts.manifest
+def _text(outputs: Mapping[str, Rows], manifest: Mapping[str, Any], agreement: str, guidelines: str) -> str:
     parts = _parts(outputs)
     rows = "\n".join(
         f"| {kind} | {split} | {len(outputs[file])} | {len({row.prompt_id for row in outputs[file]})} |"
@@ -182,8 +177,8 @@ def _text(outputs: Mapping[str, Rows], facts: Facts) -> str:
             "whether it ended and `*_tokens` holds its token ids, with hashes of the tokenizer and template and of the "
             "exchange that they belong to.",
             f"## How votes became rows\n\n{_policy(manifest)}",
-            f"## Agreement\n\n{_agreement(facts.alpha)}",
-            f"## Guidelines\n\n{_guidelines(facts)}",
+            f"## Agreement\n\n{agreement}",
+            f"## Guidelines\n\n{guidelines}",
             f"## Left out\n\n{_left_out(manifest)}",
             f"## Provenance\n\nsha256 of what was read: `{manifest['content_sha256']}`\n",
         ]
@@ -216,11 +211,10 @@ def _agreement(alpha: Mapping[str, Any] | None) -> str:
     )
 
 
-def _guidelines(facts: Facts) -> str:
-    seen = facts.manifest["guidelines"]
+def _guidelines(counted: Mapping[str, int], versions: Mapping[str, Sequence[int]]) -> str:
     lines = []
-    for digest, count in seen.items():
-        numbers = " and ".join(map(str, facts.versions.get(digest, ()))) or "not recorded"
+    for digest, count in counted.items():
+        numbers = " and ".join(map(str, versions.get(digest, ()))) or "not recorded"
         what = "an empty text" if digest == NOTHING else f"sha256 `{digest}`"
         lines.append(f"- {what}, version {numbers}: {count} judgments")
     return "\n".join(lines) or "No judgment carries the hash of a guideline."

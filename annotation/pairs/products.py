@@ -40,6 +40,16 @@ RowT = TypeVar("RowT")
 Row = Pair | Demonstration | Thumb | Labelled
 
 
+FILES: Mapping[str, Mapping[str, str]] = {  # names by kind of row and split
+    "pairs": {split: f"{split}.jsonl" for split in SPLITS},
+    **{
+        kind: {split: f"{kind}.jsonl" if split == "train" else f"{kind}-{split}.jsonl" for split in SPLITS}
+        for kind in ("demonstrations", "thumbs")
+    },
+    "labels": {"judged": "labels.jsonl"},  # of every split; a row names its own
+}
+
+
 class Edit(NamedTuple):
     """What a person wrote in place of a response, or of all of them (None) where none was better."""
 
@@ -86,25 +96,12 @@ def products(
 
 
 def files(made: Products, split: Mapping[str, Split]) -> dict[str, Sequence[Row]]:
-    """Rows by file name; files that would be empty are left out."""
+    """Return rows by file name; files that would be empty are left out."""
     by_file: dict[str, Sequence[Row]] = {}
-    kinds: dict[str, Sequence[Row]] = {"demonstrations": made.demonstrations.rows, "thumbs": made.thumbs.rows}
-    for name, rows in kinds.items():
-        for part in SPLITS:
-            file = f"{name}.jsonl" if part == "train" else f"{name}-{part}.jsonl"
-            by_file[file] = [row for row in rows if split[row.comparison_id] == part]
+    for kind, rows in (("demonstrations", made.demonstrations.rows), ("thumbs", made.thumbs.rows)):
+        by_file |= {f: [row for row in rows if split[row.comparison_id] == s] for s, f in FILES[kind].items()}
     by_file["labels.jsonl"] = made.labels.rows
     return {file: rows for file, rows in by_file.items() if rows}
-
-
-def account(made: Products, split: Mapping[str, Split]) -> dict[str, Any]:
-    """Rows by split and drops by reason, for the manifest; kinds without judgments are left out."""
-    counts = {}
-    for name, (rows, dropped) in made._asdict().items():
-        if rows or dropped:
-            counted = Counter(split[row.comparison_id] for row in rows)
-            counts[name] = {"rows": {s: counted[s] for s in SPLITS}, "dropped": dict(sorted(dropped.items()))}
-    return counts
 
 
 def columns(record: Record) -> dict[str, Any]:

@@ -13,28 +13,27 @@ Which judgments count is decided in ``counting.py``, which response is the bette
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from align.core.config import BadInput, StageConfig
 from align.core.files import write_json, write_jsonl
 from align.core.hashes import file_hash
-from align.core.records import Comparison, Judgment, Pair, Record, Response
+from align.core.records import Comparison, Judgment, Pair, Response
 from align.core.runs import Run
 from align.core.stage import stage
 from align.core.stats.estimates import Estimate
 from annotation.aggregation.counting import CountingJudgments, counting_judgments, exclusions_hash, questions_of
 from annotation.aggregation.decisions import Method, Ties, called_both_bad, decide
 from annotation.aggregation.votes import FIRST, TIE, Tally, Vote, tallies, votes_of
-from annotation.agreement.measures import ceiling, measure
-from annotation.pairs.card import Facts, guideline_versions, write_card
-from annotation.pairs.products import Products, Row, account, columns, files, pair_key, products, side
+from annotation.agreement.measures import measure
+from annotation.pairs.card import guideline_versions, write_card
+from annotation.pairs.manifest import account, account_of_people, account_of_products
+from annotation.pairs.products import Made, Products, Row, columns, files, pair_key, products, side
 from annotation.pairs.splits import SPLITS, Placement, is_for_judge, place
 from annotation.store.ledger import excluded
 from annotation.store.store import Split, Store
@@ -93,13 +92,6 @@ class PairsConfig(StageConfig):
         return self
 
 
-class VotedPairs(NamedTuple):
-    """Pairs by comparison order, before the split, and why the others are none."""
-
-    pairs: list[Pair]
-    dropped: Counter[str]
-
-
 @stage
 def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     """Make preference pairs, demonstrations, thumbs and labels from a feedback store.
@@ -120,31 +112,26 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     by_id = {comparison.id: comparison for comparison in comparisons}
     votes = pooled(votes_of(counting.judgments), by_id)
     voted, estimated = _voted(config, counting, votes, by_id, placement)
-    made = products(counting.judgments, by_id, placement, questions, voted.pairs, config.min_votes)
-    whole = sorted([*voted.pairs, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
+    made = products(counting.judgments, by_id, placement, questions, voted.rows, config.min_votes)
+    whole = sorted([*voted.rows, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
     rows = {split: [p for p in whole if placement.split[p.comparison_id] == split] for split in SPLITS}
     _count_drops(run, voted, made)
     outputs: dict[str, Sequence[Row]] = {f"{split}.jsonl": rows[split] for split in SPLITS}
     outputs |= files(made, placement.split)
     _require_rows(config, outputs, voted.dropped, len(comparisons), len(judgments), has_votes=bool(votes))
     manifest = {
-        **_manifest(config, rows, voted.dropped, placement, comparisons, judgments, votes),
-        **account(made, placement.split),
+        **account(_policy(config), comparisons, judgments, votes, rows, voted.dropped, placement),
+        **account_of_products(made, placement.split),
         **({_other_side(config): len(others)} if config.judge_share else {}),
-        "guidelines": dict(sorted(Counter(j.guideline for j in counting.judgments if j.guideline).items())),
-        "excluded": [
-            {"annotator": name, "reason": reasons[name], "judgments": count}
-            for name, count in sorted(counting.excluded.items())
-        ],
+        **account_of_people(counting, reasons),
         **estimated,
     }
     for name, lines in outputs.items():
         write_jsonl(run.path / name, map(columns, lines))
     if config.card and config.licence:
         alpha = measure(votes, by_id, config.seed)["alpha"] if votes else None
-        write_card(
-            run.path / "card", outputs, Facts(config.licence, manifest, alpha, versions, _languages(outputs, by_id))
-        )
+        languages = sorted({by_id[row.comparison_id].language for lines in outputs.values() for row in lines})
+        write_card(run.path / "card", outputs, config.licence, languages, manifest, alpha, versions)
     written = [*outputs, *sorted(f"card/{path.name}" for path in (run.path / "card").glob("*"))]
     manifest["files"] = {name: file_hash(run.path / name) for name in written}
     write_json(run.path / "manifest.json", manifest)
@@ -196,7 +183,7 @@ def _other_side(config: PairsConfig) -> str:
     return "left_to_policies" if config.for_judge else "left_to_the_judge"
 
 
-def pairs_of(decided: Iterable[Tally], comparisons: Mapping[str, Comparison], min_votes: int) -> VotedPairs:
+def pairs_of(decided: Iterable[Tally], comparisons: Mapping[str, Comparison], min_votes: int) -> Made[Pair]:
     """Make pairs of decided tallies; where two make the same pair, the one with more votes is kept."""
     dropped = Counter(dict.fromkeys(REASONS, 0))
     by_answers: dict[tuple[str, ...], Pair] = {}
@@ -213,7 +200,7 @@ def pairs_of(decided: Iterable[Tally], comparisons: Mapping[str, Comparison], mi
             if sum(rival.votes) >= sum(pair.votes):
                 continue
         by_answers[key] = pair
-    return VotedPairs(sorted(by_answers.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
+    return Made(sorted(by_answers.values(), key=lambda p: (p.prompt_id, p.comparison_id)), dropped)
 
 
 def _unusable(tally: Tally, are_equal: bool, min_votes: int) -> str | None:
@@ -268,7 +255,7 @@ def _voted(
     votes: Sequence[Vote],
     comparisons: Mapping[str, Comparison],
     placement: Placement,
-) -> tuple[VotedPairs, dict[str, Any]]:
+) -> tuple[Made[Pair], dict[str, Any]]:
     """The pairs that votes make, every drop up to here, and what the method estimated on the way."""
     counted = tallies(votes)
     clean = [tally for tally in counted if tally.comparison_id not in placement.leaking]
@@ -283,7 +270,7 @@ def _voted(
     return voted, decisions.estimated
 
 
-def _count_drops(run: Run, voted: VotedPairs, made: Products) -> None:
+def _count_drops(run: Run, voted: Made[Pair], made: Products) -> None:
     """Into the run's record, what is no pair under the name of its kind."""
     for reason, count in sorted(voted.dropped.items()):
         run.drop(reason, count)
@@ -313,10 +300,6 @@ def _remarks(
     return notes
 
 
-def _languages(outputs: Mapping[str, Sequence[Row]], comparisons: Mapping[str, Comparison]) -> list[str]:
-    return sorted({comparisons[row.comparison_id].language for rows in outputs.values() for row in rows})
-
-
 def _require_rows(
     config: PairsConfig,
     outputs: Mapping[str, Sequence[Row]],
@@ -342,46 +325,9 @@ def _require_rows(
         )
 
 
-def _manifest(
-    config: PairsConfig,
-    rows: Mapping[Split, Sequence[Pair]],
-    dropped: Counter[str],
-    placement: Placement,
-    comparisons: Sequence[Comparison],
-    judgments: Sequence[Judgment],
-    votes: Sequence[Vote],
-) -> dict[str, Any]:
-    used = {split: {pair.comparison_id for pair in rows[split]} for split in SPLITS}
-    judged = {judgment.comparison_id for judgment in judgments}
-    return {
-        "comparisons": len(comparisons),
-        "without_judgment": sum(comparison.id not in judged for comparison in comparisons),
-        "judgments": len(judgments),
-        "annotators": len({judgment.annotator for judgment in judgments}),
-        "pairs": {split: len(rows[split]) for split in SPLITS},
-        "prompts": {split: len({pair.prompt_id for pair in rows[split]}) for split in SPLITS},
-        "dropped": dict(sorted(dropped.items())),
-        "near_duplicate_prompts": placement.near_duplicates,
-        "ceiling": {
-            **ceiling(votes, config.seed),
-            **{split: ceiling([v for v in votes if v.comparison_id in used[split]], config.seed) for split in SPLITS},
-        },
-        "policy": _policy(config),
-        "content_sha256": _content(comparisons, judgments),
-    }
-
-
 def _policy(config: PairsConfig) -> dict[str, Any]:
-    """The settings that decide; a later one is left out unless it is set, so that older files keep their bytes."""
+    """Return the settings that decide; a later one only where it is set, so that older files keep their bytes."""
     keys = {"method", "ties", "min_votes", "validation", "test", "seed"}
     later = {"both_bad"} if config.both_bad != "keep" else set()
     later |= {"judge_share", "for_judge"} if config.judge_share else set()
     return config.model_dump(mode="json", include=keys | later | ({"exclude"} if config.exclude else set()))
-
-
-def _content(comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -> str:
-    """Hash of what was read, the same in every store that holds the same comparisons and judgments."""
-    digest = hashlib.sha256()
-    for record in (*comparisons, *judgments):
-        digest.update(json.dumps(record, sort_keys=True, default=Record.model_dump).encode() + b"\n")
-    return digest.hexdigest()

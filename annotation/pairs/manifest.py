@@ -1,0 +1,75 @@
+"""The account of a pairs run: what was read, what was made of it, and what was left out and why.
+
+In: the comparisons, judgments and votes that were read, and the rows that were made. Out: the content of
+``manifest.json`` but for its files. Nothing in it depends on the store that held them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from align.core.records import Comparison, Judgment, Pair, Record
+from annotation.aggregation.counting import CountingJudgments
+from annotation.aggregation.votes import Vote
+from annotation.agreement.measures import ceiling
+from annotation.pairs.products import Products
+from annotation.pairs.splits import SPLITS, Placement
+from annotation.store.store import Split
+
+
+def account(
+    policy: Mapping[str, Any],
+    comparisons: Sequence[Comparison],
+    judgments: Sequence[Judgment],
+    votes: Sequence[Vote],
+    pairs: Mapping[Split, Sequence[Pair]],
+    dropped: Mapping[str, int],
+    placement: Placement,
+) -> dict[str, Any]:
+    """Return what was read, the pairs by split, and how far people agree on them; ``policy`` are the settings."""
+    used = {split: {pair.comparison_id for pair in pairs[split]} for split in SPLITS}
+    judged = {judgment.comparison_id for judgment in judgments}
+    digest = hashlib.sha256()  # the same in every store that holds the same comparisons and judgments
+    for record in (*comparisons, *judgments):
+        digest.update(json.dumps(record, sort_keys=True, default=Record.model_dump).encode() + b"\n")
+    seed = policy["seed"]
+    return {
+        "comparisons": len(comparisons),
+        "without_judgment": sum(comparison.id not in judged for comparison in comparisons),
+        "judgments": len(judgments),
+        "annotators": len({judgment.annotator for judgment in judgments}),
+        "pairs": {split: len(pairs[split]) for split in SPLITS},
+        "prompts": {split: len({pair.prompt_id for pair in pairs[split]}) for split in SPLITS},
+        "dropped": dict(sorted(dropped.items())),
+        "near_duplicate_prompts": placement.near_duplicates,
+        "ceiling": {
+            **ceiling(votes, seed),
+            **{split: ceiling([v for v in votes if v.comparison_id in used[split]], seed) for split in SPLITS},
+        },
+        "policy": policy,
+        "content_sha256": digest.hexdigest(),
+    }
+
+
+def account_of_products(made: Products, split: Mapping[str, Split]) -> dict[str, Any]:
+    """Return rows by split and drops by reason; kinds without judgments are left out."""
+    counts = {}
+    for name, (rows, dropped) in made._asdict().items():
+        if rows or dropped:
+            counted = Counter(split[row.comparison_id] for row in rows)
+            counts[name] = {"rows": {s: counted[s] for s in SPLITS}, "dropped": dict(sorted(dropped.items()))}
+    return counts
+
+
+def account_of_people(counting: CountingJudgments, reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Return the guidelines that judgments were made by, and who does not count and why."""
+    guidelines = Counter(judgment.guideline for judgment in counting.judgments if judgment.guideline)
+    excluded = [
+        {"annotator": name, "reason": reasons[name], "judgments": count}
+        for name, count in sorted(counting.excluded.items())
+    ]
+    return {"guidelines": dict(sorted(guidelines.items())), "excluded": excluded}
