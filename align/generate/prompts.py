@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from align.core.records import Message, Pair, check_messages, is_empty, prompt_id
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 from annotation.importers.responses import with_system
 from annotation.importers.turns import messages_of, refuse_media, template_arguments_of, tools_of
 
@@ -53,7 +53,7 @@ def read_prompts(path: Path, split: str | None = None, note: Callable[[str], Non
             )  # an empty last turn ("Assistant:") is a generation prompt
             check_messages(messages, "prompt")
             tools = tools_of(row.get("tools"))
-        except (ValueError, Unusable) as error:
+        except (ValueError, UnusableRow) as error:
             raise BadInput(f"{file}: row {number}: {error}; mend or remove it") from None
         unread.update(set(row) - READ)
         prompts.append(

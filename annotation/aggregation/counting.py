@@ -35,7 +35,7 @@ class Questions(NamedTuple):
     labels: Mapping[str, tuple[str, ...]]
 
     def offered(self, judgment: Judgment) -> tuple[str, ...]:
-        """The labels a judgment was chosen from; empty where it is not known."""
+        """Return the labels a judgment was chosen from; empty where it is not known."""
         campaign = judgment.source.removeprefix(LABELLING_SERVER).rpartition(":")[0]
         return self.labels.get(campaign, ()) if judgment.source.startswith(LABELLING_SERVER) else ()
 
@@ -49,7 +49,7 @@ class CountingJudgments(NamedTuple):
 
 
 def questions_of(store: Store) -> Questions:
-    """What a store knows of the questions behind its judgments."""
+    """Return what a store knows of the questions behind its judgments."""
     tasks = purposes(store)
     known = {(campaign, item): purpose for campaign, _, item, purpose in tasks if purpose not in OPEN_QUESTIONS}
     return Questions(  # to ask a known answer again is still to ask for a known answer
@@ -59,7 +59,7 @@ def questions_of(store: Store) -> Questions:
 
 
 def exclusions_hash(store: Store) -> str:
-    """Hash of what decides which judgments count and is no entry of the chain: exclusions, and purposes of tasks."""
+    """Hash what decides which judgments count and is no entry of the chain: exclusions, and purposes of tasks."""
     sources = store.sources()
     purposes = {source: purpose for source, purpose in questions_of(store).purposes.items() if source in sources}
     return hashlib.sha256(json.dumps([excluded(store), purposes], sort_keys=True).encode()).hexdigest()
@@ -85,7 +85,7 @@ def counting_judgments(
 
 
 def _first_answers(judgments: list[Judgment], questions: Questions) -> list[Judgment]:
-    """One judgment per person, comparison and question of those that a labelling server gave; all others."""
+    """Return one judgment per person, comparison and question of those that a labelling server gave; all others."""
     first: dict[tuple[str, ...], tuple[bool, str]] = {}
     keys = [_question(judgment, questions) for judgment in judgments]
     ranks = [(questions.purposes.get(judgment.source) == "repeat", judgment.source) for judgment in judgments]
@@ -95,7 +95,7 @@ def _first_answers(judgments: list[Judgment], questions: Questions) -> list[Judg
 
 
 def _question(judgment: Judgment, questions: Questions) -> tuple[str, ...]:
-    """The question that a judgment answers, and the annotator: an order, a thumb and each set of labels differ."""
+    """Return the question of a judgment, with its annotator: an order, a thumb and each set of labels differ."""
     if not judgment.source.startswith(LABELLING_SERVER):
         return (judgment.comparison_id, judgment.annotator, judgment.source.partition("#")[0])  # by file
     if judgment.label in (UP, DOWN, None):

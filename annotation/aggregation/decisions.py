@@ -54,7 +54,7 @@ def decide(
 
 
 def called_both_bad(judgments: Iterable[Judgment]) -> set[str]:
-    """Comparisons of which at least half of the judgments call both (all) responses bad."""
+    """Return comparisons of which at least half of the judgments call both (all) responses bad."""
     marks: dict[str, list[bool]] = {}
     for judgment in judgments:
         marks.setdefault(judgment.comparison_id, []).append(BOTH_BAD in judgment.flags)
@@ -62,7 +62,7 @@ def called_both_bad(judgments: Iterable[Judgment]) -> set[str]:
 
 
 def _by_count(tally: Tally) -> Tally:
-    """The majority of those who chose a side."""
+    """Return the majority of those who chose a side."""
     for_first, for_second, _ = tally.counts
     return tally._replace(winner=majority((for_first, for_second, 0)))
 
@@ -77,7 +77,7 @@ def _by_probability(tally: Tally, probabilities: Sequence[float], ties: Ties) ->
 
 
 def _by_graph(tallies: Sequence[Tally], comparisons: Mapping[str, Comparison]) -> tuple[list[Sequence[float]], float]:
-    """Outcome probabilities by strength; the same answer to the same prompt is one node in all its comparisons."""
+    """Return outcome probabilities by strength; one answer to one prompt is one node in all its comparisons."""
     nodes: dict[tuple[str, str, str], int] = {}
     numbers: dict[str, list[int]] = {}
     for key in sorted({tally.comparison_id for tally in tallies}):

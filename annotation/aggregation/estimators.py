@@ -50,7 +50,7 @@ class Strengths(NamedTuple):
 
 
 def dawid_skene(votes: Iterable[Vote]) -> DawidSkeneFit:
-    """One-coin Dawid-Skene over votes; labels are the outcomes that somebody chose."""
+    """Fit one-coin Dawid-Skene to votes; labels are the outcomes that somebody chose."""
     ordered = sorted(votes, key=lambda v: (v.unit, v.annotator, v.source, v.outcome))
     if not ordered:
         return DawidSkeneFit({}, {})
@@ -69,7 +69,7 @@ def dawid_skene(votes: Iterable[Vote]) -> DawidSkeneFit:
 
 
 def one_coin(item_V: Numbers, annotator_V: Numbers, label_V: Numbers) -> OneCoinFit:
-    """EM for annotators who hit the true label with one probability and else err evenly over the other labels.
+    """Fit annotators who hit the true label with one probability and else err evenly over the other labels, by EM.
 
     Zhang, Chen, Zhou and Jordan, "Spectral methods meet EM" (https://arxiv.org/abs/1406.3824), as in crowd-kit's
     ``OneCoinDawidSkene``: started from the shares of votes, stopped by the gain of its bound.
@@ -98,7 +98,7 @@ def one_coin(item_V: Numbers, annotator_V: Numbers, label_V: Numbers) -> OneCoin
 
 
 def davidson(first_E: Numbers, second_E: Numbers, counts_EO: Array, n_nodes: int) -> Strengths:
-    """Most probable log-strengths of Bradley-Terry with ties, under a normal prior of deviation ``PRIOR``.
+    """Return most probable log-strengths of Bradley-Terry with ties, under a normal prior of deviation ``PRIOR``.
 
     Davidson, "On extending the Bradley-Terry model to accommodate ties" (JASA 65, 1970): first, second and tie have
     probabilities in proportion to p, q and nu sqrt(p q). One nu for all edges; without any tie it is Bradley-Terry.
@@ -128,7 +128,7 @@ def davidson(first_E: Numbers, second_E: Numbers, counts_EO: Array, n_nodes: int
 
 
 def outcome_probabilities(gap_E: Array, tie: float) -> Array:
-    """Probability of first, second and tie by the gap in log-strength (first - second), shape ``(E, 3)``."""
+    """Return the probability of first, second and tie by the gap in log-strength (first - second), shape ``(E, 3)``."""
     with np.errstate(divide="ignore"):
         log_tie_E = np.full(len(gap_E), np.log(tie))
     score_EO = np.stack([gap_E / 2, -gap_E / 2, log_tie_E], 1)
@@ -143,13 +143,13 @@ def _sums(index: Numbers, values: Array, n: int) -> Array:
 def _maximise(
     posterior_IL: Array, item_V: Numbers, annotator_V: Numbers, label_V: Numbers, votes_A: Numbers
 ) -> tuple[Array, Array]:
-    """Share of each label, and each annotator's expected share of hits."""
+    """Return the share of each label, and each annotator's expected share of hits."""
     prior_L = np.maximum(posterior_IL.mean(0), FLOOR)
     return prior_L, _sums(annotator_V, posterior_IL[item_V, label_V], len(votes_A)) / votes_A
 
 
 def _log_likelihood(reliability_V: Array, label_V: Numbers, n_labels: int) -> Array:
-    """Log-probability of each vote under each true label, shape ``(V, L)``."""
+    """Return the log-probability of each vote under each true label, shape ``(V, L)``."""
     others = max(n_labels - 1, 1)
     hit_VL = label_V[:, None] == np.arange(n_labels)
     chance_VL = np.where(hit_VL, reliability_V[:, None], (1 - reliability_V[:, None]) / others)
@@ -157,7 +157,7 @@ def _log_likelihood(reliability_V: Array, label_V: Numbers, n_labels: int) -> Ar
 
 
 def _bound(posterior_IL: Array, likelihood_VL: Array, prior_L: Array, item_V: Numbers) -> float:
-    """Evidence lower bound per vote. The prior counts once per vote, as in crowd-kit; it only says when to stop."""
+    """Return the evidence lower bound per vote, by which EM stops; its prior counts once per vote, as in crowd-kit."""
     expected = float((posterior_IL[item_V] * (likelihood_VL + np.log(prior_L))).sum())
     kept_IL = np.maximum(posterior_IL, FLOOR)
     return (expected - float((kept_IL * np.log(kept_IL)).sum())) / len(item_V)
@@ -173,7 +173,7 @@ def _log_posterior(strength_N: Array, log_tie: float, first_E: Numbers, second_E
 def _newton_step(
     strength_N: Array, log_tie: float, first_E: Numbers, second_E: Numbers, counts_EO: Array
 ) -> tuple[Array, float]:
-    """Gradient of the log-posterior over its curvature; the tie parameter borders a sparse matrix of strengths."""
+    """Return the gradient of the log-posterior over its curvature; the tie parameter borders a sparse matrix."""
     n = len(strength_N)
     total_E, log_free = counts_EO.sum(1), np.isfinite(log_tie)
     first, second, tied = outcome_probabilities(strength_N[first_E] - strength_N[second_E], float(np.exp(log_tie))).T

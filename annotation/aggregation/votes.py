@@ -101,7 +101,7 @@ def votes_of(judgments: Iterable[Judgment]) -> list[Vote]:
 
 
 def answers_of(judgments: Sequence[Judgment]) -> list[Vote]:
-    """Votes on two responses each, and the labels of single responses as votes, too."""
+    """Return votes on two responses each, and the labels of single responses as votes, too."""
     single = [j for j in judgments if len(j.shown) == 1 and j.label is not None]
     return votes_of(judgments) + [
         Vote(j.comparison_id, 0, 0, j.annotator, TIE, None, None, j.seconds, j.source, j.guideline, label=j.label)
@@ -118,19 +118,19 @@ def tallies(votes: Iterable[Vote]) -> list[Tally]:
 
 
 def majority(counts: tuple[int, int, int]) -> int | None:
-    """The outcome with the most votes (``FIRST``, ``SECOND`` or ``TIE``), or None where two of them lead together."""
+    """Return the outcome with the most votes (``FIRST``, ``SECOND`` or ``TIE``); None where two lead together."""
     top = max(counts)
     leaders = [outcome for outcome in (FIRST, SECOND, TIE) if counts[outcome] == top]
     return leaders[0] if len(leaders) == 1 and top > 0 else None
 
 
 def signed(vote: Vote, size: float) -> float:
-    """A strength that is above 0 where it favours the first response."""
+    """Return a strength that is above 0 where it favours the first response."""
     return 0.0 if vote.outcome == TIE else float(size if vote.outcome == FIRST else -size)
 
 
 def is_shared(votes: Sequence[Vote]) -> bool:
-    """Whether some two people voted on the same two responses."""
+    """Return whether some two people voted on the same two responses."""
     people: dict[Unit, str] = {}
     return any(people.setdefault(vote.unit, vote.annotator) != vote.annotator for vote in votes)
 

@@ -27,7 +27,7 @@ Question = tuple[str, int, int]  # source, first and second response
 
 
 def contested(votes: Sequence[Vote], posterior: float | None = None) -> set[str]:
-    """The sources (tasks) of which half of the questions or more are undecided.
+    """Return the sources (tasks) of which half of the questions or more are undecided.
 
     Args:
         posterior: also undecided is a question whose most probable answer is less probable than this.
@@ -45,7 +45,7 @@ def contested(votes: Sequence[Vote], posterior: float | None = None) -> set[str]
 
 
 def certainty(votes: Iterable[Vote]) -> dict[Question, float]:
-    """The probability of each question's most probable answer, by one-coin Dawid-Skene over all of them."""
+    """Return the probability of each question's most probable answer, by one-coin Dawid-Skene over all of them."""
     ordered = sorted(votes, key=lambda vote: (_question(vote), vote.annotator, str(vote.answer)))
     if not ordered:
         return {}
@@ -65,7 +65,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(votes: Sequence[Vote]) -> Agreement:
-    """How far people agree on the same questions, whichever task asked them; each value with interval and counts."""
+    """Measure how far people agree on the same questions, whichever task they were in."""
     unit_V = numbered([vote.unit for vote in votes])
     _, answer_V = np.unique([str(vote.answer) for vote in votes], return_inverse=True)
     _, person_V = np.unique([vote.annotator for vote in votes], return_inverse=True)
@@ -88,7 +88,7 @@ def agreement(votes: Sequence[Vote]) -> Agreement:
 
 
 def winners(votes: Iterable[Vote]) -> int:
-    """Questions with one leading answer that is no tie: usable pairs, or labelled responses."""
+    """Count the questions with one leading answer that is no tie: usable pairs, or labelled responses."""
     counts: dict[Unit, Counter[int | str]] = {}
     for vote in votes:
         counts.setdefault(vote.unit, Counter())[vote.answer] += 1

@@ -51,7 +51,7 @@ class VoteColumns(NamedTuple):
 def columns_of(
     votes: Sequence[Vote], comparisons: Mapping[str, Comparison], gold: Mapping[str, Ranking]
 ) -> VoteColumns:
-    """Columns of votes in canonical order; people are numbered by name.
+    """Return columns of votes in canonical order; people are numbered by name.
 
     Args:
         comparisons: give the texts whose lengths are compared.
@@ -88,7 +88,7 @@ def numbered(keys: Sequence[object]) -> Numbers:
 
 
 def is_right(vote: Vote, answer: Ranking) -> bool | None:
-    """Whether a vote orders two responses as a known answer does.
+    """Return whether a vote orders two responses as a known answer does.
 
     Responses that the answer leaves out come after those it names; None for two of them, which it does not compare.
     """
@@ -104,14 +104,14 @@ def _column(values: Iterable[float | None]) -> Array:
 
 
 def _before(unit_V: Numbers, person_V: Numbers) -> Numbers:
-    """The row of the same person's first vote on the same unit, ``MISSING`` where this is the first."""
+    """Return the row of the same person's first vote on the same unit, ``MISSING`` where this is the first."""
     first: dict[tuple[int, int], int] = {}
     rows = [first.setdefault(key, row) for row, key in enumerate(zip(unit_V.tolist(), person_V.tolist(), strict=True))]
     return np.array([MISSING if before == row else before for row, before in enumerate(rows)], dtype=int)
 
 
 def _swapped(votes: Sequence[Vote], unit_V: Numbers) -> NDArray[np.bool_]:
-    """Votes on two responses of which everybody saw the second on the left.
+    """Return which votes are on two responses of which everybody saw the second on the left.
 
     There ``FIRST`` is made to mean the one on the left: alpha and kappa weigh agreement by how often each category is
     chosen, and the canonical order is drawn by a hash, while left and right are what people chose from.
@@ -124,14 +124,14 @@ def _swapped(votes: Sequence[Vote], unit_V: Numbers) -> NDArray[np.bool_]:
 
 
 def _took_left(vote: Vote) -> float | None:
-    """1.0 where the response shown first was chosen, None for a tie or unknown sides."""
+    """Return 1.0 where the response shown first was chosen, None for a tie or unknown sides."""
     if vote.outcome == TIE or vote.left is None:
         return None
     return float((vote.first, vote.second)[vote.outcome] == vote.left)
 
 
 def _took_longer(votes: Sequence[Vote], comparisons: Mapping[str, Comparison]) -> list[float | None]:
-    """1.0 where the response of more words was chosen; None for a tie, equal lengths or no text."""
+    """Return 1.0 where the response of more words was chosen; None for a tie, equal lengths or no text."""
     words = {key: [len(r.text.split()) for r in comparison.responses] for key, comparison in comparisons.items()}
     taken: list[float | None] = []
     for vote in votes:
@@ -144,7 +144,7 @@ def _took_longer(votes: Sequence[Vote], comparisons: Mapping[str, Comparison]) -
 
 
 def _right(votes: Sequence[Vote], gold: Mapping[str, Ranking]) -> Array:
-    """On the first vote of each judgment of a comparison whose answer is known: 1.0 where all its votes are right.
+    """Return 1.0 on the first vote of each judgment that gives the known answer, 0.0 where it does not, NaN elsewhere.
 
     Votes of one ranking are no independent answers, so the judgment counts once.
     """
@@ -160,7 +160,7 @@ def _right(votes: Sequence[Vote], gold: Mapping[str, Ranking]) -> Array:
 
 
 def _hurry(votes: Sequence[Vote]) -> Array:
-    """Log of own seconds over the median of the others', on the first vote of each timed judgment."""
+    """Return the log of own seconds over the median of the others', on the first vote of each timed judgment."""
     timed: dict[str, dict[tuple[str, str], int]] = {}
     for row, vote in enumerate(votes):
         if vote.seconds:

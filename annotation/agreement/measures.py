@@ -65,7 +65,7 @@ def measure(
     seed: int = 0,
     gold: Mapping[str, Ranking] | None = None,
 ) -> dict[str, Any]:
-    """All of agreement.json from votes, whatever order they come in.
+    """Measure all of agreement.json from votes, whatever order they come in.
 
     Args:
         comparisons: give languages, and the texts whose length is looked at.
@@ -89,7 +89,7 @@ def measure(
 
 
 def count(votes: Sequence[Vote]) -> tuple[Array, Numbers]:
-    """Votes by unit (two responses of one comparison) and outcome.
+    """Count votes by unit (two responses of one comparison) and outcome.
 
     Returns:
         counts ``(units, 3)``, and the unit of each vote ``(votes,)``.
@@ -103,7 +103,7 @@ def count(votes: Sequence[Vote]) -> tuple[Array, Numbers]:
 def against_others(
     counts_UC: Array, unit_V: Numbers, outcome_V: Numbers
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each vote equals the most frequent answer of the others on its unit, and whether they have just one.
+    """Return whether each vote is the most frequent answer of the others on its unit, and whether they have just one.
 
     Returns:
         (agrees, decided), both ``(votes,)``; ``agrees`` means nothing where ``decided`` is False.
@@ -116,7 +116,7 @@ def against_others(
 
 
 def ceiling(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
-    """How often one person's choice is the choice of most others: an upper bound for a reward model's accuracy.
+    """Estimate how often one person's choice is that of most others: an upper bound for a reward model's accuracy.
 
     Over votes that chose a side where the others' most frequent answer is a side; ties on either part cannot be
     hit by a model that must choose. The interval resamples comparisons.
@@ -142,7 +142,7 @@ def ceiling(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
 def _by_group(
     keys: Sequence[str | None], columns: VoteColumns, names: Sequence[str], overall: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """The summary of each group's votes; votes without a key are in no group."""
+    """Return the summary of each group's votes; votes without a key are in no group."""
     known = sorted({key for key in keys if key is not None})
     if len(known) == 1 and None not in keys:
         return {known[0]: overall}
@@ -150,7 +150,7 @@ def _by_group(
 
 
 def _summary(columns: VoteColumns, names: Sequence[str], seed: int) -> dict[str, Any]:
-    """Everything about one group of votes; ``names`` are the annotators by number."""
+    """Measure everything about one group of votes; ``names`` are the annotators by number."""
     once = columns.take(~columns.repeat)
     _, unit_V = np.unique(once.unit, return_inverse=True)
     n_units = int(unit_V.max()) + 1
@@ -182,7 +182,7 @@ def _summary(columns: VoteColumns, names: Sequence[str], seed: int) -> dict[str,
 
 
 def _couples(once: VoteColumns, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Kappa of every two annotators with answers in common, by name.
+    """Return kappa of every two annotators with answers in common, by name.
 
     ``n`` counts answers that both gave, ``comparisons`` what these are about: as many observations the interval rests
     on, since the answers of one ranking hang together. The value is None where both always said the same one thing.
@@ -224,7 +224,7 @@ def _couples(once: VoteColumns, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _coefficients(counts_UX: Array, owner_U: Numbers, seed: int) -> dict[str, Any]:
-    """Each coefficient with its interval, all from the same resamples; units are those with two votes or more."""
+    """Return each coefficient with its interval, all from the same resamples of units with two votes or more."""
 
     def on_columns(name: str) -> Statistic:
         wanted, statistic = COEFFICIENTS[name]
@@ -256,7 +256,7 @@ def _describe(columns: VoteColumns, agrees_V: Array, rows: Numbers) -> dict[str,
 
 
 def _speed(hurry_V: Array) -> dict[str, Any]:
-    """Seconds over the others' on the same comparison, by median over judgments, and whether that is an outlier."""
+    """Return the seconds over the others' on the same comparison (median over judgments), and if it is an outlier."""
     known = hurry_V[~np.isnan(hurry_V)]
     ratio = float(np.exp(np.median(known))) if len(known) else None
     outlier = None
@@ -267,7 +267,7 @@ def _speed(hurry_V: Array) -> dict[str, Any]:
 
 
 def _kappas(once: VoteColumns, person_V: Numbers) -> dict[str, Kappas]:
-    """Weighted kappa against the rest, over first < tie < second and over strengths."""
+    """Return weighted kappa against the rest, over first < tie < second and over strengths."""
     rated = ~np.isnan(once.strength)
     strong = once.take(rated)
     return {
@@ -295,7 +295,7 @@ def _kappa_entries(kappas: Mapping[str, Kappas], number: int) -> dict[str, Any]:
 
 
 def _kappa_entry(kappas: Kappas, number: int) -> dict[str, Any]:
-    """One person's kappa; None where the person met nobody or nothing varies."""
+    """Return one person's kappa; None where the person met nobody or nothing varies."""
     if number >= len(kappas.value):
         return coefficient(np.nan, None, 0, "").model_dump()
     value, width, n = float(kappas.value[number]), float(kappas.width[number]), int(kappas.n_scored[number])
@@ -304,13 +304,13 @@ def _kappa_entry(kappas: Kappas, number: int) -> dict[str, Any]:
 
 
 def _share_of(values: Array, *, is_exact: bool = False) -> dict[str, Any]:
-    """Share of ones among the values that are not NaN."""
+    """Return the share of ones among the values that are not NaN."""
     known = values[~np.isnan(values)]
     return proportion(int(known.sum()), len(known), len(values), is_exact=is_exact).model_dump()
 
 
 def _owners(votes: Sequence[Vote], unit_V: Numbers, n_units: int) -> Numbers:
-    """The comparison that each unit belongs to, as a number."""
+    """Return the comparison that each unit belongs to, as a number."""
     owner_U = np.zeros(n_units, dtype=int)
     owner_U[unit_V] = numbered([vote.comparison_id for vote in votes])
     return owner_U

@@ -35,7 +35,7 @@ MEASURES = {
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The page of one agreement report."""
+    """Return the page of one agreement report."""
     people = sorted(
         report["annotators"].items(), key=lambda item: (_least_first(item[1]["agreement_with_others"]), item[0])
     )
@@ -73,5 +73,5 @@ def _dots(
 
 
 def _least_first(entry: Mapping[str, Any]) -> float:
-    """Who agrees least comes first, of whom it is not known last."""
+    """Return a key that puts who agrees least first, and of whom it is not known last."""
     return 2.0 if entry["value"] is None else float(entry["value"])

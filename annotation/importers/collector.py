@@ -21,7 +21,7 @@ from align.core.messages import normalised
 from align.core.records import Comparison, Judgment
 from annotation.aggregation.votes import UNKNOWN_SIDES
 from annotation.importers.columns import Columns, FileSettings, cell_of, name_in, number_of
-from annotation.importers.imported import ImportedFile, ImportedRow, Unusable, left_out
+from annotation.importers.imported import ImportedFile, ImportedRow, UnusableRow, left_out
 from annotation.importers.importer import Row
 from annotation.importers.languages import tag_of
 from annotation.importers.responses import PromptResponses, placed
@@ -64,7 +64,7 @@ class JudgedRow(NamedTuple):
     flags: Sequence[str] = (UNKNOWN_SIDES,)
 
 
-Judge = Callable[[Row], JudgedRow]  # raises Unusable
+JudgeRow = Callable[[Row], JudgedRow]  # raises UnusableRow
 
 
 class Collector:
@@ -85,12 +85,12 @@ class Collector:
         self._times: Counter[tuple[str, str, str]] = Counter()
         self._placed: dict[str, tuple[Comparison, list[int]] | str] = {}
 
-    def read(self, judge: Judge, responses: Sequence[str]) -> None:
+    def read(self, judge: JudgeRow, responses: Sequence[str]) -> None:
         """Judge every row; ``responses`` are the columns that may be empty."""
         for number, row in self.table.rows:
             name = None
             try:
-                if isinstance(row, Unusable):
+                if isinstance(row, UnusableRow):
                     raise row
                 row = {column: cell for column, cell in row.items() if cell != "" or column in responses}
                 name = name_in(row, self.used.item) or name_in(row, self.used.id)
@@ -99,7 +99,7 @@ class Collector:
                 if annotator or self.settings.annotator:
                     self._refuse_copies(number, row)
                 self._add(number, name, annotator, judge(row))
-            except Unusable as reason:
+            except UnusableRow as reason:
                 self.dropped.append(left_out(number, name, reason))
 
     def number(
@@ -118,28 +118,28 @@ class Collector:
         """Return who judged a row; several people are counted, since their vote is one.
 
         Raises:
-            Unusable: the cell is empty or holds something that is no name.
+            UnusableRow: the cell is empty or holds something that is no name.
         """
         column = self.used.annotator
         cell = cell_of(row, column)
         self.counted[SEVERAL] += isinstance(cell, list) and len(cell) > 1
         name = name_in(row, column)
         if column is not None and name is None and self.settings.annotator is None:
-            raise Unusable(f"no annotator (column '{column}' is empty)")
+            raise UnusableRow(f"no annotator (column '{column}' is empty)")
         return name
 
     def _refuse_copies(self, number: int, row: Row) -> None:
-        """Raise Unusable where another row is the same to the letter."""
+        """Raise UnusableRow where another row is the same to the letter."""
         digest = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
         first = self._rows.setdefault(digest, number)
         if first != number:
-            raise Unusable(f"duplicate (of row {first})")
+            raise UnusableRow(f"duplicate (of row {first})")
 
     def _add(self, number: int, name: str | None, annotator: str | None, judged: JudgedRow) -> None:
         """Enter a judgment.
 
         Raises:
-            Unusable: it repeats or contradicts another, its split is not known, or its texts make no comparison.
+            UnusableRow: it repeats or contradicts another, its split is not known, or its texts make no comparison.
         """
         row, used = judged.row, self.used
         item, own_id = name_in(row, used.item), name_in(row, used.id)
@@ -221,18 +221,18 @@ class Collector:
         if key not in self._placed:
             try:
                 self._placed[key] = placed(judged.sides, tag, tools, arguments)
-            except Unusable as reason:
+            except UnusableRow as reason:
                 self._placed[key] = str(reason)
         made = self._placed[key]
         if isinstance(made, str):
-            raise Unusable(made)
+            raise UnusableRow(made)
         return made
 
     def _apart(self, comparison: Comparison, ranking: list[list[int]], own_id: str | None, number: int) -> Comparison:
         """Return the comparison of a row that names nobody: its own where another row of the same texts has another id.
 
         Raises:
-            Unusable: the row repeats or contradicts another one.
+            UnusableRow: the row repeats or contradicts another one.
         """
         seen = self._nameless.setdefault(comparison.id, {})
         own = own_id if own_id is not None or None in seen else next(iter(seen), None)
@@ -243,12 +243,12 @@ class Collector:
             return comparison
         before = self.kept[seen[own]]
         if before is None:
-            raise Unusable("contradicts another row")
+            raise UnusableRow("contradicts another row")
         if before.judgment.ranking == ranking:
-            raise Unusable(f"duplicate (of row {before.row})")
+            raise UnusableRow(f"duplicate (of row {before.row})")
         self.kept[seen[own]] = None
         self.dropped.append(left_out(before.row, before.name, f"contradicts another row (row {number})"))
-        raise Unusable(f"contradicts another row (row {before.row})")
+        raise UnusableRow(f"contradicts another row (row {before.row})")
 
     def _language(self, value: str | None) -> str:
         if value is None:
@@ -267,13 +267,13 @@ class Collector:
         if not name:
             return self.settings.split
         if self.settings.split is None:
-            raise Unusable(
+            raise UnusableRow(
                 f"unknown split ('{name[:40].casefold()}'; split=train, validation or test says where such rows go)"
             )
         return self.settings.split
 
     def _strengths(self) -> tuple[dict[int, dict[str, Any]], list[str]]:
-        """Strengths where the file's go from 0 to 3 in whole steps, else margins on the file's own scale."""
+        """Return strengths where the file's go from 0 to 3 in whole steps, else margins on the file's own scale."""
         sizes = {place: size for place, size in self.sizes.items() if self.kept[place] is not None}
         is_scored = self.table.importer is not None and self.table.importer.is_scored
         if not is_scored and all(size in range(STRONGEST + 1) for size in sizes.values()):
@@ -283,7 +283,7 @@ class Collector:
         return {place: {"margin": size} for place, size in sizes.items()}, note
 
     def _splits(self, comparisons: Sequence[Comparison]) -> tuple[dict[str, Split], list[str]]:
-        """The split of each comparison: of all that rows give its prompt, the one that is held out most."""
+        """Return the split of each comparison: of all that rows give its prompt, the one that is held out most."""
         if not self.hints:
             return {}, []
         strictest = {prompt: max(hints, key=STRICTNESS.__getitem__) for prompt, hints in self.hints.items()}
@@ -294,7 +294,7 @@ class Collector:
         return splits, note if several else []
 
     def _unused(self) -> list[str]:
-        """Notes on settings of the whole file that no row had a use for."""
+        """Return notes on settings of the whole file that no row had a use for."""
         values = {
             "annotator": self.settings.annotator,
             "split": self.settings.split,
@@ -308,7 +308,7 @@ class Collector:
         ]
 
     def _unsplit(self, has_splits: bool) -> list[str]:
-        """A note on a file that is named after a split and whose rows give none."""
+        """Return a note on a file that is named after a split and whose rows give none."""
         name = self.path.name.casefold()
         held_out = next((split for split in HELD_OUT if name.startswith(SPLIT_NAMES[split])), None)
         if has_splits or held_out is None:
@@ -319,11 +319,11 @@ class Collector:
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a published name of one means, None where it is not known."""
+    """Return the split that a published name of one means, None where it is not known."""
     named = name.casefold()
     return next((split for split, begins in SPLIT_NAMES.items() if named.startswith(begins)), None)
 
 
 def hashed_name(path: Path) -> str:
-    """A file's name with the beginning of its hash: names of published files are often alike."""
+    """Return a file's name with the beginning of its hash: names of published files are often alike."""
     return f"{path.name}#{file_hash(path)[:8]}" if path.is_file() else path.name

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from align.core.config import BadInput, Frozen
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 from annotation.store.store import Split
 
 WHOLE = re.compile(r"-?\d+\.0+")  # a whole number as a fraction
@@ -26,9 +26,9 @@ RANKINGS: Mapping[Outcome, list[list[int]]] = {  # tie groups of places, 0 is le
     "tie": [[0, 1]],
     "both_bad": [[0, 1]],
 }
-Kind = Literal["preferences", "votes", "rankings", "label-studio"]  # of files, by what a row holds
+FileKind = Literal["preferences", "votes", "rankings", "label-studio"]  # of files, by what a row holds
 ANY_ROW = ("annotator", "id", "input", "language", "prompt", "rationale", "seconds", "split", "strength", "system")
-READ: Mapping[Kind, tuple[str, ...]] = {  # the columns that are read of each kind of file
+READ: Mapping[FileKind, tuple[str, ...]] = {  # the columns that are read of each kind of file
     "preferences": ("chosen", "rejected", *ANY_ROW),
     "votes": ("label", "left", "right", "item", *ANY_ROW),
     "rankings": ANY_ROW,
@@ -75,7 +75,7 @@ class Columns(Frozen):
     system: str | None = Field(default=None, description="column of the system prompt")
 
     def find(self, field: str, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str | None:
-        """The column that holds ``field``, or None where nothing was named and neither its own nor a usual name fits.
+        """Return the column that holds ``field``; None where none was named and neither its own nor a usual name fits.
 
         Raises:
             BadInput: the named column is not there.
@@ -88,7 +88,7 @@ class Columns(Frozen):
         return given
 
     def need(self, field: str, known: Collection[str], where: str, usual: tuple[str, ...] = ()) -> str:
-        """As ``find``, for a column that must be there."""
+        """Return what ``find`` does, for a column that must be there."""
         column = self.find(field, known, where, usual)
         if column is None:
             raise BadInput(
@@ -103,7 +103,7 @@ class Columns(Frozen):
 
 
 def text_of(value: Any) -> str:
-    """A cell as text: truth values as JSON writes them, text without the spaces around it.
+    """Return a cell as text: truth values as JSON writes them, text without the spaces around it.
 
     A whole number is written as one (7.0 as 7): a table holds a column of numbers with a gap in it as fractions, and so
     does the CSV that is written of it.
@@ -132,7 +132,7 @@ def number_of(value: Any) -> float | None:
 
 
 def word_of(label: Any) -> str:
-    """A label in the one form that labels are compared in: 1, 1.0 and ``"1.0"`` are the same, and so are capitals."""
+    """Return a label as labels are compared: 1, 1.0 and ``"1.0"`` are the same, and capitals do not count."""
     number = number_of(label)
     if number is not None:
         return f"{number:.15g}"
@@ -140,7 +140,7 @@ def word_of(label: Any) -> str:
 
 
 def _words(value: Any) -> Any:
-    """One label or several, numbers too."""
+    """Return one label or several, numbers too, as labels are compared."""
     listed = value if isinstance(value, list | tuple) else [value]
     return tuple(word_of(label) for label in listed)
 
@@ -173,7 +173,7 @@ class Labels(Frozen):
         return self
 
     def meaning(self, label: Any) -> Outcome | None:
-        """The outcome that a label means, None where it is not known."""
+        """Return the outcome that a label means, None where it is not known."""
         word = word_of(label)
         outcomes: tuple[Outcome, ...] = ("left", "right", "tie", "both_bad")
         return next((outcome for outcome in outcomes if word in getattr(self, outcome)), None)
@@ -194,20 +194,20 @@ class FileSettings(NamedTuple):
 
 
 def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
-    """The cell in a column; None where the column is not known (one without a name is a column like others)."""
+    """Return the cell in a column; None where the column is not known (one without a name is a column like others)."""
     return None if column is None else row.get(column)
 
 
 def name_in(row: Mapping[str, Any], column: str | None) -> str | None:
-    """Whom or what a cell names, several names joined; None where it names nothing.
+    """Return whom or what a cell names, several names joined; None where it names nothing.
 
     Raises:
-        Unusable: it holds something that is no name.
+        UnusableRow: it holds something that is no name.
     """
     value = cell_of(row, column)
     names = value if isinstance(value, list) else [value]
     if any(isinstance(name, list | dict | bytes) for name in names):
-        raise Unusable(f"column '{column}' holds no name ({str(value)[:60]})")
+        raise UnusableRow(f"column '{column}' holds no name ({str(value)[:60]})")
     return ", ".join(text_of(name) for name in names if name is not None) or None
 
 

@@ -15,7 +15,7 @@ from align.core.config import BadInput
 from annotation.importers.collector import HELD_OUT, split_of
 from annotation.importers.columns import name_in, word_of
 from annotation.importers.formats import cleaned, container_of
-from annotation.importers.imported import Unusable, left_out
+from annotation.importers.imported import UnusableRow, left_out
 from annotation.importers.responses import PromptResponses, check, prompt_of, refuse_empty, with_system
 from annotation.importers.turns import decoded, marks_in, messages_of, refuse_media, template_arguments_of, tools_of
 
@@ -59,7 +59,7 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
         unread.update((set(row) - READ) | _unknown(row))
         try:
             rows.append({"row": number, **_read(row)})
-        except Unusable as reason:
+        except UnusableRow as reason:
             dropped.append(left_out(number, row.get("id"), reason))
             continue
         if mark := marks_in([*rows[-1]["prompt"], *rows[-1]["completion"]]):
@@ -73,7 +73,7 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
     prompt = with_system(prompt_of(row["prompt"]), row.get("system"))
     completion = messages_of(row["completion"], "assistant", "completion")
     if any(message["role"] not in ("assistant", "tool") for message in completion):
-        raise Unusable("a completion holds turns that are neither the assistant's nor a tool's")
+        raise UnusableRow("a completion holds turns that are neither the assistant's nor a tool's")
     check(PromptResponses(prompt, [completion]))
     refuse_empty(completion)
     read = {"prompt": prompt, "completion": completion, "tools": tools_of(row.get("tools"))}
@@ -81,15 +81,15 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(row: dict[str, Any]) -> set[str]:
-    """Which of label and split say something of a row that is not known."""
+    """Return which of label and split hold a value that is not known."""
     label, split = word_of(row.get("label", "")), name_in(row, "split") or ""
     strange = {"label"} if label and label not in (*BAD, *GOOD) else set()
     return strange | ({"split"} if split and split_of(split) is None else set())
 
 
 def _refuse_bad_and_held_out(row: dict[str, Any]) -> None:
-    """Raises Unusable where the label of a row marks its completion as bad, or its split holds it out."""
+    """Raise UnusableRow where the label of a row marks its completion as bad, or its split holds it out."""
     if word_of(row.get("label", "")) in BAD:
-        raise Unusable("its label says that the completion is bad")
+        raise UnusableRow("its label says that the completion is bad")
     if split_of(name_in(row, "split") or "") in HELD_OUT:
-        raise Unusable(f"held out by its split ('{row['split']}')")
+        raise UnusableRow(f"held out by its split ('{row['split']}')")

@@ -19,7 +19,7 @@ from align.core.config import BadInput
 from align.core.records import Comparison, Judgment
 from annotation.importers.columns import FileSettings, number_of
 from annotation.importers.formats import cleaned, container_of
-from annotation.importers.imported import ImportedFile, ImportedRow, Unusable, left_out
+from annotation.importers.imported import ImportedFile, ImportedRow, UnusableRow, left_out
 from annotation.importers.responses import PromptResponses, check, placed, sides_of
 from annotation.importers.sent import SentTask, SentTasks
 from annotation.importers.stock import (
@@ -71,7 +71,7 @@ class ExportedAnnotation(NamedTuple):
 
 
 def looks_exported(row: Mapping[str, Any]) -> bool:
-    """Whether a row, as it is in the file, is a task with annotations, or an annotation of one."""
+    """Return whether a row, as it is in the file, is a task with annotations, or an annotation of one."""
     is_task = "data" in row and isinstance(row.get("annotations"), list)
     return is_task or {"annotation_id", "annotator", "lead_time"} <= set(row)
 
@@ -109,7 +109,7 @@ def read_export(
         name = f"annotation {one.id}"
         try:
             kept.append(ImportedRow(one.row, name, *export.read(one)))
-        except (Unusable, Undecodable) as reason:
+        except (UnusableRow, Undecodable) as reason:
             dropped.append(left_out(one.row, name, reason))
     dropped.sort(key=lambda entry: int(entry["row"]))
     return ImportedFile("label-studio", len(rows), kept, dropped, replaced[0], [], export.sent.splits)
@@ -138,28 +138,28 @@ class _Export:
         """Return the comparison and the judgment of an annotation.
 
         Raises:
-            Unusable, Undecodable: it is no judgment; says why.
+            UnusableRow, Undecodable: it is no judgment; says why.
             BadInput: the data of its task has no field for what it answers.
         """
         if one.account is None:
-            raise Unusable("nobody is named who gave it")
+            raise UnusableRow("nobody is named who gave it")
         if self.latest[one.project, one.task, one.account] is not one:
-            raise Unusable("superseded by a later answer of the same person")
+            raise UnusableRow("superseded by a later answer of the same person")
         if one.is_cancelled:
-            raise Unusable("skipped")
+            raise UnusableRow("skipped")
         return self._of_the_bridge(one) if one.is_own else self._of_a_stock_template(one)
 
     def _of_the_bridge(self, one: ExportedAnnotation) -> tuple[Comparison, Judgment]:
         key = str(one.data[KEY])
         sent = self.sent.find(key, one.project, one.task, one.data)
         if (one.id, one.created_at) in sent.pulled:
-            raise Unusable("a pull has read it already")
+            raise UnusableRow("a pull has read it already")
         try:
             answer = decode(sent.interface, _own_result(one, sent) if one.result is None else one.result)
         except Undecodable as error:
-            raise Unusable(f"not an answer to its interface ({error})") from None
+            raise UnusableRow(f"not an answer to its interface ({error})") from None
         if answer.is_skipped:
-            raise Unusable("skipped")
+            raise UnusableRow("skipped")
         return sent.comparison, one.judgment(
             answer,
             sent.comparison,
@@ -174,7 +174,7 @@ class _Export:
         if one.result is None:
             regions = regions_of_values(one.data, columns.label, columns.rationale)
             if not regions:
-                raise Unusable("the result is empty, or its choices are not named by columns.label")
+                raise UnusableRow("the result is empty, or its choices are not named by columns.label")
         else:
             regions = stock_regions(one.result)
         region = deciding(regions, columns.label)
@@ -198,7 +198,7 @@ class _Export:
 
 
 def _annotations(number: int, row: Mapping[str, Any], dropped: list[dict[str, Any]]) -> Iterator[ExportedAnnotation]:
-    """The annotations of a row; what is none goes to ``dropped``."""
+    """Yield the annotations of a row; what is none goes to ``dropped``."""
     task = str(row.get("id", f"row {number}"))
     if "annotations" not in row:
         if row.get("annotation_id") is None:
@@ -247,13 +247,13 @@ def _annotation(
 
 
 def _account(value: Any) -> int | str | None:
-    """An account: its number, alone or among its fields, else its name."""
+    """Return an account: its number, alone or among its fields, else its name."""
     account = value.get("id", value.get("email")) if isinstance(value, dict) else value
     return account if isinstance(account, int | str) and account != "" else None
 
 
 def _own_result(one: ExportedAnnotation, sent: SentTask) -> list[dict[str, Any]]:
-    """The result that values by control came from, as far as the export keeps it."""
+    """Return the result that values by control came from, as far as the export keeps it."""
     regions = []
     for name, control in controls(sent.interface).items():
         if name not in one.data:

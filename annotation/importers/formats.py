@@ -35,7 +35,7 @@ GZIP = b"\x1f\x8b"  # how it begins
 
 
 def container_of(path: Path, named: Format) -> Container:
-    """The container of a preference file: as named, else by its ending."""
+    """Return the container of a preference file: as named, else by its ending."""
     if named in ("csv", "parquet"):
         return cast(Container, named)
     endings = [ending.lstrip(".").lower() for ending in path.suffixes if ending.lower() != ".gz"]
@@ -79,7 +79,7 @@ def read_rows(path: Path, container: Container) -> Iterator[tuple[int, dict[str,
 def cleaned(
     path: Path, container: Container, replaced: list[int], limit: int | None = None, *, whole: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by number (from 1), of text that can be stored; how many characters were replaced adds to ``replaced[0]``.
+    """Yield rows by number (from 1) as text that can be stored; adds the characters replaced to ``replaced[0]``.
 
     What is null or no number (NaN) is left out, and so are empty cells of CSV, unless ``whole``.
 
@@ -97,12 +97,12 @@ def cleaned(
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, or the number that is none."""
+    """Return whether a cell holds nothing: null, or the number that is none."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def read_hh(text: str) -> list[Message] | None:
-    """Turns of ``\\n\\nHuman: ...\\n\\nAssistant: ...`` as messages; None where the text does not begin with one.
+    """Return the turns of ``\\n\\nHuman: ...\\n\\nAssistant: ...`` as messages; None where no turn begins the text.
 
     Turns keep their text without the spaces around it, empty ones included.
     """
@@ -117,7 +117,7 @@ def read_hh(text: str) -> list[Message] | None:
 
 
 def without_none(value: Any) -> Any:
-    """A copy without None-valued keys: Parquet fills the fields of a struct that other rows have."""
+    """Return a copy without None-valued keys: Parquet fills the fields of a struct that other rows have."""
     if isinstance(value, dict):
         return {key: without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
@@ -126,12 +126,12 @@ def without_none(value: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """An error's words in one line, cut."""
+    """Return an error's words in one line, cut."""
     return " ".join(str(error).split())[:200]
 
 
 def _open(path: Path) -> IO[bytes]:
-    """A file's bytes, unpacked where it begins as gzip does, whatever it is called."""
+    """Return a file's bytes, unpacked where it begins as gzip does, whatever it is called."""
     with open(path, "rb") as file:
         is_packed = file.read(len(GZIP)) == GZIP
     return cast(IO[bytes], gzip.open(path, "rb")) if is_packed else open(path, "rb")
@@ -152,7 +152,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One JSON list of objects; a file that begins with an object is read as JSON lines."""
+    """Yield the objects of one JSON list; a file that begins with an object is read as JSON lines."""
     with _open(path) as file:
         text = bounded_bytes(file).decode("utf-8-sig").strip()
     if not text.startswith("["):
@@ -170,7 +170,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _refuse_one_object(path: Path, text: str) -> None:
-    """An object over several lines is no row: most likely it contains the list of rows. Nor is an object of columns."""
+    """Refuse an object over several lines, which most likely contains the list of rows, and an object of columns."""
     is_one_line = text.partition("\n")[0].rstrip().endswith("}")
     if not text.startswith("{") or (is_one_line and "\n" in text):
         return
@@ -187,7 +187,7 @@ def _refuse_one_object(path: Path, text: str) -> None:
 
 
 def _holds_columns(content: dict[str, Any]) -> bool:
-    """Whether an object holds a table by its columns: lists of as many texts, or objects by the rows' numbers."""
+    """Return whether an object holds a table by columns: lists of as many texts, or objects by the rows' numbers."""
     columns = list(content.values())
     if all(isinstance(column, dict) for column in columns):
         return all(column and all(key.isdecimal() for key in column) for column in columns)
@@ -228,7 +228,7 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _delimiter(header: str) -> str:
-    """A comma, unless the header holds none, but a semicolon (as spreadsheets of many countries write), tab or bar."""
+    """Return a comma, or, if the header holds none, its semicolon (some countries' spreadsheets), tab or bar."""
     return next((mark for mark in ",;\t|" if mark in header), ",")
 
 

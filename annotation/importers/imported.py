@@ -11,7 +11,7 @@ from align.core.records import Comparison, Judgment
 from annotation.store.store import Split
 
 
-class Unusable(Exception):
+class UnusableRow(Exception):
     """Why a row makes no judgment. Details in brackets at its end are not counted as other reasons."""
 
 
@@ -71,5 +71,5 @@ class ImportedFile(NamedTuple):
 
 
 def left_out(row: int, name: Any, reason: object) -> dict[str, Any]:
-    """A line of ``dropped.jsonl``."""
+    """Return a line of ``dropped.jsonl``."""
     return {"row": row, "id": name, "reason": str(reason)}

@@ -65,12 +65,12 @@ class Importer(Part):
         for ties.
 
         Raises:
-            Unusable: the row holds no judgment; says why.
+            UnusableRow: the row holds no judgment; says why.
         """
         return {}
 
     def layout_in(self, known: Collection[str]) -> Layout | None:
-        """The first layout all of whose columns are there."""
+        """Return the first layout all of whose columns are there."""
         return next((layout for layout in self.layouts if {*layout} <= {*known}), None)
 
 
@@ -99,9 +99,9 @@ IMPORTERS = Seam(
         "TL;DR comparisons": f"{_PUBLISHED}:SummaryComparisons",
         "Prometheus preferences": f"{_PUBLISHED}:Prometheus",
         "OpenAI preferences": f"{_PUBLISHED}:OpenAIPreferences",
-        "chosen and rejected with scores": f"{_PUBLISHED}:ScoredPreferences",
-        "chosen and rejected": f"{_PUBLISHED}:Preferences",
-        "votes": f"{_PUBLISHED}:Votes",
+        "chosen and rejected with scores": f"{_PUBLISHED}:ScoredChosenRejected",
+        "chosen and rejected": f"{_PUBLISHED}:ChosenRejected",
+        "votes": f"{_PUBLISHED}:LabelledSides",
     },
 )
 OTHERS = (
@@ -152,11 +152,11 @@ OTHERS = (
 
 
 def shipped() -> Iterator[Importer]:
-    """The shipped importers, in their order."""
+    """Return the shipped importers, in their order."""
     return (load(name)(kind=kind) for kind, name in IMPORTERS.shipped.items())
 
 
 def known_layouts() -> list[tuple[str, Layout]]:
-    """Every layout that is known, by the name of its schema."""
+    """Return every layout that is known, by the name of its schema."""
     importers = [(importer.kind, layout) for importer in shipped() for layout in importer.layouts]
     return importers + [(other.name, other.layout) for other in OTHERS]

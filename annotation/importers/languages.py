@@ -62,7 +62,7 @@ TAG = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{2,8})*", re.IGNORECASE)
 
 
 def tag_of(value: object) -> str | None:
-    """The tag that a cell gives or names; None where it is no language.
+    """Return the tag that a cell gives or names; None where it is no language.
 
     A tag stays as it is written, but for ``_``, the capitals of its first part, and three letters where two name the
     language (``eng`` is ``en``, as BCP 47 has it); ``unknown`` is none.

@@ -10,14 +10,12 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from annotation.importers.columns import Labels, number_of, word_of
-from annotation.importers.importer import known_layouts
+from annotation.importers.importer import Row, known_layouts
 
-Row = Mapping[str, Any]
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "post", "text")
 LABELS = ("label", "winner", "won", "preference", "preferred", "choice", "better", "best", "vote", "verdict")
 BETTER = ("chosen", "preferred", "better", "winner", "accepted")
@@ -42,7 +40,7 @@ LISTED = 30  # columns that are named
 
 
 def start_from(path: Path, rows: Sequence[Row]) -> str:
-    """The error of an unmapped file."""
+    """Return the error of an unmapped file."""
     known = list(dict.fromkeys(name for row in rows for name in row))
     nearest, layout = max(known_layouts(), key=lambda named: _nearness(named[1], known))
     listed = ", ".join(known[:LISTED]) + (", …" if len(known) > LISTED else "")
@@ -54,7 +52,7 @@ def start_from(path: Path, rows: Sequence[Row]) -> str:
 
 
 def _nearness(layout: Sequence[str], known: Sequence[str]) -> float:
-    """Mean likeness of each column of a layout to the column that is most like it."""
+    """Return the mean likeness of each column of a layout to the column that is most like it."""
     return sum(
         max((difflib.SequenceMatcher(None, wanted.lower(), name.lower()).ratio() for name in known), default=0.0)
         for wanted in layout
@@ -62,7 +60,7 @@ def _nearness(layout: Sequence[str], known: Sequence[str]) -> float:
 
 
 def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Settings that map the columns, as well as their names and contents tell."""
+    """Return settings that map the columns, as well as their names and contents tell."""
     if sides := _by_worth(known):
         left, right = sides
         prompt = _first(PROMPTS, [name for name in known if name not in sides and _is_text(name, rows)])
@@ -87,20 +85,20 @@ def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
 
 
 def _by_worth(names: Sequence[str]) -> tuple[str, str] | None:
-    """The two columns that are called better and worse, by the words in their names."""
+    """Return the two columns that are called better and worse, by the words in their names."""
     worse = [name for name in names if any(word in name.lower() for word in WORSE)]
     better = [name for name in names if name not in worse and any(word in name.lower() for word in BETTER)]
     return _alikest(better, worse) if better and worse else None
 
 
 def _alikest(better: Sequence[str], worse: Sequence[str]) -> tuple[str, str]:
-    """Of two groups of names the two that are most alike: ``chosen_response`` goes with ``rejected_response``."""
+    """Return the most similar name of each group: ``chosen_response`` goes with ``rejected_response``."""
     pairs = [(one, other) for one in better for other in worse]
     return max(pairs, key=lambda pair: difflib.SequenceMatcher(None, pair[0].lower(), pair[1].lower()).ratio())
 
 
 def _sides(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str] | None:
-    """Two columns that are called alike but for the side at their end, those that hold most."""
+    """Return two columns that are called alike but for the side at their end, those that hold most."""
     by_stem: dict[str, dict[str, str]] = {}
     for name in names:
         if match := SIDE.search(name):
@@ -115,7 +113,7 @@ def _sizes(names: Sequence[str], rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    """The name that is, or holds, the first of the wanted words; else the first name that names no rows."""
+    """Return the name that is, or holds, the first of the wanted words; else the first name that names no rows."""
     for word in wanted:
         for name in names:
             if word in name.lower():
@@ -128,7 +126,7 @@ def _is_text(name: str, rows: Sequence[Row]) -> bool:
 
 
 def _values(name: str, rows: Sequence[Row]) -> list[str]:
-    """The different values of a column, most frequent first; empty where it holds no single values."""
+    """Return the different values of a column, most frequent first; empty where it holds no single values."""
     cells = [row[name] for row in rows if name in row and row[name] != ""]
     if any(isinstance(cell, list | dict) for cell in cells):
         return []
@@ -146,7 +144,7 @@ def _is_label(name: str, rows: Sequence[Row]) -> bool:
 
 
 def _meanings(label: str, rows: Sequence[Row]) -> list[str]:
-    """Meanings for labels of which no usual one is: of two the lower is left, the higher right; of a scale below and
+    """Return meanings for unusual labels: of two the lower is left, the higher right; of a scale below and
     above 0, all that is below it left, and how far it goes is the strength. Of more labels none is guessed.
     """
     values = _values(label, rows)

@@ -14,7 +14,7 @@ from align.core.config import BadInput
 from annotation.importers.collector import Collector, JudgedRow, hashed_name
 from annotation.importers.columns import cell_of, number_of
 from annotation.importers.formats import HH_TURN, read_hh
-from annotation.importers.imported import ImportedFile, Unusable
+from annotation.importers.imported import ImportedFile, UnusableRow
 from annotation.importers.importer import Row
 from annotation.importers.responses import (
     PromptResponses,
@@ -57,11 +57,11 @@ def read_rankings(table: Table) -> ImportedFile:
     def judge(row: Row) -> JudgedRow:
         responses, ranks = row.get("responses"), row.get("ranks")
         if not isinstance(responses, list) or not isinstance(ranks, list) or len(responses) != len(ranks):
-            raise Unusable("not one rank per response (responses, ranks)")
+            raise UnusableRow("not one rank per response (responses, ranks)")
         places = [number_of(rank) for rank in ranks]
         known = sorted({place for place in places if place is not None})
         if None in places or len(places) < 2:
-            raise Unusable(f"no two responses with a number as rank ({str(ranks)[:60]})")
+            raise UnusableRow(f"no two responses with a number as rank ({str(ranks)[:60]})")
         read = [messages_of(response, "assistant", "responses") for response in responses]
         sides = PromptResponses(prompt_of(row.get("prompt")), read)
         sides = usable(sides, ("one response", "another"), cell_of(row, used.system), table.replaced)
@@ -76,14 +76,14 @@ def hh_sides(row: Row, columns: tuple[str, str]) -> PromptResponses:
     """Take a row of HH text apart: all turns but the last are the prompt, the last is the response.
 
     Raises:
-        Unusable: with the reason.
+        UnusableRow: with the reason.
     """
     require_both(row, columns)
     chosen, rejected = (read_hh(str(row[column])) for column in columns)
     if chosen is None or rejected is None:
-        raise Unusable("it does not start with a Human or Assistant turn")
+        raise UnusableRow("it does not start with a Human or Assistant turn")
     if chosen[:-1] != rejected[:-1]:
-        raise Unusable(different_prompts(columns))
+        raise UnusableRow(different_prompts(columns))
     return PromptResponses(chosen[:-1], [chosen[-1:], rejected[-1:]])
 
 
@@ -117,10 +117,10 @@ class _Preferences:
         return JudgedRow(row, sides, CHOSEN_FIRST, self._size(row))
 
     def _sides(self, row: Row) -> PromptResponses:
-        """The prompt and both responses of a row.
+        """Return the prompt and both responses of a row.
 
         Raises:
-            Unusable: with the reason.
+            UnusableRow: with the reason.
         """
         cells = {name: decoded(row[name], *MESSAGE_KEYS) for name in self.responses if name in row}
         self._refuse_names(cells)
@@ -133,18 +133,18 @@ class _Preferences:
         return sides_of(with_input(cells, cell_of(row, self.used.input)), self.responses)
 
     def _refuse_names(self, cells: Row) -> None:
-        """Raises Unusable where both responses are no texts, but the names of the columns that hold them."""
+        """Raise UnusableRow where both responses are no texts, but the names of the columns that hold them."""
         named = [cell.strip() for cell in cells.values() if isinstance(cell, str)]
         others = self.table.known - {*self.responses}
         if len(named) == len(self.responses) and others.issuperset(named):
             left, right = sorted(named)
-            raise Unusable(
+            raise UnusableRow(
                 f"its responses are names of columns (map columns.left={left} columns.right={right} "
                 f"columns.label={self.responses[0]})"
             )
 
     def _size(self, row: Row) -> float | None:
-        """How much better the chosen response is; a number below 0 contradicts that it is."""
+        """Return how much better the chosen response is; a number below 0 contradicts that it is."""
         column = self.used.strength if self.used.strength in row else MARGIN
         size = self.collector.number(row, column)
         if size is not None and size < 0:
@@ -159,7 +159,7 @@ class _Preferences:
 
 
 def _holds_prompt(cell: Any) -> bool:
-    """Whether a response is a dialogue that begins with its prompt."""
+    """Return whether a response is a dialogue that begins with its prompt."""
     if isinstance(cell, str):
         return spoken(cell) is not None
     return isinstance(cell, list) and len(cell) > 1

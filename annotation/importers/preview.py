@@ -19,7 +19,7 @@ WIDTH = 100  # characters of a text
 
 
 def lines_on(path: Path, imported: ImportedFile) -> Iterator[str]:
-    """Lines on a file that was read."""
+    """Yield the lines that describe a file."""
     comparisons = imported.comparisons
     people = Counter(judgment.annotator for judgment in imported.judgments)
     yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from annotation.importers.columns import Columns, Labels, number_of, text_of, word_of
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 from annotation.importers.importer import Importer, Row
 from annotation.importers.turns import decoded
 
@@ -51,7 +51,7 @@ class ArenaTable(Importer):
         chosen = [outcome for column, outcome in ONE_HOT.items() if word_of(row.get(column, "")) in ("1", "true")]
         if len(chosen) != 1:
             values = ", ".join(f"{column}: {text_of(row.get(column, 'empty'))}" for column in ONE_HOT)
-            raise Unusable(f"not one winner ({values})")
+            raise UnusableRow(f"not one winner ({values})")
         return {"label": chosen[0]}
 
 
@@ -128,7 +128,7 @@ class WebGPT(Importer):
     def rewrite(self, row: Row) -> Row:
         first, second = (number_of(row.get(column)) for column in ("score_0", "score_1"))
         if first is None or second is None:
-            raise Unusable("no score (score_0 or score_1 is no number)")
+            raise UnusableRow("no score (score_0 or score_1 is no number)")
         gap = first - second
         return {"label": "left" if gap > 0 else "right" if gap < 0 else "tie", "strength": abs(gap)}
 
@@ -144,7 +144,7 @@ class SummaryComparisons(Importer):
     def rewrite(self, row: Row) -> Row:
         info, summaries = decoded(row.get("info")), decoded(row.get("summaries"))
         if not isinstance(info, dict) or not isinstance(summaries, list) or len(summaries) != 2:
-            raise Unusable("no post with two summaries (info, summaries)")
+            raise UnusableRow("no post with two summaries (info, summaries)")
         post = info.get("post")
         prompt = (
             f"SUBREDDIT: r/{info.get('subreddit', '')}\nTITLE: {info.get('title', '')}\nPOST: {post}\nTL;DR:"
@@ -175,11 +175,11 @@ class OpenAIPreferences(Importer):
     def rewrite(self, row: Row) -> Row:
         request = decoded(row.get("input"))
         if not isinstance(request, dict) or "messages" not in request:
-            raise Unusable("no request with messages (input)")
+            raise UnusableRow("no request with messages (input)")
         return {"prompt": request["messages"], "tools": request.get("tools") or []}
 
 
-class ScoredPreferences(Importer):
+class ScoredChosenRejected(Importer):
     """A better and a worse response with scores, whose difference is the strength where no other one is given."""
 
     layouts = tuple(("chosen", "rejected", *scores) for scores in SCORES)
@@ -197,14 +197,14 @@ class ScoredPreferences(Importer):
         return {}
 
 
-class Preferences(Importer):
+class ChosenRejected(Importer):
     """A better and a worse response."""
 
     layouts = (("chosen", "rejected"),)
     holds = "preferences"
 
 
-class Votes(Importer):
+class LabelledSides(Importer):
     """Two responses as they were shown, and a label."""
 
     layouts = (("left", "right", "label"),)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from align.core.messages import scrubbed
 from align.core.records import Comparison, Message, Response, is_empty
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 from annotation.importers.turns import ANSWERING, alike, brief, messages_of, paired_turns, spoken
 
 CHOSEN_REJECTED = ("chosen", "rejected")
@@ -43,7 +43,7 @@ def sides_of(
         first_answers: of dialogues that part at their first answer, take that answer; else they are refused.
 
     Raises:
-        Unusable: with the reason.
+        UnusableRow: with the reason.
     """
     require_both(row, columns)
     cells = [row.get("prompt"), *(row[column] for column in columns)]
@@ -57,19 +57,19 @@ def sides_of(
         for side, name in zip(sides, columns, strict=True)
     )
     if one == other:
-        raise Unusable(f"{columns[0]} equals {columns[1]}")
+        raise UnusableRow(f"{columns[0]} equals {columns[1]}")
     if is_spoken and prompt and prompt[-1]["role"] == "assistant" and _answers_only(one) and _answers_only(other):
-        raise Unusable(f"its prompt ends within an answer ({brief(prompt[-1:])})")
+        raise UnusableRow(f"its prompt ends within an answer ({brief(prompt[-1:])})")
     if prompt and _answers_only(one[:1]):
         return PromptResponses(prompt, [one, other])
     return _whole(prompt, one, other, columns, first_answers)
 
 
 def prompt_of(cell: Any) -> list[Message]:
-    """A prompt as messages; the mark of the answer's turn at the end of a text of turns is no turn.
+    """Return a prompt as messages; the mark of the answer's turn at the end of a text of turns is no turn.
 
     Raises:
-        Unusable: it is none.
+        UnusableRow: it is none.
     """
     prompt = messages_of(cell, "user", "prompt")
     is_spoken = isinstance(cell, str) and spoken(cell) is not None
@@ -77,28 +77,28 @@ def prompt_of(cell: Any) -> list[Message]:
 
 
 def with_input(row: dict[str, Any], more: Any) -> dict[str, Any]:
-    """A row whose prompt is an instruction with what it is about, an empty line between them.
+    """Return a row whose prompt is an instruction with what it is about, an empty line between them.
 
     Raises:
-        Unusable: one of them is no text.
+        UnusableRow: one of them is no text.
     """
     if more is None:
         return row
     if not isinstance(row.get("prompt"), str) or not isinstance(more, str):
-        raise Unusable("an instruction with an input that are not both text")
+        raise UnusableRow("an instruction with an input that are not both text")
     return {**row, "prompt": f"{row['prompt']}\n\n{more}"}
 
 
 def with_system(prompt: list[Message], system: Any) -> list[Message]:
-    """A prompt under the system prompt of a column of its own.
+    """Return a prompt under the system prompt of a column of its own.
 
     Raises:
-        Unusable: it is no text, or the prompt begins with another one; shows both.
+        UnusableRow: it is no text, or the prompt begins with another one; shows both.
     """
     if system in (None, [], {}, "") or not prompt:
         return prompt
     if not isinstance(system, str):
-        raise Unusable(f"the system prompt is no text ({str(system)[:60]})")
+        raise UnusableRow(f"the system prompt is no text ({str(system)[:60]})")
     if not system.strip():
         return prompt
     message = {"role": "system", "content": system}
@@ -106,7 +106,7 @@ def with_system(prompt: list[Message], system: Any) -> list[Message]:
     if not own:
         return [message, *prompt]
     if not alike([{**own[0], "role": "system"}], [message]):  # a developer's turn is one by another name
-        raise Unusable(f"two system prompts (column: {brief([message])}; messages: {brief(own)})")
+        raise UnusableRow(f"two system prompts (column: {brief([message])}; messages: {brief(own)})")
     return prompt
 
 
@@ -116,7 +116,7 @@ def usable(sides: PromptResponses, columns: tuple[str, str], system: Any, replac
     JSON text of a cell may spell characters that the cell itself does not hold.
 
     Raises:
-        Unusable: with the reason.
+        UnusableRow: with the reason.
     """
     sides = sides._replace(prompt=with_system(sides.prompt, system))
     check(sides, columns)
@@ -124,40 +124,42 @@ def usable(sides: PromptResponses, columns: tuple[str, str], system: Any, replac
 
 
 def require_both(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
-    """Raises Unusable where one of the columns is not there; a text of no length is a response of no text."""
+    """Raise UnusableRow where one of the columns is not there; a text of no length is a response of no text."""
     for column in columns:
         if row.get(column) is None or row[column] == []:
-            raise Unusable(f"no {column} response")
+            raise UnusableRow(f"no {column} response")
 
 
 def check(sides: PromptResponses, columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
-    """What every usable row fulfils, whatever format it came in.
+    """Check what every usable row fulfils, whatever format it came in.
 
     Raises:
-        Unusable: with the reason.
+        UnusableRow: with the reason.
     """
     if not all(sides.responses):
-        raise Unusable("a response is empty")
+        raise UnusableRow("a response is empty")
     for message in sides.prompt:
         if not _says_something(message) and message.get("role") != "system":
-            raise Unusable("an empty turn in the prompt")
+            raise UnusableRow("an empty turn in the prompt")
     for response in sides.responses:
         if response[-1].get("role") != "assistant":
-            raise Unusable("the last turn is not the assistant's")
+            raise UnusableRow("the last turn is not the assistant's")
         if not _answers_only(response):
-            raise Unusable(different_prompts(columns))
+            raise UnusableRow(different_prompts(columns))
         if not all(map(_says_something, response)) and not is_empty(response):
-            raise Unusable("a response is empty")
+            raise UnusableRow("a response is empty")
     if not sides.prompt:
-        raise Unusable("no prompt")
+        raise UnusableRow("no prompt")
     if any(response in sides.responses[:place] for place, response in enumerate(sides.responses)):
-        raise Unusable(f"{columns[0]} equals {columns[1]}" if len(sides.responses) == 2 else "two responses are equal")
+        raise UnusableRow(
+            f"{columns[0]} equals {columns[1]}" if len(sides.responses) == 2 else "two responses are equal"
+        )
 
 
 def refuse_empty(response: list[Message]) -> None:
-    """Raises Unusable where a response that is to be learnt has no text; a vote on one is a vote all the same."""
+    """Raise UnusableRow where a response that is to be learnt has no text; a vote on one is a vote all the same."""
     if is_empty(response):
-        raise Unusable("a response is empty")
+        raise UnusableRow("a response is empty")
 
 
 def different_prompts(columns: tuple[str, str] = CHOSEN_REJECTED) -> str:
@@ -170,7 +172,7 @@ def placed(
     """Return the comparison of checked sides, and the canonical number of the response in each place of the file.
 
     Raises:
-        Unusable: they make none; says why.
+        UnusableRow: they make none; says why.
     """
     try:
         comparison = Comparison(
@@ -181,7 +183,7 @@ def placed(
             language=language,
         )
     except ValidationError as error:
-        raise Unusable(f"malformed ({error.errors()[0]['msg']})") from None
+        raise UnusableRow(f"malformed ({error.errors()[0]['msg']})") from None
     order = [response.messages for response in comparison.responses]
     return comparison, [order.index(messages) for messages in sides.responses]
 
@@ -189,16 +191,16 @@ def placed(
 def _whole(
     prompt: list[Message], one: list[Message], other: list[Message], columns: tuple[str, str], first_answers: bool
 ) -> PromptResponses:
-    """Sides of two dialogues that hold their prompt.
+    """Return sides of two dialogues that hold their prompt.
 
     Raises:
-        Unusable: they begin differently, or the prompt beside them is another.
+        UnusableRow: they begin differently, or the prompt beside them is another.
     """
     shared = _shared(one, other)
     head = one[:shared]
     if prompt:
         if not head:
-            raise Unusable(different_prompts(columns))
+            raise UnusableRow(different_prompts(columns))
         head, shared = _agreed(prompt, one, other, shared)
     responses = [one[shared:], other[shared:]]
     is_cut = first_answers and bool(head) and not all(map(_answers_only, responses))
@@ -206,15 +208,15 @@ def _whole(
 
 
 def _agreed(prompt: list[Message], one: list[Message], other: list[Message], shared: int) -> tuple[list[Message], int]:
-    """The prompt that a prompt column and the head of two dialogues both tell, and how much of the dialogues it is.
+    """Return the prompt of a prompt column and of the head of two dialogues, and how much of the dialogues it is.
 
     Raises:
-        Unusable: they tell different ones; shows both.
+        UnusableRow: they tell different ones; shows both.
     """
     system_given, given = _without_system(prompt)
     own_system, dialogue = _without_system(one[:shared])
     if system_given and own_system and not alike(system_given, own_system):
-        raise Unusable(f"two system prompts (prompt: {brief(system_given)}; messages: {brief(own_system)})")
+        raise UnusableRow(f"two system prompts (prompt: {brief(system_given)}; messages: {brief(own_system)})")
     system, begin = own_system or system_given, len(own_system)
     if not given:
         return [*system, *dialogue], shared
@@ -226,11 +228,11 @@ def _agreed(prompt: list[Message], one: list[Message], other: list[Message], sha
     turns = [message for message in dialogue if message.get("role") == "user"]
     if len(given) == 1 and any(alike(given, [turn]) for turn in (*turns[:1], *turns[-1:])):
         return [*system, *dialogue], shared
-    raise Unusable(f"its prompt is not that of its messages (prompt: {brief(given)}; messages: {brief(dialogue)})")
+    raise UnusableRow(f"its prompt is not that of its messages (prompt: {brief(given)}; messages: {brief(dialogue)})")
 
 
 def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
-    """How many leading messages both have; a last answer of its own is left to each."""
+    """Return how many leading messages both have; a last answer of its own is left to each."""
     most = min(len(one), len(other)) - 1
     for index in range(most):
         if not alike(one[index : index + 1], other[index : index + 1]):
@@ -239,7 +241,7 @@ def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
 
 
 def _continued(side: Any) -> Any:
-    """A response to a prompt in Human and Assistant turns, which may go on in such turns."""
+    """Return a response to a prompt in Human and Assistant turns, which may go on in such turns."""
     return f"\n\nAssistant:{side}" if isinstance(side, str) and spoken(side) is None else side
 
 
@@ -253,7 +255,7 @@ def _first_answer(messages: list[Message]) -> list[Message]:
 
 
 def _without_system(messages: list[Message]) -> tuple[list[Message], list[Message]]:
-    """The system prompt that messages begin with, if any, and the rest."""
+    """Return the system prompt that messages begin with, if any, and the rest."""
     begins = int(bool(messages) and messages[0].get("role") in ("system", "developer"))
     return messages[:begins], messages[begins:]
 

@@ -23,7 +23,7 @@ from align.core.plugins import choose
 from align.core.runs import Run
 from align.core.stage import stage
 from annotation.importers.collector import NOBODY
-from annotation.importers.columns import READ, Columns, FileSettings, Kind, Labels
+from annotation.importers.columns import READ, Columns, FileKind, FileSettings, Labels
 from annotation.importers.exports import looks_exported, read_export
 from annotation.importers.formats import Container, Format, container_of, read_rows
 from annotation.importers.imported import ImportedFile, left_out
@@ -103,7 +103,7 @@ class ImportConfig(StageConfig):
         return choose(IMPORTERS, Importer, format)
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
-        """The store was written to, which is no part of the folder: it has to hold what this import left there."""
+        """Return the message; the store, which is no part of the folder, has to hold what this import wrote there."""
         wrote = inputs.get("feedback", {})
         if not self.feedback.is_file() or not _holds(self.feedback, wrote.get("sha256", "")):
             raise BadInput(
@@ -116,7 +116,7 @@ class ImportConfig(StageConfig):
         )
 
 
-USES: Mapping[Kind, tuple[str, ...]] = {  # settings beside the file, the store and the language that each kind has
+USES: Mapping[FileKind, tuple[str, ...]] = {  # settings beside the file, the store and the language that each kind has
     "preferences": ("columns", "annotator", "split"),
     "votes": ("columns", "labels", "annotator", "split", "items", "texts"),
     "rankings": ("columns", "annotator", "split"),
@@ -164,7 +164,7 @@ def import_preferences(config: ImportConfig, run: Run) -> dict[str, Any]:
 
 
 def preview(config: ImportConfig) -> tuple[list[str], str | None]:
-    """Lines on what would become of the file, and why nothing would; nothing is written.
+    """Return what an import would make of the file, in lines, and the error if nothing; nothing is written.
 
     Raises:
         BadInput: as ``read``.
@@ -203,7 +203,7 @@ def read(config: ImportConfig) -> ImportedFile:
     return read_preferences(table, is_hh={"hh": True, "trl": False}.get(str(config.format)))
 
 
-def _kind_of(config: ImportConfig, table: Table) -> Kind:
+def _kind_of(config: ImportConfig, table: Table) -> FileKind:
     has_texts_elsewhere = table.importer is None and (config.items or config.texts) is not None
     if config.format == "votes" or has_texts_elsewhere:
         return "votes"
@@ -219,7 +219,7 @@ def _nothing_usable(path: Path, imported: ImportedFile) -> str:
 
 
 def _new_to(imported: ImportedFile, feedback: Path) -> ImportedFile:
-    """A file without the rows that the store holds already from another file that names nobody either."""
+    """Return a file without the rows that the store holds already from another file that names nobody either."""
     if not feedback.is_file():
         return imported
     files: dict[str, set[str]] = {}  # that name nobody, by judgment, and by comparison
@@ -243,7 +243,7 @@ def _new_to(imported: ImportedFile, feedback: Path) -> ImportedFile:
     return imported._replace(kept=kept, dropped=dropped, notes=[*imported.notes, *([note] if contradicting else [])])
 
 
-def _refuse_useless(config: ImportConfig, kind: Kind) -> None:
+def _refuse_useless(config: ImportConfig, kind: FileKind) -> None:
     """Refuse a setting that files of a kind make no use of."""
     fields = ImportConfig.model_fields
     for name in SPECIAL:

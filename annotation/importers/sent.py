@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from align.core.records import Comparison
 from annotation.campaign.settings import Campaign, Work, load_campaign, shown_order, task_key, work_of
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 from annotation.interface.config import Interface, shown_hash
 from annotation.interface.render import guidelines_html
 from annotation.store.ledger import Ledger, campaigns
@@ -60,18 +60,18 @@ class SentTasks:
         self.splits: dict[str, Split] = {}
 
     def find(self, key: str, project: int | None, task: str, data: Mapping[str, Any]) -> SentTask:
-        """The task of a key, in a project of the server (None: unknown), that shows ``data``.
+        """Return the task of a key, in a project of the server (None: unknown), that shows ``data``.
 
         Raises:
-            Unusable: nothing is known of it, or two campaigns sent it.
+            UnusableRow: nothing is known of it, or two campaigns sent it.
         """
         noted = [n for n in self._noted.get(key, ()) if n.matches(project, task)]
         if len(noted) == 1:
             if noted[0].pages not in (None, shown_hash(data)):
-                raise Unusable("its task shows something else than what was sent")
+                raise UnusableRow("its task shows something else than what was sent")
             return noted[0]
         if noted:
-            raise Unusable("two campaigns of this store sent its task (export it as JSON, which tells the project)")
+            raise UnusableRow("two campaigns of this store sent its task (export it as JSON, which tells the project)")
         return self._matched(key, dict(data))
 
     @cached_property
@@ -100,10 +100,10 @@ class SentTasks:
         """The campaign of the YAML, and its comparisons by the keys that their tasks have.
 
         Raises:
-            Unusable: no YAML was named.
+            UnusableRow: no YAML was named.
         """
         if self.path is None:
-            raise Unusable("its task was not sent from this store (name the YAML of its campaign with campaign=...)")
+            raise UnusableRow("its task was not sent from this store (name the YAML of its campaign with campaign=...)")
         campaign = load_campaign(self.path)
         stored: list[Comparison] = []
         if self.feedback is not None and not campaign.candidates:
@@ -117,11 +117,11 @@ class SentTasks:
     def _matched(self, key: str, data: dict[str, Any]) -> SentTask:
         campaign, work, by_key = self._campaign
         if key not in by_key:
-            raise Unusable(f"its task is none of the campaign's (key {key})")
+            raise UnusableRow(f"its task is none of the campaign's (key {key})")
         comparison = by_key[key]
         shown = shown_order(campaign, comparison, data, work)
         if shown is None:
-            raise Unusable("its task shows other texts than the comparison's responses, so its sides are not known")
+            raise UnusableRow("its task shows other texts than the comparison's responses, so its sides are not known")
         digest = hashlib.sha256(work.guidelines.encode("utf-8", "surrogatepass")).hexdigest()
         has_shown = data.get("guidelines_html") == guidelines_html(work.guidelines)
         return SentTask(campaign.name, comparison, shown, campaign.interface, digest if has_shown else None)

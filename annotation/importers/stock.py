@@ -21,7 +21,7 @@ from annotation.interface.regions import UNPLACED, Region, Undecodable, brief, p
 
 
 def stock_regions(result: Any) -> list[Region]:
-    """The regions of a result of stock templates, their types in lower case.
+    """Return the regions of a result of stock templates, their types in lower case.
 
     Raises:
         Undecodable: it is none, or is empty.
@@ -33,7 +33,7 @@ def stock_regions(result: Any) -> list[Region]:
 
 
 def regions_of_values(row: Mapping[str, Any], label: str | None, rationale: str | None) -> list[Region]:
-    """The regions of a row that holds values by control, among the fields of its task (an export as JSON_MIN).
+    """Return the regions of a row that holds values by control, among the fields of its task (an export as JSON_MIN).
 
     Pairwise and Ranker are recognised by their form; choices and texts look like any field, so they must be named.
     """
@@ -49,7 +49,7 @@ def regions_of_values(row: Mapping[str, Any], label: str | None, rationale: str 
 
 
 def deciding(regions: Sequence[Region], label: str | None) -> Region:
-    """The one region that compares responses.
+    """Return the one region that compares responses.
 
     Args:
         label: the control whose choices do; None takes the only one with choices.
@@ -68,7 +68,7 @@ def deciding(regions: Sequence[Region], label: str | None) -> Region:
 
 
 def pairwise(region: Region, labels: Labels) -> ScreenJudgment:
-    """What Pairwise or Choices answer on two responses.
+    """Return what Pairwise or Choices answer on two responses.
 
     Raises:
         Undecodable: a selection or a label that is not known.
@@ -90,7 +90,7 @@ def pairwise(region: Region, labels: Labels) -> ScreenJudgment:
 
 
 def ranked(region: Region, cards: Sequence[str], buckets: Sequence[str], where: str) -> ScreenJudgment:
-    """What a Ranker answers on its cards, which are named in the order it showed them.
+    """Return what a Ranker answers on its cards, which are named in the order it showed them.
 
     Raises:
         Undecodable: it leaves cards out, names unknown ones, or is the order that was shown.
@@ -117,7 +117,7 @@ def ranked(region: Region, cards: Sequence[str], buckets: Sequence[str], where: 
 
 
 def cards_of(value: Any) -> dict[str, list[Message]]:
-    """The responses that a ranking showed by their cards' names, in the order it showed them.
+    """Return the responses that a ranking showed by their cards' names, in the order it showed them.
 
     Raises:
         Undecodable: they are none, or one has no name or no text.
@@ -138,7 +138,7 @@ def cards_of(value: Any) -> dict[str, list[Message]]:
 
 
 def text_in(regions: Sequence[Region], name: str | None) -> str | None:
-    """What was written in a text control, its parts on lines of their own."""
+    """Return what was written in a text control, its parts on lines of their own."""
     texts = [region.value.get("text") for region in regions if region.type == "textarea" and region.name == name]
     parts = [part for text in texts for part in (text if isinstance(text, list) else [text]) if isinstance(part, str)]
     return "\n".join(parts).strip() or None

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from align.core.plugins import calling
-from annotation.importers.columns import READ, USUAL, Columns, FileSettings, Kind, Labels
+from annotation.importers.columns import READ, USUAL, Columns, FileKind, FileSettings, Labels
 from annotation.importers.formats import Container, Format, cleaned, container_of, is_missing
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 from annotation.importers.importer import OTHERS, Importer, Row, shipped
 from annotation.importers.mapping import start_from
 from annotation.importers.turns import decoded
@@ -30,7 +30,7 @@ class Table(NamedTuple):
 
     path: Path
     container: Container
-    rows: list[tuple[int, Row | Unusable]]
+    rows: list[tuple[int, Row | UnusableRow]]
     known: frozenset[str]
     replaced: list[int]
     settings: FileSettings
@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
     @property
     def readable(self) -> list[Row]:
-        return [row for _, row in self.rows if not isinstance(row, Unusable)]
+        return [row for _, row in self.rows if not isinstance(row, UnusableRow)]
 
     @property
     def knows_sides(self) -> bool:
@@ -46,7 +46,7 @@ class Table(NamedTuple):
         return self.importer is None or self.importer.knows_sides
 
     def unread(self, used: set[str]) -> list[str]:
-        """A note on columns that nothing was read from."""
+        """Return a note on columns that nothing was read from."""
         layout = self.importer.layout_in(self.known) if self.importer else None
         known_by = {*(layout or ()), *(self.importer.makes if self.importer else ())}
         roots = {name.partition(".")[0] for name in used}
@@ -76,8 +76,8 @@ def open_table(path: Path, format: Format | Importer, settings: FileSettings) ->
     return Table(path, container, rows, frozenset(known), replaced, _completed(settings, importer, known), importer)
 
 
-def kind_of(table: Table) -> Kind:
-    """Whether rows hold a better and a worse response, two and a label, or several.
+def kind_of(table: Table) -> FileKind:
+    """Return whether rows hold a better and a worse response, two and a label, or several.
 
     Raises:
         BadInput: none of these can be found.
@@ -94,8 +94,10 @@ def kind_of(table: Table) -> Kind:
     raise BadInput(start_from(table.path, table.readable))
 
 
-def find_columns(table: Table, kind: Kind, known: Collection[str] | None = None, where: str | None = None) -> Columns:
-    """The columns that a kind of file is read by, None where there is none.
+def find_columns(
+    table: Table, kind: FileKind, known: Collection[str] | None = None, where: str | None = None
+) -> Columns:
+    """Return the columns that a kind of file is read by, None where there is none.
 
     A prompt is looked for under other names only where the user mapped nothing; ``input`` belongs to an instruction.
     A column that is mapped to one thing is no other thing by its name; it may be what the row is called, too.
@@ -120,7 +122,7 @@ def find_columns(table: Table, kind: Kind, known: Collection[str] | None = None,
 
 
 def _importer(path: Path, known: set[str], columns: Columns, named: Importer | None) -> Importer | None:
-    """The importer of a file: the named one, or, where the user does not map the responses, the first that fits.
+    """Return the importer of a file: the named one, or, where the user does not map the responses, the first that fits.
 
     Raises:
         BadInput: the file does not have the named one's columns, or holds something else than comparisons.
@@ -141,7 +143,7 @@ def _importer(path: Path, known: set[str], columns: Columns, named: Importer | N
     return None
 
 
-def _rewritten(where: str, row: Row, importer: Importer) -> Row | Unusable:
+def _rewritten(where: str, row: Row, importer: Importer) -> Row | UnusableRow:
     """Return a row with what its importer makes of it, or the reason why it holds no judgment.
 
     Raises:
@@ -151,7 +153,7 @@ def _rewritten(where: str, row: Row, importer: Importer) -> Row | Unusable:
     with calling(what, importer):
         try:
             made = importer.rewrite(copy.deepcopy(row))
-        except Unusable as reason:
+        except UnusableRow as reason:
             return reason
     if not isinstance(made, dict) or not all(isinstance(column, str) for column in made):
         raise BadInput(f"{what}: rewrite returned {str(made)[:60]}, not columns by name; return a dict, {{}} for none")
@@ -159,7 +161,7 @@ def _rewritten(where: str, row: Row, importer: Importer) -> Row | Unusable:
 
 
 def _completed(settings: FileSettings, importer: Importer, known: set[str]) -> FileSettings:
-    """The user's settings, completed by an importer for columns that are there."""
+    """Return the user's settings, completed by an importer for columns that are there."""
     own = {name: column for name, column in importer.columns.model_dump(exclude_none=True).items() if column in known}
     columns = Columns(**(own | settings.columns.model_dump(exclude_none=True)))
     is_own = settings.labels == Labels() and columns.label == own.get("label")
@@ -167,7 +169,7 @@ def _completed(settings: FileSettings, importer: Importer, known: set[str]) -> F
 
 
 def _resolve_dots(rows: list[tuple[int, Row]], known: set[str], columns: Columns) -> None:
-    """Columns like ``info.post`` and ``summaries.0.text`` are read out of ``info`` and ``summaries``."""
+    """Read columns like ``info.post`` and ``summaries.0.text`` out of ``info`` and ``summaries``."""
     for column in columns.named - known:
         if "." not in column:
             continue

@@ -15,7 +15,7 @@ from align.core.limits import parse_json
 from align.core.messages import NoMessage, read_messages
 from align.core.records import Message
 from annotation.importers.formats import read_hh
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 
 ANSWERING = ("assistant", "tool")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")  # TRL's columns for them
@@ -35,55 +35,55 @@ SHOWN = 80  # characters of a text in a reason
 
 
 def messages_of(value: Any, role: str, column: str) -> list[Message]:
-    """A column as messages in their one form: text is one message of ``role`` or a dialogue, None is no messages.
+    """Return a column as messages in their one form: text is a message of ``role`` or a dialogue, None is no message.
 
     Raises:
-        Unusable: it is neither, or a message holds what has no place in the form.
+        UnusableRow: it is neither, or a message holds what has no place in the form.
     """
     if isinstance(value, str) and (turns := spoken(value)) is not None:
         return turns
     if isinstance(value, str) and PYTHON_MESSAGES.match(value):
-        raise Unusable(f"{column} holds messages as Python prints them ({value[:40]!r}); write them as JSON")
+        raise UnusableRow(f"{column} holds messages as Python prints them ({value[:40]!r}); write them as JSON")
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
         value = [_renamed(message) for message in value]
     try:
         return read_messages(value, role, column)
     except NoMessage as reason:
-        raise Unusable(str(reason)) from None
+        raise UnusableRow(str(reason)) from None
 
 
 def tools_of(value: Any) -> list[dict[str, Any]] | None:
-    """Tools as a list; TRL also takes them as JSON text.
+    """Return tools as a list; TRL also takes them as JSON text.
 
     Raises:
-        Unusable: they are no list.
+        UnusableRow: they are no list.
     """
     tools = decoded(value)
     if not tools:
         return None
     if not isinstance(tools, list):
-        raise Unusable("tools are not a list")
+        raise UnusableRow("tools are not a list")
     return [decoded(tool) for tool in tools]
 
 
 def refuse_media(row: Mapping[str, Any]) -> None:
-    """Text alone is read: a row that also holds pictures or sound would be another row without them.
+    """Refuse a row that holds pictures or sound: only text is read, and without them it would be another row.
 
     Raises:
-        Unusable: the row holds such a column, and something in it.
+        UnusableRow: the row holds such a column, and something in it.
     """
     if column := next((column for column in MEDIA if row.get(column)), None):
-        raise Unusable(f"holds '{column}', and only text is read here")
+        raise UnusableRow(f"holds '{column}', and only text is read here")
 
 
 def template_arguments_of(row: Mapping[str, Any]) -> Any:
-    """What a row's conversation is rendered with, under either of its names."""
+    """Return what a row's conversation is rendered with, under either of its names."""
     return decoded(row.get("template_arguments") or row.get("chat_template_kwargs"))
 
 
 def spoken(text: str) -> list[Message] | None:
-    """The turns of a text that begins with one; None for any other text.
+    """Return the turns of a text that begins with one; None for any other text.
 
     A text that only begins with ``Human:`` and holds no answer might be about a human: it needs the empty line before
     it, as Anthropic's data has it, or a second speaker.
@@ -96,13 +96,13 @@ def spoken(text: str) -> list[Message] | None:
 
 
 def paired_turns(cells: Sequence[Any], columns: Sequence[str]) -> list[Any]:
-    """A prompt and its responses as they are, or, where each is a list of turns, the dialogues that these make.
+    """Return a prompt and its responses as they are, or, where each is a list of turns, the dialogues that these make.
 
     Raises:
-        Unusable: some are lists of texts and cannot be paired.
+        UnusableRow: some are lists of texts and cannot be paired.
     """
     if all(isinstance(cell, str) and PYTHON_TEXTS.match(cell) and turns_of(cell) is None for cell in cells):
-        raise Unusable(f"its turns are lists as Python prints them ({cells[0][:40]!r}); write them as JSON")
+        raise UnusableRow(f"its turns are lists as Python prints them ({cells[0][:40]!r}); write them as JSON")
     lists = [turns_of(cell) for cell in cells]
     prompt, *sides = lists
     if prompt is None:
@@ -110,19 +110,19 @@ def paired_turns(cells: Sequence[Any], columns: Sequence[str]) -> list[Any]:
             len(turns) if turns and isinstance(cell, list) else 0 for cell, turns in zip(cells, lists, strict=True)
         ]
         if longest := max(sizes):
-            raise Unusable(f"{columns[sizes.index(longest)]} is a list of {longest} texts")
+            raise UnusableRow(f"{columns[sizes.index(longest)]} is a list of {longest} texts")
         return list(cells)
     if all(side is None for side in sides) and len(prompt) == 1:
         return [prompt[0], *cells[1:]]
     counts = [None if turns is None else len(turns) for turns in lists]
     if set(counts) != {len(prompt)}:
         lengths = ", ".join(f"{column}: {count or 'no list'}" for column, count in zip(columns, counts, strict=True))
-        raise Unusable(f"its lists of turns cannot be paired ({lengths})")
+        raise UnusableRow(f"its lists of turns cannot be paired ({lengths})")
     return [None, *(_dialogue(prompt, side or []) for side in sides)]
 
 
 def turns_of(cell: Any) -> list[str] | None:
-    """A list of texts, also one written as JSON text; a turn that is null is empty. None for anything else."""
+    """Return a list of texts, also one written as JSON text; a turn that is null is empty. None for anything else."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             cell = parse_json(cell)
@@ -133,7 +133,7 @@ def turns_of(cell: Any) -> list[str] | None:
 
 
 def decoded(value: Any, *keys: str) -> Any:
-    """JSON text of an object, or of a list of objects, becomes what it spells; with ``keys``, only that of messages.
+    """Return what JSON text of an object, or of a list of objects, spells; with ``keys``, only that of messages.
 
     Objects of a list then have one of the keys, and an object alone is a message with content.
     """
@@ -151,24 +151,24 @@ def decoded(value: Any, *keys: str) -> Any:
 
 
 def marks_in(messages: Sequence[Message]) -> str | None:
-    """What looks like the marks of turns or of a chat template in a text that was read literally."""
+    """Return what looks like the marks of turns or of a chat template in a text that was read literally."""
     texts = (message["content"] for message in messages if isinstance(message.get("content"), str))
     return next((mark[0].strip() for text in texts if (mark := MARKS.search(text))), None)
 
 
 def alike(some: Sequence[Message], others: Sequence[Message]) -> bool:
-    """Whether messages are the same but for white space in their content."""
+    """Return whether messages are the same but for white space in their content."""
     return len(some) == len(others) and all(_plain(a) == _plain(b) for a, b in zip(some, others, strict=True))
 
 
 def brief(messages: Sequence[Message]) -> str:
-    """The last message in a few words."""
+    """Return the last message in a few words."""
     text = " ".join(str(messages[-1].get("content") or "").split()) if messages else ""
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
 def _helpsteer(text: str) -> list[Message] | None:
-    """The turns of a text as HelpSteer 1 and 2 write several: the user begins without a mark; None without marks."""
+    """Return the turns of a text with HelpSteer's marks, where the user begins without one; None without marks."""
     first, *rest = HELPSTEER_TURN.split(text)
     if not rest:
         return None
@@ -178,7 +178,7 @@ def _helpsteer(text: str) -> list[Message] | None:
 
 
 def _plain(message: Message) -> list[Any]:
-    """The content of a message: metadata beside it and white space do not count."""
+    """Return the content of a message: metadata beside it and white space do not count."""
     content = message.get("content")
     words = " ".join(content.split()) if isinstance(content, str) else content
     return [words or None, *(message.get(key) for key in ("role", "tool_calls", "reasoning_content"))]
@@ -194,7 +194,7 @@ def _dialogue(questions: Sequence[str], answers: Sequence[str]) -> list[Message]
 
 
 def _renamed(message: Message) -> Message:
-    """A message of which role and content go by the names of ShareGPT."""
+    """Return a message of which role and content go by the names of ShareGPT."""
     if {*message} != {*SHARE_GPT} or message["from"] not in SHARE_GPT_ROLES:
         return message
     return {"role": SHARE_GPT_ROLES[message["from"]], "content": message["value"]}

@@ -22,7 +22,7 @@ from annotation.aggregation.votes import BOTH_BAD, UNKNOWN_SIDES
 from annotation.importers.collector import Collector, JudgedRow
 from annotation.importers.columns import RANKINGS, Columns, Labels, Outcome, cell_of, number_of, text_of, word_of
 from annotation.importers.formats import cleaned, container_of, is_missing
-from annotation.importers.imported import ImportedFile, Unusable
+from annotation.importers.imported import ImportedFile, UnusableRow
 from annotation.importers.importer import Row
 from annotation.importers.responses import PromptResponses, sides_of, usable, with_input
 from annotation.importers.table import Table, find_columns
@@ -117,7 +117,7 @@ class _Votes:
         sides = self._sides(row)
         turn = number_of(row.get("turn"))
         if sides.is_cut and turn is not None and turn > 1:
-            raise Unusable(f"its vote is on turn {turn:g}, before which the dialogues part")
+            raise UnusableRow(f"its vote is on turn {turn:g}, before which the dialogues part")
         size = self.collector.number(row, self.used.strength)
         if size is not None:
             size = abs(size) if outcome in LEFT_RIGHT else 0.0
@@ -129,13 +129,13 @@ class _Votes:
         """Return a row with the cells of its item in the columns that the file of items has.
 
         Raises:
-            Unusable: the item is in no row of that file.
+            UnusableRow: the item is in no row of that file.
         """
         if self.items is None:
             return row
         key = text_of(row.get(str(self.used.item), ""))
         if key not in self.by_item:
-            raise Unusable(f"its item is not in {self.items.name} ({self.used.item} {key!r})")
+            raise UnusableRow(f"its item is not in {self.items.name} ({self.used.item} {key!r})")
         return row | {column: self.by_item[key].get(column) for column in self.of_items}
 
     def _sides(self, row: Row) -> PromptResponses:
@@ -147,20 +147,20 @@ class _Votes:
         """Return the text of an id where texts have ids (a prompt may also be the text itself), else the cell's own.
 
         Raises:
-            Unusable: no text has the id.
+            UnusableRow: no text has the id.
         """
         if self.texts is not None and cell is not None:
             if (key := text_of(cell)) in self.by_id:
                 return _as_text(self.by_id[key])
             if field != "prompt":
-                raise Unusable(f"its {field} is not in {self.texts.name} (id {key!r})")
+                raise UnusableRow(f"its {field} is not in {self.texts.name} (id {key!r})")
         return _as_text(decoded(cell, *MESSAGE_KEYS))
 
     def _outcome(self, row: Row) -> Outcome:
         """Return the outcome of a label, which may also equal the text in one of the columns left and right."""
         label = row.get(str(self.used.label))
         if label is None or not text_of(label):
-            raise Unusable(f"no label (column '{self.used.label}' is empty)")
+            raise UnusableRow(f"no label (column '{self.used.label}' is empty)")
         if (meaning := self.labels.meaning(label)) is not None:
             return meaning
         if (named := self.by_name.get(word_of(label))) is not None:
@@ -169,11 +169,11 @@ class _Votes:
         if is_left != is_right:
             return "left" if is_left else "right"
         self.strange[text_of(label)[:60]] += 1
-        raise Unusable(f"unknown label ({text_of(label)[:60]!r} in column '{self.used.label}')")
+        raise UnusableRow(f"unknown label ({text_of(label)[:60]!r} in column '{self.used.label}')")
 
 
 def _sides_by_name(left: str, right: str, labels: Iterable[Any], known: Labels) -> dict[str, Outcome]:
-    """Labels that name the columns of the responses, or the part in which these two names differ.
+    """Return the labels that name the columns of the responses, or the part in which these two names differ.
 
     A label 1 means ``output_1`` only where every label that is not known otherwise is such a part: beside a 0 it would
     be a number counted from 0.
@@ -187,14 +187,14 @@ def _sides_by_name(left: str, right: str, labels: Iterable[Any], known: Labels) 
 
 
 def _items(path: Path, column: str, replaced: list[int]) -> dict[str, Row]:
-    """Rows of the file of items by their id, which is called there as in the votes, or ``id``."""
+    """Return rows of the file of items by their id, which is called there as in the votes, or ``id``."""
     rows = list(cleaned(path, container_of(path, "votes"), replaced, whole=True))
     name = column if any(column in row for _, row in rows) else "id"
     return _by_id(path, rows, name)
 
 
 def _texts(path: Path, replaced: list[int]) -> dict[str, Any]:
-    """Texts by their id."""
+    """Return texts by their id."""
     rows = _by_id(path, cleaned(path, container_of(path, "votes"), replaced, whole=True), "id")
     return {key: decoded(row.get("text"), *MESSAGE_KEYS) for key, row in rows.items()}
 
@@ -211,5 +211,5 @@ def _by_id(path: Path, rows: Iterable[tuple[int, Row]], column: str) -> dict[str
 
 
 def _as_text(value: Any) -> Any:
-    """A number is a text too (an id, an answer to a sum)."""
+    """Return a number as text (an id, an answer to a sum), anything else as it is."""
     return str(value) if isinstance(value, float) else text_of(value) if isinstance(value, int) else value

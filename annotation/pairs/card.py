@@ -17,11 +17,11 @@ import yaml
 
 from align.core.files import write_jsonl, write_text
 from align.core.stats.estimates import Estimate
-from annotation.pairs.products import FILES, Row, columns
+from annotation.pairs.products import FILES, ProductRow, columns
 from annotation.store.ledger import guidelines
 from annotation.store.store import Store
 
-Rows = Sequence[Row]
+Rows = Sequence[ProductRow]
 
 MESSAGES = ("prompt", "chosen", "rejected", "completion")
 JSON = {"tools": {"list": "json"}, "template_arguments": {"dtype": "json"}}
@@ -98,7 +98,7 @@ def write_card(
 
 
 def guideline_versions(store: Store) -> dict[str, list[int]]:
-    """The version numbers (from 1 in each campaign) of every guideline that campaigns showed, by its hash."""
+    """Return the version numbers (from 1 in each campaign) of every guideline that campaigns showed, by its hash."""
     counted: dict[str, int] = {}
     versions: dict[str, set[int]] = {}
     for campaign, digest, _ in guidelines(store):
@@ -108,7 +108,7 @@ def guideline_versions(store: Store) -> dict[str, list[int]]:
 
 
 def _front_matter(outputs: Mapping[str, Rows], licence: str, languages: Sequence[str]) -> dict[str, Any]:
-    """What the hub and ``load_dataset`` read."""
+    """Return what the hub and ``load_dataset`` read."""
     parts = _parts(outputs)
     n_rows = sum(len(rows) for rows in outputs.values())
     return {
@@ -142,7 +142,7 @@ def _parts(outputs: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _features(kind: str, rows: Rows) -> list[dict[str, Any]]:
-    """Types of the columns that any row has; messages with more than a role and a text are JSON."""
+    """Return types of the columns that any row has; messages with more than a role and a text are JSON."""
     names = dict.fromkeys(name for row in rows for name in columns(row))
     return [{"name": name, **_type(kind, name, rows)} for name in names]
 

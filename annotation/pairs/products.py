@@ -36,8 +36,8 @@ from annotation.aggregation.votes import DOWN, UP
 from annotation.pairs.splits import SPLITS, Placement
 from annotation.store.store import Split
 
-RowT = TypeVar("RowT")
-Row = Pair | Demonstration | Thumb | Labelled
+ProductRowT = TypeVar("ProductRowT")
+ProductRow = Pair | Demonstration | Thumb | Labelled
 
 
 FILES: Mapping[str, Mapping[str, str]] = {  # names by kind of row and split
@@ -58,10 +58,10 @@ class Edit(NamedTuple):
     after: list[Message]
 
 
-class Made(NamedTuple, Generic[RowT]):
+class Made(NamedTuple, Generic[ProductRowT]):
     """Rows, and how many could not be made, by reason."""
 
-    rows: list[RowT]
+    rows: list[ProductRowT]
     dropped: Counter[str]
 
 
@@ -95,9 +95,9 @@ def products(
     )
 
 
-def files(made: Products, split: Mapping[str, Split]) -> dict[str, Sequence[Row]]:
+def files(made: Products, split: Mapping[str, Split]) -> dict[str, Sequence[ProductRow]]:
     """Return rows by file name; files that would be empty are left out."""
-    by_file: dict[str, Sequence[Row]] = {}
+    by_file: dict[str, Sequence[ProductRow]] = {}
     for kind, rows in (("demonstrations", made.demonstrations.rows), ("thumbs", made.thumbs.rows)):
         by_file |= {f: [row for row in rows if split[row.comparison_id] == s] for s, f in FILES[kind].items()}
     by_file["labels.jsonl"] = made.labels.rows
@@ -105,18 +105,18 @@ def files(made: Products, split: Mapping[str, Split]) -> dict[str, Sequence[Row]
 
 
 def columns(record: Record) -> dict[str, Any]:
-    """A row as it is written to a file: ``tools`` and ``template_arguments`` only where there are any."""
+    """Return a row as it is written to a file: ``tools`` and ``template_arguments`` only where there are any."""
     row = record.model_dump()
     return {key: value for key, value in row.items() if value or key not in ("tools", "template_arguments")}
 
 
 def side(name: str, response: Response) -> dict[str, Any]:
-    """A response as columns: its messages, and what is known of how it was written."""
+    """Return a response as columns: its messages, and what is known of how it was written."""
     return {name: response.messages, f"{name}_ended": response.ended, f"{name}_tokens": response.tokens}
 
 
 def pair_key(pair: Pair) -> tuple[str, ...]:
-    """What two pairs have in common that are about the same two answers, whichever won."""
+    """Return what two pairs have in common that are about the same two answers, whichever won."""
     sides = sorted((content_hash(pair.chosen), content_hash(pair.rejected)))
     return (pair.prompt_id, *sides, content_hash(pair.template_arguments))
 
@@ -149,7 +149,7 @@ def _edits(judgments: Iterable[Judgment], comparisons: Mapping[str, Comparison],
 
 
 def _instead(given: Sequence[Response], text: str) -> list[Message] | None:
-    """A response in a person's words, in place of one, or of several of which at least one is a single text."""
+    """Return a response in a person's words, in place of one, or of several of which at least one is a single text."""
     if len(given) == 1:
         return _rewritten(given[0].messages, text)
     is_text = any(len(r.messages) == 1 and not r.messages[0].get("tool_calls") for r in given)
@@ -157,7 +157,7 @@ def _instead(given: Sequence[Response], text: str) -> list[Message] | None:
 
 
 def _rewritten(messages: Sequence[Message], text: str) -> list[Message] | None:
-    """A response with other words and the same tool calls; None unless exactly one message has words."""
+    """Return a response with other words and the same tool calls; None unless exactly one message has words."""
     places = [n for n, message in enumerate(messages) if message["role"] == "assistant" and message.get("content")]
     if len(places) != 1 or not text:
         return None
@@ -225,7 +225,7 @@ def _labels(
     questions: Questions,
     min_votes: int,
 ) -> Made[Labelled]:
-    """One row per response and set of labels; a tie is a row without a label, which keeps its votes."""
+    """Return one row per response and set of labels; a tie is a row without a label, which keeps its votes."""
     counted: dict[str, dict[tuple[str, ...], Counter[str]]] = {}
     dropped: Counter[str] = Counter()
     for judgment in judgments:
@@ -266,7 +266,7 @@ def _unusable(is_leaking: bool, n_votes: int, min_votes: int, *, is_tie: bool) -
 
 
 def _shared_columns(comparison: Comparison) -> dict[str, Any]:
-    """The columns that every row has of its comparison."""
+    """Return the columns that every row has of its comparison."""
     return {
         "prompt": comparison.prompt,
         "tools": comparison.tools,

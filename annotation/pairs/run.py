@@ -33,7 +33,7 @@ from annotation.aggregation.votes import FIRST, TIE, Tally, Vote, tallies, votes
 from annotation.agreement.measures import measure
 from annotation.pairs.card import guideline_versions, write_card
 from annotation.pairs.manifest import account, account_of_people, account_of_products
-from annotation.pairs.products import Made, Products, Row, columns, files, pair_key, products, side
+from annotation.pairs.products import Made, ProductRow, Products, columns, files, pair_key, products, side
 from annotation.pairs.splits import SPLITS, Placement, is_for_judge, place
 from annotation.store.ledger import excluded
 from annotation.store.store import Split, Store
@@ -116,7 +116,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     whole = sorted([*voted.rows, *made.edited_pairs.rows], key=lambda p: (p.prompt_id, p.comparison_id))
     rows = {split: [p for p in whole if placement.split[p.comparison_id] == split] for split in SPLITS}
     _count_drops(run, voted, made)
-    outputs: dict[str, Sequence[Row]] = {f"{split}.jsonl": rows[split] for split in SPLITS}
+    outputs: dict[str, Sequence[ProductRow]] = {f"{split}.jsonl": rows[split] for split in SPLITS}
     outputs |= files(made, placement.split)
     _require_rows(config, outputs, voted.dropped, len(comparisons), len(judgments), has_votes=bool(votes))
     manifest = {
@@ -150,7 +150,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
 
 
 def pooled(votes: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[Vote]:
-    """Votes on rows of a file that hold the same texts under names of their own, as votes on one comparison.
+    """Return votes in which rows of the same texts, kept apart by names of their own, are one comparison.
 
     It is the one without a name of its own (the first row's), else the first by id.
     """
@@ -168,7 +168,7 @@ def pooled(votes: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list
 
 
 def _of_the_other_side(config: PairsConfig, comparisons: Iterable[Comparison], placement: Placement) -> set[str]:
-    """Ids of the training comparisons that are kept for the judge, or, for the judge, those that are the policies'."""
+    """Return ids of the training comparisons kept for the judge; where pairs are made for it, of the policies'."""
     if not config.judge_share:
         return set()
     return {
@@ -230,7 +230,7 @@ def _pair(comparison: Comparison, tally: Tally, sides: tuple[Response, Response]
 
 
 def _intact(store: Store, run: Run) -> str:
-    """The chain head of a store whose log verifies; training on edited votes is refused."""
+    """Return the chain head of a store whose log verifies; training on edited votes is refused."""
     chain = store.verify()
     if not chain.ok:
         raise BadInput(f"{store.path}: edited behind the log's back ({'; '.join(chain.problems[:3])}); restore a copy")
@@ -240,7 +240,7 @@ def _intact(store: Store, run: Run) -> str:
 
 
 def _exclusions(config: PairsConfig, store: Store, judgments: Iterable[Judgment]) -> dict[str, str]:
-    """Who does not count, with the reason: by the store's flag, or by this config."""
+    """Return who does not count, with the reason: the store's flag, or this config."""
     unknown = set(config.exclude) - {judgment.annotator for judgment in judgments}
     if unknown:
         raise BadInput(
@@ -256,7 +256,7 @@ def _voted(
     comparisons: Mapping[str, Comparison],
     placement: Placement,
 ) -> tuple[Made[Pair], dict[str, Any]]:
-    """The pairs that votes make, every drop up to here, and what the method estimated on the way."""
+    """Return the pairs that votes make, every drop up to here, and what the method estimated on the way."""
     counted = tallies(votes)
     clean = [tally for tally in counted if tally.comparison_id not in placement.leaking]
     bad = called_both_bad(counting.judgments) if config.both_bad == "drop" else set()
@@ -271,7 +271,7 @@ def _voted(
 
 
 def _count_drops(run: Run, voted: Made[Pair], made: Products) -> None:
-    """Into the run's record, what is no pair under the name of its kind."""
+    """Count drops in the run's record; what is no pair under the name of its kind."""
     for reason, count in sorted(voted.dropped.items()):
         run.drop(reason, count)
     for name, kind in made._asdict().items():
@@ -282,7 +282,7 @@ def _count_drops(run: Run, voted: Made[Pair], made: Products) -> None:
 def _remarks(
     config: PairsConfig, rows: Mapping[Split, Sequence[Pair]], placement: Placement, dropped: Counter[str]
 ) -> list[str]:
-    """Notes on what is easily misunderstood about the split."""
+    """Return notes on what is easily misunderstood about the split."""
     shares: dict[Split, float] = {"validation": config.validation, "test": config.test}
     notes = [
         f"{split} holds no pair, though {split}={share:g}: a share is drawn prompt by prompt, and a split that rows "
@@ -302,7 +302,7 @@ def _remarks(
 
 def _require_rows(
     config: PairsConfig,
-    outputs: Mapping[str, Sequence[Row]],
+    outputs: Mapping[str, Sequence[ProductRow]],
     dropped: Counter[str],
     n_comparisons: int,
     n_judgments: int,

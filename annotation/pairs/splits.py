@@ -67,7 +67,7 @@ def _across(comparisons: Sequence[Comparison], split: Mapping[str, Split]) -> in
 
 
 def is_for_judge(prompt: Sequence[Message], share: float, seed: int) -> bool:
-    """Whether a training prompt is among the ``share`` whose judgments only a judge of policies learns from.
+    """Return whether a training prompt is among the ``share`` whose judgments only a judge of policies learns from.
 
     Prompts that are alike after ``normalised`` go together, and new prompts never move old ones.
     """

@@ -124,7 +124,7 @@ def simulate(config: SimulateConfig, run: Run, *, utility: Utility | None = None
 
 
 def _written(config: SimulateConfig, run: Run, candidates: Candidates) -> SimulatedJudgments:
-    """Everybody votes, straight into the store."""
+    """Let everybody vote, straight into the store."""
     judgments = simulate_votes(
         candidates.comparisons,
         candidates.utilities,
@@ -140,7 +140,7 @@ def _written(config: SimulateConfig, run: Run, candidates: Candidates) -> Simula
 
 
 def _posted(config: SimulateConfig, at: AtServer, run: Run, candidates: Candidates) -> SimulatedJudgments:
-    """Everybody votes at a real server, but for some tasks that stay open."""
+    """Let everybody vote at a real server; some tasks stay open."""
     server = start(at.folder)
     campaign = Campaign(
         name=f"{config.run.resolve().parent.name} {config.run.name}"[:50],
@@ -185,7 +185,7 @@ def _candidates(config: SimulateConfig, run: Run, utility: Utility) -> Candidate
 
 
 def _utilities(prompts: Sequence[CandidatePrompt], utility: Utility) -> Any:
-    """An iterator over the utility of every response, prompt by prompt, from one call."""
+    """Return an iterator over the utility of every response, prompt by prompt, from one call."""
     flat = [(prompt, response) for prompt in prompts for response in prompt.responses]
     columns = {key: [prompt.columns[key] for prompt, _ in flat] for key in ("prompt_id", "family", "split")}
     messages, answers = [prompt.messages for prompt, _ in flat], [response["messages"] for _, response in flat]
@@ -211,7 +211,7 @@ def _add(candidates: Candidates, prompt: CandidatePrompt, one: Any, other: Any, 
 
 
 def _against_gold(judgments: Sequence[Judgment], utilities: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Each annotator's share of votes for the truly better response, where both the vote and the truth choose."""
+    """Return each annotator's share of votes for the truly better response, where both vote and truth choose."""
     hits: dict[str, list[bool | None]] = {}
     for judgment in judgments:
         first, second = utilities[judgment.comparison_id]

@@ -51,7 +51,7 @@ def simulate_votes(
 
 
 def panel(comparison_id: str, annotators: Sequence[Annotator], seed: int, size: int) -> list[Annotator]:
-    """Those who see a comparison, drawn for it alone."""
+    """Draw those who see a comparison, for it alone."""
     return sorted(annotators, key=lambda person: lot(seed, "who", comparison_id, person.name))[:size]
 
 
@@ -63,7 +63,7 @@ def vote(
     tie_threshold: float,
     left: int | None = None,
 ) -> Judgment:
-    """One person's judgment; ``left`` is the response that a screen shows there (None: drawn)."""
+    """Draw one person's judgment; ``left`` is the response that a screen shows there (None: drawn)."""
     draw = random.Random(lot(seed, "vote", comparison.id, person.name))
     drawn = 0 if draw.random() < 0.5 else 1
     left = drawn if left is None else left

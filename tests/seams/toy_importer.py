@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from annotation.importers.imported import Unusable
+from annotation.importers.imported import UnusableRow
 from annotation.importers.importer import Importer, Row
 
 
@@ -16,7 +16,7 @@ class Stars(Importer):
 
     def rewrite(self, row: Row) -> Row:
         if len(row["answers"]) != len(row["stars"]):
-            raise Unusable("not one number of stars per answer")
+            raise UnusableRow("not one number of stars per answer")
         rated = [pair for pair in zip(row["answers"], row["stars"], strict=True) if pair[1] >= self.least]
         return {
             "prompt": row["question"],
