@@ -54,10 +54,10 @@ CROWD_KIT = {
 def test_dawid_skene_equals_crowd_kit(seed: int, outcomes: str) -> None:
     skills, last, squares = CROWD_KIT[seed, outcomes]
     labels = [int(outcome) for outcome in outcomes]
-    found = dawid_skene(cast_of(noisy_rows(seed, labels)))
-    assert [found.reliability[f"p{n}"] for n in range(5)] == pytest.approx(skills, abs=EXACT)
-    assert sum(row[labels[-1]] for row in found.posterior.values()) == pytest.approx(last, abs=EXACT)
-    assert sum(p * p for row in found.posterior.values() for p in row) == pytest.approx(squares, abs=EXACT)
+    fit = dawid_skene(cast_of(noisy_rows(seed, labels)))
+    assert [fit.reliability[f"p{n}"] for n in range(5)] == pytest.approx(skills, abs=EXACT)
+    assert sum(row[labels[-1]] for row in fit.posterior.values()) == pytest.approx(last, abs=EXACT)
+    assert sum(p * p for row in fit.posterior.values() for p in row) == pytest.approx(squares, abs=EXACT)
 
 
 def test_dawid_skene_moves_no_bit_with_the_order_of_votes() -> None:
@@ -84,8 +84,8 @@ def test_simulated_annotators_come_out_in_their_true_order() -> None:
         Annotator(name="cleo", reliability=0.82, position_bias=-0.1),
         Annotator(name="dan", reliability=0.80, position_bias=0.3, length_bias=0.05, careless=0.4),
     ]
-    found = dawid_skene(votes_of(simulate_votes(items, utilities, people, seed=0))).reliability
-    assert sorted(found, key=found.__getitem__, reverse=True) == ["ada", "ben", "cleo", "dan"], found
+    fit = dawid_skene(votes_of(simulate_votes(items, utilities, people, seed=0))).reliability
+    assert sorted(fit, key=fit.__getitem__, reverse=True) == ["ada", "ben", "cleo", "dan"], fit
 
 
 def test_dawid_skene_recovers_known_reliabilities() -> None:
@@ -101,21 +101,21 @@ def test_dawid_skene_recovers_known_reliabilities() -> None:
 
 def test_one_vote_is_worth_three_quarters() -> None:
     """Without ties the gap d solves 1 / (1 + e^d) = d / (2 deviation^2); at deviation 1.5 that is 1.113."""
-    found = davidson(np.array([0]), np.array([1]), np.array([[1.0, 0.0, 0.0]]), 2)
-    gap = found.strength_N[0] - found.strength_N[1]
+    fit = davidson(np.array([0]), np.array([1]), np.array([[1.0, 0.0, 0.0]]), 2)
+    gap = fit.strength_N[0] - fit.strength_N[1]
     assert 1 / (1 + np.exp(gap)) == pytest.approx(gap / (2 * PRIOR**2), abs=1e-12)
-    assert found.tie == 0.0
-    chance = outcome_probabilities(np.array([gap]), found.tie)[0]
+    assert fit.tie == 0.0
+    chance = outcome_probabilities(np.array([gap]), fit.tie)[0]
     assert chance == pytest.approx([0.752678, 0.247322, 0.0], abs=1e-5)
 
 
 def test_davidson_has_its_closed_form_when_votes_are_many() -> None:
     """With one pair the model fits any three shares; many votes leave the prior nothing to say."""
     counts = np.array([[5e6, 2e6, 3e6]])
-    found = davidson(np.array([0]), np.array([1]), counts, 2)
-    assert found.strength_N[0] - found.strength_N[1] == pytest.approx(np.log(5 / 2), abs=1e-5)
-    assert found.tie == pytest.approx(3 / np.sqrt(10), abs=1e-5)
-    chance = outcome_probabilities(found.strength_N[:1] - found.strength_N[1:], found.tie)[0]
+    fit = davidson(np.array([0]), np.array([1]), counts, 2)
+    assert fit.strength_N[0] - fit.strength_N[1] == pytest.approx(np.log(5 / 2), abs=1e-5)
+    assert fit.tie == pytest.approx(3 / np.sqrt(10), abs=1e-5)
+    chance = outcome_probabilities(fit.strength_N[:1] - fit.strength_N[1:], fit.tie)[0]
     assert chance == pytest.approx([0.5, 0.2, 0.3], abs=1e-5)
 
 
@@ -134,15 +134,15 @@ def test_davidson_is_the_maximum_that_a_general_optimiser_finds() -> None:
         return float((x**2).sum() / (2 * PRIOR**2) - likelihood.sum())
 
     best = minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-9}).x
-    found = davidson(first, second, counts, 6)
-    assert found.strength_N == pytest.approx(best[:6], abs=1e-5)
-    assert np.log(found.tie) == pytest.approx(best[6], abs=1e-5)
+    fit = davidson(first, second, counts, 6)
+    assert fit.strength_N == pytest.approx(best[:6], abs=1e-5)
+    assert np.log(fit.tie) == pytest.approx(best[6], abs=1e-5)
 
 
 def test_davidson_exists_in_parts_without_votes_and_after_losing_every_time() -> None:
     counts = np.array([[50.0, 0, 0], [0, 0, 0]])
-    found = davidson(np.array([0, 2]), np.array([1, 3]), counts, 5)
-    assert np.isfinite(found.strength_N).all() and found.strength_N[2:].tolist() == [0, 0, 0]
+    fit = davidson(np.array([0, 2]), np.array([1, 3]), counts, 5)
+    assert np.isfinite(fit.strength_N).all() and fit.strength_N[2:].tolist() == [0, 0, 0]
     only_ties = davidson(np.array([0]), np.array([1]), np.array([[0.0, 0, 9]]), 2)
     assert np.isfinite(only_ties.tie) and only_ties.tie > 1 and only_ties.strength_N.tolist() == [0, 0]
 

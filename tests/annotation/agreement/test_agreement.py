@@ -110,8 +110,8 @@ def test_interval_of_weighted_kappa_is_that_of_a_bootstrap() -> None:
     low, high = kappa["low"], kappa["high"]
     one, other = np.sign(table[:, ~np.isnan(table).any(0)]).astype(int)
     draws = np.random.default_rng(0).integers(0, len(one), (1000, len(one)))
-    found = [cohen_kappa_score(one[d], other[d], labels=[-1, 0, 1], weights="quadratic") for d in draws]
-    assert [low, high] == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=0.02)
+    kappas = [cohen_kappa_score(one[d], other[d], labels=[-1, 0, 1], weights="quadratic") for d in draws]
+    assert [low, high] == pytest.approx(np.quantile(kappas, [0.025, 0.975]), abs=0.02)
 
 
 def test_where_nobody_disagreed_no_interval_has_a_width_of_zero() -> None:
@@ -163,7 +163,7 @@ def test_speed_is_told_by_others_on_the_same_comparison() -> None:
     seconds = {"quick": 4.0, "usual": 10.0, "steady": 12.0, "slow": 40.0}
     cast = votes_of([said(item, "good", name, seconds=time) for item in items for name, time in seconds.items()])
     people = measure(cast, {})["annotators"]
-    assert {name: found["speed"]["outlier"] for name, found in people.items()} == {
+    assert {name: entry["speed"]["outlier"] for name, entry in people.items()} == {
         "quick": "fast", "usual": None, "steady": None, "slow": "slow"
     }  # fmt: skip
     assert people["quick"]["speed"]["ratio"] == pytest.approx(4 / 12)
@@ -241,7 +241,7 @@ def test_what_nobody_shares_is_said_not_to_be_measured(tmp_path: Path) -> None:
     record = agreement(AgreementConfig(run=tmp_path / "alone", feedback=tmp_path / "feedback.db"))
     report = json.loads((tmp_path / "alone" / "agreement.json").read_text())
     assert any("no two people judged the same" in note for note in record.notes)
-    assert all("reliability" not in found for found in report["annotators"].values())
+    assert all("reliability" not in entry for entry in report["annotators"].values())
     with Store.open(tmp_path / "feedback.db", write=True) as store:
         store.add_judgments([judgment(items[0], "bob", source="t")])
         exclude(store, "bob", "careless")
@@ -249,7 +249,7 @@ def test_what_nobody_shares_is_said_not_to_be_measured(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "shared" / "agreement.json").read_text())
     (note,) = record.notes
     assert "excluded people said is in the figures" in note and note.endswith("bob")
-    assert all("reliability" in found for found in report["annotators"].values())
+    assert all("reliability" in entry for entry in report["annotators"].values())
 
 
 # --- every two annotators ------------------------------------------------------------------------------------
@@ -258,9 +258,9 @@ def test_what_nobody_shares_is_said_not_to_be_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_kappa_of_every_two_people_equals_an_independent_implementation(seed: int) -> None:
     cast, table = random_votes(seed)
-    found = {tuple(couple["annotators"]): couple for couple in measure(cast, {}, seed)["couples"]}
-    assert sorted(found) == [(f"p{a}", f"p{b}") for a in range(4) for b in range(a + 1, 4)]
-    for (one, other), couple in found.items():
+    couples = {tuple(couple["annotators"]): couple for couple in measure(cast, {}, seed)["couples"]}
+    assert sorted(couples) == [(f"p{a}", f"p{b}") for a in range(4) for b in range(a + 1, 4)]
+    for (one, other), couple in couples.items():
         levels = np.sign(table[[int(one[1]), int(other[1])]])
         both = levels[:, ~np.isnan(levels).any(0)]
         assert couple["value"] == pytest.approx(cohen_kappa_score(*both), abs=SAME)
@@ -277,14 +277,14 @@ def test_kappa_of_two_people_by_hand() -> None:
     ]
     cast += [Vote("alone", 0, 1, name, FIRST, None, 0, 1.0) for name in ("dan",)]
     cast += [Vote(f"c{n}", 0, 1, "eve", TIE, None, 0, 1.0) for n in range(2)]
-    found = {tuple(couple["annotators"]): couple for couple in measure(cast, {})["couples"]}
-    assert found["ann", "bob"]["value"] == pytest.approx((3 / 4 - 1 / 2) / (1 / 2))
-    assert [found["ann", "bob"][end] for end in ("low", "high")] == pytest.approx(
+    couples = {tuple(couple["annotators"]): couple for couple in measure(cast, {})["couples"]}
+    assert couples["ann", "bob"]["value"] == pytest.approx((3 / 4 - 1 / 2) / (1 / 2))
+    assert [couples["ann", "bob"][end] for end in ("low", "high")] == pytest.approx(
         [2 * 0.3006 - 1, 2 * 0.9544 - 1], abs=1e-4
     )
-    assert found["ann", "cat"]["value"] == 0 and found["ann", "cat"]["high"] > 0.4
-    assert (found["cat", "eve"]["value"], found["cat", "eve"]["n"], found["cat", "eve"]["n_failed"]) == (None, 2, 2)
-    assert not any("dan" in couple for couple in found), "nobody judged anything with dan"
+    assert couples["ann", "cat"]["value"] == 0 and couples["ann", "cat"]["high"] > 0.4
+    assert [couples["cat", "eve"][key] for key in ("value", "n", "n_failed")] == [None, 2, 2]
+    assert not any("dan" in couple for couple in couples), "nobody judged anything with dan"
 
 
 def test_answers_of_one_ranking_are_one_observation() -> None:

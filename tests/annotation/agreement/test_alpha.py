@@ -77,9 +77,9 @@ def test_ceiling_counts_only_votes_that_choose_against_others_that_choose() -> N
         "d": [FIRST],
     }
     cast = [Vote(key, 0, 1, f"p{i}", o, None, 0, None) for key, row in table.items() for i, o in enumerate(row)]
-    found = ceiling(cast)
+    share = ceiling(cast)
     # a: 3 of 3; b: each FIRST faces 2:2 and is undecided, each SECOND faces 3:1 against it; c and d: none
-    assert (found["value"], found["n_scored"], found["n"]) == (3 / 5, 5, 12)
+    assert (share["value"], share["n_scored"], share["n"]) == (3 / 5, 5, 12)
 
 
 def test_nothing_to_compute_is_none_with_counts() -> None:

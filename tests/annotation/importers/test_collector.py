@@ -46,13 +46,13 @@ def test_strengths_keep_their_order_on_any_scale(
     tmp_path: Path, column: str, sizes: list[Any], strengths: list[Any], margins: list[Any]
 ) -> None:
     rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b", column: size} for n, size in enumerate(sizes)]
-    found = preferences_in(write(tmp_path / "a.jsonl", rows))
-    assert [judgment.strength for judgment in found.judgments] == strengths
-    assert [judgment.margin for judgment in found.judgments] == margins
-    said = "\n".join(found.notes)
-    assert ("kept as margins on that scale" in said) == any(margins)
-    assert ("1 rows give the chosen response the lower score" in said) == (-1 in sizes)
-    assert (f"1 cells of column '{column}' are no numbers" in said) == ("much" in sizes)
+    loaded = preferences_in(write(tmp_path / "a.jsonl", rows))
+    assert [judgment.strength for judgment in loaded.judgments] == strengths
+    assert [judgment.margin for judgment in loaded.judgments] == margins
+    remark = "\n".join(loaded.notes)
+    assert ("kept as margins on that scale" in remark) == any(margins)
+    assert ("1 rows give the chosen response the lower score" in remark) == (-1 in sizes)
+    assert (f"1 cells of column '{column}' are no numbers" in remark) == ("much" in sizes)
 
 
 def three_to_one(**more: Any) -> list[dict[str, Any]]:
@@ -82,9 +82,9 @@ def test_three_people_against_one_are_four_votes_on_one_pair(tmp_path: Path, col
 
 def test_a_named_person_who_answers_again_is_kept_apart_and_a_copied_row_is_none(tmp_path: Path) -> None:
     rows = three_to_one(annotator="ann")
-    found = preferences_in(write(tmp_path / "a.jsonl", rows))
-    assert [entry["reason"] for entry in found.dropped] == ["duplicate (of row 1)"] * 2
-    first, second = found.judgments
+    loaded = preferences_in(write(tmp_path / "a.jsonl", rows))
+    assert [entry["reason"] for entry in loaded.dropped] == ["duplicate (of row 1)"] * 2
+    first, second = loaded.judgments
     assert second.source == f"{first.source}#2" and first.ranking != second.ranking
     named = preferences_in(write(tmp_path / "a.jsonl", three_to_one()), annotator="bob")
     assert [judgment.annotator for judgment in named.judgments] == ["bob"] * 2
@@ -117,11 +117,11 @@ def test_published_splits_hold_and_a_prompt_in_two_goes_to_the_one_held_out_most
     record = import_preferences(ImportConfig(run=tmp_path / "import", data=data, feedback=feedback))
     with Store.open(feedback) as store:
         hints = store.splits()
-        found = {c.prompt[0]["content"]: hints[c.id] for c in store.comparisons()}
-    assert found == {"p1": "train", "P1!": "train", "t1": "test", "v1": "validation", "both": "test", "Both?": "test",
+        loaded = {c.prompt[0]["content"]: hints[c.id] for c in store.comparisons()}
+    assert loaded == {"p1": "train", "P1!": "train", "t1": "test", "v1": "validation", "both": "test", "Both?": "test",
                      "none": None}  # fmt: skip
-    said = "1 prompts stand in several splits: all rows of each go to the one that is held out most"
-    assert said in record.notes
+    remark = "1 prompts stand in several splits: all rows of each go to the one that is held out most"
+    assert remark in record.notes
     assert {key: record.headline[key] for key in record.headline if key.endswith("_comparisons")} == {
         "train_comparisons": 2, "validation_comparisons": 1, "test_comparisons": 3,
     }  # fmt: skip
@@ -134,8 +134,8 @@ def test_published_splits_hold_and_a_prompt_in_two_goes_to_the_one_held_out_most
 
 def test_a_duplicate_that_is_dropped_still_holds_its_prompt_out(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "chosen": "x", "rejected": "y", "split": split} for split in ("train", "test")]
-    found = preferences_in(write(tmp_path / "a.jsonl", rows))
-    assert len(found.kept) == len(found.dropped) == 1 and set(found.splits.values()) == {"test"}
+    loaded = preferences_in(write(tmp_path / "a.jsonl", rows))
+    assert len(loaded.kept) == len(loaded.dropped) == 1 and set(loaded.splits.values()) == {"test"}
 
 
 def test_margins_reach_the_pairs_in_their_order(tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_an_empty_answer_that_lost_is_a_response_of_no_text(tmp_path: Path, form
         path.write_text("prompt,chosen,rejected\na,Apple.,\nb,,Chair.\n")
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    found = preferences_in(path)
-    (kept,) = found.kept
+    loaded = preferences_in(path)
+    (kept,) = loaded.kept
     assert [kept.comparison.responses[i].text for (i,) in kept.judgment.ranking] == ["Apple.", ""]
-    assert [(entry["row"], entry["reason"]) for entry in found.dropped] == [(2, "a response is empty")]
+    assert [(entry["row"], entry["reason"]) for entry in loaded.dropped] == [(2, "a response is empty")]
 
 
 @pytest.mark.parametrize(("side", "best"), [("left", "x"), ("right", "")])
@@ -181,8 +181,8 @@ def test_a_vote_for_an_empty_answer_is_a_vote(tmp_path: Path, side: str, best: s
 
 
 def test_nobody_is_asked_to_judge_an_empty_answer(tmp_path: Path) -> None:
-    found = preferences_in(write(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "x", "rejected": r} for r in "y "]))
-    both, empty = found.comparisons
+    loaded = preferences_in(write(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "x", "rejected": r} for r in "y "]))
+    both, empty = loaded.comparisons
     left_out: Counter[str] = Counter()
 
     def drop(reason: str, count: int) -> None:
@@ -210,9 +210,9 @@ def test_nobody_is_asked_to_judge_an_empty_answer(tmp_path: Path) -> None:
 )
 def test_languages_come_by_name_or_by_tag(tmp_path: Path, named: str, tag: str) -> None:
     row = {"prompt": "p", "chosen": "x", "rejected": "y", "language": named}
-    found = preferences_in(write(tmp_path / "a.jsonl", [row]), language="fr")
-    assert found.comparisons[0].language == tag
-    (note,) = found.notes
+    loaded = preferences_in(write(tmp_path / "a.jsonl", [row]), language="fr")
+    assert loaded.comparisons[0].language == tag
+    (note,) = loaded.notes
     assert ("name no language" in note) == (tag == "fr") and ("language=fr holds for no row" in note) == (tag != "fr")
 
 
@@ -233,8 +233,8 @@ def test_a_cell_that_holds_something_else_is_no_name(
     tmp_path: Path, sides: dict[str, str], column: str, reason: str
 ) -> None:
     data = write(tmp_path / "a.jsonl", [{"prompt": "p", **sides, column: {"a": 1}}])
-    found = read(ImportConfig(run=tmp_path, data=data))
-    assert [entry["reason"].partition(" (")[0] for entry in found.dropped] == [reason]
+    loaded = read(ImportConfig(run=tmp_path, data=data))
+    assert [entry["reason"].partition(" (")[0] for entry in loaded.dropped] == [reason]
 
 
 def test_a_number_that_is_beyond_all_numbers_is_none(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ LONG_PROMPT = "What is the capital of France, please?"
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "remark"),
     [
         (
             {"prompt": "<|im_start|>user\nq<|im_end|>", "chosen": "x", "rejected": "y"},
@@ -271,17 +271,17 @@ LONG_PROMPT = "What is the capital of France, please?"
     ],
 )
 def test_what_was_read_as_it_stands_and_may_be_meant_otherwise_is_said(
-    tmp_path: Path, row: dict[str, Any], said: str | None
+    tmp_path: Path, row: dict[str, Any], remark: str | None
 ) -> None:
-    found = preferences_in(write(tmp_path / "a.jsonl", [row]))
-    assert len(found.kept) == 1
-    assert found.notes == [] if said is None else said in "\n".join(found.notes)
+    loaded = preferences_in(write(tmp_path / "a.jsonl", [row]))
+    assert len(loaded.kept) == 1
+    assert loaded.notes == [] if remark is None else remark in "\n".join(loaded.notes)
 
 
 @pytest.mark.parametrize(("name", "split"), [("test-00000-of-00001", "test"), ("validation", "validation")])
 def test_a_file_that_is_called_by_a_split_is_said_to_tell_none(tmp_path: Path, name: str, split: str) -> None:
     path = write(tmp_path / f"{name}.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
-    found = preferences_in(path)
-    assert [f"split={split} holds all of them out" in note for note in found.notes] == [True] and not found.splits
+    loaded = preferences_in(path)
+    assert [f"split={split} holds all of them out" in note for note in loaded.notes] == [True] and not loaded.splits
     held_out = preferences_in(path, split=split)
     assert not held_out.notes and set(held_out.splits.values()) == {split}

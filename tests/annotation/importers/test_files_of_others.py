@@ -33,23 +33,23 @@ def rows_of(tmp_path: Path, *rows: dict[str, Any], **settings: Any) -> ImportedF
     return brought(tmp_path / "a.jsonl", **settings)
 
 
-def asked(found: ImportedFile) -> list[list[tuple[str, str]]]:
-    return [[(turn["role"], turn["content"]) for turn in entry.comparison.prompt] for entry in found.kept]
+def prompts(loaded: ImportedFile) -> list[list[tuple[str, str]]]:
+    return [[(turn["role"], turn["content"]) for turn in entry.comparison.prompt] for entry in loaded.kept]
 
 
 def test_a_column_without_a_name_is_no_system_prompt_and_no_input(tmp_path: Path) -> None:
     """pandas writes the index of a table so."""
     (tmp_path / "a.csv").write_text(",prompt,chosen,rejected\n7,Name a fruit.,Apple.,Chair.\n")
     for settings in ({}, {"columns": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}}):
-        found = brought(tmp_path / "a.csv", **settings)
-        assert asked(found) == [[("user", "Name a fruit.")]]
-        assert "columns not read: (without a name)" in found.notes
+        loaded = brought(tmp_path / "a.csv", **settings)
+        assert prompts(loaded) == [[("user", "Name a fruit.")]]
+        assert "columns not read: (without a name)" in loaded.notes
 
 
 def test_a_column_mapped_to_one_thing_is_no_other_by_its_name(tmp_path: Path) -> None:
     row = {"prompt": "p", "system": "Apple.", "other": "Chair.", "label": "left"}
-    found = rows_of(tmp_path, row, columns={"left": "system", "right": "other", "label": "label"})
-    assert asked(found) == [[("user", "p")]] and {r.text for r in found.comparisons[0].responses} == {
+    loaded = rows_of(tmp_path, row, columns={"left": "system", "right": "other", "label": "label"})
+    assert prompts(loaded) == [[("user", "p")]] and {r.text for r in loaded.comparisons[0].responses} == {
         "Apple.",
         "Chair.",
     }
@@ -61,48 +61,48 @@ def test_who_maps_the_better_response_has_to_map_the_worse_too(tmp_path: Path) -
 
 
 def test_a_system_prompt_is_found_by_its_usual_name(tmp_path: Path) -> None:
-    found = rows_of(tmp_path, {"system_prompt": "Be brief.", **PAIR})
-    assert asked(found) == [[("system", "Be brief."), ("user", "Name a fruit.")]]
+    loaded = rows_of(tmp_path, {"system_prompt": "Be brief.", **PAIR})
+    assert prompts(loaded) == [[("system", "Be brief."), ("user", "Name a fruit.")]]
 
 
 def test_turns_as_help_steer_marks_them_are_turns(tmp_path: Path) -> None:
     prompt = "Name a fruit.\n<extra_id_1>Assistant\nApple.\n<extra_id_1>User\nAnd a bird?"
     row = {"response_1": "Owl.", "response_2": "Desk.", "preference_strength": -2}
-    told = [("user", "Name a fruit."), ("assistant", "Apple."), ("user", "And a bird?")]
+    expected = [("user", "Name a fruit."), ("assistant", "Apple."), ("user", "And a bird?")]
     for text in (prompt, f"{prompt}\n<extra_id_1>Assistant\n"):
-        assert asked(rows_of(tmp_path, {"prompt": text, **row})) == [told]
+        assert prompts(rows_of(tmp_path, {"prompt": text, **row})) == [expected]
 
 
 def test_messages_as_python_prints_them_are_refused(tmp_path: Path) -> None:
     """pandas' CSV of a column of lists; its arrays have no commas, so nothing could read them right."""
     cells = {key: f"[{{'content': '{value}', 'role': 'user'}}]" for key, value in PAIR.items()}
-    found = rows_of(tmp_path, cells, PAIR, {"id": 3, **PAIR, "chosen": "['a', 'b']"})
-    assert len(found.kept) == 2 and "as Python prints them" in found.dropped[0]["reason"]
+    loaded = rows_of(tmp_path, cells, PAIR, {"id": 3, **PAIR, "chosen": "['a', 'b']"})
+    assert len(loaded.kept) == 2 and "as Python prints them" in loaded.dropped[0]["reason"]
 
 
 def test_turns_as_python_prints_them_are_refused(tmp_path: Path) -> None:
     cells = {key: f"['{value}', 'and more']" for key, value in PAIR.items()}
-    found = rows_of(tmp_path, cells, {**PAIR, "chosen": "['Apple.']"})
-    assert "its turns are lists as Python prints them" in found.dropped[0]["reason"] and len(found.kept) == 1
+    loaded = rows_of(tmp_path, cells, {**PAIR, "chosen": "['Apple.']"})
+    assert "its turns are lists as Python prints them" in loaded.dropped[0]["reason"] and len(loaded.kept) == 1
 
 
 def test_a_system_prompt_beside_a_developers_is_not_lost(tmp_path: Path) -> None:
     turns = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Name a fruit."}]
-    found = rows_of(tmp_path, *({**PAIR, "prompt": turns, "system": text} for text in ("Be brief.", "Be long.")))
-    assert [entry.row for entry in found.kept] == [1] and found.dropped[0]["reason"].startswith("two system prompts")
+    loaded = rows_of(tmp_path, *({**PAIR, "prompt": turns, "system": text} for text in ("Be brief.", "Be long.")))
+    assert [entry.row for entry in loaded.kept] == [1] and loaded.dropped[0]["reason"].startswith("two system prompts")
 
 
 def test_a_file_of_items_says_that_rows_are_votes(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "items.jsonl", [{"id": 1.0, "prompt": "p", "left": "Apple.", "right": "Chair."}])
-    found = rows_of(tmp_path, {"item": 1, "label": "right", "annotator": "ann"}, items=tmp_path / "items.jsonl")
-    (entry,) = found.kept
+    loaded = rows_of(tmp_path, {"item": 1, "label": "right", "annotator": "ann"}, items=tmp_path / "items.jsonl")
+    (entry,) = loaded.kept
     assert entry.comparison.responses[entry.judgment.ranking[0][0]].text == "Chair."
 
 
 @pytest.mark.parametrize("text", ["</s>", "<|eot_id|>", "### Response:\n", "Assistant:", "<end_of_turn>"])
 def test_marks_of_templates_are_told(tmp_path: Path, text: str) -> None:
-    found = rows_of(tmp_path, {**PAIR, "prompt": f"Name a fruit.\n{text}"})
-    assert found.kept and any("hold marks" in note and text.strip() in note for note in found.notes)
+    loaded = rows_of(tmp_path, {**PAIR, "prompt": f"Name a fruit.\n{text}"})
+    assert loaded.kept and any("hold marks" in note and text.strip() in note for note in loaded.notes)
 
 
 def test_a_line_for_excel_and_a_wrong_ending_do_not_hide_a_table(tmp_path: Path) -> None:
@@ -111,18 +111,18 @@ def test_a_line_for_excel_and_a_wrong_ending_do_not_hide_a_table(tmp_path: Path)
     (tmp_path / "b.csv").write_bytes(gzip.compress(table.encode()))
     (tmp_path / "c.csv.gz").write_bytes(table.encode())
     for name in ("a.csv", "b.csv", "c.csv.gz"):
-        found = brought(tmp_path / name)
-        assert {response.text for response in found.comparisons[0].responses} == {"Apple, red", "Chair."}
+        loaded = brought(tmp_path / name)
+        assert {response.text for response in loaded.comparisons[0].responses} == {"Apple, red", "Chair."}
 
 
 def test_people_and_rows_keep_their_number_in_a_table_with_gaps(tmp_path: Path) -> None:
-    found = rows_of(tmp_path, {**PAIR, "annotator": 7, "id": 1}, {**PAIR, "annotator": 7.0, "id": 2.0})
-    assert {judgment.annotator for judgment in found.judgments} == {"7"} and found.kept[1].name == "2"
+    loaded = rows_of(tmp_path, {**PAIR, "annotator": 7, "id": 1}, {**PAIR, "annotator": 7.0, "id": 2.0})
+    assert {judgment.annotator for judgment in loaded.judgments} == {"7"} and loaded.kept[1].name == "2"
     written = tmp_path / "gaps.csv"  # as a table with a gap is written out
     written.write_text("prompt,chosen,rejected,annotator,id\np,x,y,7.0,1.0\nq,x,y,7,2\nq,x,y,7.5,3\n")
-    found = brought(written)
-    assert {judgment.annotator for judgment in found.judgments} == {"7", "7.5"}
-    assert [entry.name for entry in found.kept] == ["1", "2", "3"]
+    loaded = brought(written)
+    assert {judgment.annotator for judgment in loaded.judgments} == {"7", "7.5"}
+    assert [entry.name for entry in loaded.kept] == ["1", "2", "3"]
 
 
 def test_preferences_as_openai_takes_them(tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def test_preferences_as_openai_takes_them(tmp_path: Path) -> None:
         "preferred_output": [{"role": "assistant", "content": "Apple."}],
         "non_preferred_output": [{"role": "assistant", "content": "Chair."}],
     }
-    found = rows_of(tmp_path, row)
-    assert asked(found) == [[("user", "Name a fruit.")]] and found.comparisons[0].tools == [tool]
-    (entry,) = found.kept
+    loaded = rows_of(tmp_path, row)
+    assert prompts(loaded) == [[("user", "Name a fruit.")]] and loaded.comparisons[0].tools == [tool]
+    (entry,) = loaded.kept
     assert entry.comparison.responses[entry.judgment.ranking[0][0]].text == "Apple."
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "hint"),
     [
         ({"q": "p", "chosen_answer": "x", "rejected_answer": "y", "system": "s"}, "columns.chosen=chosen_answer col"),
         ({"q": "p", "preferred": "x", "dispreferred": "y"}, "columns.chosen=preferred columns.rejected=dispreferred"),
@@ -154,10 +154,10 @@ def test_preferences_as_openai_takes_them(tmp_path: Path) -> None:
         ({"WorkerId": "w", "Status": "ok", "answer_a": "x", "answer_b": "y"}, "answer_b columns.label=COLUMN"),
     ],
 )
-def test_a_command_to_start_from_guesses_only_what_names_tell(tmp_path: Path, row: dict[str, Any], told: str) -> None:
+def test_a_command_to_start_from_guesses_only_what_names_tell(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
     with pytest.raises(BadInput) as refused:
         rows_of(tmp_path, row)
-    assert told in str(refused.value)
+    assert hint in str(refused.value)
 
 
 def test_a_scale_around_zero_is_no_pair_of_labels(tmp_path: Path) -> None:
@@ -168,26 +168,26 @@ def test_a_scale_around_zero_is_no_pair_of_labels(tmp_path: Path) -> None:
     assert "labels.tie=0 columns.strength=preference" in str(refused.value)
 
 
-@pytest.mark.parametrize("told", [("A is better", "Both are bad", "About the same"), (1, 4, 7)])
-def test_of_many_labels_no_two_are_taken_for_the_sides(tmp_path: Path, told: tuple[Any, ...]) -> None:
-    rows = [{"prompt": f"p{n}", "answer_a": "x", "answer_b": "y", "which is better?": n} for n in told]
+@pytest.mark.parametrize("expected", [("A is better", "Both are bad", "About the same"), (1, 4, 7)])
+def test_of_many_labels_no_two_are_taken_for_the_sides(tmp_path: Path, expected: tuple[Any, ...]) -> None:
+    rows = [{"prompt": f"p{n}", "answer_a": "x", "answer_b": "y", "which is better?": n} for n in expected]
     with pytest.raises(BadInput, match="'columns.label=which is better\\?' labels.left=LABEL labels.right=LABEL"):
         rows_of(tmp_path, *rows)
 
 
 def test_workers_are_people_as_their_platform_calls_them(tmp_path: Path) -> None:
     rows = [{"WorkerId": f"w{n}", "prompt": "p", "answer_a": "x", "answer_b": "y", "label": "aab"[n]} for n in range(3)]
-    found = rows_of(tmp_path, *rows, columns={"left": "answer_a", "right": "answer_b"})
-    assert [judgment.annotator for judgment in found.judgments] == ["w0", "w1", "w2"] and len(found.comparisons) == 1
+    loaded = rows_of(tmp_path, *rows, columns={"left": "answer_a", "right": "answer_b"})
+    assert [judgment.annotator for judgment in loaded.judgments] == ["w0", "w1", "w2"] and len(loaded.comparisons) == 1
 
 
 def test_names_of_columns_are_no_responses(tmp_path: Path) -> None:
     row = {"prompt": "p", "answer_a": "Apple.", "answer_b": "Chair.", "chosen": "answer_b", "rejected": "answer_a"}
-    found = rows_of(tmp_path, row, {**row, "chosen": "Pear."})
-    assert [entry.row for entry in found.kept] == [2]
-    assert "map columns.left=answer_a columns.right=answer_b columns.label=chosen" in found.dropped[0]["reason"]
-    found = rows_of(tmp_path, row, columns={"left": "answer_a", "right": "answer_b", "label": "chosen"})
-    (entry,) = found.kept
+    loaded = rows_of(tmp_path, row, {**row, "chosen": "Pear."})
+    assert [entry.row for entry in loaded.kept] == [2]
+    assert "map columns.left=answer_a columns.right=answer_b columns.label=chosen" in loaded.dropped[0]["reason"]
+    loaded = rows_of(tmp_path, row, columns={"left": "answer_a", "right": "answer_b", "label": "chosen"})
+    (entry,) = loaded.kept
     assert entry.comparison.responses[entry.judgment.ranking[0][0]].text == "Chair."
 
 
@@ -220,14 +220,14 @@ def test_a_map_that_is_not_read_is_refused(tmp_path: Path, settings: dict[str, A
 def test_words_that_hold_for_no_row_are_told(tmp_path: Path) -> None:
     row = {**PAIR, "annotator": "ann", "split": "test", "language": "fr"}
     settings = {"annotator": "bob", "split": "train", "language": "de"}
-    told = [f"{name}={value} holds for no row: each says its own" for name, value in settings.items()]
-    assert rows_of(tmp_path, row, **settings).notes == told
-    found = rows_of(tmp_path, row, {**PAIR, "prompt": "Name a bird."}, **settings)
-    assert found.notes == [] and found.judgments[1].annotator == "bob" and found.comparisons[1].language == "de"
+    expected = [f"{name}={value} holds for no row: each says its own" for name, value in settings.items()]
+    assert rows_of(tmp_path, row, **settings).notes == expected
+    loaded = rows_of(tmp_path, row, {**PAIR, "prompt": "Name a bird."}, **settings)
+    assert loaded.notes == [] and loaded.judgments[1].annotator == "bob" and loaded.comparisons[1].language == "de"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("NaN", "write for none"),
         ("#NAME?", "write for none"),
@@ -235,10 +235,10 @@ def test_words_that_hold_for_no_row_are_told(tmp_path: Path) -> None:
         ("Nan is bread.", ""),
     ],
 )
-def test_what_tables_leave_of_a_text_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_what_tables_leave_of_a_text_is_told(tmp_path: Path, text: str, expected: str) -> None:
     for column in PAIR:
         notes = rows_of(tmp_path, {**PAIR, column: text}).notes
-        assert len(notes) == bool(told) and all(told in note for note in notes)
+        assert len(notes) == bool(expected) and all(expected in note for note in notes)
 
 
 def test_one_language_has_one_tag(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_one_language_has_one_tag(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         ({"prompt": {"0": "p", "1": "q"}, "chosen": {"0": "x", "1": "y"}}, "holds columns, not rows"),
         ({"prompt": ["p", "q"], "chosen": ["x", "y"], "rejected": ["v", "w"]}, "holds columns, not rows"),
@@ -256,9 +256,9 @@ def test_one_language_has_one_tag(tmp_path: Path) -> None:
         ({"rows": [PAIR]}, "is it the list in 'rows'"),
     ],
 )
-def test_a_table_in_one_object_is_no_row(tmp_path: Path, content: dict[str, Any], told: str) -> None:
+def test_a_table_in_one_object_is_no_row(tmp_path: Path, content: dict[str, Any], expected: str) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=expected):
         brought(tmp_path / "a.json")
 
 
@@ -272,9 +272,9 @@ def test_thumbs_as_tables_hold_them_are_read(tmp_path: Path) -> None:
     labels = [False, 0, "0", 0.0, "FALSE", "bad", True, 1, "1", "good", "topic"]
     rows = [{"prompt": "p", "completion": f"c{n}", "label": label} for n, label in enumerate(labels)]
     write_jsonl(tmp_path / "a.jsonl", [*rows, {"prompt": "p", "completion": "c", "split": "spare"}])
-    found = read_demonstrations(tmp_path / "a.jsonl")
-    assert [entry["row"] for entry in found.dropped] == [1, 2, 3, 4, 5, 6]
-    assert found.unread == {"label": 1, "split": 1}
+    loaded = read_demonstrations(tmp_path / "a.jsonl")
+    assert [entry["row"] for entry in loaded.dropped] == [1, 2, 3, 4, 5, 6]
+    assert loaded.unread == {"label": 1, "split": 1}
 
 
 def test_marks_of_templates_in_demonstrations_are_told(tmp_path: Path) -> None:
@@ -284,9 +284,9 @@ def test_marks_of_templates_in_demonstrations_are_told(tmp_path: Path) -> None:
 
 
 def test_several_people_in_a_cell_are_told(tmp_path: Path) -> None:
-    found = rows_of(tmp_path, {**PAIR, "annotator": ["a", "b"]}, {**PAIR, "prompt": "p", "annotator": ["a"]})
-    assert [judgment.annotator for judgment in found.judgments] == ["a, b", "a"]
-    assert found.notes == ["1 " + SEVERAL]
+    loaded = rows_of(tmp_path, {**PAIR, "annotator": ["a", "b"]}, {**PAIR, "prompt": "p", "annotator": ["a"]})
+    assert [judgment.annotator for judgment in loaded.judgments] == ["a, b", "a"]
+    assert loaded.notes == ["1 " + SEVERAL]
 
 
 def made_pairs(tmp_path: Path, rows: list[dict[str, Any]], **settings: Any) -> list[str]:
@@ -298,9 +298,9 @@ def made_pairs(tmp_path: Path, rows: list[dict[str, Any]], **settings: Any) -> l
 
 
 def test_a_question_in_two_splits_under_other_system_prompts_is_told(tmp_path: Path) -> None:
-    told = {"A": "train", "B": "test", "C": "train"}
-    rows = [{**PAIR, "system": system, "split": split} for system, split in told.items()]
-    other = [{**PAIR, "prompt": "Name a bird.", "system": system, "split": "train"} for system in told]
+    expected = {"A": "train", "B": "test", "C": "train"}
+    rows = [{**PAIR, "system": system, "split": split} for system, split in expected.items()]
+    other = [{**PAIR, "prompt": "Name a bird.", "system": system, "split": "train"} for system in expected]
     (note,) = made_pairs(tmp_path, [*rows, *other], validation=0)
     assert note.startswith("1 questions are asked in training and in a held-out split")
 
@@ -359,12 +359,12 @@ def test_demonstrations_leave_out_what_is_bad_or_held_out_and_read_turns(tmp_pat
         {"prompt": "Name a tree.", "completion": "[{'role': 'assistant', 'content': 'Oak.'}]"},
     ]
     write_jsonl(tmp_path / "d.jsonl", rows)
-    found = read_demonstrations(tmp_path / "d.jsonl")
-    assert [row["row"] for row in found.rows] == [1, 3]
-    assert [turn["role"] for turn in found.rows[0]["prompt"]] == ["user", "assistant", "user"]
-    assert [entry["reason"].partition(" (")[0] for entry in found.dropped] == [
+    loaded = read_demonstrations(tmp_path / "d.jsonl")
+    assert [row["row"] for row in loaded.rows] == [1, 3]
+    assert [turn["role"] for turn in loaded.rows[0]["prompt"]] == ["user", "assistant", "user"]
+    assert [entry["reason"].partition(" (")[0] for entry in loaded.dropped] == [
         "its label says that the completion is bad",
         "held out by its split",
         "completion holds messages as Python prints them",
     ]
-    assert not found.unread and json.dumps(found.rows)
+    assert not loaded.unread and json.dumps(loaded.rows)

@@ -46,10 +46,10 @@ def preferences_in(path: Path, format: str = "auto", **settings: Any) -> Importe
 
 def only(path: Path, format: Format = "trl") -> Any:
     """The one comparison and the preferred response of a file."""
-    found = preferences_in(path, format)
-    assert len(found.comparisons) == 1, found.dropped
-    ranking = found.judgments[0].ranking
-    return found.comparisons[0], found.comparisons[0].responses[ranking[0][0]].messages
+    loaded = preferences_in(path, format)
+    assert len(loaded.comparisons) == 1, loaded.dropped
+    ranking = loaded.judgments[0].ranking
+    return loaded.comparisons[0], loaded.comparisons[0].responses[ranking[0][0]].messages
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_csv_and_parquet_hold_the_same_as_json_lines(tmp_path: Path) -> None:
     # a Parquet struct column gives every message every field; the empty ones must not survive
     both = {"prompt": [[USER]], "chosen": [[{**GOOD, "name": "helper"}]], "rejected": [[BAD]]}
     pyarrow.parquet.write_table(pyarrow.table(both), tmp_path / "b.parquet")
-    found, preferred = only(tmp_path / "b.parquet", "parquet")
+    loaded, preferred = only(tmp_path / "b.parquet", "parquet")
     assert preferred == [{**GOOD, "name": "helper"}]
-    assert found.prompt == [USER]
+    assert loaded.prompt == [USER]
 
 
 def test_hh_text_and_what_cannot_be_used(tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def test_hh_text_and_what_cannot_be_used(tmp_path: Path) -> None:
 
 def test_broken_text_is_replaced_and_counted(tmp_path: Path) -> None:
     row = {"prompt": "nul \x00 here", "chosen": "lone \ud800", "rejected": "fine"}
-    found = preferences_in(write(tmp_path / "a.jsonl", [row]), "trl")
-    assert found.scrubbed == 2
-    assert found.comparisons[0].prompt[0]["content"] == "nul \ufffd here"
-    found.comparisons[0].model_dump_json().encode("utf-8")
+    loaded = preferences_in(write(tmp_path / "a.jsonl", [row]), "trl")
+    assert loaded.scrubbed == 2
+    assert loaded.comparisons[0].prompt[0]["content"] == "nul \ufffd here"
+    loaded.comparisons[0].model_dump_json().encode("utf-8")
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "reason"),
     [
         ("a.jsonl", '{"prompt": "a"}\nnot json\n', "a.jsonl:2: not JSON"),
         ("a.jsonl", "[1, 2]", "a.jsonl:1: expected a JSON object"),
@@ -153,10 +153,10 @@ def test_broken_text_is_replaced_and_counted(tmp_path: Path) -> None:
         ("a.json", '[{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}]', "'chosen' stands twice"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
     config = ImportConfig(run=tmp_path / "runs" / "import", data=tmp_path / name, feedback=tmp_path / "f.db")
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=reason):
         import_preferences(config)
     assert not (tmp_path / "f.db").exists(), "nothing may be half-written"
 
@@ -285,9 +285,9 @@ def test_prompts_are_found_wherever_they_stand(
 )
 def test_unusable_rows_say_why(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     usable = {"prompt": "another", "chosen": "one", "rejected": "two"}
-    found = preferences_in(write(tmp_path / "a.jsonl", [{**row, "id": "r1"}, usable]), "trl")
-    assert [entry.row for entry in found.kept] == [2]
-    (dropped,) = found.dropped
+    loaded = preferences_in(write(tmp_path / "a.jsonl", [{**row, "id": "r1"}, usable]), "trl")
+    assert [entry.row for entry in loaded.kept] == [2]
+    (dropped,) = loaded.dropped
     assert (dropped["row"], dropped["id"]) == (1, "r1") and dropped["reason"].startswith(reason)
 
 
@@ -296,11 +296,11 @@ def test_repeated_rows_count_once_and_contradicting_rows_not_at_all(tmp_path: Pa
         return {"prompt": prompt, "chosen": better, "rejected": worse}
 
     rows = [row("a", "x", "y"), row("a", "x", "y"), row("b", "x", "y"), row("b", "y", "x"), row("b", "x", "y")]
-    found = preferences_in(write(tmp_path / "a.jsonl", rows), "trl")
-    assert [entry.row for entry in found.kept] == [1]
-    told = {entry["row"]: entry["reason"] for entry in found.dropped}
-    assert told[2] == "duplicate (of row 1)" and set(told) == {2, 3, 4, 5}
-    assert all(told[number].startswith("contradicts another row") for number in (3, 4, 5))
+    loaded = preferences_in(write(tmp_path / "a.jsonl", rows), "trl")
+    assert [entry.row for entry in loaded.kept] == [1]
+    reason = {entry["row"]: entry["reason"] for entry in loaded.dropped}
+    assert reason[2] == "duplicate (of row 1)" and set(reason) == {2, 3, 4, 5}
+    assert all(reason[number].startswith("contradicts another row") for number in (3, 4, 5))
 
 
 def test_import_again_adds_nothing_and_limit_reads_the_first_rows(tmp_path: Path) -> None:
@@ -359,10 +359,10 @@ def test_parquet_fields_that_only_other_rows_have_are_left_out(tmp_path: Path) -
         for call in calls
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    found = preferences_in(tmp_path / "a.parquet")
+    loaded = preferences_in(tmp_path / "a.parquet")
     expected = preferences_in(write(tmp_path / "a.jsonl", rows))
-    assert found.format == "parquet" and found.comparisons == expected.comparisons
-    assert len(found.comparisons) == 2
+    assert loaded.format == "parquet" and loaded.comparisons == expected.comparisons
+    assert len(loaded.comparisons) == 2
 
 
 def test_files_of_one_name_are_different_people(tmp_path: Path) -> None:
@@ -372,5 +372,5 @@ def test_files_of_one_name_are_different_people(tmp_path: Path) -> None:
         data = write(tmp_path / name / "train.jsonl", [{"prompt": [USER], "chosen": [better], "rejected": [worse]}])
         import_preferences(ImportConfig(run=tmp_path / f"run-{name}", data=data, feedback=tmp_path / "f.db"))
     with Store.open(tmp_path / "f.db") as store:
-        found = store.judgments()
-    assert len(found) == 2 and found[0].ranking != found[1].ranking and found[0].annotator != found[1].annotator
+        loaded = store.judgments()
+    assert len(loaded) == 2 and loaded[0].ranking != loaded[1].ranking and loaded[0].annotator != loaded[1].annotator

@@ -23,7 +23,7 @@ from annotation.importers.run import ImportConfig, read
 FORMS = ("jsonl", "csv", "parquet")
 
 
-def asked(*texts: str) -> list[dict[str, str]]:
+def turns(*texts: str) -> list[dict[str, str]]:
     """A dialogue, beginning with the user."""
     return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
 
@@ -48,33 +48,33 @@ def brought(folder: Path, rows: list[dict[str, Any]], form: str = "jsonl", **set
     return read(ImportConfig(run=folder / "run", data=written(folder, rows, form), **settings))
 
 
-def said(found: ImportedFile) -> list[tuple[list[str], list[list[str]]]]:
+def orders_of(loaded: ImportedFile) -> list[tuple[list[str], list[list[str]]]]:
     """Prompt and texts by rank of each judgment."""
     return [
         (
             [message["content"] for message in entry.comparison.prompt],
             [sorted(entry.comparison.responses[i].text for i in group) for group in entry.judgment.ranking],
         )
-        for entry in found.kept
+        for entry in loaded.kept
     ]
 
 
 X_WINS, Y_WINS, TIED = [["x"], ["y"]], [["y"], ["x"]], [["x", "y"]]
 SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[str]]]], dict[str, list[Any]]]] = {
     "UltraFeedback": (
-        [{"prompt": "q", "prompt_id": "1", "messages": asked("q", "x"), "chosen": asked("q", "x"),
-          "rejected": asked("q", "y"), "score_chosen": 8.5, "score_rejected": 6.0}],
+        [{"prompt": "q", "prompt_id": "1", "messages": turns("q", "x"), "chosen": turns("q", "x"),
+          "rejected": turns("q", "y"), "score_chosen": 8.5, "score_rejected": 6.0}],
         [(["q"], X_WINS)],
         {"margin": [2.5], "strength": [None]},
     ),
     "dpo-mix": (
-        [{"dataset": "d", "chosen": asked("p", "o", "q", "x"), "rejected": asked("p", "o", "q", "y"),
+        [{"dataset": "d", "chosen": turns("p", "o", "q", "x"), "rejected": turns("p", "o", "q", "y"),
           "chosen_rating": 5.0, "rejected_rating": 3.0}],
         [(["p", "o", "q"], X_WINS)],
         {"margin": [2.0]},
     ),
     "capybara": (
-        [{"prompt": "p", "chosen": asked("p", "o", "q", "x"), "rejected": asked("p", "o", "q", "y"),
+        [{"prompt": "p", "chosen": turns("p", "o", "q", "x"), "rejected": turns("p", "o", "q", "y"),
           "rating_chosen": 5, "rating_rejected": 4}],
         [(["p", "o", "q"], X_WINS)],
         {"margin": [1.0], "strength": [None]},
@@ -86,7 +86,7 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
         {},
     ),
     "Skywork": (
-        [{"chosen": asked("q", "x"), "rejected": asked("q", "y"), "source": "s"}], [(["q"], X_WINS)], {}
+        [{"chosen": turns("q", "x"), "rejected": turns("q", "y"), "source": "s"}], [(["q"], X_WINS)], {}
     ),
     "Orca pairs": (
         [{"system": "Be kind.", "question": "q", "chosen": "x", "rejected": "y"}], [(["Be kind.", "q"], X_WINS)], {}
@@ -98,7 +98,7 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
     ),
     "arena conversations": (
         [{"question_id": "a1", "model_a": "m", "model_b": "n", "winner": winner, "judge": f"u{winner}", "turn": 1,
-          "conversation_a": asked(f"q{winner}", "x"), "conversation_b": asked(f"q{winner}", "y"), "language": "German"}
+          "conversation_a": turns(f"q{winner}", "x"), "conversation_b": turns(f"q{winner}", "y"), "language": "German"}
          for winner in ("model_a", "model_b", "tie", "tie (bothbad)")],
         [(["qmodel_a"], X_WINS), (["qmodel_b"], Y_WINS), (["qtie"], TIED), (["qtie (bothbad)"], TIED)],
         {"annotator": ["umodel_a", "umodel_b", "utie", "utie (bothbad)"], "language": ["de"] * 4,
@@ -124,7 +124,7 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
         {"strength": [3, 1, 0], "split": ["validation"] * 3, "flags": [[UNKNOWN_SIDES]] * 3},
     ),
     "HelpSteer3": (
-        [{"domain": "code", "language": "python", "context": asked("p", "o", "q"), "response1": "x", "response2": "y",
+        [{"domain": "code", "language": "python", "context": turns("p", "o", "q"), "response1": "x", "response2": "y",
           "overall_preference": 2, "individual_preference": [{"score": 2}]}],
         [(["p", "o", "q"], Y_WINS)],
         {"strength": [2], "language": ["en"]},
@@ -180,22 +180,22 @@ SCHEMAS: dict[str, tuple[list[dict[str, Any]], list[tuple[list[str], list[list[s
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_published_schema_comes_in_right_in_every_form(tmp_path: Path, name: str, form: str) -> None:
     rows, expected, facts = SCHEMAS[name]
-    found = brought(tmp_path, rows, form)
-    assert not found.dropped and said(found) == expected
-    told = {
-        "annotator": [judgment.annotator for judgment in found.judgments],
-        "flags": [judgment.flags for judgment in found.judgments],
-        "language": [entry.comparison.language for entry in found.kept],
-        "margin": [judgment.margin for judgment in found.judgments],
-        "name": [entry.name for entry in found.kept],
-        "split": [found.splits.get(entry.comparison.id) for entry in found.kept],
-        "strength": [judgment.strength for judgment in found.judgments],
+    loaded = brought(tmp_path, rows, form)
+    assert not loaded.dropped and orders_of(loaded) == expected
+    error = {
+        "annotator": [judgment.annotator for judgment in loaded.judgments],
+        "flags": [judgment.flags for judgment in loaded.judgments],
+        "language": [entry.comparison.language for entry in loaded.kept],
+        "margin": [judgment.margin for judgment in loaded.judgments],
+        "name": [entry.name for entry in loaded.kept],
+        "split": [loaded.splits.get(entry.comparison.id) for entry in loaded.kept],
+        "strength": [judgment.strength for judgment in loaded.judgments],
     }
-    assert {key: told[key] for key in facts} == facts
+    assert {key: error[key] for key in facts} == facts
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "error"),
     [
         ({"prompt": "q", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]}, "ranks several answers"),
         ({"instruction": "q", "completions": [{"response": "x", "overall_score": 8}]}, "rates several completions"),
@@ -204,11 +204,11 @@ def test_a_published_schema_comes_in_right_in_every_form(tmp_path: Path, name: s
         ({"orig_instruction": "q", "orig_response": "x", "orig_score": "4"}, "one graded response"),
         ({"prompt": "q", "completion": "x", "label": True}, "one completion with a thumb"),
         ({"prompt": "q", "completion": "x"}, "'align sft' reads demonstrations"),
-        ({"messages": asked("q", "x")}, "'align sft' reads demonstrations"),
+        ({"messages": turns("q", "x")}, "'align sft' reads demonstrations"),
     ],
 )
-def test_what_holds_no_comparisons_is_refused_with_what_it_is(tmp_path: Path, row: dict[str, Any], told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_what_holds_no_comparisons_is_refused_with_what_it_is(tmp_path: Path, row: dict[str, Any], error: str) -> None:
+    with pytest.raises(BadInput, match=error):
         brought(tmp_path, [row])
 
 
@@ -223,22 +223,22 @@ def test_what_holds_no_comparisons_is_refused_with_what_it_is(tmp_path: Path, ro
     ],
 )  # fmt: skip
 def test_a_row_that_does_not_keep_to_its_schema_says_why(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
-    found = brought(tmp_path, [row])
-    assert [entry["reason"].partition(" (")[0] for entry in found.dropped] == [reason]
+    loaded = brought(tmp_path, [row])
+    assert [entry["reason"].partition(" (")[0] for entry in loaded.dropped] == [reason]
 
 
 def test_several_turns_are_told_apart(tmp_path: Path) -> None:
     """Of dialogues that part at their first answer, a vote can only be read as one on that answer."""
-    votes = {"model_a": "m", "winner": "model_a", "judge": "u", "conversation_b": asked("q", "y", "r", "z")}
+    votes = {"model_a": "m", "winner": "model_a", "judge": "u", "conversation_b": turns("q", "y", "r", "z")}
     rows = [
-        {**votes, "conversation_a": asked("q", "x", "r", "w")},
-        {**votes, "conversation_a": asked("q", "x", "r", "w"), "turn": 2},
-        {**votes, "conversation_a": asked("q", "y", "r", "w"), "turn": 2},
+        {**votes, "conversation_a": turns("q", "x", "r", "w")},
+        {**votes, "conversation_a": turns("q", "x", "r", "w"), "turn": 2},
+        {**votes, "conversation_a": turns("q", "y", "r", "w"), "turn": 2},
     ]
-    found = brought(tmp_path, rows)
-    assert said(found) == [(["q"], X_WINS), (["q", "y", "r"], [["w"], ["z"]])]
-    assert [entry["reason"] for entry in found.dropped] == ["its vote is on turn 2, before which the dialogues part"]
-    assert any("1 rows compare whole dialogues that part at their first answer" in note for note in found.notes)
+    loaded = brought(tmp_path, rows)
+    assert orders_of(loaded) == [(["q"], X_WINS), (["q", "y", "r"], [["w"], ["z"]])]
+    assert [entry["reason"] for entry in loaded.dropped] == ["its vote is on turn 2, before which the dialogues part"]
+    assert any("1 rows compare whole dialogues that part at their first answer" in note for note in loaded.notes)
 
 
 def test_turns_as_text_that_cannot_be_paired_are_no_prompt(tmp_path: Path) -> None:
@@ -250,17 +250,17 @@ def test_turns_as_text_that_cannot_be_paired_are_no_prompt(tmp_path: Path) -> No
         {"prompt": "p", "response_a": '["a", "list"]', "response_b": "y", **hot, "winner_model_a": "1.0"},
         {"prompt": "p", "response_a": "x", "response_b": "y", **hot, "winner_tie": 1},
     ]
-    found = brought(tmp_path, rows)
-    assert said(found) == [
+    loaded = brought(tmp_path, rows)
+    assert orders_of(loaded) == [
         (["p", "o", "q"], [["x"], [""]]),
         (["p"], [["\ufffd"], ["y"]]),
         (["p"], [['["a", "list"]'], ["y"]]),
     ]
-    assert [entry["reason"] for entry in found.dropped] == [
+    assert [entry["reason"] for entry in loaded.dropped] == [
         "its lists of turns cannot be paired (prompt: 2, left: 1, right: 2)",
         "not one winner (winner_model_a: 1, winner_model_b: 0, winner_tie: 1)",
     ]
-    assert found.scrubbed == 1
+    assert loaded.scrubbed == 1
 
 
 def test_a_mapped_label_beside_which_another_column_tells_ties_is_refused(tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ def test_a_mapped_label_beside_which_another_column_tells_ties_is_refused(tmp_pa
         "columns": Columns(left="response_a", right="response_b", label="winner_model_a", annotator="who"),
         "labels": Labels(left=("1",), right=("0",)),
     }
-    told = "column 'winner_tie' calls 1 rows ties, and columns.label=winner_model_a would make wins of them; make one"
-    with pytest.raises(BadInput, match=told):
+    error = "column 'winner_tie' calls 1 rows ties, and columns.label=winner_model_a would make wins of them; make one"
+    with pytest.raises(BadInput, match=error):
         brought(tmp_path, rows, **given)
     assert len(brought(tmp_path, [rows[0], rows[2]], **given).judgments) == 2, "where nothing is a tie, nothing is lost"
 
@@ -290,11 +290,11 @@ def test_columns_are_mapped_in_every_form(tmp_path: Path, form: str) -> None:
         tmp_path, [{"ask": "q", "one": "y", "two": "x", "best": 2.0, **facts}], form,
         columns=Columns(**names, left="one", right="two", label="best"), labels=Labels(left=("1",), right=("2",)),
     )  # fmt: skip
-    for found in (better, voted):
-        (kept,) = found.kept
-        assert said(found) == [(["q"], X_WINS)] and not found.notes
+    for loaded in (better, voted):
+        (kept,) = loaded.kept
+        assert orders_of(loaded) == [(["q"], X_WINS)] and not loaded.notes
         assert (kept.judgment.annotator, kept.name, kept.comparison.language) == ("ann", "k1", "fr")
-        assert found.splits == {kept.comparison.id: "test"}
+        assert loaded.splits == {kept.comparison.id: "test"}
     named = brought(tmp_path, [{"prompt": "q", "chosen": "x", "rejected": "y"}], form, annotator="bob")
     assert [judgment.annotator for judgment in named.judgments] == ["bob"]
 
@@ -303,15 +303,15 @@ def test_a_map_of_the_sides_sets_a_schema_aside(tmp_path: Path) -> None:
     """Turned round by the user, response 0 stands right: the schema's own meaning of a 0 would be the other one."""
     row = {"prompt": "q", "response_0": "x", "response_1": "y", "better_response_id": 0}
     columns = Columns(left="response_1", right="response_0", label="better_response_id")
-    assert said(brought(tmp_path, [row], columns=columns)) == [(["q"], X_WINS)]
+    assert orders_of(brought(tmp_path, [row], columns=columns)) == [(["q"], X_WINS)]
 
 
 def test_columns_lead_into_objects_and_lists(tmp_path: Path) -> None:
     row = {"meta": {"ask": "q"}, "outs": [{"text": "x"}, {"text": "y"}], "pick": 0}
     columns = Columns(prompt="meta.ask", left="outs.0.text", right="outs.1.text", label="pick")
     for form in FORMS:
-        found = brought(tmp_path, [row], form, columns=columns, labels=Labels(left=("0",), right=("1",)))
-        assert said(found) == [(["q"], X_WINS)]
+        loaded = brought(tmp_path, [row], form, columns=columns, labels=Labels(left=("0",), right=("1",)))
+        assert orders_of(loaded) == [(["q"], X_WINS)]
     with pytest.raises(BadInput, match="has no column 'outs.2.text'"):
         brought(tmp_path, [row], columns=columns.model_copy(update={"left": "outs.2.text"}))
 
@@ -324,18 +324,18 @@ def test_a_label_may_be_what_tells_the_columns_apart(tmp_path: Path, labels: lis
     """Beside a 0, a 1 is the second of two and not ``output_1``: then nothing is read."""
     columns = Columns(prompt="q", left="output_1", right="output_2", label="l")
     rows = [{"q": f"q{n}", "output_1": "x", "output_2": "y", "l": label} for n, label in enumerate(labels)]
-    found = brought(tmp_path, rows, columns=columns)
-    assert len(found.kept) == kept
-    for entry in found.kept:
+    loaded = brought(tmp_path, rows, columns=columns)
+    assert len(loaded.kept) == kept
+    for entry in loaded.kept:
         wins = str(labels[entry.row - 1])
         expected = TIED if wins == "tie" else X_WINS if wins in ("1", "1.0", "OUTPUT_1") else Y_WINS
-        assert said(found._replace(kept=[entry]))[0][1] == expected
+        assert orders_of(loaded._replace(kept=[entry]))[0][1] == expected
 
 
 def test_votes_that_name_nobody_repeat_contradict_or_have_ids_of_their_own(tmp_path: Path) -> None:
     row = {"prompt": "q", "left": "x", "right": "y", "label": "left"}
-    found = brought(tmp_path, [row, row, {**row, "prompt": "r"}, {**row, "prompt": "r", "label": "right"}])
-    assert said(found) == [(["q"], X_WINS)] and [entry["row"] for entry in found.dropped] == [2, 3, 4]
+    loaded = brought(tmp_path, [row, row, {**row, "prompt": "r"}, {**row, "prompt": "r", "label": "right"}])
+    assert orders_of(loaded) == [(["q"], X_WINS)] and [entry["row"] for entry in loaded.dropped] == [2, 3, 4]
     own = brought(tmp_path, [{**row, "id": n, "label": label} for n, label in enumerate(("left", "left", "right"))])
     assert len(own.comparisons) == 3 and not own.dropped
 
@@ -372,10 +372,10 @@ def test_an_unmapped_file_is_answered_with_a_command_that_runs(
 ) -> None:
     path = written(tmp_path, rows, form)
     assert run(["import", str(path), f"run={tmp_path / 'run'}"]) == 2
-    told = capsys.readouterr().err
-    assert all(name in told for name in rows[0]) and told.count("\n") == 1
-    assert nearest is None or f"nearest is '{nearest}'" in told
-    command = shlex.split(told[told.index("align import") :])
+    error = capsys.readouterr().err
+    assert all(name in error for name in rows[0]) and error.count("\n") == 1
+    assert nearest is None or f"nearest is '{nearest}'" in error
+    command = shlex.split(error[error.index("align import") :])
     assert command[:2] == ["align", "import"] and "--dry-run" in command
     assert run(command[1:]) == 0
     shown = capsys.readouterr().out
@@ -428,9 +428,9 @@ def test_a_second_import_says_why_it_did_nothing(
     assert run(["import", "a.jsonl"]) == 0
     capsys.readouterr()
     assert run(["import", "a.jsonl"]) == 0
-    told = capsys.readouterr().err
-    assert "runs/import is finished; nothing to do: a.jsonl was imported into feedback.db by that run" in told
-    assert "run=..." in told
+    error = capsys.readouterr().err
+    assert "runs/import is finished; nothing to do: a.jsonl was imported into feedback.db by that run" in error
+    assert "run=..." in error
     assert run(["import", "a.jsonl", "feedback=other.db"]) == 2
     assert "other.db does not hold it (it went to feedback.db); name a folder of its own" in capsys.readouterr().err
     assert run(["import", "a.jsonl", "feedback=other.db", "run=runs/other"]) == 0

@@ -105,17 +105,17 @@ def ranking(entry: Any) -> list[list[str]]:
     return [sorted(entry.comparison.responses[i].text for i in group) for group in entry.judgment.ranking]
 
 
-def told(found: ImportedFile) -> dict[str, list[list[str]]]:
-    return {entry.comparison.prompt[0]["content"]: ranking(entry) for entry in found.kept}
+def rankings_of(loaded: ImportedFile) -> dict[str, list[list[str]]]:
+    return {entry.comparison.prompt[0]["content"]: ranking(entry) for entry in loaded.kept}
 
 
-def plain(found: ImportedFile) -> list[str]:
+def plain(loaded: ImportedFile) -> list[str]:
     """Judgments in one order, without flags."""
-    return sorted(judgment.model_copy(update={"flags": []}).model_dump_json() for judgment in found.judgments)
+    return sorted(judgment.model_copy(update={"flags": []}).model_dump_json() for judgment in loaded.judgments)
 
 
-def reasons(found: ImportedFile) -> list[str]:
-    return sorted(entry["reason"].partition(" (")[0] for entry in found.dropped)
+def reasons(loaded: ImportedFile) -> list[str]:
+    return sorted(entry["reason"].partition(" (")[0] for entry in loaded.dropped)
 
 
 def questions(n: int) -> list[dict[str, Any]]:
@@ -141,29 +141,29 @@ def test_every_form_of_a_stock_pairwise_export_says_the_same(studio: Studio, tmp
     say(studio, ids[3])
     say(studio, ids[4], region("comparison", "pairwise", {"selected": "banana"}))
     studio.connection.send("POST", f"api/tasks/{ids[5]}/drafts", body={"result": [selected("left")], "lead_time": 1})
-    found = {form: read(export(studio, number, form, tmp_path), columns={"rationale": "why"}) for form in FORMS}
+    loaded = {form: read(export(studio, number, form, tmp_path), columns={"rationale": "why"}) for form in FORMS}
     for form in FORMS:
-        kept = found[form].kept
+        kept = loaded[form].kept
         assert [ranking(entry) for entry in kept if entry.comparison.prompt[0]["content"] == "q0"] in (
             [[["left 0"], ["right 0"]], [["right 0"], ["left 0"]]],
             [[["right 0"], ["left 0"]], [["left 0"], ["right 0"]]],
         )
-        assert told(found[form])["q1"] == [["right 1"], ["left 1"]] and len(kept) == 3
-        assert plain(found[form]) == plain(found["JSON"])
+        assert rankings_of(loaded[form])["q1"] == [["right 1"], ["left 1"]] and len(kept) == 3
+        assert plain(loaded[form]) == plain(loaded["JSON"])
         for entry in kept:
             assert [entry.comparison.responses[i].text[:4] for i in entry.judgment.shown] == ["left", "righ"]
-    edited = {form: [EDITED in j.flags for j in found[form].judgments].count(True) for form in FORMS}
+    edited = {form: [EDITED in j.flags for j in loaded[form].judgments].count(True) for form in FORMS}
     assert edited == {"JSON": 1, "snapshot": 1, "JSON_MIN": 0}  # one was sent in somebody else's name
-    by_person = {entry.judgment.annotator: entry.judgment for entry in found["JSON"].kept[:2]}
+    by_person = {entry.judgment.annotator: entry.judgment for entry in loaded["JSON"].kept[:2]}
     assert set(by_person) == {pseudonym("label-studio", 1), pseudonym("label-studio", other)}
     assert by_person[pseudonym("label-studio", 1)].seconds == 2.5
-    assert found["JSON"].kept[-1].judgment.rationale == "because\nso"
+    assert loaded["JSON"].kept[-1].judgment.rationale == "because\nso"
     common = ["neither left nor right is selected", "nobody answered it"]
     common.append("superseded by a later answer of the same person")
     whole = [*common, "a draft that was not submitted", "skipped", "the result is empty"]
-    assert reasons(found["JSON"]) == reasons(found["snapshot"]) == sorted(whole)
+    assert reasons(loaded["JSON"]) == reasons(loaded["snapshot"]) == sorted(whole)
     empty = "the result is empty, or its choices are not named by columns.label"
-    assert reasons(found["JSON_MIN"]) == sorted([*common, empty])  # it keeps no skips and no drafts
+    assert reasons(loaded["JSON_MIN"]) == sorted([*common, empty])  # it keeps no skips and no drafts
 
 
 def test_fields_and_labels_of_choices_are_named(studio: Studio, tmp_path: Path) -> None:
@@ -178,13 +178,13 @@ def test_fields_and_labels_of_choices_are_named(studio: Studio, tmp_path: Path) 
     }
     for form in FORMS:
         path = export(studio, number, form, tmp_path)
-        found = read(path, **settings)
-        assert told(found) == {
+        loaded = read(path, **settings)
+        assert rankings_of(loaded) == {
             "q0": [["left 0"], ["right 0"]],
             "q1": [["right 1"], ["left 1"]],
             "q2": [["left 2", "right 2"]],
         }
-        assert reasons(found)[-1] == "unknown label" and len(found.dropped) == 2
+        assert reasons(loaded)[-1] == "unknown label" and len(loaded.dropped) == 2
     with pytest.raises(BadInput, match=r"row 1: has no column 'on' \(columns.left\); did you mean 'one'"):
         read(path, columns={"left": "on", "right": "two", "label": "which"}, labels=settings["labels"])
     with pytest.raises(BadInput, match="no column 'left'; say which holds it with columns.left"):
@@ -201,15 +201,15 @@ def test_rankings_by_order_and_by_bucket(studio: Studio, tmp_path: Path) -> None
     say(studio, ids[3], rank({"rank": ["c1", "c9", "c2", "c0"]}))
     say(studio, ids[4], rank({"rank": ["c1", "c2"]}))
     for form in FORMS:
-        found = read(export(studio, number, form, tmp_path))
-        assert told(found) == {"q0": [["one"], ["three"], ["two"], ["zero"]]}
-        assert [found.kept[0].comparison.responses[i].text for i in found.kept[0].judgment.shown] == [
+        loaded = read(export(studio, number, form, tmp_path))
+        assert rankings_of(loaded) == {"q0": [["one"], ["three"], ["two"], ["zero"]]}
+        assert [loaded.kept[0].comparison.responses[i].text for i in loaded.kept[0].judgment.shown] == [
             "zero", "one", "two", "three"
         ]  # fmt: skip
-        assert reasons(found) == [
+        assert reasons(loaded) == [
             "a card stands twice", "cards are missing", "the order is the one that was shown", "unknown card"
         ]  # fmt: skip
-    assert len(votes_of(found.judgments)) == 6
+    assert len(votes_of(loaded.judgments)) == 6
 
     number, ids = project(studio, "buckets", BUCKETS, cards(3))
     say(studio, ids[0], rank({"_": [], "bad": ["c1"], "good": ["c3", "c0", "c2"]}))
@@ -219,9 +219,9 @@ def test_rankings_by_order_and_by_bucket(studio: Studio, tmp_path: Path) -> None
         path = export(studio, number, form, tmp_path)
         with pytest.raises(BadInput, match=r"row 1: cards are sorted into buckets \(bad, good\).*buckets="):
             read(path)
-        found = read(path, buckets=("good", "bad"))
-        assert told(found) == {"q0": [["three", "two", "zero"], ["one"]]}
-        assert reasons(found) == ["cards in no place", "unknown place"]
+        loaded = read(path, buckets=("good", "bad"))
+        assert rankings_of(loaded) == {"q0": [["three", "two", "zero"], ["one"]]}
+        assert reasons(loaded) == ["cards in no place", "unknown place"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -241,8 +241,8 @@ def test_an_export_of_a_campaign_says_what_a_pull_says(
     record = import_preferences(ImportConfig(run=tmp_path / "r" / "one", data=path, feedback=campaign.feedback))
     assert record.headline["format"] == "label-studio" and record.headline["new_judgments"] == 6
     assert record.dropped == {"not an answer to its interface": 1, "skipped": 1}
-    said = judged(campaign)
-    assert all(said[task][1] == f"{GOOD} {task}" for task in "01235") and said["4"][0].flags == ["both_bad"]
+    by_task = judged(campaign)
+    assert all(by_task[task][1] == f"{GOOD} {task}" for task in "01235") and by_task["4"][0].flags == ["both_bad"]
     with Store.open(campaign.feedback) as store:
         before = store.judgments()
     assert pull(campaign, studio).judgments == 6
@@ -310,9 +310,9 @@ def test_what_is_foreign_in_an_export_is_told(studio: Studio, tmp_path: Path) ->
     rows[3]["data"] = "text"
     rows[4]["data"]["answer2"] = "left 4"
     path.write_text(json.dumps(rows))
-    found = read(path)
-    assert [entry.judgment.flags for entry in found.kept] == [[EDITED]]
-    assert [entry["reason"] for entry in found.dropped] == [
+    loaded = read(path)
+    assert [entry.judgment.flags for entry in loaded.kept] == [[EDITED]]
+    assert [entry["reason"] for entry in loaded.dropped] == [
         "nobody is named who gave it",
         "an annotation that was exported without its result",
         "no task with data and a list of annotations",
@@ -350,12 +350,12 @@ def test_two_campaigns_that_ask_the_same_are_told_apart(
 ) -> None:
     """Their tasks have the same keys, and each drew its own sides."""
     second = campaign.model_copy(update={"name": f"{campaign.name} again"})
-    numbers = {asked.name: push(asked, studio).project for asked in (campaign, second)}
-    for asked in (campaign, second):
-        for task in tasks(studio, asked).values():
+    numbers = {own.name: push(own, studio).project for own in (campaign, second)}
+    for own in (campaign, second):
+        for task in tasks(studio, own).values():
             answer(studio, task, [for_good(task)])
-        path = export(studio, numbers[asked.name], form, tmp_path)
-        config = ImportConfig(run=tmp_path / "r" / asked.name, data=path, feedback=campaign.feedback)
+        path = export(studio, numbers[own.name], form, tmp_path)
+        config = ImportConfig(run=tmp_path / "r" / own.name, data=path, feedback=campaign.feedback)
         record = import_preferences(config)
         assert record.headline["new_judgments"] == 8
         assert all(best.startswith(GOOD) for _, best in judged(campaign).values())

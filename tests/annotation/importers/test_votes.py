@@ -40,14 +40,14 @@ def read(path: Path, columns: Columns = WORKER, labels: Labels | None = None, **
     )
 
 
-def said(found: ImportedFile) -> list[tuple[str, list[list[str]], list[str]]]:
+def votes_of(loaded: ImportedFile) -> list[tuple[str, list[list[str]], list[str]]]:
     """Annotator, texts by rank and texts by place on screen of each vote."""
-    told = []
-    for entry in found.kept:
+    reason = []
+    for entry in loaded.kept:
         text = [response.text for response in entry.comparison.responses]
         ranking = [sorted(text[index] for index in group) for group in entry.judgment.ranking]
-        told.append((entry.judgment.annotator, ranking, [text[index] for index in entry.judgment.shown]))
-    return told
+        reason.append((entry.judgment.annotator, ranking, [text[index] for index in entry.judgment.shown]))
+    return reason
 
 
 def test_sides_are_known_whichever_response_stands_left(tmp_path: Path) -> None:
@@ -58,30 +58,30 @@ def test_sides_are_known_whichever_response_stands_left(tmp_path: Path) -> None:
         ["dee", 1, "q", "x", "y", "tie"],
         ["eve", 1, "q", "x", "y", "Both bad"],
     ]
-    found = read(table(tmp_path / "v.csv", rows))
-    assert not found.dropped and len(found.comparisons) == 1
-    assert said(found) == [
+    loaded = read(table(tmp_path / "v.csv", rows))
+    assert not loaded.dropped and len(loaded.comparisons) == 1
+    assert votes_of(loaded) == [
         ("ann", [["x"], ["y"]], ["x", "y"]),
         ("bob", [["y"], ["x"]], ["y", "x"]),
         ("cem", [["y"], ["x"]], ["x", "y"]),
         ("dee", [["x", "y"]], ["x", "y"]),
         ("eve", [["x", "y"]], ["x", "y"]),
     ]
-    assert [entry.judgment.flags for entry in found.kept] == [[], [], [], [], ["both_bad"]]
+    assert [entry.judgment.flags for entry in loaded.kept] == [[], [], [], [], ["both_bad"]]
 
 
 def test_labels_take_a_meaning_or_name_the_winner(tmp_path: Path) -> None:
     rows = [["ann", 1, "q", "x", "y", 1], ["bob", 1, "q", "x", "y", "-1"], ["cem", 1, "q", "x", "y", "y"]]
     rows += [["dee", 1, "q", "x", "y", "lfet"], ["eve", 1, "q", "x", "y", ""], ["", 1, "q", "x", "y", "1"]]
-    found = read(table(tmp_path / "v.csv", rows), labels=Labels(left=1, right=(-1,)))
-    assert [ranking[0] for _, ranking, _ in said(found)] == [["x"], ["y"], ["y"]]
-    reasons = [(entry["row"], entry["id"], entry["reason"]) for entry in found.dropped]
+    loaded = read(table(tmp_path / "v.csv", rows), labels=Labels(left=1, right=(-1,)))
+    assert [ranking[0] for _, ranking, _ in votes_of(loaded)] == [["x"], ["y"], ["y"]]
+    reasons = [(entry["row"], entry["id"], entry["reason"]) for entry in loaded.dropped]
     assert reasons == [
         (4, "1", "unknown label ('lfet' in column 'winner')"),
         (5, "1", "no label (column 'winner' is empty)"),
         (6, "1", "no annotator (column 'worker' is empty)"),
     ]
-    assert "'lfet' (1)" in found.notes[0] and "labels.left" in found.notes[0]
+    assert "'lfet' (1)" in loaded.notes[0] and "labels.left" in loaded.notes[0]
     with pytest.raises(BadInput, match="'yes' has two meanings"):
         build(Labels, {"left": ["yes"], "tie": ["Yes"]}, "x.yaml")
 
@@ -92,14 +92,14 @@ def test_texts_stand_in_a_file_of_items_or_are_named_by_id(tmp_path: Path) -> No
     items = tmp_path / "items.jsonl"
     write_jsonl(items, [{"id": 7, "text": "What is 1 + 1?", "one": "two", "other": "three", "a": "not read"}])
     by_item = Columns(annotator="worker", item="task", prompt="text", left="one", right="other", label="winner")
-    found = read(votes, by_item, items=items)
-    assert said(found)[1] == ("bob", [["three"], ["two"]], ["two", "three"])
-    assert found.comparisons[0].prompt == [{"role": "user", "content": "What is 1 + 1?"}]
-    assert found.dropped == [{"row": 3, "id": "8", "reason": "its item is not in items.jsonl (task '8')"}]
+    loaded = read(votes, by_item, items=items)
+    assert votes_of(loaded)[1] == ("bob", [["three"], ["two"]], ["two", "three"])
+    assert loaded.comparisons[0].prompt == [{"role": "user", "content": "What is 1 + 1?"}]
+    assert loaded.dropped == [{"row": 3, "id": "8", "reason": "its item is not in items.jsonl (task '8')"}]
 
     texts = table(tmp_path / "t.csv", [[3, "What is 1 + 1?"], ["m1", "two"], ["m2", "three"]], ["id", "text"])
-    assert read(votes, texts=texts).comparisons == found.comparisons
-    assert [vote[1] for vote in said(read(votes, texts=texts))] == [[["two"], ["three"]], [["three"], ["two"]]] + [
+    assert read(votes, texts=texts).comparisons == loaded.comparisons
+    assert [vote[1] for vote in votes_of(read(votes, texts=texts))] == [[["two"], ["three"]], [["three"], ["two"]]] + [
         [["two"], ["three"]]
     ]
     table(texts, [[3, "What is 1 + 1?"], ["m1", "two"]], ["id", "text"])
@@ -116,9 +116,9 @@ def test_who_votes_again_is_compared_with_themselves_and_a_copied_row_counts_onc
         ["ann", 2, "q", "x", "y", "a"],
     ]
     path = table(tmp_path / "v.csv", rows)
-    found = read(path)
-    assert [entry["reason"] for entry in found.dropped] == ["duplicate (of row 1)"]
-    assert [entry.judgment.source for entry in found.kept] == [f"import:v.csv#{end}" for end in ("1", "1#2", "2")]
+    loaded = read(path)
+    assert [entry["reason"] for entry in loaded.dropped] == ["duplicate (of row 1)"]
+    assert [entry.judgment.source for entry in loaded.kept] == [f"import:v.csv#{end}" for end in ("1", "1#2", "2")]
     config = ImportConfig(run=tmp_path / "r" / "one", data=path, feedback=tmp_path / "f.db", columns=WORKER)
     assert import_preferences(config).headline["new_judgments"] == 3
     again = import_preferences(config.model_copy(update={"run": tmp_path / "r" / "two"}))
@@ -136,13 +136,13 @@ def test_numbers_and_words_beside_a_vote(tmp_path: Path) -> None:
     more = [{"strength": -2, "seconds": 3.5, "language": "de", "rationale": " since "}, {"strength": 9, "seconds": -1}]
     path = tmp_path / "v.jsonl"
     write_jsonl(path, [row | more[0], row | more[1] | {"annotator": 6, "seconds": "soon"}])
-    found = read(path, Columns())
-    first, second = found.judgments
+    loaded = read(path, Columns())
+    first, second = loaded.judgments
     assert (first.annotator, first.strength, first.seconds, first.rationale) == ("5", None, 3.5, "since")
-    assert found.comparisons[0].language == "de"
+    assert loaded.comparisons[0].language == "de"
     assert (second.strength, second.seconds, second.source) == (None, None, "import:v.jsonl")
     assert (first.margin, second.margin) == (2.0, 9.0)
-    assert [note.split(" are ")[0] for note in found.notes] == [
+    assert [note.split(" are ")[0] for note in loaded.notes] == [
         "1 cells of column 'seconds'",
         "strengths go from 2 to 9: kept as margins on that scale",
     ]
@@ -154,13 +154,13 @@ def test_whole_dialogues_hold_their_prompt(tmp_path: Path) -> None:
 
     row = {"annotator": "ann", "left": turns("x"), "right": turns("y"), "label": "right"}
     write_jsonl(tmp_path / "v.jsonl", [row, row | {"left": turns("y"), "annotator": "bob"}])
-    found = read(tmp_path / "v.jsonl", Columns())
-    assert found.comparisons[0].prompt == turns("x")[:1] and said(found)[0][1] == [["y"], ["x"]]
-    assert found.dropped[0]["reason"] == "left equals right"
+    loaded = read(tmp_path / "v.jsonl", Columns())
+    assert loaded.comparisons[0].prompt == turns("x")[:1] and votes_of(loaded)[0][1] == [["y"], ["x"]]
+    assert loaded.dropped[0]["reason"] == "left equals right"
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "reason"),
     [
         ({"annotator": "wroker"}, "v.csv: has no column 'wroker' (columns.annotator); did you mean 'worker'?"),
         ({"label": None}, "v.csv: no column 'label'; say which holds it with columns.label=...; it has a, b, question"),
@@ -168,12 +168,12 @@ def test_whole_dialogues_hold_their_prompt(tmp_path: Path) -> None:
     ],
 )
 def test_a_column_that_is_not_there_is_named_with_the_nearest(
-    tmp_path: Path, columns: dict[str, Any], told: str
+    tmp_path: Path, columns: dict[str, Any], reason: str
 ) -> None:
     path = table(tmp_path / "v.csv", [["ann", 1, "q", "x", "y", "left"]])
     with pytest.raises(BadInput) as error:
         read(path, WORKER.model_copy(update=columns))
-    assert told in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_files_as_other_programs_write_them(tmp_path: Path) -> None:
@@ -188,18 +188,18 @@ def test_files_as_other_programs_write_them(tmp_path: Path) -> None:
         "semicolon": {"delimiter": ";"},
         "tab": {"delimiter": "\t"},
     }.items():
-        assert said(read(table(tmp_path / f"{name}.csv", rows, **style))) == said(plain)
+        assert votes_of(read(table(tmp_path / f"{name}.csv", rows, **style))) == votes_of(plain)
     path = tmp_path / "v.jsonl"
     path.write_text("\ufeff" + "".join(json.dumps(dict(zip(HEADER, row, strict=True))) + "\n" for row in rows))
-    assert said(read(path)) == said(plain)
+    assert votes_of(read(path)) == votes_of(plain)
     broken = [["ann", 1, "nul \0", "lone \ud800", "y", "left"]]
     write_jsonl(path, [dict(zip(HEADER, row, strict=True)) for row in broken])
-    found = read(path)
-    assert found.scrubbed == 2 and said(found) == [("ann", [["lone \ufffd"], ["y"]], ["lone \ufffd", "y"])]
+    loaded = read(path)
+    assert loaded.scrubbed == 2 and votes_of(loaded) == [("ann", [["lone \ufffd"], ["y"]], ["lone \ufffd", "y"])]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "reason"),
     [
         ("v.csv", "", "holds no rows"),
         ("v.csv", "worker,a,b,winner\n", "holds no rows"),
@@ -213,13 +213,13 @@ def test_files_as_other_programs_write_them(tmp_path: Path) -> None:
         ("none.csv", None, "no such file"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_none_says_where(tmp_path: Path, name: str, text: str | None, told: str) -> None:
+def test_a_file_that_is_none_says_where(tmp_path: Path, name: str, text: str | None, reason: str) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     words = [f"data={tmp_path / name}", "format=votes", f"feedback={tmp_path / 'f.db'}", f"run={tmp_path / 'run'}"]
     with pytest.raises(BadInput) as error:
         import_preferences(build(ImportConfig, dict(word.split("=") for word in words), "here"))
-    assert told in str(error.value).replace("no such file or folder", "no such file")
+    assert reason in str(error.value).replace("no such file or folder", "no such file")
     assert not (tmp_path / "f.db").exists()
 
 
@@ -259,8 +259,8 @@ def test_alpha_is_that_of_the_labels_people_chose_from(tmp_path: Path) -> None:
     assert run(["import", str(data), *words, feedback, f"run={tmp_path / 'import'}"]) == 0
     assert run(["annotate", "agreement", feedback, f"run={tmp_path / 'agreement'}"]) == 0
     expected = krippendorff.alpha(reliability_data=labels.T, level_of_measurement="nominal", value_domain=None)
-    found = json.loads((tmp_path / "agreement" / "agreement.json").read_text())["alpha"]
-    assert found["value"] == pytest.approx(expected, abs=1e-12)
+    loaded = json.loads((tmp_path / "agreement" / "agreement.json").read_text())["alpha"]
+    assert loaded["value"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_work_of_an_import_grows_with_its_rows_and_no_faster(tmp_path: Path) -> None:

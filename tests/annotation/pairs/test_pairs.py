@@ -43,8 +43,8 @@ def test_majority_margin_and_drops_by_hand(tmp_path: Path, better: str, worse: s
         said(d, better, "p0"),
     ]  # fmt: skip
     stored(tmp_path / "feedback.db", judged, [a, b, c, d])
-    found = make_pairs(tmp_path, "pairs", validation=0, test=0, min_votes=2)
-    (row,) = found["train"]
+    written = make_pairs(tmp_path, "pairs", validation=0, test=0, min_votes=2)
+    (row,) = written["train"]
     assert row["chosen"][0]["content"] == better and row["rejected"][0]["content"] == worse
     assert (row["margin"], row["votes"], row["weight"]) == (1.0, [2, 1, 0], 1.0)
     manifest = json.loads((tmp_path / "pairs" / "manifest.json").read_text())

@@ -287,8 +287,8 @@ def test_thumbs_by_majority_split_by_prompt(tmp_path: Path) -> None:
     ]
     splits: dict[str, Split] = {items[4].id: "validation"}
     rows, manifest = made(store_of(tmp_path / "feedback.db", judged, items, splits=splits), min_votes=2)
-    found = {row["comparison_id"]: (row["label"], row["votes"]) for row in rows["thumbs.jsonl"]}
-    assert found == {items[0].id: (True, [2, 1]), items[1].id: (False, [0, 3])}
+    counts = {row["comparison_id"]: (row["label"], row["votes"]) for row in rows["thumbs.jsonl"]}
+    assert counts == {items[0].id: (True, [2, 1]), items[1].id: (False, [0, 3])}
     assert [row["comparison_id"] for row in rows["thumbs-validation.jsonl"]] == [items[4].id]
     assert manifest["thumbs"] == {
         "rows": {"train": 2, "validation": 1, "test": 0}, "dropped": {"tie": 1, "too few votes": 1}
@@ -312,11 +312,11 @@ def test_labels_with_the_votes_for_every_name_that_was_offered(tmp_path: Path) -
     splits: dict[str, Split] = {items[1].id: "test"}
     store = store_of(tmp_path / "feedback.db", judged, items, splits=splits, interface=interface)
     rows, manifest = made(store)
-    found = {(row["comparison_id"], row["split"]): [] for row in rows["labels.jsonl"]}
+    counts = {(row["comparison_id"], row["split"]): [] for row in rows["labels.jsonl"]}
     for row in rows["labels.jsonl"]:
         assert Labelled.model_validate(row)
-        found[row["comparison_id"], row["split"]].append((row["label"], row["votes"]))
-    assert found == {
+        counts[row["comparison_id"], row["split"]].append((row["label"], row["votes"]))
+    assert counts == {
         (items[0].id, "train"): [("rude", {"rude": 1}), ("refusal", {"refusal": 2, "partial": 1, "compliance": 0})],
         (items[1].id, "test"): [(None, {"refusal": 1, "partial": 1, "compliance": 0})],
     }

@@ -132,8 +132,8 @@ def test_killed_and_run_again_it_goes_on(tmp_path: Path, server: Server, studio:
     before = sum(answers(tasks(studio, campaign)).values())
     assert 4 <= before < 21
     record = judge_at(tmp_path, server.folder, 9, 3)
-    found = answers(tasks(studio, campaign))
-    assert set(found.values()) == {1} and sum(found.values()) == 21
+    counted = answers(tasks(studio, campaign))
+    assert set(counted.values()) == {1} and sum(counted.values()) == 21
     assert record.headline["new_judgments"] == 21 - before and record.headline["judgments"] == 21
     assert judge_at(tmp_path, server.folder, 9, 3).headline == record.headline, "finished: nothing is done again"
 
@@ -153,8 +153,8 @@ def test_lost_answers_do_not_double_a_vote(tmp_path: Path, server: Server, studi
 
         done = post(dataclasses.replace(server, url=proxy.url), campaign, {key: ["ada"] for key in ids}, judge)
     assert proxy.seen["lost answer"] == 3 and done.posted == len(done.judgments) == 6
-    found = answers(tasks(studio, campaign))
-    assert len(found) == 6 and set(found.values()) == {1}
+    counted = answers(tasks(studio, campaign))
+    assert len(counted) == 6 and set(counted.values()) == {1}
 
 
 def test_the_person_at_the_keyboard_can_log_in_and_is_heard(
@@ -182,10 +182,10 @@ def test_the_person_at_the_keyboard_can_log_in_and_is_heard(
 
 @pytest.mark.parametrize("words", [["--label-studio", "runs=x"], ["--runs", "x", "--label-studio"]])
 def test_the_flag_asks_for_a_server(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("align.cli.quickstart.quickstart", lambda **settings: asked.append(settings) or 0)
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr("align.cli.quickstart.quickstart", lambda **settings: calls.append(settings) or 0)
     assert main.run(["quickstart", *words]) == 0
-    assert asked == [{"label_studio": True, "runs": "x"}]
+    assert calls == [{"label_studio": True, "runs": "x"}]
 
 
 def test_the_recipe_is_the_same_but_for_its_people(tmp_path: Path) -> None:

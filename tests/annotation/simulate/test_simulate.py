@@ -105,10 +105,10 @@ def test_simulate_to_agreement_to_pairs(tmp_path: Path) -> None:
     assert measured.headline["n_votes"] == 270 and measured.headline["alpha"]["value"] > 0.5
     made = pairs(PairsConfig(run=tmp_path / "pairs", feedback=feedback, test=0.0, validation=0.1))
     rows = {split: read_jsonl(tmp_path / "pairs" / f"{split}.jsonl") for split in ("train", "validation", "test")}
-    prompts = {split: {row["prompt_id"] for row in found} for split, found in rows.items()}
+    prompts = {split: {row["prompt_id"] for row in part} for split, part in rows.items()}
     assert len(prompts["test"]) == 6  # the hints of the candidates
     assert not prompts["train"] & prompts["test"] and not prompts["train"] & prompts["validation"]
-    assert all(Pair.model_validate(row) for found in rows.values() for row in found)
+    assert all(Pair.model_validate(row) for part in rows.values() for row in part)
     with Store.open(feedback) as store:
         assert made.inputs["feedback"]["sha256"] == measured.inputs["feedback"]["sha256"] == store.head()
     assert made.headline["annotator_ceiling"]["value"] > 0.9
