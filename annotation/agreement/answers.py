@@ -20,7 +20,7 @@ from align.core.stats.agreement import alpha, bootstrap
 from align.core.stats.estimates import Estimate, proportion
 from annotation.aggregation.estimators import one_coin
 from annotation.aggregation.votes import TIE, Unit, Vote
-from annotation.agreement.columns import numbered
+from annotation.agreement.columns import numbered, owners, tabulate
 from annotation.agreement.measures import against_others
 
 Question = tuple[str, int, int]  # source, first and second response
@@ -69,16 +69,14 @@ def agreement(votes: Sequence[Vote]) -> Agreement:
     unit_V = numbered([vote.unit for vote in votes])
     _, answer_V = np.unique([str(vote.answer) for vote in votes], return_inverse=True)
     _, person_V = np.unique([vote.annotator for vote in votes], return_inverse=True)
-    counts_UC = np.zeros((int(unit_V.max(initial=-1)) + 1, int(answer_V.max(initial=-1)) + 1))
-    np.add.at(counts_UC, (unit_V, answer_V), 1)
+    counts_UC = tabulate(unit_V, answer_V, int(answer_V.max(initial=-1)) + 1)
     several_U = counts_UC.sum(1) >= 2
-    owner_U = np.zeros(len(counts_UC), dtype=int)
-    owner_U[unit_V] = np.unique([vote.comparison_id for vote in votes], return_inverse=True)[1]
+    owner_U = owners(unit_V, np.unique([vote.comparison_id for vote in votes], return_inverse=True)[1])
     n = {"alpha": int(several_U.sum())}
     nominal = bootstrap({"alpha": alpha}, counts_UC[several_U], owner_U[several_U], n, seed=0)["alpha"]
     if not votes:
         return Agreement(nominal, proportion(0, 0, 0), {})
-    agrees_V, decided_V = against_others(counts_UC, unit_V, answer_V)
+    agrees_V, decided_V, _ = against_others(counts_UC, unit_V, answer_V)
     hits_V = agrees_V & decided_V
     people = {}
     for number, name in enumerate(sorted({vote.annotator for vote in votes})):

@@ -87,6 +87,20 @@ def numbered(keys: Sequence[object]) -> Numbers:
     return np.array([known.setdefault(key, len(known)) for key in keys], dtype=int)
 
 
+def tabulate(unit_V: Numbers, answer_V: Numbers, n_answers: int) -> Array:
+    """Count votes by unit and answer, ``(units, answers)``."""
+    counts_UC = np.zeros((int(unit_V.max(initial=-1)) + 1, n_answers))
+    np.add.at(counts_UC, (unit_V, answer_V), 1)
+    return counts_UC
+
+
+def owners(unit_V: Numbers, comparison_V: Numbers) -> Numbers:
+    """Return the number of the comparison that each unit belongs to."""
+    owner_U = np.zeros(int(unit_V.max(initial=-1)) + 1, dtype=int)
+    owner_U[unit_V] = comparison_V
+    return owner_U
+
+
 def is_right(vote: Vote, answer: Ranking) -> bool | None:
     """Return whether a vote orders two responses as a known answer does.
 

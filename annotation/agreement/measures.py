@@ -34,7 +34,7 @@ from align.core.stats.agreement import (
 from align.core.stats.estimates import proportion
 from annotation.aggregation.estimators import dawid_skene
 from annotation.aggregation.votes import TIE, Vote, is_shared
-from annotation.agreement.columns import LEVELS, Ranking, VoteColumns, columns_of, numbered
+from annotation.agreement.columns import LEVELS, Ranking, VoteColumns, columns_of, numbered, owners, tabulate
 from annotation.agreement.published import PUBLISHED
 
 STRENGTH_LEVELS = 7  # -3 to 3
@@ -57,6 +57,17 @@ class Kappas(NamedTuple):
     value: Array
     width: Array
     n_scored: Numbers
+
+
+class AgainstOthers(NamedTuple):
+    """Whether each vote is the others' most frequent answer, whether they have just one, and which, ``(votes,)`` each.
+
+    Where ``decided`` is False the other two mean nothing.
+    """
+
+    agrees: NDArray[np.bool_]
+    decided: NDArray[np.bool_]
+    answer: Numbers
 
 
 def measure(
@@ -95,24 +106,17 @@ def count(votes: Sequence[Vote]) -> tuple[Array, Numbers]:
         counts ``(units, 3)``, and the unit of each vote ``(votes,)``.
     """
     unit_V = numbered([vote.unit for vote in votes])
-    counts_UC = np.zeros((int(unit_V.max(initial=-1)) + 1, 3))
-    np.add.at(counts_UC, (unit_V, np.array([vote.outcome for vote in votes], dtype=int)), 1)
-    return counts_UC, unit_V
+    return tabulate(unit_V, np.array([vote.outcome for vote in votes], dtype=int), 3), unit_V
 
 
-def against_others(
-    counts_UC: Array, unit_V: Numbers, outcome_V: Numbers
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether each vote is the most frequent answer of the others on its unit, and whether they have just one.
-
-    Returns:
-        (agrees, decided), both ``(votes,)``; ``agrees`` means nothing where ``decided`` is False.
-    """
+def against_others(counts_UC: Array, unit_V: Numbers, outcome_V: Numbers) -> AgainstOthers:
+    """Compare each vote with the most frequent answer of the others on its unit."""
     others_VC = counts_UC[unit_V].copy()
     others_VC[np.arange(len(unit_V)), outcome_V] -= 1
     top_V = others_VC.max(1)
     decided_V = ((others_VC == top_V[:, None]).sum(1) == 1) & (top_V > 0)
-    return others_VC.argmax(1) == outcome_V, decided_V
+    answer_V = others_VC.argmax(1)
+    return AgainstOthers(answer_V == outcome_V, decided_V, answer_V)
 
 
 def ceiling(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
@@ -125,15 +129,13 @@ def ceiling(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         return {**proportion(0, 0, 0).model_dump(), "units": 0}
     counts_UC, unit_V = count(votes)
     outcome_V = np.array([vote.outcome for vote in votes])
-    agrees_V, decided_V = against_others(counts_UC, unit_V, outcome_V)
-    others_VC = counts_UC[unit_V].copy()
-    others_VC[np.arange(len(unit_V)), outcome_V] -= 1
-    scored_V = decided_V & (outcome_V != TIE) & (others_VC.argmax(1) != TIE)
+    others = against_others(counts_UC, unit_V, outcome_V)
+    scored_V = others.decided & (outcome_V != TIE) & (others.answer != TIE)
     hits_UX = np.zeros((len(counts_UC), 2))
-    np.add.at(hits_UX[:, 0], unit_V[scored_V], agrees_V[scored_V])
+    np.add.at(hits_UX[:, 0], unit_V[scored_V], others.agrees[scored_V])
     np.add.at(hits_UX[:, 1], unit_V[scored_V], 1)
     scored_U = hits_UX[:, 1] > 0
-    owner_U = _owners(votes, unit_V, len(hits_UX))[scored_U]
+    owner_U = owners(unit_V, numbered([vote.comparison_id for vote in votes]))[scored_U]
     share = bootstrap({"share": _ratio}, hits_UX[scored_U], owner_U, {"share": int(scored_V.sum())}, seed)["share"]
     counts = {"n": len(votes), "n_failed": int((~scored_V).sum()), "units": int(scored_U.sum())}
     return share.model_dump() | counts
@@ -153,17 +155,14 @@ def _summary(columns: VoteColumns, names: Sequence[str], seed: int) -> dict[str,
     """Measure everything about one group of votes; ``names`` are the annotators by number."""
     once = columns.take(~columns.repeat)
     _, unit_V = np.unique(once.unit, return_inverse=True)
-    n_units = int(unit_V.max()) + 1
-    counts_UX = np.zeros((n_units, 3 + STRENGTH_LEVELS))
-    np.add.at(counts_UX, (unit_V, once.outcome), 1)
+    counts_UX = tabulate(unit_V, once.outcome, 3 + STRENGTH_LEVELS)
     rated = ~np.isnan(once.strength)
     np.add.at(counts_UX, (unit_V[rated], 6 + once.strength[rated].astype(int)), 1)
-    owner_U = np.zeros(n_units, dtype=int)
-    owner_U[unit_V] = once.comparison
+    owner_U = owners(unit_V, once.comparison)
     several_U = counts_UX[:, :3].sum(1) >= 2
     agrees_V = np.full(len(columns.unit), np.nan)
-    hits, decided = against_others(counts_UX[:, :3], unit_V, once.outcome)
-    agrees_V[~columns.repeat] = np.where(decided, hits, np.nan)
+    others = against_others(counts_UX[:, :3], unit_V, once.outcome)
+    agrees_V[~columns.repeat] = np.where(others.decided, others.agrees, np.nan)
     together, apart = _kappas(once, np.zeros_like(once.person)), _kappas(once, once.person)
     people = {}
     for number in np.unique(columns.person).tolist():
@@ -307,13 +306,6 @@ def _share_of(values: Array, *, is_exact: bool = False) -> dict[str, Any]:
     """Return the share of ones among the values that are not NaN."""
     known = values[~np.isnan(values)]
     return proportion(int(known.sum()), len(known), len(values), is_exact=is_exact).model_dump()
-
-
-def _owners(votes: Sequence[Vote], unit_V: Numbers, n_units: int) -> Numbers:
-    """Return the comparison that each unit belongs to, as a number."""
-    owner_U = np.zeros(n_units, dtype=int)
-    owner_U[unit_V] = numbered([vote.comparison_id for vote in votes])
-    return owner_U
 
 
 def _ratio(hits_UX: Array, weights_SU: Array) -> Array:

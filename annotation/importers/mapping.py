@@ -53,10 +53,11 @@ def start_from(path: Path, rows: Sequence[Row]) -> str:
 
 def _nearness(layout: Sequence[str], known: Sequence[str]) -> float:
     """Return the mean likeness of each column of a layout to the column that is most like it."""
-    return sum(
-        max((difflib.SequenceMatcher(None, wanted.lower(), name.lower()).ratio() for name in known), default=0.0)
-        for wanted in layout
-    ) / len(layout)
+    return sum(max((_likeness(wanted, name) for name in known), default=0.0) for wanted in layout) / len(layout)
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
 def _settings(known: Sequence[str], rows: Sequence[Row]) -> list[str]:
@@ -88,13 +89,8 @@ def _by_worth(names: Sequence[str]) -> tuple[str, str] | None:
     """Return the two columns that are called better and worse, by the words in their names."""
     worse = [name for name in names if any(word in name.lower() for word in WORSE)]
     better = [name for name in names if name not in worse and any(word in name.lower() for word in BETTER)]
-    return _alikest(better, worse) if better and worse else None
-
-
-def _alikest(better: Sequence[str], worse: Sequence[str]) -> tuple[str, str]:
-    """Return the most similar name of each group: ``chosen_response`` goes with ``rejected_response``."""
-    pairs = [(one, other) for one in better for other in worse]
-    return max(pairs, key=lambda pair: difflib.SequenceMatcher(None, pair[0].lower(), pair[1].lower()).ratio())
+    pairs = [(one, other) for one in better for other in worse]  # chosen_response goes with rejected_response
+    return max(pairs, key=lambda pair: _likeness(*pair), default=None)
 
 
 def _sides(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str] | None:

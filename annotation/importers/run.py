@@ -56,15 +56,10 @@ def _tag(language: str) -> str:
 
 
 class ImportConfig(StageConfig):
-    """``format`` auto goes by the file's ending and by its columns; it may also name an importer, with its settings.
+    """What to import, and how it is read.
 
-    ``columns`` maps columns of JSON lines, CSV and Parquet alike, ``labels`` gives labels a meaning. ``annotator``
-    is who judged, ``split`` where prompts belong and ``language`` what is spoken, in rows that do not say it. Votes:
-    ``items`` is a file whose rows hold prompt and responses by the votes' item, ``texts`` one of texts (``id``,
-    ``text``) that the votes name by id. Exports:
-    ``columns`` names the fields of a task's data, ``buckets`` the places of a stock ranking, best first, ``server``
-    whose accounts they are (another name: other people), ``campaign`` the YAML by which tasks were made that were not
-    sent from this store.
+    ``columns`` maps columns of JSON lines, CSV and Parquet alike, and of exports the fields of a task's data;
+    ``labels`` gives labels a meaning.
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ("data", "items", "texts", "campaign")
@@ -74,7 +69,7 @@ class ImportConfig(StageConfig):
     feedback: Path = Field(default=Path("feedback.db"), description="the store of judgments")
     format: Format | SerializeAsAny[Importer] = Field(
         default="auto",
-        description="auto recognises a file by its columns; or a format by name, or an importer with its settings",
+        description="auto goes by a file's ending and columns; or a format by name, or an importer with its settings",
     )
     language: Annotated[str, AfterValidator(_tag)] = Field(
         default="en", description="language tag of rows that name none"
@@ -86,11 +81,17 @@ class ImportConfig(StageConfig):
     limit: int | None = Field(None, ge=1, description="read only the first rows")
     columns: Columns = Columns()
     labels: Labels = Labels()
-    items: Path | None = Field(default=None, description="file of the items that the rows name by id")
-    texts: Path | None = Field(default=None, description="file of the texts that the rows name by id")
-    buckets: tuple[str, ...] = Field(default=(), description="columns that tell the rows' groups apart")
-    server: str = Field(default="label-studio", description="name of the server that an export is from")
-    campaign: Path | None = Field(default=None, description="the campaign whose tasks an export answers")
+    items: Path | None = Field(
+        default=None, description="file whose rows hold the prompt and the responses of the items that votes name"
+    )
+    texts: Path | None = Field(default=None, description="file of the texts (id, text) that votes name by their ids")
+    buckets: tuple[str, ...] = Field(default=(), description="places of a stock ranking in an export, best first")
+    server: str = Field(
+        default="label-studio", description="server whose accounts an export names; another server's are other people"
+    )
+    campaign: Path | None = Field(
+        default=None, description="YAML of the campaign that made an export's tasks, where this store did not send them"
+    )
 
     @field_validator("format", mode="before")
     @classmethod
@@ -116,13 +117,12 @@ class ImportConfig(StageConfig):
         )
 
 
-USES: Mapping[FileKind, tuple[str, ...]] = {  # settings beside the file, the store and the language that each kind has
-    "preferences": ("columns", "annotator", "split"),
-    "votes": ("columns", "labels", "annotator", "split", "items", "texts"),
-    "rankings": ("columns", "annotator", "split"),
-    "label-studio": ("columns", "labels", "buckets", "server", "campaign"),
+USES: Mapping[FileKind, tuple[str, ...]] = {  # settings that each kind has beside the file, the store and the language
+    "preferences": ("annotator", "split"),
+    "votes": ("labels", "annotator", "split", "items", "texts"),
+    "rankings": ("annotator", "split"),
+    "label-studio": ("labels", "buckets", "server", "campaign"),
 }
-SPECIAL = sorted({name for names in USES.values() for name in names})
 
 
 @stage
@@ -245,17 +245,15 @@ def _new_to(imported: ImportedFile, feedback: Path) -> ImportedFile:
 
 def _refuse_useless(config: ImportConfig, kind: FileKind) -> None:
     """Refuse a setting that files of a kind make no use of."""
-    fields = ImportConfig.model_fields
-    for name in SPECIAL:
-        if name not in USES[kind] and getattr(config, name) != fields[name].default:
-            uses = " or ".join(format for format, names in USES.items() if name in names)
-            raise BadInput(f"{config.data}: read as {kind}, which have no use for '{name}'; it belongs to {uses}")
-    for name in config.columns.model_dump(exclude_none=True):
-        if name not in READ[kind]:
-            uses = " or ".join(format for format, names in READ.items() if name in names)
+    uses = {one: {*settings, *(f"columns.{name}" for name in READ[one])} for one, settings in USES.items()}
+    special = sorted({name for settings in USES.values() for name in settings})
+    given = [name for name in special if getattr(config, name) != ImportConfig.model_fields[name].default]
+    given += [f"columns.{name}" for name in config.columns.model_dump(exclude_none=True)]
+    for name in given:
+        if name not in uses[kind]:
+            others = " or ".join(one for one in uses if name in uses[one])
             raise BadInput(
-                f"{config.data}: read as {kind}, which have no use for 'columns.{name}'; "
-                f"leave it out (it belongs to {uses})"
+                f"{config.data}: read as {kind}, which have no use for '{name}'; leave it out (it belongs to {others})"
             )
 
 

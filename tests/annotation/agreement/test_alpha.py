@@ -64,7 +64,7 @@ def test_others_majority_leaves_out_the_own_vote() -> None:
     outcomes = [FIRST, FIRST, SECOND, FIRST, SECOND]
     cast = [Vote("abcde"[i > 2], 0, 1, f"p{i}", outcome, None, 0, None) for i, outcome in enumerate(outcomes)]
     counts, unit = count(cast)
-    agrees, decided = against_others(counts, unit, np.array(outcomes))
+    agrees, decided, _ = against_others(counts, unit, np.array(outcomes))
     assert decided.tolist() == [False, False, True, True, True]  # one FIRST and one SECOND are left to p0 and p1
     assert agrees[decided].tolist() == [False, False, False]
 

@@ -226,7 +226,9 @@ def test_a_file_that_is_none_says_where(tmp_path: Path, name: str, text: str | N
 def test_a_setting_without_use_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
     config = ImportConfig(run=tmp_path / "run", data=tmp_path / "p.jsonl", texts=tmp_path / "p.jsonl")
-    with pytest.raises(BadInput, match="read as preferences, which have no use for 'texts'; it belongs to votes"):
+    with pytest.raises(
+        BadInput, match="read as preferences, which have no use for 'texts'; leave it out .it belongs to votes"
+    ):
         import_preferences(config)
 
 
