@@ -94,10 +94,10 @@ class Collector:
                     raise row
                 row = {column: cell for column, cell in row.items() if cell != "" or column in responses}
                 name = name_in(row, self.used.item) or name_in(row, self.used.id)
-                refuse_media(row)
                 annotator = self._annotator(row)
                 if annotator or self.settings.annotator:
                     self._refuse_copies(number, row)
+                refuse_media(row)
                 self._add(number, name, annotator, judge(row))
             except UnusableRow as reason:
                 self.dropped.append(left_out(number, name, reason))
@@ -115,11 +115,7 @@ class Collector:
         return number
 
     def _annotator(self, row: Row) -> str | None:
-        """Return who judged a row; several people are counted, since their vote is one.
-
-        Raises:
-            UnusableRow: the cell is empty or holds something that is no name.
-        """
+        """Return who judged a row; several people are counted, since their vote is one."""
         column = self.used.annotator
         cell = cell_of(row, column)
         self.counted[SEVERAL] += isinstance(cell, list) and len(cell) > 1
@@ -136,11 +132,7 @@ class Collector:
             raise UnusableRow(f"duplicate (of row {first})")
 
     def _add(self, number: int, name: str | None, annotator: str | None, judged: JudgedRow) -> None:
-        """Enter a judgment.
-
-        Raises:
-            UnusableRow: it repeats or contradicts another, its split is not known, or its texts make no comparison.
-        """
+        """Enter a judgment."""
         row, used = judged.row, self.used
         item, own_id = name_in(row, used.item), name_in(row, used.id)
         language, rationale = name_in(row, used.language), name_in(row, used.rationale)
@@ -229,11 +221,7 @@ class Collector:
         return made
 
     def _apart(self, comparison: Comparison, ranking: list[list[int]], own_id: str | None, number: int) -> Comparison:
-        """Return the comparison of a row that names nobody: its own where another row of the same texts has another id.
-
-        Raises:
-            UnusableRow: the row repeats or contradicts another one.
-        """
+        """Return the comparison of a row that names nobody: its own where rows of the same texts have other ids."""
         seen = self._nameless.setdefault(comparison.id, {})
         own = own_id if own_id is not None or None in seen else next(iter(seen), None)
         if own not in seen:

@@ -73,11 +73,7 @@ def read_rankings(table: Table) -> ImportedFile:
 
 
 def hh_sides(row: Row, columns: tuple[str, str]) -> PromptResponses:
-    """Take a row of HH text apart: all turns but the last are the prompt, the last is the response.
-
-    Raises:
-        UnusableRow: with the reason.
-    """
+    """Take a row of HH text apart: all turns but the last are the prompt, the last is the response."""
     require_both(row, columns)
     chosen, rejected = (read_hh(str(row[column])) for column in columns)
     if chosen is None or rejected is None:
@@ -117,11 +113,7 @@ class _Preferences:
         return JudgedRow(row, sides, CHOSEN_FIRST, self._size(row))
 
     def _sides(self, row: Row) -> PromptResponses:
-        """Return the prompt and both responses of a row.
-
-        Raises:
-            UnusableRow: with the reason.
-        """
+        """Return the prompt and both responses of a row."""
         cells = {name: decoded(row[name], *MESSAGE_KEYS) for name in self.responses if name in row}
         self._refuse_names(cells)
         prompt = cell_of(row, self.used.prompt)

@@ -1,7 +1,7 @@
 """A prompt and its continuations, taken apart from whatever shape a file gives them: text, messages, whole dialogues.
 
 In: columns of a row. Out: the prompt and each response as messages, checked, and the comparison they make. Nothing is
-mended: what is no prompt with different responses is refused with a plain reason. Not here: how one cell
+mended: what is no prompt with different responses raises ``UnusableRow`` with a plain reason. Not here: how one cell
 becomes messages (``turns.py``).
 """
 
@@ -41,9 +41,6 @@ def sides_of(
 
     Args:
         first_answers: of dialogues that part at their first answer, take that answer; else they are refused.
-
-    Raises:
-        UnusableRow: with the reason.
     """
     require_both(row, columns)
     cells = [row.get("prompt"), *(row[column] for column in columns)]
@@ -114,9 +111,6 @@ def usable(sides: PromptResponses, columns: tuple[str, str], system: Any, replac
     """Return sides under a system prompt, checked, as text that can be stored; adds to ``replaced``.
 
     JSON text of a cell may spell characters that the cell itself does not hold.
-
-    Raises:
-        UnusableRow: with the reason.
     """
     sides = sides._replace(prompt=with_system(sides.prompt, system))
     check(sides, columns)
@@ -131,11 +125,7 @@ def require_both(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED
 
 
 def check(sides: PromptResponses, columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
-    """Check what every usable row fulfils, whatever format it came in.
-
-    Raises:
-        UnusableRow: with the reason.
-    """
+    """Check what every usable row fulfils, whatever format it came in."""
     if not all(sides.responses):
         raise UnusableRow("a response is empty")
     for message in sides.prompt:
@@ -169,11 +159,7 @@ def different_prompts(columns: tuple[str, str] = CHOSEN_REJECTED) -> str:
 def placed(
     sides: PromptResponses, language: str, tools: list[dict[str, Any]] | None = None, template_arguments: Any = None
 ) -> tuple[Comparison, list[int]]:
-    """Return the comparison of checked sides, and the canonical number of the response in each place of the file.
-
-    Raises:
-        UnusableRow: they make none; says why.
-    """
+    """Return the comparison of checked sides, and the canonical number of the response in each place of the file."""
     try:
         comparison = Comparison(
             prompt=sides.prompt,
@@ -191,11 +177,7 @@ def placed(
 def _whole(
     prompt: list[Message], one: list[Message], other: list[Message], columns: tuple[str, str], first_answers: bool
 ) -> PromptResponses:
-    """Return sides of two dialogues that hold their prompt.
-
-    Raises:
-        UnusableRow: they begin differently, or the prompt beside them is another.
-    """
+    """Return sides of two dialogues that hold their prompt."""
     shared = _shared(one, other)
     head = one[:shared]
     if prompt:
@@ -208,11 +190,7 @@ def _whole(
 
 
 def _agreed(prompt: list[Message], one: list[Message], other: list[Message], shared: int) -> tuple[list[Message], int]:
-    """Return the prompt of a prompt column and of the head of two dialogues, and how much of the dialogues it is.
-
-    Raises:
-        UnusableRow: they tell different ones; shows both.
-    """
+    """Return the prompt of a prompt column and of the head of two dialogues, and how much of the dialogues it is."""
     system_given, given = _without_system(prompt)
     own_system, dialogue = _without_system(one[:shared])
     if system_given and own_system and not alike(system_given, own_system):

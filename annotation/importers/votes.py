@@ -126,11 +126,7 @@ class _Votes:
         return JudgedRow(row, sides, RANKINGS[outcome], size, flags)
 
     def _with_item(self, row: Row) -> Row:
-        """Return a row with the cells of its item in the columns that the file of items has.
-
-        Raises:
-            UnusableRow: the item is in no row of that file.
-        """
+        """Return a row with the cells of its item in the columns that the file of items has."""
         if self.items is None:
             return row
         key = text_of(row.get(str(self.used.item), ""))
@@ -144,11 +140,7 @@ class _Votes:
         return usable(sides, LEFT_RIGHT, cell_of(row, self.used.system), self.table.replaced)
 
     def _text(self, field: str, cell: Any) -> Any:
-        """Return the text of an id where texts have ids (a prompt may also be the text itself), else the cell's own.
-
-        Raises:
-            UnusableRow: no text has the id.
-        """
+        """Return the text of an id where texts have ids (a prompt may also be the text itself), else the cell's own."""
         if self.texts is not None and cell is not None:
             if (key := text_of(cell)) in self.by_id:
                 return _as_text(self.by_id[key])
