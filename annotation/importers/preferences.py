@@ -63,7 +63,7 @@ def read_rankings(table: Table) -> ImportedFile:
         if None in places or len(places) < 2:
             raise UnusableRow(f"no two responses with a number as rank ({str(ranks)[:60]})")
         read = [messages_of(response, "assistant", "responses") for response in responses]
-        sides = PromptResponses(prompt_of(row.get("prompt")), read)
+        sides = PromptResponses(prompt_of(row.get("prompt", cell_of(row, used.prompt))), read)
         sides = usable(sides, ("one response", "another"), cell_of(row, used.system), table.replaced)
         return JudgedRow(row, sides, [[place for place, rank in enumerate(places) if rank == best] for best in known])
 

@@ -157,7 +157,7 @@ def _rewritten(where: str, row: Row, importer: Importer) -> Row | UnusableRow:
             return reason
     if not isinstance(made, dict) or not all(isinstance(column, str) for column in made):
         raise BadInput(f"{what}: rewrite returned {str(made)[:60]}, not columns by name; return a dict, {{}} for none")
-    return row | made
+    return row | {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in made.items()}
 
 
 def _completed(settings: FileSettings, importer: Importer, known: set[str]) -> FileSettings:

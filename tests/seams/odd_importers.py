@@ -118,10 +118,11 @@ class Edits(Importer):
 
 
 class Ranked(Importer):
-    """Ranks as the file has them."""
+    """Ranks as the file has them; the prompt is a column of its own."""
 
     layouts = LAYOUTS
     holds = "rankings"
+    columns = Columns(prompt="q")
 
     def rewrite(self, row: Row) -> Row:
-        return {"prompt": row["q"], "responses": row["options"], "ranks": row["places"]}
+        return {"responses": tuple(row["options"]), "ranks": tuple(row["places"])}
