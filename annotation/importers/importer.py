@@ -16,12 +16,11 @@ from align.core.plugins import Part, Seam, load
 from annotation.importers.columns import Columns, Labels
 
 Row = dict[str, Any]
-Layout = Annotated[tuple[str, ...], Field(min_length=1)]  # columns by which a schema is recognised
-Layouts = Annotated[tuple[Layout, ...], Field(min_length=1)]
-Held = Literal["preferences", "votes", "rankings"]
+Layout = tuple[str, ...]  # columns by which a schema is recognised
+Layouts = Annotated[tuple[Annotated[Layout, Field(min_length=1)], ...], Field(min_length=1)]
 DECLARATIONS: Mapping[str, tuple[Any, str]] = {  # of a class: type and example
     "layouts": (Layouts, '(("question", "answers"),), one tuple per set of columns'),
-    "holds": (Held, '"preferences", "votes" or "rankings"'),
+    "holds": (Literal["preferences", "votes", "rankings"], '"preferences", "votes" or "rankings"'),
     "columns": (InstanceOf[Columns], 'Columns(left="answer_a", right="answer_b", label="winner")'),
     "labels": (InstanceOf[Labels], 'Labels(left="1", right="2")'),
     "makes": (tuple[str, ...], '("label",), the names of columns'),
@@ -39,8 +38,8 @@ class Importer(Part):
     Fields of a derived class are settings: ``format: {kind: module:Class, …}``.
     """
 
-    layouts: ClassVar[tuple[Layout, ...]]
-    holds: ClassVar[Held] = "votes"
+    layouts: ClassVar[tuple[tuple[str, ...], ...]]
+    holds: ClassVar[Literal["preferences", "votes", "rankings"]] = "votes"
     columns: ClassVar[Columns] = Columns()
     labels: ClassVar[Labels] = Labels()
     makes: ClassVar[tuple[str, ...]] = ()
