@@ -18,12 +18,12 @@ from annotation.importers.columns import Columns, Labels
 Row = dict[str, Any]
 Layout = tuple[str, ...]  # columns by which a schema is recognised
 Layouts = Annotated[tuple[Annotated[Layout, Field(min_length=1)], ...], Field(min_length=1)]
-DECLARATIONS: Mapping[str, tuple[Any, str]] = {  # of a class: type and example
-    "layouts": (Layouts, '(("question", "answers"),), one tuple per set of columns'),
-    "holds": (Literal["preferences", "votes", "rankings"], '"preferences", "votes" or "rankings"'),
-    "columns": (InstanceOf[Columns], 'Columns(left="answer_a", right="answer_b", label="winner")'),
-    "labels": (InstanceOf[Labels], 'Labels(left="1", right="2")'),
-    "makes": (tuple[str, ...], '("label",), the names of columns'),
+DECLARATIONS: Mapping[str, tuple[TypeAdapter[Any], str]] = {  # of a class: type and example
+    "layouts": (TypeAdapter(Layouts), '(("question", "answers"),), one tuple per set of columns'),
+    "holds": (TypeAdapter(Literal["preferences", "votes", "rankings"]), '"preferences", "votes" or "rankings"'),
+    "columns": (TypeAdapter(InstanceOf[Columns]), 'Columns(left="answer_a", right="answer_b", label="winner")'),
+    "labels": (TypeAdapter(InstanceOf[Labels]), 'Labels(left="1", right="2")'),
+    "makes": (TypeAdapter(tuple[str, ...]), '("label",), the names of columns'),
 }
 
 
@@ -49,10 +49,10 @@ class Importer(Part):
     @model_validator(mode="after")
     def _is_declared(self) -> Self:
         """Check what the class declares, which no annotation of its author's is needed for."""
-        for name, (annotation, example) in DECLARATIONS.items():
+        for name, (adapter, example) in DECLARATIONS.items():
             value = getattr(self, name, None)
             try:
-                TypeAdapter(annotation).validate_python(value, strict=True)
+                adapter.validate_python(value, strict=True)
             except ValidationError:
                 raise ValueError(f"class {type(self).__name__}: {name} is {str(value)[:60]}; write {example}") from None
         return self

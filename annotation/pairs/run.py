@@ -1,11 +1,11 @@
 """Stage ``pairs``: votes to what training reads, with an account of everything that was left out.
 
-In: ``feedback.db``. Out: ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` (one ``Pair`` a line: TRL's
+In: ``feedback.db``. Out: ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` (one ``Pair`` per line: TRL's
 conversational columns and what we know of the vote), where people gave them ``demonstrations.jsonl``, ``thumbs.jsonl``
 and ``labels.jsonl``, on demand a folder ``card/`` to publish, and ``manifest.json``: the sha256 of each file, and
 everything that was left out and why. The same judgments, exclusions and config always give the same bytes, whatever
 order they came in and whichever store holds them; the chain head, which depends on the store's random salts, therefore
-stands in the run's record (``inputs.feedback``) and not in the manifest.
+is in the run's record (``inputs.feedback``) and not in the manifest.
 
 Which judgments count is decided in ``counting.py``, which response is the better one and with what weight in
 ``decisions.py``, which split a prompt belongs to in ``splits.py``; what is no pair is made in ``products.py``.
