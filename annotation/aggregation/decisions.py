@@ -42,7 +42,9 @@ def decide(
         votes: the votes behind the tallies, and others by the same annotators.
     """
     if method == "majority":
-        return Decisions([_by_count(tally) if ties == "half" else tally for tally in tallies], {})
+        if ties == "half":  # the majority of those who chose a side
+            tallies = [tally._replace(winner=majority((*tally.counts[:2], 0))) for tally in tallies]
+        return Decisions([*tallies], {})
     if method == "dawid-skene":
         fit = dawid_skene(votes)
         decided = [_by_probability(tally, fit.posterior[tally.unit], ties) for tally in tallies]
@@ -59,12 +61,6 @@ def called_both_bad(judgments: Iterable[Judgment]) -> set[str]:
     for judgment in judgments:
         marks.setdefault(judgment.comparison_id, []).append(BOTH_BAD in judgment.flags)
     return {key for key, flags in marks.items() if 2 * sum(flags) >= len(flags)}
-
-
-def _by_count(tally: Tally) -> Tally:
-    """Return the majority of those who chose a side."""
-    for_first, for_second, _ = tally.counts
-    return tally._replace(winner=majority((for_first, for_second, 0)))
 
 
 def _by_probability(tally: Tally, probabilities: Sequence[float], ties: Ties) -> Tally:

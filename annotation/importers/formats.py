@@ -208,7 +208,8 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         first = next(lines, "")
         separator = SEPARATOR.fullmatch(first)
         first = next(lines, "") if separator else first
-        delimiter = "\t" if ".tsv" in path.suffixes else separator[1] if separator else _delimiter(first)
+        usual = next((mark for mark in ",;\t|" if mark in first), ",")  # some countries' spreadsheets write semicolons
+        delimiter = "\t" if ".tsv" in path.suffixes else separator[1] if separator else usual
         reader = csv.DictReader(chain([first], lines), delimiter=delimiter, strict=True)
         number = 0
         try:
@@ -225,11 +226,6 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, row
         except csv.Error as error:
             raise BadInput(f"{path}: row {number + 1} is not CSV ({error}); mend its quotes") from None
-
-
-def _delimiter(header: str) -> str:
-    """Return a comma, or, if the header holds none, its semicolon (some countries' spreadsheets), tab or bar."""
-    return next((mark for mark in ",;\t|" if mark in header), ",")
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -48,7 +48,7 @@ def sides_of(
     prompt = prompt_of(prompt_cell)
     is_spoken = isinstance(prompt_cell, str) and spoken(prompt_cell) is not None
     if is_spoken:
-        sides = [_continued(side) for side in sides]
+        sides = [f"\n\nAssistant:{side}" if isinstance(side, str) and spoken(side) is None else side for side in sides]
     one, other = (
         messages_of(side, "assistant", name) or [{"role": "assistant", "content": ""}]
         for side, name in zip(sides, columns, strict=True)
@@ -216,11 +216,6 @@ def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:
         if not alike(one[index : index + 1], other[index : index + 1]):
             return index
     return max(most, 0)
-
-
-def _continued(side: Any) -> Any:
-    """Return a response to a prompt in Human and Assistant turns, which may go on in such turns."""
-    return f"\n\nAssistant:{side}" if isinstance(side, str) and spoken(side) is None else side
 
 
 def _answers_only(messages: Sequence[Message]) -> bool:

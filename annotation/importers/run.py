@@ -31,7 +31,7 @@ from annotation.importers.importer import IMPORTERS, Importer
 from annotation.importers.languages import tag_of
 from annotation.importers.preferences import read_preferences, read_rankings
 from annotation.importers.preview import lines_on
-from annotation.importers.table import Table, kind_of, open_table
+from annotation.importers.table import kind_of, open_table
 from annotation.importers.votes import read_votes
 from annotation.store.store import Split, Store
 
@@ -183,7 +183,8 @@ def read(config: ImportConfig) -> ImportedFile:
     settings = FileSettings(
         config.columns, config.labels, config.annotator, config.split, config.language, config.limit
     )
-    if config.format == "label-studio" or (config.format == "auto" and _is_exported(config.data)):
+    first = read_rows(config.data, container_of(config.data, "auto")) if config.format == "auto" else iter(())
+    if config.format == "label-studio" or looks_exported(next((row for _, row in first), {})):
         _refuse_useless(config, "label-studio")
         return read_export(
             config.data,
@@ -194,20 +195,17 @@ def read(config: ImportConfig) -> ImportedFile:
             campaign=config.campaign,
         )
     table = open_table(config.data, config.format, settings)
-    kind = _kind_of(config, table)
+    has_texts_elsewhere = table.importer is None and (config.items or config.texts) is not None
+    if config.format == "votes" or has_texts_elsewhere:
+        kind: FileKind = "votes"
+    else:
+        kind = "preferences" if config.format == "hh" else kind_of(table)
     _refuse_useless(config, kind)
     if kind == "votes":
         return read_votes(table, items=config.items, texts=config.texts)
     if kind == "rankings":
         return read_rankings(table)
     return read_preferences(table, is_hh={"hh": True, "trl": False}.get(str(config.format)))
-
-
-def _kind_of(config: ImportConfig, table: Table) -> FileKind:
-    has_texts_elsewhere = table.importer is None and (config.items or config.texts) is not None
-    if config.format == "votes" or has_texts_elsewhere:
-        return "votes"
-    return "preferences" if config.format == "hh" else kind_of(table)
 
 
 def _nothing_usable(path: Path, imported: ImportedFile) -> str:
@@ -260,7 +258,3 @@ def _refuse_useless(config: ImportConfig, kind: FileKind) -> None:
 def _holds(feedback: Path, head: str) -> bool:
     with Store.open(feedback) as store:
         return store.holds_entry(head)
-
-
-def _is_exported(path: Path) -> bool:
-    return looks_exported(next((row for _, row in read_rows(path, container_of(path, "auto"))), {}))
