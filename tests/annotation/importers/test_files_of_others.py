@@ -209,7 +209,7 @@ def test_a_header_among_the_rows_is_no_row(tmp_path: Path) -> None:
         ({"columns": {"label": "who"}}, "'columns.label'; leave it out"),
         ({"columns": {"item": "who"}}, "'columns.item'; leave it out"),
         ({"columns": {"chosen": "chosen", "rejected": "rejected", "left": "who"}}, "'columns.left'; leave it out"),
-        ({"labels": {"left": "x"}}, "'labels'; it belongs to votes"),
+        ({"labels": {"left": "x"}}, "'labels'; leave it out .it belongs to votes or label-studio"),
     ],
 )
 def test_a_map_that_is_not_read_is_refused(tmp_path: Path, settings: dict[str, Any], named: str) -> None:
