@@ -47,7 +47,7 @@ OWN_TESTS = {
     "align/losses/value.py": ["test_equations", "test_padding"],
     "align/model/packing.py": ["test_packing", "test_pair_trees", "test_turns"],
     "align/model/layouts.py": ["test_layout", "test_guards", "test_packing"],
-    "align/core/stats/differences.py": ["test_stats", "test_intervals", "test_compare"],
+    "align/core/stats/differences.py": ["test_stats", "test_bounds", "test_intervals", "test_compare"],
     "align/core/stats/bounds.py": ["test_bounds", "test_stats"],
     "align/audit/gates.py": ["test_gates", "test_pairing"],
     "align/audit/evaluations.py": ["test_evaluations", "test_pairing", "test_audit_lineage"],

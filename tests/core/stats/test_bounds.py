@@ -218,6 +218,9 @@ def test_the_worst_seen_guards_either_side() -> None:
     assert low == pytest.approx(float(guarded_bound(values, values.min(), 0.05)))
     assert high == pytest.approx(-float(guarded_bound(-values, -values.max(), 0.05)))
     assert method == "t guarded at the worst seen"
+    ends = ((-math.inf, 1.0), (0.0, math.inf), (0.0, 1.0))
+    named = [mean_bounds([0.2, 0.4] * 100, "share", 0.05, span).method for span in ends]
+    assert named == ["t guarded at the worst seen"] * 2 + ["guarded t"]
 
 
 def test_what_no_bound_covers_is_not_claimed() -> None:

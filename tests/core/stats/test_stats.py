@@ -32,6 +32,11 @@ def test_mcnemar_without_discordant_pairs_is_one() -> None:
     assert differences.mcnemar(0, 0) == 1.0
 
 
+def test_the_p_value_of_zeros_and_ones_is_mcnemars() -> None:
+    deltas = [1.0] * 5 + [-1.0] + [0.0] * 10
+    assert differences.difference_p(deltas, "binary", (-1.0, 1.0)) == differences.mcnemar(1, 5) == 0.21875
+
+
 # --- differences ---------------------------------------------------------------------------------------
 
 
