@@ -15,7 +15,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from align.core.config import BadInput, Template
 from align.core.files import write_jsonl
-from align.core.hashes import artefact_hash, file_hash
+from align.core.hashes import file_hash
 from align.core.plugins import choose
 from align.core.records import ItemResult
 from align.core.run_record import is_run, read_run
@@ -30,12 +30,13 @@ from align.evals.judge import DEFAULT, Judge, find_judge
 from align.evals.measurements import load_measurement
 from align.evals.results import chances_of, check_results, summarise
 from align.evals.suite import SUITES, Suite
-from align.evals.targets import EvaluationTarget, load_policy, load_reference, load_reward
+from align.evals.targets import EvaluationTarget, load_reference, load_reward
 from align.evals.training_reward import LABEL, REWARD_MODEL, trained_on
 from align.generate.local import LocalSampler
 from align.generate.sampler import TokenSampler
 from align.model.chat import Chat
-from align.model.open import ModelConfig
+from align.model.open import ModelConfig, Role, open_models
+from align.model.roles import RoleModel
 from align.model.sources import on_the_day_of, template_of
 from rewards.functions import code_of, load_function, origin_of
 
@@ -107,6 +108,10 @@ class EvalConfig(ModelConfig):
         """What the known utility and the rules are written in: other code judges anew."""
         gold = {"gold": code_of(self.gold)} if self.gold else {}
         return gold | ({"judge": self.judge.version()} if any("judge" in suite.reads for suite in self.suite) else {})
+
+    def template(self, created: str) -> Template:
+        """The template as asked for, on the day of the models that the policy is compared with or scored by."""
+        return on_the_day_of(super().template(created), (self.sft, self.reward))
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -202,10 +207,9 @@ def _asks_through_own_template(config: EvalConfig, target: EvaluationTarget) -> 
 def _target(config: EvalConfig, run: Run) -> EvaluationTarget:
     """The policy and what it is held against."""
     gold = load_function(config.gold) if config.gold else None
-    template = on_the_day_of(config.template(run.record.created), (config.sft, config.reward))
-    policy = load_policy(config.subject, config.compute, template, run.note)
-    run.renders_with(policy.model.chat)
-    run.record.lineage |= {"base": artefact_hash(policy.model.base_path)}
+    template = config.template(run.record.created)
+    model = open_models(run, config, config.subject, {"policy": Role()})
+    policy = RoleModel(model, "policy" if "policy" in model.trainable else None)
     sft = load_reference(policy, config.sft, template, run.note) if config.sft else None
     reward = load_reward(policy, config.reward, template.day, run.note) if config.reward else None
     measurements = [load_measurement(path, "higher") for path in config.measured_higher]

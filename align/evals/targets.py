@@ -1,7 +1,7 @@
-"""What an evaluation loads: the policy under evaluation, and what it is compared with or scored by.
+"""What an evaluation loads beside its policy: the SFT model it is compared with, and a reward that scores its answers.
 
-In: policy runs or model folders, a reward run. Out: each as a role of one adapter model, or of a model of its own where
-the bases differ. Not here: how they answer (generation, likelihood).
+In: the policy, opened as every stage opens one (model.open), and runs. Out: each as a role of the policy's model, or of
+a model of its own where the bases differ. Not here: how they answer (generation, likelihood).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from align.core.config import Compute, Template
+from align.core.config import Template
 from align.core.plugins import RewardFunction
 from align.evals.items import Item
 from align.evals.judge import DEFAULT, Judge, find_judge
 from align.evals.measurements import Measurement
 from align.model.adapters import AdapterModel
-from align.model.layouts import choose_layout
+from align.model.layouts import note_layout
 from align.model.roles import RoleModel
 from align.model.sources import find_policy, find_source, template_of
 from rewards.model import add_reward
@@ -52,49 +52,31 @@ class EvaluationTarget(NamedTuple):
         return own if name == own.kind else find_judge(name)
 
 
-def load_policy(path: Path, compute: Compute, template: Template, note: Note) -> RoleModel:
-    """Load a policy run (or a model folder); ``note`` receives the layout that was chosen.
-
-    Raises:
-        BadInput: the folder holds no policy.
-    """
-    source = find_policy(path)
-    model = AdapterModel(source.base, compute, template_of(path, template))
-    if source.adapter:
-        model.add("policy", adapter=source.adapter, trainable=False)
-    _settle(model, note)
-    return RoleModel(model, "policy" if source.adapter else None)
-
-
 def load_reference(target: RoleModel, path: Path, template: Template, note: Note) -> RoleModel:
-    """The SFT model as a role beside the target, or on a base of its own where the target's differs."""
+    """Load the SFT model as a role beside the target, or on a base of its own where the target's differs."""
     source = find_policy(path)
-    if not _same_base(target, source.base):
-        return load_policy(path, target.model.compute, template, note)
-    if source.adapter is None:
-        return RoleModel(target.model, None)
-    target.model.add("reference", adapter=source.adapter, trainable=False)
-    return RoleModel(target.model, "reference")
+    model = _model_on(source.base, target, path, template)
+    if source.adapter:
+        model.add("reference", adapter=source.adapter, trainable=False)
+    _note_layout(model, target, note)
+    return RoleModel(model, "reference" if source.adapter else None)
 
 
 def load_reward(target: RoleModel, path: Path, day: str | None, note: Note) -> RoleModel:
-    """A reward run as a role beside the target, or on a base of its own where the target's differs."""
-    source = find_source(path)
-    model = target.model
-    if not _same_base(target, source.base):
-        model = AdapterModel(source.base, target.model.compute, template_of(path, Template(day=day)))
+    """Load a reward run as a role beside the target, or on a base of its own where the target's differs."""
+    model = _model_on(find_source(path).base, target, path, Template(day=day))
     add_reward(model, path)
-    if model is not target.model:
-        _settle(model, note)
+    _note_layout(model, target, note)
     return RoleModel(model, "reward")
 
 
-def _settle(model: AdapterModel, note: Note) -> None:
-    verdict = choose_layout(model)
-    note(f"layout of {model.base_path.name}: {verdict.layout} ({verdict.reason})")
-    for fact in model.facts():
-        note(fact)
+def _model_on(base: Path, target: RoleModel, path: Path, template: Template) -> AdapterModel:
+    if base.resolve() == target.model.base_path.resolve():
+        return target.model
+    return AdapterModel(base, target.model.compute, template_of(path, template))
 
 
-def _same_base(target: RoleModel, base: Path) -> bool:
-    return base.resolve() == target.model.base_path.resolve()
+def _note_layout(model: AdapterModel, target: RoleModel, note: Note) -> None:
+    """Choose the layout of a model that is not the target's own, and note it."""
+    if model is not target.model:
+        note_layout(model, lambda line: note(f"{model.base_path.name}: {line}"))

@@ -12,13 +12,13 @@ import torch
 from conftest import LOGPROB, add_stirred
 from fixtures.shipped_suites import DECLARATIONS, FORGETTING, PREFERENCE, SAFETY
 
+from align.evals import kl as kl_of_trees
 from align.evals.generation import Answer, Answered, SamplingConfig, answer_items, reward_scores, with_system
 from align.evals.items import Item
+from align.evals.kl import exact_kl
 from align.evals.likelihood import improbable, score_options, score_texts
 from align.evals.results import summarise
-from align.evals.suites import preference as preference_suite
 from align.evals.suites.forgetting import bits_per_byte
-from align.evals.suites.preference import exact_kl
 from align.evals.targets import EvaluationTarget
 from align.losses.kl import best_of_n_kl
 from align.model.adapters import AdapterModel
@@ -198,7 +198,7 @@ def test_no_kl_is_negative_by_rounding(make_model: MakeModel, monkeypatch: pytes
     """Of policies that moved by a hair, half of all positions come out below zero in fp32, and audits refuse that."""
     policy = speaker(make_model("llama"))
     reference = speaker(policy.model, "reference", seed=2)
-    plain = preference_suite.exact_token_kl
+    plain = kl_of_trees.exact_token_kl
 
     def by_a_hair(own_NV: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         near_NV = own_NV + 1e-6 * torch.randn(own_NV.shape, generator=torch.Generator().manual_seed(0))
@@ -206,7 +206,7 @@ def test_no_kl_is_negative_by_rounding(make_model: MakeModel, monkeypatch: pytes
         assert (found < 0).any()
         return found
 
-    monkeypatch.setattr(preference_suite, "exact_token_kl", by_a_hair)
+    monkeypatch.setattr(kl_of_trees, "exact_token_kl", by_a_hair)
     (values,) = exact_kl(policy, reference, [Tree([5, 6, 7], [[k] for k in range(8, 40)])])
     assert min(values) == 0 and max(values) > 0
 

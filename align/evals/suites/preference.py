@@ -11,9 +11,6 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from align.core.declarations import FORMULA, Metric
 from align.core.hashes import code_hash
 from align.core.records import ItemResult
@@ -21,14 +18,15 @@ from align.core.stats.estimates import Kind
 from align.evals.fluency import is_empty, is_garbage
 from align.evals.generation import Answered, SamplingConfig, answer_items, reward_scores
 from align.evals.items import Item
+from align.evals.kl import exact_kl
 from align.evals.likelihood import improbable
 from align.evals.measurements import measure
 from align.evals.results import item_result
 from align.evals.suite import Suite
 from align.evals.targets import EvaluationTarget
 from align.evals.training_reward import REWARD_MODEL
-from align.losses.kl import best_of_n_kl, exact_token_kl
-from align.model.packing import PackedBatch, Tree, pack
+from align.losses.kl import best_of_n_kl
+from align.model.packing import Tree
 from align.model.roles import RoleModel
 
 Scores = list[list[float | None]]
@@ -203,13 +201,10 @@ def _share_won(own: Sequence[float | None], other: Sequence[float | None]) -> fl
     return sum(outcomes) / len(outcomes) if outcomes else None
 
 
-# --- KL ------------------------------------------------------------------------------------------------------
-
-
 def _kl(
     policy: RoleModel, reference: RoleModel, answered: Sequence[Answered], sampling: SamplingConfig
 ) -> list[ItemResult]:
-    """KL in nats per response: exact along each sample, and for best-of-n the formula's one value.
+    """Return the KL in nats per response: exact along each sample, and for best-of-n the formula's one value.
 
     The formula is best-of-n's distance from the policy it samples, SFT's own when SFT is evaluated.
     """
@@ -217,61 +212,16 @@ def _kl(
         value = best_of_n_kl(sampling.n)
         suite = answered[0].item.suite
         return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{sampling.n}", score=value, judge=FORMULA)]
-    found: Scores = [[] for _ in answered]
+    values: Scores = [[] for _ in answered]
     if policy.model.tokenizer.get_vocab() != reference.model.tokenizer.get_vocab():
-        return _per_answer(answered, "kl", "exact", found, "the SFT model has another vocabulary")
+        return _per_answer(answered, "kl", "exact", values, "the SFT model has another vocabulary")
     usable = [i for i, one in enumerate(answered) if one.answers]
-    seen = [answered[i].prompt for i in usable]
-    plain = [_prompt_of(reference, answered[i].item) if sampling.system_prompt else answered[i].prompt for i in usable]
-    trees = [Tree(ids, [answer.ids for answer in answered[i].answers]) for i, ids in zip(usable, seen, strict=True)]
-    other = [tree._replace(prompt=ids) for tree, ids in zip(trees, plain, strict=True)]
-    for i, values in zip(usable, exact_kl(policy, reference, trees, other), strict=True):
-        found[i] = [*values]
-    return _per_answer(answered, "kl", "exact", found, "")
-
-
-def exact_kl(
-    policy: RoleModel, reference: RoleModel, trees: Sequence[Tree], reference_trees: Sequence[Tree] | None = None
-) -> list[list[float]]:
-    """Sum over each response's tokens of the full-vocabulary KL(policy || reference) at temperature 1, in nats.
-
-    Both run in the same packed_batches, so rounding cancels. ``reference_trees`` are the same responses where the
-    reference reads another prompt (one without the policy's system prompt): then tree by tree.
-    """
-    others = trees if reference_trees is None else list(reference_trees)
-    budget, layouts = policy.model.compute.max_tokens, (policy.model.layout, reference.model.layout)
-    passes: list[tuple[Sequence[int], PackedBatch, PackedBatch]] = []
-    if others == trees and layouts[0] == layouts[1]:
-        passes = [(range(len(trees)), packed, packed) for packed in pack(trees, budget, layouts[0])]
-    else:
-        for i, (one, other) in enumerate(zip(trees, others, strict=True)):
-            passes.append(([i], pack([one], budget, layouts[0])[0], pack([other], budget, layouts[1])[0]))
-    found = [[0.0] * len(tree.responses) for tree in trees]
-    for numbers, own, theirs in passes:
-        values = own.sums(_token_kl(policy, reference, own, theirs).cpu()).tolist()
-        for (tree, k), value in zip(own.response_index, values, strict=True):
-            found[numbers[tree]][k] = value
-    return found
-
-
-@torch.no_grad()
-def _token_kl(policy: RoleModel, reference: RoleModel, own: PackedBatch, theirs: PackedBatch) -> Tensor:
-    """Exact KL at each response token ``(N,)``; logits exist for one chunk of positions at a time.
-
-    What rounding leaves below zero is zero: no KL is negative.
-    """
-    with policy.model.use(policy.role):
-        own_ND = policy.model.response_hidden_states(own.to(policy.model.device))
-    with reference.model.use(reference.role):
-        theirs_ND = reference.model.response_hidden_states(theirs.to(reference.model.device))
-    size = policy.model.chunk
-    return torch.cat(
-        [
-            exact_token_kl(policy.model.head_logits(p), reference.model.head_logits(r)).clamp_min(0)
-            for p, r in zip(own_ND.split(size), theirs_ND.split(size), strict=True)
-        ]
-    )
-
-
-def _prompt_of(role_model: RoleModel, item: Item) -> list[int]:
-    return role_model.model.chat.prompt_ids(item.prompt or [], item.tools)
+    trees = [Tree(answered[i].prompt, [answer.ids for answer in answered[i].answers]) for i in usable]
+    others = trees
+    if sampling.system_prompt:  # the reference reads the prompt without it
+        chat, items = reference.model.chat, [answered[i].item for i in usable]
+        prompts = [chat.prompt_ids(item.prompt or [], item.tools) for item in items]
+        others = [tree._replace(prompt=ids) for tree, ids in zip(trees, prompts, strict=True)]
+    for i, sums in zip(usable, exact_kl(policy, reference, trees, others), strict=True):
+        values[i] = [*sums]
+    return _per_answer(answered, "kl", "exact", values, "")
