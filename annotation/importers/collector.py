@@ -283,16 +283,11 @@ class Collector:
 
     def _unused(self) -> list[str]:
         """Return notes on settings of the whole file that no row had a use for."""
-        values = {
-            "annotator": self.settings.annotator,
-            "split": self.settings.split,
-            "language": self.settings.language,
-        }
-        usual = {None, FileSettings().language}
+        values = {name: getattr(self.settings, name) for name in ("annotator", "split", "language")}
         return [
             f"{name}={value} holds for no row: each says its own"
             for name, value in values.items()
-            if value not in usual and name not in self.used_settings and any(self.kept)
+            if value not in (None, FileSettings().language) and name not in self.used_settings and any(self.kept)
         ]
 
     def _unsplit(self, has_splits: bool) -> list[str]:

@@ -48,9 +48,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {  # other names that columns have
 class Columns(Frozen):
     """Columns by what they hold; one that is not given is looked for under its own name.
 
-    ``chosen`` and ``rejected`` hold the better and the worse response; ``left`` and ``right`` two responses of which
-    ``label`` names the better one. ``input`` is the rest of an instruction, ``id`` the row's own name, ``item`` that of
-    what was voted on. A name with dots leads into objects and lists (``info.post``, ``summaries.0.text``). Of votes,
+    A name with dots leads into objects and lists (``info.post``, ``summaries.0.text``). Of votes,
     ``prompt``, ``left`` and ``right`` may be columns of the file of items. Of an export, ``prompt``, ``left``,
     ``right`` and ``responses`` (the cards of a ranking) are fields of a task's data, and ``label`` and ``rationale``
     are the names of controls.

@@ -56,8 +56,9 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
             row |= {name: decoded(row[name], "role") for name in ("prompt", "completion") if name in row}
         if missing := [key for key in ("prompt", "completion") if key not in row]:
             raise BadInput(f"{path}:{number}: no '{missing[0]}'; a demonstration is {{prompt, completion}}")
-        unread.update((set(row) - READ) | _unknown(row))
+        unread.update(set(row) - READ)
         try:
+            unread.update(_unknown(row))
             rows.append({"row": number, **_read(row)})
         except UnusableRow as reason:
             dropped.append(left_out(number, row.get("id"), reason))
@@ -69,7 +70,10 @@ def read_demonstrations(path: Path, limit: int | None = None) -> Demonstrations:
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
     refuse_media(row)
-    _refuse_bad_and_held_out(row)
+    if word_of(row.get("label", "")) in BAD:
+        raise UnusableRow("its label says that the completion is bad")
+    if split_of(name_in(row, "split") or "") in HELD_OUT:
+        raise UnusableRow(f"held out by its split ('{row['split']}')")
     prompt = with_system(prompt_of(row["prompt"]), row.get("system"))
     completion = messages_of(row["completion"], "assistant", "completion")
     if any(message["role"] not in ("assistant", "tool") for message in completion):
@@ -85,11 +89,3 @@ def _unknown(row: dict[str, Any]) -> set[str]:
     label, split = word_of(row.get("label", "")), name_in(row, "split") or ""
     strange = {"label"} if label and label not in (*BAD, *GOOD) else set()
     return strange | ({"split"} if split and split_of(split) is None else set())
-
-
-def _refuse_bad_and_held_out(row: dict[str, Any]) -> None:
-    """Raise UnusableRow where the label of a row marks its completion as bad, or its split holds it out."""
-    if word_of(row.get("label", "")) in BAD:
-        raise UnusableRow("its label says that the completion is bad")
-    if split_of(name_in(row, "split") or "") in HELD_OUT:
-        raise UnusableRow(f"held out by its split ('{row['split']}')")

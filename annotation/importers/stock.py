@@ -75,10 +75,9 @@ def pairwise(region: Region, labels: Labels) -> ScreenJudgment:
     """
     outcome: Outcome | None
     if region.type == "pairwise":
-        selected = region.value.get("selected")
-        outcome = "left" if selected == "left" else "right" if selected == "right" else None
-        if outcome is None:
-            raise Undecodable(f"neither left nor right is selected ({brief(selected)})")
+        outcome = region.value.get("selected")
+        if outcome not in ("left", "right"):
+            raise Undecodable(f"neither left nor right is selected ({brief(outcome)})")
     else:
         chosen = region.value.get("choices")
         if not isinstance(chosen, list) or len(chosen) != 1:

@@ -277,6 +277,12 @@ def test_thumbs_as_tables_hold_them_are_read(tmp_path: Path) -> None:
     assert loaded.unread == {"label": 1, "split": 1}
 
 
+def test_a_demonstration_whose_split_is_no_name_is_left_out(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "c", "split": {"a": 1}}])
+    loaded = read_demonstrations(tmp_path / "a.jsonl")
+    assert [entry["reason"] for entry in loaded.dropped] == ["column 'split' holds no name ({'a': 1})"]
+
+
 def test_marks_of_templates_in_demonstrations_are_told(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "completion": "c"}, {"prompt": "<|im_start|>user\nhi<|im_end|>", "completion": "c"}]
     write_jsonl(tmp_path / "a.jsonl", rows)
