@@ -41,21 +41,7 @@ def read_votes(table: Table, *, items: Path | None = None, texts: Path | None = 
     Raises:
         BadInput: a column is not there, or a file of items or texts names something twice.
     """
-    columns = table.settings.columns
-    if not table.rows:
-        return ImportedFile("votes", 0, [], [], 0, [])
-    known, by_item = set(table.known), dict[str, Row]()
-    if items is not None:
-        by_item = _items(items, columns.need("item", known, str(table.path)), table.replaced)
-        known |= {name for row in by_item.values() for name in row}
-    where = f"{table.path} and {items}" if items else str(table.path)
-    needed = {field: columns.need(field, known, where) for field in NEEDED}
-    used = find_columns(table, "votes", known, where).model_copy(update=needed)
-    if used.prompt is None and texts is None:
-        lefts = (row.get(str(used.left)) for row in (*by_item.values(), *table.readable))
-        if isinstance(next((decoded(cell, *MESSAGE_KEYS) for cell in lefts if cell is not None), None), str):
-            columns.need("prompt", known, where)  # only whole dialogues hold their prompt
-    return _Votes(table, used, items, by_item, texts).read()
+    return _Votes(table, items, texts).read() if table.rows else ImportedFile("votes", 0, [], [], 0, [])
 
 
 def _refuse_ties_beside(table: Table, used: Columns) -> None:
@@ -78,15 +64,20 @@ def _refuse_ties_beside(table: Table, used: Columns) -> None:
 class _Votes:
     """One table of votes: its columns, the items and texts that its rows name, and what was read so far."""
 
-    def __init__(
-        self, table: Table, used: Columns, items: Path | None, by_item: dict[str, Row], texts: Path | None
-    ) -> None:
-        self.table, self.used = table, used
-        self.items, self.by_item, self.texts = items, by_item, texts
+    def __init__(self, table: Table, items: Path | None, texts: Path | None) -> None:
+        self.table, self.items, self.texts, self.labels = table, items, texts, table.settings.labels
+        columns, where = table.settings.columns, str(table.path)
+        self.by_item = _items(items, columns.need("item", table.known, where), table.replaced) if items else {}
         self.by_id = _texts(texts, table.replaced) if texts else {}
-        of_items = {name for row in by_item.values() for name in row}
+        of_items = {name for row in self.by_item.values() for name in row}
+        known, where = table.known | of_items, f"{where} and {items}" if items else where
+        needed = {field: columns.need(field, known, where) for field in NEEDED}
+        self.used = used = find_columns(table, "votes", known, where).model_copy(update=needed)
+        if used.prompt is None and texts is None:
+            lefts = (row.get(str(used.left)) for row in (*self.by_item.values(), *table.readable))
+            if isinstance(next((decoded(cell, *MESSAGE_KEYS) for cell in lefts if cell is not None), None), str):
+                columns.need("prompt", known, where)  # only whole dialogues hold their prompt
         self.of_items = [column for field in OF_ITEMS if (column := getattr(used, field)) in of_items]
-        self.labels = table.settings.labels
         self.collector = Collector(table, used, f"import:{table.path.name}")
         self.strange: Counter[str] = Counter()  # labels without a meaning
         _refuse_ties_beside(table, used)
