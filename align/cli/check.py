@@ -1,4 +1,4 @@
-"""`align check`: is a YAML ready to run? Without a GPU, without the network, without loading weights.
+"""`align check`: check whether a YAML is ready to run, without a GPU, the network or weights.
 
 Validates every key, finds every input that no earlier step makes, matches weights, adapters, tokenizer and target
 modules with the architecture, renders a whole exchange and the first rows of the data, and prints the layout that the
@@ -20,7 +20,7 @@ from align.core.runs import check_folder
 
 
 def check(config: Path, assignments: Sequence[str]) -> int:
-    """Print what would run, or say what is wrong with the first thing that is."""
+    """Print what would run, or report the first fault."""
     data = read_yaml(config)
     if data.get("stage") == "recipe":
         recipe = load_recipe(data, assignments, str(config))
@@ -49,7 +49,7 @@ def check(config: Path, assignments: Sequence[str]) -> int:
 
 
 def _check_campaign(config: Path, assignments: Sequence[str]) -> int:
-    """A labelling campaign: its keys, its files, and how many comparisons there are to judge."""
+    """Check a labelling campaign: its keys, its files, and how many comparisons there are to judge."""
     from annotation.campaign.settings import load_campaign, work_of
 
     campaign = load_campaign(config, assignments)
@@ -66,7 +66,7 @@ def _check_campaign(config: Path, assignments: Sequence[str]) -> int:
 
 def _check_inputs(stages: Iterable[StageConfig], made: set[Path]) -> None:
     for stage in stages:
-        given = [name for name in stage.INPUTS if name in type(stage).model_fields]  # the rest is found while running
+        given = [name for name in stage.INPUTS if name in type(stage).model_fields]  # the rest is checked while running
         for name, path in input_paths(stage, given).items():
             will_exist = any(path == run or run in path.parents for run in made)
             if not will_exist and not path.exists():
@@ -85,7 +85,7 @@ def _check_functions(stages: Iterable[StageConfig], gold: str | None) -> None:
 
 
 def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
-    """Every policy and template that the stages work with, once; ``model`` replaces what earlier steps make."""
+    """Check every policy and template of the stages once; ``model`` replaces what earlier steps make."""
     users = [stage for stage in stages if isinstance(stage, TextConfig)]
     places = {place for stage in users if (place := _policy(stage, model)) is not None}
     if not places:
@@ -95,24 +95,24 @@ def _check_models(stages: Sequence[StageConfig], model: Path | None) -> None:
     from align.engine.loop import TrainingConfig
     from align.model.sources import find_policy, find_source, template_of
 
-    data = [found for stage in stages if (found := first_rows(stage)) is not None]
+    data = [part for stage in stages if (part := first_rows(stage)) is not None]
     usual = next((stage.chat_template for stage in users if stage.chat_template), None)
     for place in sorted(places):
         own = [stage for stage in users if _policy(stage, model) == place]
         source = find_source(place) if all(stage.stage == "score" for stage in own) else find_policy(place)
         trained = [(stage.stage, stage.tuner) for stage in own if isinstance(stage, TrainingConfig)]
         rows = check_source(source, trained, own[0].compute if hasattr(own[0], "compute") else Compute())
-        asked = {}
+        templates = {}
         for stage in own:
             template = stage.template("")
             template = template_of(place, template._replace(name=template.name or usual))
-            asked[repr(template)] = template
-        for template in asked.values():
+            templates[repr(template)] = template
+        for template in templates.values():
             check_text(source.base, template, rows, data)
 
 
 def _policy(stage: StageConfig, model: Path | None) -> Path | None:
-    """The folder of the policy that a stage works with, or the model that the steps before it start from."""
+    """Return the folder of the policy that a stage works with, or the model that the steps before it start from."""
     named = [getattr(stage, field, None) for field in ("model", "policy", "subject", "reward")]
     path = next((path for path in named if isinstance(path, Path)), None)
     return path if path is None or path.exists() else model

@@ -1,4 +1,4 @@
-"""The first conversations that a stage would render, read by the stage's own readers; nothing is written.
+"""Read the first conversations that a stage would render, by the stage's own readers; nothing is written.
 
 In: a stage's config. Out: exchanges (a prompt, and the answers that are rendered after it), in the order of the file.
 What is made by an earlier step does not exist yet and gives none.
@@ -21,7 +21,7 @@ from align.core.run_record import is_run
 FIRST = 32  # rows that are looked at
 
 
-class Answer(NamedTuple):
+class RecordedResponse(NamedTuple):
     """A response with what is recorded of it."""
 
     messages: list[Message]
@@ -33,7 +33,7 @@ class Exchange(NamedTuple):
     """A prompt as a row has it, and the answers to it."""
 
     prompt: list[Message]
-    answers: list[Answer]
+    answers: list[RecordedResponse]
     tools: list[dict[str, Any]] | None = None
     arguments: Mapping[str, Any] | None = None
 
@@ -48,7 +48,7 @@ class FirstRows(NamedTuple):
 
 
 def first_rows(stage: StageConfig) -> FirstRows | None:
-    """The first exchanges that a stage renders; None where it renders none or its data is made by an earlier step.
+    """Return the first exchanges that a stage renders; None where it renders none or an earlier step makes its data.
 
     Raises:
         BadInput: the data cannot be read, as the stage would say.
@@ -60,17 +60,17 @@ def first_rows(stage: StageConfig) -> FirstRows | None:
     path = path[0] if isinstance(path, list) else path
     if path is None or not path.exists():
         return None
-    found = list(islice(read(stage, path), FIRST + 1))
+    rows = list(islice(read(stage, path), FIRST + 1))
     skipped = getattr(stage, "held_out", 0) if stage.stage == "sft" else 0
-    return FirstRows(path, found[:FIRST], len(found) <= FIRST, getattr(stage, "min_rows", 1) + skipped)
+    return FirstRows(path, rows[:FIRST], len(rows) <= FIRST, getattr(stage, "min_rows", 1) + skipped)
 
 
 def _imported(stage: Any, path: Path) -> Iterator[Exchange]:
     from annotation.importers.run import read
 
-    found = read(stage.model_copy(update={"limit": min(stage.limit or FIRST + 1, FIRST + 1)}))
-    for comparison in found.comparisons:
-        answers = [Answer(r.messages, r.ended, r.tokens) for r in comparison.responses]
+    imported = read(stage.model_copy(update={"limit": min(stage.limit or FIRST + 1, FIRST + 1)}))
+    for comparison in imported.comparisons:
+        answers = [RecordedResponse(r.messages, r.ended, r.tokens) for r in comparison.responses]
         yield Exchange(comparison.prompt, answers, comparison.tools, comparison.template_arguments)
 
 
@@ -82,16 +82,18 @@ def _demonstrations(stage: Any, path: Path) -> Iterator[Exchange]:
         return
     file = path / "demonstrations.jsonl" if is_run(path) else path
     for row in read_demonstrations(file, FIRST + 1).rows:
-        yield Exchange(row["prompt"], [Answer(row["completion"])], row.get("tools"), row.get("template_arguments"))
+        yield Exchange(
+            row["prompt"], [RecordedResponse(row["completion"])], row.get("tools"), row.get("template_arguments")
+        )
 
 
 def _pairs(stage: Any, path: Path) -> Iterator[Exchange]:
     from align.data.pairs import read_pairs
 
     for pair in read_pairs(path / "train.jsonl"):
-        answers = [Answer(pair.chosen, pair.chosen_ended, pair.chosen_tokens)]
+        answers = [RecordedResponse(pair.chosen, pair.chosen_ended, pair.chosen_tokens)]
         if stage.stage != "sft":
-            answers.append(Answer(pair.rejected, pair.rejected_ended, pair.rejected_tokens))
+            answers.append(RecordedResponse(pair.rejected, pair.rejected_ended, pair.rejected_tokens))
         yield Exchange(pair.prompt, answers, pair.tools, pair.template_arguments)
 
 
@@ -108,7 +110,7 @@ def _items(stage: Any, path: Path) -> Iterator[Exchange]:
 
     for item in load_items(stage.items, stage.suite):
         if item.prompt is not None:
-            options = [Answer([{"role": "assistant", "content": option}]) for option in item.options or ()]
+            options = [RecordedResponse([{"role": "assistant", "content": option}]) for option in item.options or ()]
             yield Exchange(with_system(item.prompt, stage.system_prompt), options, item.tools)
 
 
@@ -119,7 +121,7 @@ def _candidates(stage: Any, path: Path) -> Iterator[Exchange]:
     for number, row in enumerate(read_jsonl(file), 1):
         try:
             responses = [Response.of(response) for response in row["responses"]]
-            answers = [Answer(r.messages, r.ended, r.tokens) for r in responses]
+            answers = [RecordedResponse(r.messages, r.ended, r.tokens) for r in responses]
             yield Exchange(row["prompt"], answers, row.get("tools"), row.get("template_arguments"))
         except (KeyError, TypeError, ValidationError) as error:
             raise BadInput(f"{file}: row {number}: no candidates row ({str(error).splitlines()[0]})") from None

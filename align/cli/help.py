@@ -1,6 +1,6 @@
-"""`align VERB --help`: what one verb takes, read from the schema of its settings or from its function.
+"""`align VERB --help`: print what a verb takes, from the schema of its settings or from its function.
 
-In: a verb's name. Out: lines. Nothing is written by hand here, so nothing can be out of date.
+In: a verb's name. Out: lines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GIVEN = {
 
 
 def usage(words: Sequence[str]) -> Iterator[str] | None:
-    """What the verb that these words begin with takes, line by line; None when they name no such verb."""
+    """Return what the verb at the beginning of these words takes, line by line; None where they name no verb."""
     names = [word for word in words if not word.startswith("-")]
     is_annotate = names[:1] == ["annotate"]
     names = names[1:] if is_annotate else names
@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
 
 def settings_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
-    """The settings of a schema by dotted key, with those of its sections."""
+    """Yield the settings of a schema by dotted key, with those of its sections."""
     for name, field in schema.model_fields.items():
         if name == "stage":
             continue
@@ -66,7 +66,7 @@ def settings_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
 
 
 def parameters_of(function: Any) -> Iterator[Setting]:
-    """The settings of a verb that is a plain function: its keyword-only arguments, as its docstring describes them."""
+    """Yield the settings of a verb that is a plain function: its keyword-only arguments, as documented."""
     described = _documentation(function)[1]
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
@@ -75,12 +75,12 @@ def parameters_of(function: Any) -> Iterator[Setting]:
 
 
 def text_of(function: Any) -> str:
-    """The docstring of a function without its arguments."""
+    """Return the docstring of a function without its arguments."""
     return _documentation(function)[0]
 
 
 def _documentation(function: Any) -> tuple[str, dict[str, str]]:
-    """A function's docstring without its arguments, and their descriptions by name."""
+    """Return a function's docstring without its arguments, and their descriptions by name."""
     text, _, rest = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
     arguments, _, more = rest.partition("\n\n")
     described = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", arguments, re.MULTILINE)
@@ -95,7 +95,7 @@ def _setting(name: str, kind: Any, default: Any, description: str) -> Setting:
 
 
 def shown_type(kind: Any) -> str:
-    """A type as a reader writes it: choices by their values, without validators and the modules it comes from."""
+    """Write a type for readers: choices by their values, without validators and the modules it comes from."""
     arguments = get_args(kind)
     origin = get_origin(kind)
     if isinstance(kind, str):

@@ -1,4 +1,4 @@
-"""`align init`: a commented recipe for the user's own model and pairs, sized to the memory at hand, and its gates."""
+"""`align init`: write a commented recipe for the user's own model and pairs, sized to their memory, and its gates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIB = 1 << 30
 
 
 def init(model: str, data: str, vram: float | None = None, out: str = "recipe.yaml") -> int:
-    """Write ``out`` and, beside it, the gates that its audits judge by; say how to check and run it.
+    """Write ``out`` and, beside it, the gates that its audits judge by; print how to check and run it.
 
     Args:
         model: a local Hugging Face model folder.
@@ -59,14 +59,14 @@ def init(model: str, data: str, vram: float | None = None, out: str = "recipe.ya
 
 
 def parameters(config: Any) -> int:
-    """Number of parameters of an architecture, counted without allocating them."""
+    """Return the number of parameters of an architecture, counted without allocating them."""
     from align.model.weights import skeleton
 
     return int(sum(parameter.numel() for parameter in skeleton(config).parameters()))
 
 
 def sizing(size: int, vram: float | None) -> dict[str, Any]:
-    """Dtype, quantization and row budget for a model of ``size`` parameters in ``vram`` GiB.
+    """Return dtype, quantization and row budget for a model of ``size`` parameters in ``vram`` GiB.
 
     The frozen base takes 2 bytes a parameter in bf16 and about 0.6 in NF4; a third of the memory is left to
     activations, four adapters and the optimiser.

@@ -1,4 +1,4 @@
-"""The `align` command: one line per verb, settings from a YAML and from key=value.
+"""The `align` command: dispatch a verb with settings from a YAML and from key=value.
 
 Exit codes: 0 pass or done, 1 fail, 3 insufficient (audits, and recipes that hold one), 2 bad input or a named
 outside fault, 70 internal error, 130 interrupted. Heavy imports happen inside a verb, so --help is quick.
@@ -34,7 +34,7 @@ ANNOTATE = ("simulate", "agreement", "pairs")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the console script."""
+    """Run the command of the console script, and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name need not be text of the terminal's encoding
@@ -106,13 +106,13 @@ def _dispatch(argv: list[str]) -> int:
 
 
 class _Once(argparse.Action):
-    """An option whose second value is refused: which of the two was meant is not known."""
+    """An option that may be given once."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         if getattr(namespace, self.dest) is not None:
-            raise BadInput(f"{option_string}: stands twice; name one file and give the rest as key=value")
+            raise BadInput(f"{option_string}: is given twice; name one file and give the rest as key=value")
         setattr(namespace, self.dest, values)
 
 
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _assignments(rest: Sequence[str]) -> list[str]:
-    """``--key value`` and ``--key=value`` become ``key=value``, a flag alone ``flag=true``; the rest stays."""
+    """Write ``--key value`` and ``--key=value`` as ``key=value``, and a flag alone as ``flag=true``."""
     settings: list[str] = []
     words = list(rest)
     while words:
@@ -158,7 +158,7 @@ def _assignments(rest: Sequence[str]) -> list[str]:
 
 
 def _arms(words: Sequence[str]) -> list[str]:
-    """``align compare RUN RUN key=value``: words without '=' are the arms."""
+    """Read ``align compare RUN RUN key=value``: words without '=' are the arms."""
     runs = [word for word in words if "=" not in word]
     return [
         *(word for word in words if "=" in word),
@@ -167,7 +167,7 @@ def _arms(words: Sequence[str]) -> list[str]:
 
 
 def _file(words: Sequence[str]) -> list[str]:
-    """``align import FILE key=value``: the word without '=' is the file."""
+    """Read ``align import FILE key=value``: the word without '=' is the file."""
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise BadInput(f"align import: reads one file at a time, got {' and '.join(files)}")
@@ -209,7 +209,7 @@ def _whole(verb: str, known: argparse.Namespace, assignments: list[str]) -> int:
 
 
 def _preview(config: Path | None, assignments: list[str]) -> int:
-    """``align import FILE --dry-run``: what would become of the file; nothing is written."""
+    """Print for ``align import FILE --dry-run`` what would be imported; nothing is written."""
     from annotation.importers.run import ImportConfig, preview
 
     data, where = _settings("import", config, assignments)
@@ -221,7 +221,7 @@ def _preview(config: Path | None, assignments: list[str]) -> int:
 
 
 def _settings(verb: str, config: Path | None, assignments: list[str]) -> tuple[dict[str, Any], str]:
-    """The settings of a stage's verb, and where they stand."""
+    """Return the settings of a stage's verb, and where they were given."""
     where = str(config) if config else "command line"
     data = override(read_yaml(config) if config else {}, assignments)
     if data.setdefault("stage", verb) != verb:
@@ -260,7 +260,7 @@ def _checked(values: dict[str, Any], types: Mapping[str, type], verb: str) -> di
 
 
 def _quiet() -> None:
-    """Keep the libraries' chatter off the terminal; ours stays."""
+    """Silence the libraries' messages; the package's own are printed."""
     import logging
     import warnings
 

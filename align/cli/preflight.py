@@ -1,4 +1,4 @@
-"""What a run meets before its first step, met without loading weights: model folder, adapter, tokenizer, template.
+"""Check what a run needs before its first step, without weights: model folder, adapter, tokenizer, template.
 
 The same functions as in a run do the refusing, on the meta device, so that ``align check`` fails where a run would.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from align.cli.first_rows import Answer, Exchange, FirstRows
+from align.cli.first_rows import Exchange, FirstRows, RecordedResponse
 from align.core.config import BadInput, Compute, Template
 from align.data.tokens import RenderedPrompt, response_tokens
 from align.model.chat import Chat, Unusable
@@ -28,7 +28,7 @@ SYSTEM = {"role": "system", "content": "Be kind."}
 
 
 def check_source(source: Source, trained: Iterable[tuple[str, Tuner | None]], compute: Compute) -> int:
-    """Match weights, adapters and quantisation of a policy with its architecture; tell what trains and the layout.
+    """Match weights, adapters and quantisation of a policy with its architecture; print what is trained and the layout.
 
     Args:
         trained: the stages that train an adapter on it, and which one.
@@ -48,8 +48,8 @@ def check_source(source: Source, trained: Iterable[tuple[str, Tuner | None]], co
         inherited = parent.attach(skeleton(config), "policy", source.adapter)
         parent.fitting_tensors(inherited, "policy", source.adapter, source.base)
         sentences.add(parent.describe(inherited, "policy") + ", as its parent does")
-    for stage, asked in trained:
-        tuner = parent or asked or default_tuner()
+    for stage, configured in trained:
+        tuner = parent or configured or default_tuner()
         tuned = inherited if parent else tuner.attach(skeleton(config), "policy")
         if not parent:
             sentences.add(tuner.describe(tuned, "policy"))
@@ -75,49 +75,47 @@ def check_text(base: Path, template: Template, rows: int | None, data: Sequence[
         refuse_tokens_beyond(base, chat, rows)
     context = context_length_of(base)
     _show(chat, data)
-    for found in data:
-        problems = [problem for exchange in found.exchanges if (problem := _problem(chat, exchange, context))]
-        n, usable = len(found.exchanges), len(found.exchanges) - len(problems)
+    for part in data:
+        problems = [problem for exchange in part.exchanges if (problem := _problem(chat, exchange, context))]
+        n, usable = len(part.exchanges), len(part.exchanges) - len(problems)
         most = Counter(problems).most_common(1)[0][0] if problems else ""
-        kind = "rows" if found.is_all else "first rows"
-        if usable == 0 or (found.is_all and usable < found.min_rows):
-            why = (
-                f"{most}; {_remedy(tokenizer, template, found, context)}" if problems else "add rows or lower min_rows"
-            )
+        kind = "rows" if part.is_all else "first rows"
+        if usable == 0 or (part.is_all and usable < part.min_rows):
+            why = f"{most}; {_remedy(tokenizer, template, part, context)}" if problems else "add rows or lower min_rows"
             raise BadInput(
-                f"{found.path}: {usable} of {n} {kind} can be used under chat_template {chat.name}"
-                + (f", {found.min_rows} are asked for" if usable else "")
+                f"{part.path}: {usable} of {n} {kind} can be used under chat_template {chat.name}"
+                + (f", {part.min_rows} are asked for" if usable else "")
                 + f": {why}"
             )
-        print(f"data: {usable} of {n} {kind} of {found.path} can be used" + (f" ({most})" if problems else ""))
+        print(f"data: {usable} of {n} {kind} of {part.path} can be used" + (f" ({most})" if problems else ""))
 
 
 def context_length_of(base: Path) -> int | None:
-    """The longest row of a model folder, from its configuration."""
+    """Return the context length of a model folder, from its configuration."""
     return context_length(skeleton(config_of(base)))
 
 
 def _show(chat: Chat, data: Sequence[FirstRows]) -> None:
-    """Print a whole exchange; without data to decide, one that cannot be rendered is refused."""
-    turns = [message for found in data for exchange in found.exchanges for message in exchange.prompt]
+    """Print a whole exchange; where there are no data, refuse a template that cannot render it."""
+    turns = [message for part in data for exchange in part.exchanges for message in exchange.prompt]
     has_system = any(message["role"] == "system" for message in turns)
     prompt = [SYSTEM, QUESTION] if has_system else [QUESTION]
     stop = chat.tokenizer.convert_ids_to_tokens(chat.stop_id)
-    problem = _problem(chat, Exchange(prompt, [Answer([REPLY])]), None)
+    problem = _problem(chat, Exchange(prompt, [RecordedResponse([REPLY])]), None)
     if problem and not data:
         raise BadInput(f"chat_template {chat.name}: {problem}; {_try(chat.tokenizer)}")
     if problem:
         print(f"template: {chat.name}; an exchange cannot be rendered: {problem}")
         return
-    asked, whole = chat.render(prompt, ask=True), chat.render([*prompt, REPLY])
+    opening, whole = chat.render(prompt, ask=True), chat.render([*prompt, REPLY])
     print(
-        f"template: {chat.name}; a prompt reads {asked!r}, with its answer it reads {whole!r}, "
+        f"template: {chat.name}; a prompt reads {opening!r}, with its answer it reads {whole!r}, "
         f"an answer ends with {stop!r}"
     )
 
 
 def _problem(chat: Chat, exchange: Exchange, context: int | None) -> str | None:
-    """Why a run drops an exchange, or None."""
+    """Return the reason why a run drops an exchange, or None."""
     extra = (exchange.tools, exchange.arguments)
     try:
         prompt = RenderedPrompt(exchange.prompt, chat.prompt_ids(exchange.prompt, *extra), *extra)
@@ -133,7 +131,7 @@ def _problem(chat: Chat, exchange: Exchange, context: int | None) -> str | None:
 
 
 def _remedy(tokenizer: Any, template: Template, rows: FirstRows, context: int | None) -> str:
-    """Which built-in templates can render what this one cannot."""
+    """Name the built-in templates that can render what this one cannot."""
     working = []
     for name in _built_in(tokenizer):
         if name != template.name:
@@ -154,5 +152,5 @@ def _try(tokenizer: Any) -> str:
 
 
 def _built_in(tokenizer: Any) -> list[str]:
-    """ChatML first where its tokens are the tokenizer's own."""
+    """Return the built-in templates, ChatML first where its tokens are the tokenizer's own."""
     return ["chatml", "plain"] if "<|im_end|>" in tokenizer.get_vocab() else ["plain", "chatml"]

@@ -1,7 +1,7 @@
-"""`align quickstart`: the whole main job on the embedded world, offline, on CPU, in about four minutes.
+"""`align quickstart`: run the whole main job on the embedded world, offline, on CPU, in about four minutes.
 
 With ``--label-studio`` the same recipe, smaller, with the simulated people at a real server on this machine; some
-tasks are left open there for whoever sits at the keyboard.
+tasks are left open there for the user.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 def quickstart(runs: str | None = None, label_studio: bool = False) -> int:
-    """Run the pocket recipe into ``runs`` and print the table, the verdict and where the report lies.
+    """Run the pocket recipe into ``runs`` and print the table, the verdict and the path of the report.
 
     Returns 0 when the job was done, whatever the verdict.
     """
@@ -63,13 +63,13 @@ def quickstart(runs: str | None = None, label_studio: bool = False) -> int:
 
 
 def at_server(folder: Path) -> list[str]:
-    """The recipe's overrides with which its people judge at a server of ``folder``."""
+    """Return the recipe's overrides with which its people judge at a server of ``folder``."""
     paths = {"folder": folder / "label-studio", "guidelines": RECIPE.with_name("guidelines.md")}
     return [*AT_SERVER, *(f"votes.server.{name}={json.dumps(str(path))}" for name, path in paths.items())]
 
 
 def left_open(folder: Path) -> Iterator[str]:
-    """How the person at the keyboard judges what was left open, and what becomes of it."""
+    """Return how the user judges the tasks that were left open, and what becomes of them."""
     from annotation.campaign.posting import invite
     from annotation.campaign.settings import load_campaign
     from annotation.label_studio.server import start
@@ -92,7 +92,7 @@ def left_open(folder: Path) -> Iterator[str]:
 
 
 def print_table(folder: Path) -> None:
-    """One line per arm: means and 95 % intervals of what matters."""
+    """Print one line per arm: means and 95 % intervals."""
     print(f"{'':<12}" + "".join(f"{title:>25}" for title in COLUMNS.values()))
     for arm in ARMS:
         metrics = read_run(folder / arm).headline["metrics"]
@@ -106,7 +106,7 @@ def _cell(record: dict[str, Any] | None) -> str:
 
 
 def _limit_threads(purpose: str) -> None:
-    """Small matrices gain nothing from many threads; two are what the README's figures were made with."""
+    """Use two threads, as for the README's figures: small matrices gain nothing from more."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A recipe: a DAG of stages over one runs folder, each step run once and skipped when it is finished.
+"""Run a recipe: a DAG of stages in one folder of runs, in which a finished step is skipped.
 
 Inputs of a step name ``model``, ``data``, an earlier step, or a file in its run (``world/prompts.jsonl``).
 A path that starts with ``./`` or ``../`` is relative to the recipe's own file.
@@ -86,7 +86,7 @@ def _check_defaults(recipe: RecipeConfig, where: str) -> None:
 
 
 def step_config(recipe: RecipeConfig, step: Step, where: str) -> StageConfig:
-    """The validated stage config of a step, inputs resolved to paths."""
+    """Return the validated stage config of a step, with inputs resolved to paths."""
     verb = find(step.stage, f"{where}: step '{step.name}'")
     known = _fields(verb.module, verb.config)
     data: dict[str, Any] = {key: value for key, value in recipe.defaults.items() if key in known}
@@ -102,7 +102,7 @@ def step_config(recipe: RecipeConfig, step: Step, where: str) -> StageConfig:
 
 
 def check_folders(recipe: RecipeConfig, steps: Iterable[Step], where: str) -> None:
-    """Refuse folders that are not this recipe's to write to.
+    """Refuse folders into which this recipe must not write.
 
     Raises:
         BadInput: what lies there, and where.
@@ -113,7 +113,7 @@ def check_folders(recipe: RecipeConfig, steps: Iterable[Step], where: str) -> No
 
 
 def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
-    """Run the steps that are wanted, in order, and return their records.
+    """Run the chosen steps in order, and return their records.
 
     Raises:
         BadInput: a folder that this recipe may not write to, before anything is run or written; or what a
@@ -134,7 +134,7 @@ def run_recipe(recipe: RecipeConfig, where: str) -> list[RunRecord]:
 
 
 def exit_code(records: Sequence[RunRecord]) -> int:
-    """0 pass or done, 1 fail, 3 insufficient; several audits: fail before insufficient before pass.
+    """Return 0 pass or done, 1 fail, 3 insufficient; of several audits fail before insufficient before pass.
 
     An audit of an earlier version, whose record could be edited unseen, is insufficient.
     """
@@ -144,7 +144,7 @@ def exit_code(records: Sequence[RunRecord]) -> int:
 
 
 def wanted(recipe: RecipeConfig) -> list[Step]:
-    """All steps, or those that ``until`` needs."""
+    """Return all steps, or those that ``until`` needs."""
     if recipe.until is None:
         return recipe.steps
     needed = {recipe.until}
@@ -155,13 +155,13 @@ def wanted(recipe: RecipeConfig) -> list[Step]:
 
 
 def parents(recipe: RecipeConfig, step: Step) -> set[str]:
-    """Steps a step reads; the store that judgments go through counts as an input of who reads it."""
-    found = {value.partition("/")[0] for value in _flat(step.inputs)}
+    """Return the steps that a step reads, also through the feedback store and the evaluations of a folder."""
+    names = {value.partition("/")[0] for value in _flat(step.inputs)}
     if step.stage in ("pairs", "agreement"):
-        found |= {other.name for other in recipe.steps if other.stage in ("simulate", "import")}
+        names |= {other.name for other in recipe.steps if other.stage in ("simulate", "import")}
     if step.stage in ("audit", "compare"):
-        found |= {other.name for other in recipe.steps if other.stage == "eval"}
-    return found & {other.name for other in recipe.steps}
+        names |= {other.name for other in recipe.steps if other.stage == "eval"}
+    return names & {other.name for other in recipe.steps}
 
 
 def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _clear_store(path: Path) -> None:
             names = campaigns(store)
         if names:
             raise BadInput(
-                f"redo: {path} holds what people said in the campaign '{names[0]}'; move the store away, and "
+                f"redo: {path} holds judgments of the campaign '{names[0]}'; move the store away, and "
                 "name its new place as the campaign's feedback"
             )
     for part in COMPANIONS:
@@ -236,7 +236,7 @@ def _check_names(recipe: RecipeConfig, where: str) -> None:
     seen: set[str] = set()
     for step in recipe.steps:
         if step.name in seen:
-            raise BadInput(f"{where}: step '{step.name}' stands twice; names must differ")
+            raise BadInput(f"{where}: step '{step.name}' is given twice; names must differ")
         for value in _flat(step.inputs):
             head = value.partition("/")[0]
             if value in ("model", "data"):

@@ -1,8 +1,8 @@
-"""Configuration: one YAML file, one run, one stage, read so that it cannot lie.
+"""Read the configuration of a run: one YAML file per run, one stage per file.
 
 In: a YAML file and dotted overrides. Out: a frozen pydantic object of the stage's schema.
 Unknown keys are refused with the nearest valid name, repeated keys are refused with their line, and
-``3e-6`` is a number (YAML 1.1 reads it as text). Secrets never stand here: they come from the environment.
+``3e-6`` is a number (YAML 1.1 reads it as text). Secrets come from the environment, never from a configuration.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ MOST_VALUES = 100_000  # that a config holds, aliases counted each time
 
 
 class BadInput(Exception):
-    """Something the user gave or the outside did cannot be used: one line, exit code 2."""
+    """An input of the user, or a fault outside of the program: reported in one line, exit code 2."""
 
 
 class NotFinite(BadInput):
-    """A number that must be finite was not; nothing that was made of it is kept."""
+    """A number that must be finite is not; nothing computed from it is kept."""
 
 
 def check_meant(annotation: Any, value: Any) -> None:
-    """Refuse a value of a setting that would be read as another than the one that was meant.
+    """Refuse a value that would be read as another one than the user meant.
 
     Raises:
         ValueError: a truth value for a number, or a shell's ``~`` or ``$NAME`` in a path.
@@ -56,13 +56,13 @@ class Frozen(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:
-        """Truth values are no numbers; a shell's ``~`` and ``$NAME`` are no folders."""
+        """Refuse truth values for numbers, and a shell's ``~`` and ``$NAME`` in paths."""
         check_meant(cls.model_fields[str(info.field_name)].annotation, value)
         return value
 
 
 class StageConfig(Frozen):
-    """What every stage's YAML holds.
+    """The settings of every stage.
 
     ``INPUTS`` names the fields that are paths to what the stage reads (run folders, model folders, files):
     they are hashed into the run's record. A field may hold one path or a list of paths.
@@ -79,7 +79,7 @@ class StageConfig(Frozen):
 
     @classmethod
     def renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings by today's names, where earlier versions had others; ValueError where both are given."""
+        """Return the settings by today's names, from those of earlier versions; ValueError where both are given."""
         return dict(settings)
 
     @model_validator(mode="before")
@@ -88,14 +88,14 @@ class StageConfig(Frozen):
         return cls.renamed(settings) if isinstance(settings, Mapping) else settings
 
     def input_hashes(self) -> dict[str, str]:
-        """Hashes of inputs that are not files of data, by field name (a store's chain head, a function's code)."""
+        """Return hashes of inputs that are not files, by field name (a store's chain head, a function's code)."""
         return {}
 
     def why_nothing(self, inputs: Mapping[str, Mapping[str, str]]) -> str:
-        """The message where the run of this config is finished already; ``inputs`` are those that it recorded.
+        """Return the message for a run of this config that is finished already; ``inputs`` are those that it recorded.
 
         Raises:
-            BadInput: what it did elsewhere than in its folder is not there.
+            BadInput: what the run wrote outside of its folder is missing.
         """
         return "nothing to do"
 
@@ -112,7 +112,7 @@ class Template(NamedTuple):
 
 
 class TextConfig(StageConfig):
-    """What every stage that renders conversations holds."""
+    """The settings of every stage that renders conversations."""
 
     chat_template: str | None = Field(default=None, description="plain, chatml or a Jinja file; else the model's own")
     template_arguments: dict[str, Any] | None = Field(
@@ -123,16 +123,16 @@ class TextConfig(StageConfig):
     @field_validator("template_arguments")
     @classmethod
     def _has_a_day(cls, arguments: dict[str, Any] | None) -> dict[str, Any] | None:
-        """YAML reads 2026-11-28 as a day; it is kept as text, as JSON and templates want it."""
+        """Keep a day as text, which JSON and templates take; YAML reads 2026-11-28 as a date."""
         return None if arguments is None else {**arguments, **_day_of(arguments)}
 
     def template(self, created: str) -> Template:
-        """The template as asked for, by a run that was created at an ISO time."""
+        """Return the configured template, for a run that was created at an ISO time."""
         return Template(self.chat_template, self.template_arguments or {}, created[:10])
 
 
 class Compute(Frozen):
-    """Where and how a model runs; every value is explicit so that two arms of a comparison are alike."""
+    """Where and how a model runs; each value is recorded, so that two arms of a comparison are equal."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes the GPU where there is one")
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -171,7 +171,7 @@ class Watch(Frozen):
     """The fixed prompts whose answers are written to samples.jsonl while training."""
 
     prompts: int = Field(default=16, ge=0, description="prompts that are answered each time")
-    every: int = Field(default=10, ge=1, description="steps (PPO: iterations) between two looks")
+    every: int = Field(default=10, ge=1, description="steps (PPO: iterations) from one time to the next")
     max_new_tokens: int = Field(default=64, ge=1, description="most tokens of a response")
 
 
@@ -184,21 +184,21 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
+    keys: set[Any] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
             where = f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}"
             raise BadInput(f"{where}: merge keys ('<<') are not read; write the keys out")
         key = loader.construct_object(key_node, deep=True)
-        if key in seen:
+        if key in keys:
             line = key_node.start_mark.line + 1
-            raise BadInput(f"{key_node.start_mark.name}:{line}: key '{key}' stands twice; keep one")
-        seen.add(key)
+            raise BadInput(f"{key_node.start_mark.name}:{line}: key '{key}' is given twice; keep one")
+        keys.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
 def _plain_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-    """A number, unless YAML 1.1 reads it as few people do: 010 as eight, 1:30 as ninety."""
+    """Read a number, and refuse one that YAML 1.1 reads as few people do: 010 as eight, 1:30 as ninety."""
     text = node.value.lstrip("+-").replace("_", "")
     if ":" in text or re.fullmatch(r"0\d+", text):
         where = f"{node.start_mark.name}:{node.start_mark.line + 1}"
@@ -239,14 +239,14 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 class _Extent(NamedTuple):
-    """How much a part of a document holds, what it refers to counted each time."""
+    """Numbers of values and levels of a part of a document; what it refers to counts each time."""
 
     values: int
     levels: int
 
 
 def _measure(node: yaml.Node, name: str, known: dict[int, _Extent], around: set[int]) -> _Extent:
-    """Refuse a document that is short and spells endlessly much, or that holds itself."""
+    """Refuse a document whose references spell too many values, or that refers to itself."""
     if id(node) in around:
         raise BadInput(f"{name}:{node.start_mark.line + 1}: a value refers to itself; write it out")
     if id(node) in known:
@@ -304,7 +304,7 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
 
 
 def build(schema: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT:
-    """Validate ``data`` by ``schema``; an error names the key, what was expected and the nearest valid key."""
+    """Validate ``data`` by ``schema``; BadInput names each key, what was expected and the nearest valid key."""
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -312,7 +312,7 @@ def build(schema: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT
 
 
 def _day_of(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The day among template arguments in its ISO form; ValueError where it is none."""
+    """Return the day among template arguments in its ISO form; ValueError where it is no day."""
     if "date" not in arguments:
         return {}
     try:
@@ -322,7 +322,7 @@ def _day_of(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _types_of(annotation: Any) -> set[Any]:
-    """The types that an annotation names, those inside unions and lists too."""
+    """Return the types that an annotation names, inside of unions and lists too."""
     inner = get_args(annotation)
     return set().union(*map(_types_of, inner)) if inner else {annotation}
 

@@ -1,4 +1,4 @@
-"""What a suite declares of itself and of its metrics, so that nothing else has to know the suite.
+"""The declarations of suites and metrics, which audits and reports read in place of the suites.
 
 An evaluation writes its suite's declaration into its record; gates, comparisons and reports read directions, kinds,
 ranges and guards there. Not here: the suites themselves, and the table for records that carry no declaration
@@ -20,7 +20,7 @@ FORMULA = "formula"  # the judge of a value that a formula gives for the whole e
 
 
 class Metric(Frozen):
-    """What a metric is by its definition, not by the values that were seen.
+    """A metric by its definition, not by the values that were measured.
 
     ``kind``: one result is 0 or 1 (binary), lies in [0, 1] (share), or has no bound on at least one side (unbounded).
     A metric ``accuracy`` also declares its slices ``accuracy/<family>``.
@@ -48,7 +48,7 @@ class Metric(Frozen):
     guarded_by: tuple[str, ...] = Field(default=(), description="metrics that need gates beside a gate on this one")
     needs_answers: bool = Field(default=False, description="garbage may score well on it")
     of_garbage: float | None = Field(
-        default=None, description="score of an answer that its base model finds improbable; null: as the judge says"
+        default=None, description="score of an answer that its base model finds improbable; null: the judge's"
     )
 
     @model_validator(mode="before")
@@ -60,16 +60,16 @@ class Metric(Frozen):
 
     @property
     def span(self) -> tuple[float, float]:
-        """Lowest and highest value; infinite where nothing bounds it."""
+        """Return the lowest and the highest value; infinite where nothing bounds it."""
         return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether its values lie in [0, 1] by definition."""
+        """Return whether its values lie in [0, 1] by definition."""
         return self.kind != "unbounded"
 
     def turned(self, value: float) -> float:
-        """A value or a difference turned so that more is better."""
+        """Return a value or a difference with the sign at which more is better."""
         return value if self.higher_is_better else -value
 
 
@@ -96,16 +96,16 @@ class Declaration(Frozen):
         return self
 
     def has(self, name: str) -> bool:
-        """Whether a metric, or the metric that a slice belongs to, is declared."""
+        """Return whether a metric, or the metric that a slice belongs to, is declared."""
         return name.partition("/")[0] in (metric.name for metric in self.metrics)
 
     def metric(self, name: str) -> Metric:
-        """The declaration of a metric; ``accuracy/fact`` is declared by ``accuracy``.
+        """Return the declaration of a metric; ``accuracy/fact`` is declared by ``accuracy``.
 
         Raises:
             BadInput: the suite declares no such metric.
         """
         own = {metric.name: metric for metric in self.metrics}
-        if (found := own.get(name.partition("/")[0])) is None:
+        if (declared := own.get(name.partition("/")[0])) is None:
             raise BadInput(f"suite {self.suite} has no metric '{name}'; it has {', '.join(own)}")
-        return found
+        return declared

@@ -1,4 +1,4 @@
-"""Files that are never seen half-written, and the lock of a runs folder.
+"""Read and write files, none of which is ever half-written, and lock a runs folder.
 
 Everything that a run leaves is written aside and renamed. Not here: hashes (``hashes.py``).
 """
@@ -22,7 +22,7 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it, so that it is never seen half-written."""
+    """Write a file aside and rename it, so that nobody reads it half-written."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -42,7 +42,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, by name; none where it is not there.
+    """Return the folders in a folder, by name; none where it does not exist.
 
     Raises:
         BadInput: it cannot be listed, so that what lies in it would be passed over.
@@ -56,7 +56,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_under(folder: Path) -> list[Path]:
-    """Every file under a folder, by path, those behind links to folders once; none where the folder is not there.
+    """Return every file under a folder, by path, those behind links to folders once; none where it does not exist.
 
     Raises:
         BadInput: a folder under it cannot be listed, so that what lies in it would be passed over.
@@ -137,7 +137,7 @@ class Cut(NamedTuple):
 
 
 def cut_jsonl(path: Path, last_step: int) -> Cut:
-    """Keep the rows up to ``last_step``: what a resumed run will write again goes, and what cannot be read is named.
+    """Keep the rows up to ``last_step``: remove those that a resumed run writes again, and those that cannot be read.
 
     ``unreadable`` holds ``line 7 (not JSON)`` for each line that is no JSON object with a whole number as its step.
     """
@@ -160,7 +160,7 @@ def cut_jsonl(path: Path, last_step: int) -> Cut:
 
 
 def _step_of(line: bytes) -> int | str:
-    """The step of a journal's row, or what is wrong with the row."""
+    """Return the step of a journal's row, or what is wrong with the row."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

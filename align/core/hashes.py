@@ -1,4 +1,4 @@
-"""Hashes that mean content: of files, of model and adapter folders, and of the code of a function.
+"""Hash contents: of files, of model and adapter folders, and of the code of functions.
 
 No torch: a safetensors file is hashed from its own header.
 """
@@ -25,7 +25,7 @@ LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
-    """sha256 over the files that functions, classes or modules are written in; one without a file counts by its name.
+    """Return the sha256 of the files of functions, classes or modules; one without a file counts by its name.
 
     The file of a function or class counts with the modules beside it that it imports, and those that they import.
     """
@@ -48,7 +48,7 @@ def code_hash(*sources: Callable[..., Any] | ModuleType) -> str:
 
 
 def _imported_beside(file: Path) -> set[Path]:
-    """A module's file and those of its folder that it imports, one by way of another."""
+    """Return a module's file and those of its folder that it imports, directly or through each other."""
     files: set[Path] = set()
     waiting = [file]
     while waiting:
@@ -75,7 +75,7 @@ def file_hash(path: Path) -> str:
 
 
 def has_other_text(path: Path, sha256: str | None) -> bool:
-    """Whether a text file holds another text than one of a known hash; False where there is no file or no hash."""
+    """Return whether a text file differs from a text of a known hash; False where there is no file or no hash."""
     if sha256 is None or not path.is_file():
         return False
     try:
@@ -86,7 +86,7 @@ def has_other_text(path: Path, sha256: str | None) -> bool:
 
 
 def artefact_hash(folder: Path, version: int = HASH_VERSION) -> str:
-    """Hash of what a run (or a model folder) is for: tensors by name, JSON by content, other files by bytes.
+    """Return the hash of what a run or a model folder holds: tensors by name, JSON by content, other files by bytes.
 
     Of a run its ``adapter/``, ``model/`` and ``value/`` count, or every file where it has none of them. Of a model or
     an adapter folder every file counts, and of an adapter folder the base that it names as well. JSON is hashed in
@@ -116,7 +116,7 @@ def artefact_hash(folder: Path, version: int = HASH_VERSION) -> str:
 
 
 def base_of_adapter(folder: Path) -> Path | None:
-    """The base model's folder of an adapter folder; None where it is no adapter folder or its base is not here.
+    """Return the folder of an adapter's base; None where it is no adapter folder or the base does not exist.
 
     An adapter folder has ``adapter_config.json``, a model folder ``config.json``.
     """
@@ -131,7 +131,7 @@ def base_of_adapter(folder: Path) -> Path | None:
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """What a safetensors file says of its tensors, by name: ``dtype``, ``shape`` and ``data_offsets``.
+    """Return the header of a safetensors file: ``dtype``, ``shape`` and ``data_offsets`` by name.
 
     Raises:
         BadInput: the header is no header, or the file does not hold the bytes that it names.
@@ -169,14 +169,14 @@ def _content_hash(path: Path) -> str:
         try:
             value = _canonical(json.loads(path.read_text(encoding="utf-8")))
             text = json.dumps(value, sort_keys=True)
-        except (ValueError, RecursionError):  # no JSON that can be read: whoever reads the file says so
+        except (ValueError, RecursionError):  # no JSON that can be read: the reader of the file reports it
             return file_hash(path)
         return hashlib.sha256(text.encode()).hexdigest()
     return file_hash(path)
 
 
 def _canonical(value: Any, key: str = "") -> Any:
-    """PEFT writes sets of module names as lists without an order; every other list keeps its own."""
+    """Sort the lists that PEFT writes of sets of module names; every other list keeps its order."""
     if isinstance(value, dict):
         return {name: _canonical(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -185,7 +185,7 @@ def _canonical(value: Any, key: str = "") -> Any:
 
 
 def _tensor_hash(path: Path) -> str:
-    """sha256 over (name, dtype, shape, bytes) sorted by name: the order in the file does not count.
+    """Return the sha256 of (name, dtype, shape, bytes) sorted by name, whatever their order in the file.
 
     A file of 16 MiB and more is read once per process as long as its inode, size and times stay as they are: its
     hash is needed by every input that is built on it.

@@ -1,4 +1,4 @@
-"""The inputs of a stage: where they lie, the hash of each, and whether a run that exists is the one that is asked for.
+"""Find and hash the inputs of a stage, and compare a configured run with a run that exists.
 
 In: a stage's config, and the record of a run. Out: paths and hashes by input, or the first difference in words.
 """
@@ -21,7 +21,7 @@ from align.core.run_record import RunRecord, finished_run, is_run, read_run
 
 
 def input_hash(path: Path, version: int = HASH_VERSION) -> str:
-    """Hash of an input: a run's artefact, a folder's artefact hash (by the rule ``version``), or a file's bytes.
+    """Hash an input: a run's artefact, a folder's artefact hash (by the rule ``version``), or a file's bytes.
 
     Raises:
         BadInput: nothing is there, or a finished run's files, or those of the base under them, are not what they were.
@@ -41,7 +41,7 @@ def input_hash(path: Path, version: int = HASH_VERSION) -> str:
 
 
 def code_hashes(config: StageConfig) -> dict[str, str]:
-    """Hashes of what is no file of data: what the config names, and the code of its parts from elsewhere."""
+    """Return hashes of inputs that are not files of data, and of the code of parts from outside the package."""
     hashes = {name: code_hash(*part.code()) for name, part in parts_of(config) if part.code()}
     attention = getattr(getattr(config, "compute", None), "attention", None)
     kind = attention.get("kind") if isinstance(attention, dict) else attention
@@ -51,7 +51,7 @@ def code_hashes(config: StageConfig) -> dict[str, str]:
 
 
 def _refuse_changed_base(path: Path, record: RunRecord) -> None:
-    """A run's hash covers its adapter alone, so the base that it was trained on is held against the record."""
+    """Compare the base of a run's adapter with the record: the hash of the run covers its adapter alone."""
     base, known = base_of_adapter(path / "adapter"), record.lineage.get("base")
     if base is None or known is None:
         return
@@ -63,7 +63,7 @@ def _refuse_changed_base(path: Path, record: RunRecord) -> None:
 
 
 def input_paths(config: StageConfig | Part, names: Iterable[str] | None = None) -> dict[str, Path]:
-    """The inputs of a config by name (all, or those named); a list field yields name[0], name[1], ...
+    """Yield the inputs of a config by name (all, or those named); a list field yields name[0], name[1], ...
 
     A part that reads paths of its own adds name.field.
     """
@@ -80,24 +80,24 @@ def input_paths(config: StageConfig | Part, names: Iterable[str] | None = None) 
 
 
 def input_hashes(config: StageConfig, version: int = HASH_VERSION) -> dict[str, str]:
-    """Content hash of every input by name."""
+    """Return the content hash of every input by name."""
     return {name: input_hash(path, version) for name, path in input_paths(config).items()} | code_hashes(config)
 
 
 def resolved(config: StageConfig) -> dict[str, Any]:
-    """A config as plain JSON values, without the folder it is written to."""
+    """Return a config as plain JSON values, without the folder that it is written to."""
     data = json.loads(config.model_dump_json())
     data.pop("run")
     return data
 
 
 def settings(config: StageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config that is not a path: inputs count by their content, wherever they lie."""
+    """Return the part of a resolved config that is not a path: inputs count by their content."""
     return {key: value for key, value in values.items() if key not in config.INPUTS and key != "feedback"}
 
 
 def differing_key(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first dotted key at which two resolved configs differ, or None."""
+    """Return the first dotted key at which two resolved configs differ, or None."""
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
@@ -109,7 +109,7 @@ def differing_key(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = 
 
 
 def difference(record: RunRecord, config: StageConfig) -> str | None:
-    """What makes ``config`` another run than ``record``, in words; None if nothing does."""
+    """Return in words why ``config`` is another run than ``record``, or None."""
     before = settings(config, config.renamed(record.resolved))
     if key := differing_key(before, settings(config, resolved(config))):
         return f"key '{key}' differs from the run in that folder"
@@ -129,7 +129,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", 
 
 
 def new_record(config: StageConfig) -> RunRecord:
-    """The record that a run of this config begins with: inputs, their hashes, and the lineage that it inherits."""
+    """Return the record that a run of this config begins with: inputs, their hashes, and the inherited lineage."""
     inputs: dict[str, dict[str, str]] = {}
     parents: dict[str, dict[str, str]] = {}
     lineage: dict[str, str] = {}

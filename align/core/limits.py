@@ -1,7 +1,7 @@
-"""What comes from outside, held to limits: how deep data may be nested, how long a row, a file or an answer may be.
+"""Read data from outside within limits: depth of nesting, length of a row, size of a file or an answer.
 
 In: bytes or text of a file or a server. Out: plain Python values, or an error before memory or the stack runs out.
-Compressed data is measured as it is unpacked. A secret that a server repeats is taken out of what it says. Not here:
+Compressed data is measured as it is unpacked. A secret that a server repeats is masked in its answer. Not here:
 what the data means, and the words of an error (the callers know the file, the row or the address).
 """
 
@@ -24,11 +24,11 @@ NESTING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class TooLong(ValueError):
-    """More than is read; says of what and how much."""
+    """Data exceeds a limit; the message names the data and the limit."""
 
 
 def parse_json(text: str | bytes, *, keys_once: bool = False) -> Any:
-    """The value that JSON text spells.
+    """Return the value of a JSON text.
 
     Args:
         keys_once: refuse an object that gives a key twice.
@@ -44,7 +44,7 @@ def parse_json(text: str | bytes, *, keys_once: bool = False) -> Any:
 
 
 def bounded_lines(file: IO[AnyStr], most_row: int = MOST_ROW, most: int = MOST_ROWS) -> Iterator[AnyStr]:
-    """The lines of an open file, ends included.
+    """Yield the lines of an open file, with their ends.
 
     Raises:
         TooLong: a line, or all of them together, are longer than is read.
@@ -63,7 +63,7 @@ def bounded_lines(file: IO[AnyStr], most_row: int = MOST_ROW, most: int = MOST_R
 
 
 def bounded_bytes(file: IO[bytes], most: int = MOST_WHOLE) -> bytes:
-    """All bytes of an open file or answer.
+    """Return all bytes of an open file or answer.
 
     Raises:
         TooLong: there are more than are read.
@@ -78,7 +78,7 @@ def bounded_bytes(file: IO[bytes], most: int = MOST_WHOLE) -> bytes:
 
 
 def masked(value: Any, secret: str | None) -> Any:
-    """A copy of a JSON value in whose texts a secret is replaced by ``[key]``; no secret, or a placeholder, is none."""
+    """Copy a JSON value, in whose texts a secret is replaced by ``[key]``; no secret, or a placeholder, is none."""
     if not secret or len(secret) < SHORTEST_SECRET:
         return value
     if isinstance(value, str):
@@ -91,14 +91,14 @@ def masked(value: Any, secret: str | None) -> Any:
 
 
 def without_secret(text: str, secret: str) -> str:
-    """``text`` with ``[key]`` in place of a secret, in upper or lower case."""
+    """Return ``text`` with ``[key]`` in place of a secret, in upper or lower case."""
     if secret.lower() not in text.lower():  # six times as fast as the pattern
         return text
     return re.sub(re.escape(secret), "[key]", text, flags=re.IGNORECASE)
 
 
 def shown_size(count: int) -> str:
-    """A number of bytes as people write it."""
+    """Return a number of bytes with its unit."""
     units = (("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10))
     return next((f"{count / size:g} {unit}" for unit, size in units if count >= size), f"{count} bytes")
 
@@ -107,12 +107,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' stands twice in an object")
+        raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' is given twice in an object")
     return row
 
 
 def _levels(text: str) -> int:
-    """How deep brackets are nested, those inside of strings aside."""
+    """Return how deep brackets are nested, without those inside of strings."""
     level = deepest = 0
     for mark in NESTING.finditer(text):
         if mark[0] in "[{":

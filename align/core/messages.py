@@ -1,4 +1,4 @@
-"""Messages in one form, whoever wrote them: the form that all readers of files produce and all rendering expects.
+"""Convert messages of all sources to one form, which all readers produce and all rendering expects.
 
 In: a text, a message, or a list of messages, as files and servers give them. Out: messages of known roles with text as
 content, reasoning under ``reasoning_content`` and tool calls whose arguments are objects. A field that has no place in
@@ -29,14 +29,14 @@ NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class NoMessage(ValueError):
-    """Why a value is no message. A bracket at its end tells rows of one reason apart."""
+    """A value is no message; the text is the reason. Rows that differ only in brackets at its end have one reason."""
 
 
 def read_messages(value: Any, role: str, where: str) -> list[Message]:
-    """Messages in the one form; text is one message of ``role``, None and the empty text are no messages.
+    """Return messages in the one form; text is one message of ``role``, None and the empty text are no messages.
 
     Raises:
-        NoMessage: it is neither text nor messages, or a message holds what has no place in the form; says which.
+        NoMessage: it is neither text nor messages, or a message has a field that the form does not have.
     """
     if value is None or value == "":
         return []
@@ -50,7 +50,7 @@ def read_messages(value: Any, role: str, where: str) -> list[Message]:
 
 
 def read_message(given: Mapping[str, Any], where: str) -> Message:
-    """One message in the one form; empty fields, with which tables fill their rows, are left out.
+    """Return a message in the one form, without the empty fields with which tables fill their rows.
 
     Raises:
         NoMessage: see ``read_messages``.
@@ -78,7 +78,7 @@ def read_message(given: Mapping[str, Any], where: str) -> Message:
 
 
 def arguments_of(given: Any, where: str) -> dict[str, Any]:
-    """A tool call's arguments as an object; JSON text of one becomes what it spells, once.
+    """Return the arguments of a tool call as an object; JSON text of an object is parsed once.
 
     Raises:
         NoMessage: they are neither.
@@ -95,7 +95,7 @@ def arguments_of(given: Any, where: str) -> dict[str, Any]:
 
 
 def _text(content: Any, where: str) -> str:
-    """Content as text: the parts of a list are joined where all are text."""
+    """Return content as text: the parts of a list are joined where all are text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list | tuple):
@@ -113,7 +113,7 @@ def _text(content: Any, where: str) -> str:
 
 
 def _reasoning(message: Mapping[str, Any], where: str) -> str | None:
-    """The reasoning of a message, under any of its names; None where it has none."""
+    """Return the reasoning of a message, under any of its names; None where it has none."""
     given = {name: message[name] for name in REASONING if name in message}
     if not all(isinstance(text, str) for text in given.values()):
         raise NoMessage(f"{where}: '{next(iter(given))}' of a message is no text")
@@ -123,7 +123,7 @@ def _reasoning(message: Mapping[str, Any], where: str) -> str | None:
 
 
 def _calls(given: Any, where: str) -> list[dict[str, Any]]:
-    """Tool calls as ``{"type": "function", "function": {"name", "arguments"}}``, with their id where they have one."""
+    """Convert tool calls to ``{"type": "function", "function": {"name", "arguments"}}``, with their ids."""
     if not isinstance(given, list | tuple) or not all(isinstance(call, Mapping) for call in given):
         raise NoMessage(f"{where}: tool_calls of a message are no list of objects")
     return [_call({key: value for key, value in call.items() if value is not None}, where) for call in given]
@@ -149,7 +149,7 @@ UNSTORABLE = re.compile("[\ud800-\udfff\0]")
 
 
 def scrubbed(value: Any, count: list[int]) -> Any:
-    """A copy of a JSON value with NUL and lone surrogates replaced by U+FFFD; adds how many to ``count[0]``."""
+    """Copy a JSON value with NUL and lone surrogates replaced by U+FFFD; adds how many to ``count[0]``."""
     if isinstance(value, str):
         clean, n = UNSTORABLE.subn("\ufffd", value)
         count[0] += n
@@ -162,7 +162,7 @@ def scrubbed(value: Any, count: list[int]) -> Any:
 
 
 def normalised(prompt: Sequence[Message]) -> str:
-    """A prompt's text without case, spaces and punctuation: near-duplicates come out equal.
+    """Return a prompt's text without case, spaces and punctuation, so that near-duplicates are equal.
 
     A prompt of punctuation alone keeps it, and so does a message without text (its tool calls count).
     """
@@ -176,7 +176,7 @@ def _plain(message: Message) -> str:
 
 
 class _Words(dict[int, str]):
-    """Characters as they stand in a normalised prompt, looked up once each: what is no part of a word is a space."""
+    """A table of characters for normalised prompts: a character that is no part of a word becomes a space."""
 
     def __missing__(self, code: int) -> str:
         self[code] = chr(code) if unicodedata.category(chr(code))[0] in "LNMS" else " "
@@ -194,7 +194,7 @@ class Parts(NamedTuple):
 
 
 def split_reasoning(text: str, opened: str | None = None) -> Parts:
-    """Reasoning and content of a response; a text without marks is all content, to the letter.
+    """Split a response into reasoning and content; a text without marks is content as a whole.
 
     Args:
         opened: the mark with which the prompt ended, where the template opens the reasoning itself. A response that
@@ -218,11 +218,11 @@ def split_reasoning(text: str, opened: str | None = None) -> Parts:
 
 
 def opened_by(prompt: str) -> str | None:
-    """The mark of reasoning that a rendered prompt ends with, if any."""
+    """Return the mark of reasoning that a rendered prompt ends with, if any."""
     end = prompt.rstrip()
     return next((mark for mark in MARKS if end.endswith(mark)), None)
 
 
 def visible_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of a response that its reader sees: content without the reasoning before it."""
+    """Return the text of a response that its reader sees: content without the reasoning before it."""
     return "\n\n".join(split_reasoning(str(message.get("content") or "")).content for message in messages)

@@ -1,4 +1,4 @@
-"""What a user chooses by name: a part by its ``kind``, and anything that is written ``module:name``.
+"""Load what a configuration names: a part by its ``kind``, and anything that is written ``module:name``.
 
 An extension point (suites, judges, tuners, losses, samplers, attention, rewards, importers) is a :class:`Seam`: a table
 of shipped names. A part is a class derived from :class:`Part`: its fields are its settings, so a configuration that
@@ -40,7 +40,7 @@ class Part(Frozen):
     kind: str = Field(description="a shipped name, or module:Class")
 
     def code(self) -> tuple[Any, ...]:
-        """Classes and functions from outside the package that the part runs: other code is another run."""
+        """Return the classes and functions from outside the package that the part runs: inputs of the run."""
         return (type(self),) if ":" in self.kind else ()
 
     @model_serializer(mode="wrap")
@@ -53,19 +53,19 @@ PartT = TypeVar("PartT", bound=Part)
 
 
 class Seam(NamedTuple):
-    """A place where parts plug in: what such a part is called, and the shipped ones as ``module:Class`` by name."""
+    """An extension point: what its parts are called, and the shipped ones as ``module:Class`` by name."""
 
     what: str
     shipped: Mapping[str, str]
 
 
 def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
-    """The part that a setting asks for: a name alone, or a section with ``kind`` and the part's own settings.
+    """Return the part that a setting chooses: a name alone, or a section with ``kind`` and the part's settings.
 
     Meant for a field's validator, which puts the key before the message.
 
     Raises:
-        ValueError: the kind is unknown, cannot be imported, is no part of this seam, or refuses its settings.
+        ValueError: the kind is unknown, cannot be imported, is another kind of part, or refuses its settings.
     """
     if isinstance(given, base):
         return given
@@ -99,7 +99,7 @@ def one_or_more(given: Any) -> Any:
 
 
 def parts_of(config: Frozen) -> Iterator[tuple[str, Part]]:
-    """The parts that a config chooses, each with its field's name; those of a list as name[0], name[1], ..."""
+    """Yield the parts that a config chooses, each with its field's name; those of a list as name[0], name[1], ..."""
     for name in type(config).model_fields:
         value = getattr(config, name)
         if isinstance(value, Part):
@@ -148,7 +148,7 @@ def calling(what: str, code: object) -> Iterator[None]:
 
 
 def raised(error: BaseException, file: str | None = None) -> str:
-    """What was raised, in one line, with the place: the last line of ``file`` that was reached, or the last of all."""
+    """Return in one line what was raised and where: the last line of ``file`` in the traceback, or its last line."""
     text = " ".join(str(error).split())[:200]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     frames = [frame for frame in frames if file is None or frame.filename == file]

@@ -72,7 +72,7 @@ def _line(problem: Mapping[str, Any], place: _Place) -> str:
 
 
 def _place(schema: type[BaseModel], location: Sequence[int | str], given: Any) -> _Place:
-    """Walk a location down schema and settings: without tags of unions, or the place of a value that stands alone."""
+    """Follow a location through schema and settings, without tags of unions and indices of lists that are none."""
     keys: list[str] = []
     section: type[BaseModel] | None = schema
     kind: Any = schema
@@ -91,7 +91,7 @@ def _place(schema: type[BaseModel], location: Sequence[int | str], given: Any) -
 
 
 def _members(kind: Any) -> list[Any]:
-    """The types of a union, or of a list's values, without None."""
+    """Return the types of a union, or of the values of a list, without None."""
     origin = get_origin(kind)
     if origin is Annotated:
         return _members(get_args(kind)[0])
@@ -103,5 +103,5 @@ def _members(kind: Any) -> list[Any]:
 
 
 def _is_short(value: Any) -> bool:
-    """Whether a value fits into an error's one line."""
+    """Return whether a value fits into the one line of an error."""
     return isinstance(value, str | int | float | bool | None) and len(repr(value)) < 200

@@ -1,4 +1,4 @@
-"""What a run ran on: processor, packages, revision of the code, memory. No torch is loaded here, only asked."""
+"""Record what a run ran on: processor, packages, revision of the code, memory; torch only where it is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def reset_peak_memory() -> None:
-    """Start a new high-water mark: of the GPU's memory, or of resident memory (Linux; elsewhere the process's)."""
+    """Start a new peak: of the GPU's memory, or of resident memory (Linux; elsewhere that of the whole process)."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -27,7 +27,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> float:
-    """The high-water mark in MB: of the GPU where one is used, else of resident memory (0 where unknown)."""
+    """Return the peak in MB: of the GPU where one is used, else of resident memory (0 where unknown)."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated() / 1e6)
@@ -39,13 +39,13 @@ def peak_memory_mb() -> float:
 
 
 def threads() -> int | None:
-    """Threads torch computes with; None where it is not loaded."""
+    """Return the number of threads of torch; None where it is not loaded."""
     torch = sys.modules.get("torch")
     return torch.get_num_threads() if torch is not None else None
 
 
 def packages(names: Iterable[str]) -> dict[str, str]:
-    """Installed versions by distribution name; what is missing is left out."""
+    """Return installed versions by distribution name, without those that are missing."""
     versions = {}
     for name in names:
         with suppress(metadata.PackageNotFoundError):
@@ -54,7 +54,7 @@ def packages(names: Iterable[str]) -> dict[str, str]:
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, Python and threads."""
+    """Return processor, cores, Python and threads."""
     return {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version(), "threads": threads()}
 
 
@@ -69,7 +69,7 @@ def _cpu() -> str:
 
 @functools.cache
 def code() -> dict[str, str]:
-    """Revision of the code and a hash of its uncommitted difference, where it runs from a git checkout."""
+    """Return the revision of a git checkout and a hash of its uncommitted difference; nothing elsewhere."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)

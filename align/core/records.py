@@ -21,24 +21,24 @@ Message = dict[str, Any]  # {"role", "content", ...tool_calls, reasoning_content
 
 
 class Record(BaseModel):
-    """Immutable; unknown fields are errors."""
+    """A record: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _is_none(value: Any) -> bool:
-    """For fields that came later: records without them keep their bytes."""
+    """Return whether to leave out a field that earlier versions did not have: their records keep their bytes."""
     return value is None
 
 
 def content_hash(value: Any) -> str:
-    """First 16 hex digits of sha256 over canonical JSON (sorted keys, no spaces, UTF-8)."""
+    """Return the first 16 hex digits of the sha256 of canonical JSON (sorted keys, no spaces, UTF-8)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def check_messages(messages: list[Message], where: str) -> None:
-    """Every message has a role and some content (text, tool calls or reasoning); ValueError names the first bad one."""
+    """Check that every message has a role, and text, tool calls or reasoning; ValueError names the first bad one."""
     if not messages:
         raise ValueError(f"{where}: no messages")
     for index, message in enumerate(messages):
@@ -52,7 +52,7 @@ def check_messages(messages: list[Message], where: str) -> None:
 
 
 def is_empty(response: list[Message]) -> bool:
-    """Whether a response is one assistant message without text (white space apart), tool calls or reasoning."""
+    """Return whether a response is one assistant message without text (white space apart), tool calls or reasoning."""
     if len(response) != 1 or response[0].get("role") != "assistant":
         return False
     message, content = response[0], response[0].get("content")
@@ -61,12 +61,12 @@ def is_empty(response: list[Message]) -> bool:
 
 
 def prompt_id(prompt: list[Message], tools: list[dict[str, Any]] | None = None) -> str:
-    """The identity of a prompt: what splits, leakage checks and pairing go by."""
+    """Return the identity of a prompt, by which splits, leakage checks and pairing compare."""
     return content_hash({"prompt": prompt, "tools": tools} if tools else prompt)
 
 
 class Tokens(Record):
-    """The token ids that a policy wrote, with the stop token where it ended, and what they are the ids of.
+    """The token ids that a policy wrote, with the stop token where it ended, and hashes of what they belong to.
 
     ``chat`` is the hash of the tokenizer and template under which they mean what they mean, ``exchange`` that of the
     prompt's ids before them, of the messages that they were read as, and of themselves: after another prompt, beside
@@ -99,7 +99,7 @@ class Response(Record):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """A response of ``candidates.jsonl``, without its other fields.
+        """Read a response of ``candidates.jsonl``, without its other fields.
 
         Raises:
             KeyError: it has no messages.
@@ -109,7 +109,7 @@ class Response(Record):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is one assistant message that says and calls nothing."""
+        """Return whether it is one assistant message without text, tool calls or reasoning."""
         return is_empty(self.messages)
 
     @property
@@ -208,7 +208,7 @@ class Judgment(Record):
 
 
 class Pair(Record):
-    """One row of a pairs file: TRL's conversational preference columns and what we know about the vote.
+    """One row of a pairs file: TRL's conversational preference columns and the votes behind it.
 
     ``*_ended`` and ``*_tokens`` are those of the :class:`Response`, here and in the rows below.
     """
@@ -272,7 +272,7 @@ class Labelled(Record):
 
 
 class ItemResult(Record):
-    """The outcome of one evaluation item on one policy; ``score`` is None exactly when ``reason`` says why.
+    """The outcome of one evaluation item on one policy; ``score`` is None exactly where there is a ``reason``.
 
     ``cluster``: what the item was drawn from together with others, such as a document or a template.
     """

@@ -52,7 +52,7 @@ class RunRecord(BaseModel):
     checksum: str | None = None
 
     def sealed(self) -> str:
-        """The record as JSON with the sha256 of everything else in it, so that a number edited by hand shows.
+        """Return the record as JSON with the sha256 of everything else in it, which reveals an edit by hand.
 
         It is no signature: who edits can compute it anew. Records of earlier versions have none.
         """
@@ -84,7 +84,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
-    """sha256 of a record's JSON without the checksum itself."""
+    """Return the sha256 of a record's JSON without the checksum itself."""
     rest = {key: value for key, value in record.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -105,8 +105,8 @@ def is_run(path: Path) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a folder's ``run.json`` is (or was meant to be) a run record, and not some other program's."""
+    """Return whether a folder's ``run.json`` is a run record, complete or damaged, and not another program's."""
     try:
         return {"stage", "status"} <= set(json.loads((path / "run.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
-        return True  # unreadable: read_run says what is wrong
+        return True  # unreadable: read_run reports what is wrong

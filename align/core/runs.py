@@ -1,4 +1,4 @@
-"""Run folders, which are the only thing that stages share.
+"""Open and write run folders, which are the only thing that stages share.
 
 A run is a folder with ``run.json`` (its record), ``config.yaml`` (resolved), ``metrics.jsonl``, ``samples.jsonl``, its
 artefact (``adapter/``, ``model/`` or data files) and, while it trains, ``checkpoints/``. ``run.json`` is written at the
@@ -52,7 +52,7 @@ class Run:
         self._since = time.monotonic()
 
     def note(self, text: str) -> None:
-        """Record a fact worth reading later and say it once on the terminal."""
+        """Record a fact, and print it once."""
         if text not in self.record.notes:
             self.record.notes.append(text)
             if self.is_main:
@@ -64,11 +64,11 @@ class Run:
             self.record.dropped[reason] = self.record.dropped.get(reason, 0) + count
 
     def remark(self, reason: str) -> None:
-        """Count a text that is used, though not all that is written there."""
+        """Count a text that is used without some of its content."""
         self.record.remarks[reason] = self.record.remarks.get(reason, 0) + 1
 
     def say_counts(self) -> None:
-        """Say on the terminal how many rows were left out and how many texts were remarked on, the commonest first."""
+        """Print how many rows were left out and how many texts have remarks, the most frequent first."""
         for what, counts in (("left out", self.record.dropped), ("remarked on", self.record.remarks)):
             commonest = Counter(counts).most_common(SAID)
             lines = [f"{count} x {reason}" for reason, count in commonest]
@@ -94,7 +94,7 @@ class Run:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def save(self) -> None:
-        """Bring the record's seconds and memory up to now, and write it."""
+        """Update the record's seconds and memory, and write it."""
         now = time.monotonic()
         self.record.seconds = round((self.record.seconds or 0.0) + now - self._since, 2)
         self.record.peak_memory_mb = max(self.record.peak_memory_mb or 0.0, provenance.peak_memory_mb())
@@ -104,7 +104,7 @@ class Run:
 
 
 def check_folder(config: StageConfig) -> None:
-    """Refuse to write a run where anything else lies: nothing there is touched, not even by a lock.
+    """Refuse a folder that holds anything but a run; nothing in it is changed, not even by a lock.
 
     Raises:
         BadInput: the folder is a file, holds something and no run of ours, lies in a run, or is, holds or lies in an
@@ -132,7 +132,7 @@ def check_folder(config: StageConfig) -> None:
 
 
 def open_run(config: StageConfig) -> tuple[RunRecord, bool]:
-    """The record to work under, and whether it is already finished."""
+    """Return the record of the run, and whether it is finished already."""
     if is_run(config.run):
         record = read_run(config.run)
         if record.status == "running" and record.stage == config.stage:
@@ -155,7 +155,7 @@ def open_run(config: StageConfig) -> tuple[RunRecord, bool]:
 
 
 def _started(config: StageConfig) -> RunRecord:
-    """The record of a run that begins, written with its config."""
+    """Write and return the record of a run that begins, with its config."""
     record = new_record(config)
     run = Run(record)
     run.save()
@@ -165,7 +165,7 @@ def _started(config: StageConfig) -> RunRecord:
 
 
 def _renew_hashes(record: RunRecord, config: StageConfig) -> None:
-    """An unfinished run that goes on is recorded by today's rule; by its own rule its inputs are unchanged."""
+    """Record the hashes of a resumed run by today's rule; by its own rule its inputs are unchanged."""
     if record.hash_version != HASH_VERSION:
         record.hash_version = HASH_VERSION
         for name, digest in input_hashes(config).items():

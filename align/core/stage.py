@@ -1,4 +1,4 @@
-"""The decorator that makes a function a stage: it opens the run, records how it ended, and hashes what it left."""
+"""Make a function a stage: open the run, record how it ended, and hash what it wrote."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_overrides_reach_the_recipe_or_a_step() -> None:
         (["noequals"], {}, "written key=value"),
         ([], {"model": None}, "needs model; set model=PATH"),
         ([], {"steps": [{"name": "a", "stage": "sfd"}]}, "no stage 'sfd'"),
-        ([], {"steps": [{"name": "a", "stage": "pocket"}] * 2}, "stands twice"),
+        ([], {"steps": [{"name": "a", "stage": "pocket"}] * 2}, "is given twice"),
         ([], {"steps": [{"name": "a", "stage": "sft", "inputs": {"data": "later"}}]}, "names no earlier step"),
     ],
 )
@@ -142,7 +142,7 @@ def test_redo_keeps_copies_of_the_store_and_what_people_said(tmp_path: Path) -> 
     assert (runs / "feedback.db-copy").is_file()
     with Store.open(runs / "feedback.db", write=True) as store:
         Ledger(store, "first hundred").begin("http://127.0.0.1:1/", 1, "{}", "hash", recovered=False)
-    with pytest.raises(BadInput, match="holds what people said in the campaign 'first hundred'"):
+    with pytest.raises(BadInput, match="holds judgments of the campaign 'first hundred'"):
         run_recipe(recipe("redo=import", runs=str(runs), steps=steps), "recipe.yaml")
     assert (runs / "feedback.db").is_file() and (runs / "import" / "run.json").is_file()
 
@@ -185,7 +185,7 @@ def test_help_is_quick_and_names_every_verb() -> None:
         (["annotate", "guess"], "name one of simulate, agreement, pairs, up"),
         (["compare"], "key 'arms' is missing"),
         (["quickstart", "rums=x"], "unknown setting 'rums'"),
-        (["ls", "--config", "a.yaml", "--config", "b.yaml"], "--config: stands twice; name one file"),
+        (["ls", "--config", "a.yaml", "--config", "b.yaml"], "--config: is given twice; name one file"),
         (["pocket", "run=~/x"], "key 'run': a path is read literally"),
         (["sft", "a.yaml"], "a config is named with --config a.yaml"),
         (["import", "a.jsonl", "data=b.jsonl"], "override 'data': 'data' was given before it"),

@@ -88,7 +88,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 def test_a_repeated_key_is_refused_with_its_line(text: str, line: int, tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text(text)
-    with pytest.raises(BadInput, match=rf"twice\.yaml:{line}: key '[ab]' stands twice"):
+    with pytest.raises(BadInput, match=rf"twice\.yaml:{line}: key '[ab]' is given twice"):
         read_yaml(path)
 
 

@@ -191,7 +191,7 @@ def test_every_column_of_a_prompt_is_read_or_named(tmp_path: Path) -> None:
     ("row", "told"),
     [
         ('{"prompt": "a", "images": ["x.png"]}', "row 1: holds 'images', and only text is read here"),
-        ('{"prompt": "a", "prompt": "b"}', "prompts.jsonl:1: .*key 'prompt' stands twice"),
+        ('{"prompt": "a", "prompt": "b"}', "prompts.jsonl:1: .*key 'prompt' is given twice"),
         ('{"messages": [{"role": "user", "content": "a"}]}', r"row 1: no 'prompt' \(it holds 'messages'\)"),
     ],
 )

@@ -27,7 +27,7 @@ NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # standard deviations on either
 
 
 def alpha(counts_UC: Array, weights_SU: Array | None = None) -> Array:
-    """Krippendorff's alpha, nominal: 1 - observed / expected disagreement, NaN where nothing varies.
+    """Return Krippendorff's nominal alpha: 1 - observed / expected disagreement, NaN where nothing varies.
 
     Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C. Units with fewer than two votes
     do not count.
@@ -52,7 +52,7 @@ def alpha(counts_UC: Array, weights_SU: Array | None = None) -> Array:
 
 
 def ordinal_alpha(counts_UC: Array, weights_SU: Array | None = None) -> Array:
-    """Krippendorff's alpha for categories in the order of their columns, shape ``(S,)``.
+    """Return Krippendorff's alpha for categories in the order of their columns, shape ``(S,)``.
 
     Krippendorff (2011), section D: two categories differ by the square of all votes that lie between them, half of
     their own included.
@@ -73,7 +73,7 @@ def ordinal_alpha(counts_UC: Array, weights_SU: Array | None = None) -> Array:
 
 
 def pairwise_agreement(counts_UC: Array, weights_SU: Array | None = None) -> Array:
-    """Share of all pairs of votes on one unit that are equal, shape ``(S,)``; NaN without any pair."""
+    """Return the share of all pairs of votes on one unit that are equal, shape ``(S,)``; NaN without any pair."""
     n_U = counts_UC.sum(1)
     weights = np.ones((1, len(counts_UC))) if weights_SU is None else weights_SU
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -82,7 +82,7 @@ def pairwise_agreement(counts_UC: Array, weights_SU: Array | None = None) -> Arr
 
 
 def chance_corrected(counts_UC: Array, weights_SU: Array | None = None) -> Array:
-    """Pairwise agreement above what the same answers by chance would give, as a share of what is left to 1.
+    """Return pairwise agreement above that of the same answers by chance, as a share of the rest to 1.
 
     Chance is the answers' shares among all pairs, squared: Scott's pi (1955) for two votes per unit, Fleiss' kappa
     (1971) for any fixed number. Shape ``(S,)``.
@@ -96,7 +96,7 @@ def chance_corrected(counts_UC: Array, weights_SU: Array | None = None) -> Array
 
 
 def weighted_kappa(own_VL: Array, rest_VL: Array, person_V: Numbers, cluster_V: Numbers) -> tuple[Array, Array]:
-    """Quadratically weighted kappa of each person's answers against the answers of the rest on the same units.
+    """Compute each person's quadratically weighted kappa against the answers of the rest on the same units.
 
     Cohen, "Weighted kappa" (1968); each own answer meets every other answer on its unit, and counts once in all. The
     interval is the delta method's, with the person's answers on one comparison as one observation.
@@ -133,7 +133,7 @@ def weighted_kappa(own_VL: Array, rest_VL: Array, person_V: Numbers, cluster_V: 
 
 
 def cohen_kappa(tables_PCC: Array, n_P: Numbers) -> tuple[Array, Array, Array]:
-    """Cohen's kappa of two people's answers and its 95 % interval, for each of many couples; NaN where nothing varies.
+    """Return Cohen's kappa of two people and its 95 % interval, for each of many couples; NaN where nothing varies.
 
     Cohen, "A coefficient of agreement for nominal scales" (1960). The interval is Wilson's of the share of equal
     answers, with the observed chance agreement: unlike the delta method's it has a width at kappa 1, and it

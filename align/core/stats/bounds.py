@@ -1,4 +1,4 @@
-"""One-sided bounds whose error holds: what a gate's verdict rests on.
+"""One-sided bounds with a guaranteed error, on which the verdict of a gate is based.
 
 In: counts or values by item. Out: a lower bound of a mean; an upper one is the negated lower bound of negated values.
 Paired zeros and ones: exact, by enumeration. Single zeros and ones: Clopper and Pearson. Anything else: a t bound that
@@ -21,7 +21,7 @@ UNBOUNDED_N = 150  # items among which losses on 2 % are seen at all with 95 % c
 
 
 def guarded_bound(values: np.ndarray, worst: float | np.ndarray, alpha: float = 0.05) -> np.ndarray:
-    """One-sided lower bound, at error ``alpha``, of the mean of values that are never below ``worst``.
+    """Return a one-sided lower bound, at error ``alpha``, of the mean of values that are never below ``worst``.
 
     A t bound after adding z^2/2 + 1/4 pseudo-items (1/2 above an error of 0.05) at the worst value: what Agresti and
     Coull (1998) add to a share, here where a rare total loss would hurt most. Where all values are the same it is the
@@ -47,7 +47,7 @@ def guarded_bound(values: np.ndarray, worst: float | np.ndarray, alpha: float = 
 
 
 def clopper_pearson(hits: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
-    """Exact lower and upper bounds of a share, each at error ``alpha`` (Clopper and Pearson 1934)."""
+    """Return exact lower and upper bounds of a share, each at error ``alpha`` (Clopper and Pearson 1934)."""
     low = float(stats.beta.ppf(alpha, hits, n - hits + 1)) if hits else 0.0
     high = float(stats.beta.ppf(1 - alpha, hits + 1, n - hits)) if hits < n else 1.0
     return low, high
@@ -55,7 +55,7 @@ def clopper_pearson(hits: int, n: int, alpha: float = 0.05) -> tuple[float, floa
 
 @functools.lru_cache(maxsize=4096)
 def noninferiority_bound(lost: int, won: int, n: int, alpha: float = 0.05) -> float:
-    """One-sided lower bound, at error ``alpha``, of P(won) - P(lost) for paired zeros and ones.
+    """Return a one-sided lower bound, at error ``alpha``, of P(won) - P(lost) for paired zeros and ones.
 
     Inverts the exact unconditional test that orders outcomes by Tango's score (Statist. Med. 17, 1998; the exact
     test: Hsueh, Liu and Chen, Biometrics 57, 2001): the smallest difference that the worst nuisance parameter does
@@ -77,7 +77,7 @@ def noninferiority_bound(lost: int, won: int, n: int, alpha: float = 0.05) -> fl
 
 
 def tango_z(lost: np.ndarray, won: np.ndarray, n: int, delta: float) -> np.ndarray:
-    """Score statistic of H0: P(won) - P(lost) = delta, with P(lost) at its restricted maximum likelihood."""
+    """Return the score statistic of H0: P(won) - P(lost) = delta, with P(lost) at its restricted maximum likelihood."""
     b = -(lost + won) + delta * (2 * n + lost - won)
     c = -lost * delta * (1 - delta)
     q = (-b + np.sqrt(np.maximum(b * b - 8 * n * c, 0.0))) / (4 * n)
@@ -88,12 +88,12 @@ def tango_z(lost: np.ndarray, won: np.ndarray, n: int, delta: float) -> np.ndarr
 
 
 def exact_p(lost: int, won: int, n: int, delta: float) -> float:
-    """Largest chance, over P(lost), of a score at least as high as the one seen, when the difference is delta."""
+    """Return the largest chance, over P(lost), of the observed score or a higher one at a difference of delta."""
     return largest_tail(n, delta, float(tango_z(np.array(lost), np.array(won), n, delta)) - 1e-9)
 
 
 def largest_tail(n: int, delta: float, threshold: float) -> float:
-    """Largest chance, over P(lost), of a score of ``threshold`` or more, when the difference is delta.
+    """Return the largest chance, over P(lost), of a score of ``threshold`` or more at a difference of delta.
 
     The chance changes over P(lost) as fast as a standard deviation of its angle, 1/sqrt(n), at both ends of its range:
     the grid has equal steps in the angle, and the three highest places are refined.
@@ -117,7 +117,7 @@ def largest_tail(n: int, delta: float, threshold: float) -> float:
 
 
 def first_won(n: int, delta: float, threshold: float) -> np.ndarray:
-    """For each number lost, ``(n+1,)``: the smallest number won from which the score reaches the threshold."""
+    """Return for each number lost, ``(n+1,)``, the smallest number won from which the score reaches the threshold."""
     lost: np.ndarray = np.arange(n + 1)
     low: np.ndarray
     high: np.ndarray

@@ -1,4 +1,4 @@
-"""Statistics of evaluations: what a mean, a difference and a gate may claim.
+"""Statistics of evaluations: bounds and tests of means and paired differences.
 
 In: numbers by item. Out: estimates with counts and intervals, bounds, p-values. Items are the clusters: samples
 of one item are not independent (Miller 2024, arXiv 2411.00640). Nothing scored gives None, never a zero.
@@ -20,7 +20,7 @@ from align.core.stats.estimates import LEVEL, Estimate, Kind
 
 
 class Bounds(NamedTuple):
-    """One-sided bounds of a mean, each at the error asked for, None where nothing bounds it; and how they were made."""
+    """One-sided bounds of a mean, each at the given error, None where nothing bounds it; and the method."""
 
     low: float | None
     high: float | None
@@ -33,7 +33,7 @@ ANY: Range = (-math.inf, math.inf)
 
 
 def mean_bounds(values: Sequence[float], kind: Kind, alpha: float, span: Range = UNIT) -> Bounds:
-    """Bounds of a mean over independent items: exact for ``binary``, else guarded (:func:`guarded_bound`).
+    """Return bounds of a mean over independent items: exact for ``binary``, else guarded (:func:`guarded_bound`).
 
     Args:
         span: range of an item's value. An infinite end leaves its side without a bound below ``UNBOUNDED_N`` items;
@@ -56,7 +56,7 @@ def mean_bounds(values: Sequence[float], kind: Kind, alpha: float, span: Range =
 
 
 def difference_bounds(deltas: Sequence[float], kind: Kind, alpha: float, span: Range) -> Bounds:
-    """Bounds of a mean difference over independent items: exact for ``binary`` (-1, 0, 1), else as a mean's."""
+    """Return bounds of a mean difference over independent items: exact for ``binary`` (-1, 0, 1), else as a mean's."""
     n = len(deltas)
     if kind != "binary" or not n:
         return mean_bounds(deltas, "share" if kind == "binary" else kind, alpha, span)
@@ -74,7 +74,7 @@ def _guarded(values: np.ndarray, worst: float, alpha: float) -> float | None:
 
 
 def units(items: Mapping[str, float], clusters: Mapping[str, str], span: Range) -> tuple[list[float], Range]:
-    """Values of independent units that average to the items' mean, and the range of one of them.
+    """Return values of independent units that average to the items' mean, and the range of one of them.
 
     A cluster's value is the mean over items plus its summed deviation from it, times clusters / items: its variance is
     that of the clustered standard error (Miller 2024). The range is that of the largest cluster.
@@ -97,7 +97,7 @@ def paired_difference(
     kind: Kind = "unbounded",
     clusters: Mapping[str, str] | None = None,
 ) -> Estimate:
-    """Mean difference new - old over items scored on both sides, with an interval of two one-sided bounds.
+    """Return the mean of new - old over items scored on both sides, with an interval of two one-sided bounds.
 
     ``kind``: ``binary`` (one zero or one an item: exact), ``share`` (item means in [0, 1]: guarded) or ``unbounded``
     (t, for tables and never for a gate; no interval when nothing varies: nothing then bounds what was not seen).
@@ -122,12 +122,12 @@ def paired_difference(
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Exact two-sided McNemar test: binomial over discordant pairs; none gives 1."""
+    """Return the p-value of the exact two-sided McNemar test: binomial over discordant pairs; 1 without any."""
     return 1.0 if lost + won == 0 else float(stats.binomtest(lost, lost + won, 0.5).pvalue)
 
 
 def difference_p(deltas: Sequence[float], kind: Kind, span: Range) -> float | None:
-    """Two-sided p-value of no difference: exact McNemar for ``binary``, else the level at which a bound reaches zero.
+    """Return the two-sided p-value of no difference: exact McNemar for ``binary``, else where a bound reaches zero.
 
     None where there is no bound.
     """
@@ -152,7 +152,7 @@ def difference_p(deltas: Sequence[float], kind: Kind, span: Range) -> float | No
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that control the chance of any false claim."""
+    """Return adjusted p-values that control the chance of any false claim."""
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
@@ -161,7 +161,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def win_rate_at_equal_length(
     wins: Sequence[float], length_differences: Sequence[float], clusters: Sequence[str]
 ) -> Estimate:
-    """Win rate at equal length: a logistic regression of wins on tanh(length difference / its sd), read at 0.
+    """Compute the win rate at equal length: a logistic regression of wins on tanh(length difference / sd), at 0.
 
     Not AlpacaEval 2's length-controlled win rate, which also has a term for how hard each instruction is, fitted over
     many models and regularised: where 7.62 is published, this gives 11.21 on the same annotations.

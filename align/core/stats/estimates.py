@@ -1,4 +1,4 @@
-"""Estimates: a value with its interval and its counts, the one schema of records and the one way to print it.
+"""Estimates: a value with its interval and its counts, as records hold them and as they are printed.
 
 In: numbers with the cluster (item, prompt) each belongs to, and what kind of number they are. Out: an estimate with a
 two-sided 95 % interval. The kind comes from the metric's declaration and is never guessed from values. Nothing scored
@@ -65,12 +65,12 @@ class Estimate(Record):
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     def __str__(self) -> str:
-        """``0.51 [0.40, 0.62]``, with two significant digits of half the interval's width."""
+        """Return ``0.51 [0.40, 0.62]``, with two significant digits of half the interval's width."""
         return format_estimate(self)
 
 
 def format_estimate(estimate: Estimate, *, is_signed: bool = False) -> str:
-    """``0.51 [0.40, 0.62]`` with two significant digits of half the interval's width, or why there is no value."""
+    """Return ``0.51 [0.40, 0.62]``, with two significant digits of half the width, or why there is no value."""
     if estimate.value is None:
         return "not estimable" if estimate.n_scored else f"none of {estimate.n} scored"
     width = estimate.half_width
@@ -83,7 +83,7 @@ def format_estimate(estimate: Estimate, *, is_signed: bool = False) -> str:
 
 
 def format_number(value: float | None, half_width: float | None = None, *, is_signed: bool = False) -> str:
-    """A number with two significant digits of its interval's ``half_width``; a dash for None.
+    """Return a number with two significant digits of its interval's ``half_width``; a dash for None.
 
     Without a width: three digits or decimals, small ones by their first digit, whole numbers in full.
     """
@@ -103,7 +103,7 @@ def format_number(value: float | None, half_width: float | None = None, *, is_si
 
 
 def mean_interval(values: Sequence[float | None], kind: Kind, clusters: Sequence[str] | None = None) -> Estimate:
-    """Mean with an interval that knows its clusters; without ``clusters`` every value is one of its own.
+    """Estimate a mean, with an interval over clusters; without ``clusters`` every value is a cluster.
 
     ``binary`` (zeros and ones; a tie counts a half) and ``share`` (numbers in [0, 1]) get Wilson's interval over the
     effective sample size, so none collapses at 0 or at 1; ``unbounded`` numbers get a t interval with the clustered
@@ -150,7 +150,7 @@ def proportion(hits: int, n_scored: int, n: int, *, is_exact: bool = False) -> E
 
 
 def ratio_interval(first: Sequence[float], second: Sequence[float], clusters: Sequence[str]) -> Estimate:
-    """Ratio of two means over the same pairs, with a delta-method interval over clusters."""
+    """Estimate the ratio of two means over the same pairs, with a delta-method interval over clusters."""
     n = len(first)
     counts = {"n": n, "n_scored": n, "n_failed": 0, "clusters": len(set(clusters))}
     if n == 0 or sum(second) == 0:
@@ -168,7 +168,7 @@ def ratio_interval(first: Sequence[float], second: Sequence[float], clusters: Se
 
 
 def wilson(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval for a share seen over ``n`` (possibly effective) items."""
+    """Return Wilson's score interval for a share of ``n`` (possibly effective) items."""
     low, high = wilson_bounds(share, n, level)
     return float(low), float(high)
 
@@ -176,7 +176,7 @@ def wilson(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
 def wilson_bounds(
     share: ArrayLike, n: ArrayLike, level: float = LEVEL
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wilson's score intervals for many shares at once; exactly 0 and 1 at the ends."""
+    """Return Wilson's score intervals for many shares; exactly 0 and 1 at the ends."""
     share, n = np.asarray(share, dtype=float), np.asarray(n, dtype=float)
     z = float(stats.norm.ppf((1 + level) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -185,7 +185,7 @@ def wilson_bounds(
 
 
 def effective_n(mean: float, error: float, sizes_C: np.ndarray, kind: Kind, level: float = LEVEL) -> float:
-    """How many independent zeros and ones tell as much about a share as these clusters do.
+    """Return how many independent zeros and ones are as informative about a share as these clusters.
 
     ``mean (1 - mean) / error^2``, adjusted for the C-1 degrees of freedom of the error (Korn and Graubard, Survey
     Methodology 24, 1998; Wilson's interval over it: Dean and Pagano, J. Survey Statistics and Methodology 3, 2015).
@@ -204,7 +204,7 @@ def effective_n(mean: float, error: float, sizes_C: np.ndarray, kind: Kind, leve
 
 
 def _clustered_error(scores: np.ndarray, clusters: Sequence[str]) -> tuple[float, float, np.ndarray]:
-    """Mean, standard error of the mean over clusters (0 for one cluster), sizes of the clusters ``(C,)``."""
+    """Return the mean, its standard error over clusters (0 for one cluster), sizes of the clusters ``(C,)``."""
     mean = float(scores.mean())
     index = np.unique(np.asarray(clusters), return_inverse=True)[1]
     sums_C, sizes_C = np.bincount(index, weights=scores - mean), np.bincount(index)

@@ -55,14 +55,14 @@ class Fits(NamedTuple):
         return 1 - self.floor_S - self.scale_S * pairs**-self.power_S
 
     def pairs(self, accuracy: float) -> Array:
-        """Pairs at which each fit reaches an accuracy; infinite where it flattens below."""
+        """Return the pairs at which each fit reaches an accuracy; infinite where it stays below."""
         gap_S = 1 - accuracy - self.floor_S
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             return np.where(gap_S > 0, (self.scale_S / gap_S) ** (1 / self.power_S), np.inf)
 
 
 def fit_curves(pairs_F: Array, error_SF: Array) -> Fits:
-    """Weighted least squares of the power law, floor and scale not negative, for every row of errors.
+    """Fit the power law by weighted least squares, floor and scale not negative, to every row of errors.
 
     Inverse power law and weights (points with more data count more) as in Figueroa et al. 2012, "Predicting sample
     size required for classification performance" (BMC Med. Inform. Decis. Mak. 12:8).
@@ -90,7 +90,7 @@ def fit_curves(pairs_F: Array, error_SF: Array) -> Fits:
 
 
 def resampled_errors(points: Sequence[CurvePoint]) -> Array:
-    """Errors by point, ``(1 + resamples, F)``: as measured, then with the held-out prompts drawn anew, the same for
+    """Return errors by point, ``(1 + resamples, F)``: measured, then with the held-out prompts drawn anew, the same for
     every point."""
     prompts = sorted(points[0].right)
     right_PF = np.array([[point.right[prompt][0] for point in points] for prompt in prompts])
@@ -114,7 +114,7 @@ def resampled_estimate(values_S: Array, points: Sequence[CurvePoint], level: flo
 
 
 def read_curve(run: Path) -> list[CurvePoint]:
-    """The points of a reward run's learning curve, fewest pairs first.
+    """Read the points of a reward run's learning curve, fewest pairs first.
 
     Raises:
         BadInput: a run made without ``--curve``, or points of different held-out pairs.

@@ -1,4 +1,4 @@
-"""How many items a gate needs, and what it can show with those it has: by the power of the very bound it uses.
+"""Compute how many items a gate needs, and what it detects with those it has, by the power of its own bound.
 
 In: differences by item, turned so that up is better, and what the bound assumes of them. Out: a number of items, or a
 true difference. Exact for paired zeros and ones; else the bound is computed on seeded draws from the differences seen.
@@ -30,7 +30,7 @@ MOST = 10_000  # items; above this, no number is named
 
 
 def needed_n(deltas: Sequence[float], kind: Kind, margin: float, alpha: float, worst: float) -> int | None:
-    """Items that show with 80 % power, if nothing changed, that a mean is no worse than ``-margin``; None above 10,000.
+    """Return how many items show with 80 % power that an unchanged mean is above ``-margin``; None above 10,000.
 
     Items are taken to differ as often and as much as those seen, around a mean of zero. Items without one
     difference give the fewest that could do, about 3 ``-worst`` / margin.
@@ -52,7 +52,7 @@ def needed_n(deltas: Sequence[float], kind: Kind, margin: float, alpha: float, w
 
 
 def detectable(deltas: Sequence[float], kind: Kind, margin: float, alpha: float, best: float) -> float | None:
-    """The smallest true worsening that these items would prove to be beyond ``margin`` with 80 % power.
+    """Return the smallest true worsening that these items would prove to be beyond ``margin`` with 80 % power.
 
     ``best`` is the highest possible difference of an item. None where even the largest would not be proved.
     """
@@ -85,7 +85,7 @@ def detectable(deltas: Sequence[float], kind: Kind, margin: float, alpha: float,
 
 
 def unseen_n(margin: float, alpha: float = 0.05) -> int:
-    """Items without one difference that show a change of a share below ``margin``: about 3 / margin."""
+    """Return how many items without one difference show a change of a share below ``margin``: about 3 / margin."""
     return math.ceil(math.log(alpha) / math.log1p(-margin)) if margin < 1 else 1
 
 
@@ -94,7 +94,7 @@ def _lower(values_DN: np.ndarray, worst: float, alpha: float) -> np.ndarray:
 
 
 def _binary_power(n: int, lost: float, won: float, delta: float, alpha: float) -> float:
-    """Chance that n pairs prove P(won) - P(lost) > ``delta`` where each pair is lost or won with these chances."""
+    """Compute the power of n pairs to show P(won) - P(lost) > ``delta`` with these chances to lose or win one."""
     if n > EXACT_LIMIT:
         counts = np.random.default_rng(0).multinomial(n, np.maximum([lost, won, 1 - lost - won], 0.0), DRAWS)
         least = np.nan_to_num(stats.beta.ppf(alpha / 2, counts[:, 1], n - counts[:, 1] + 1))  # as noninferiority_bound
@@ -108,7 +108,7 @@ def _binary_power(n: int, lost: float, won: float, delta: float, alpha: float) -
 
 @functools.lru_cache(maxsize=256)
 def _proving(n: int, delta: float, alpha: float) -> np.ndarray:
-    """For each number lost, ``(n+1,)``: the smallest number won that proves a difference above ``delta``.
+    """Return for each number lost, ``(n+1,)``, the smallest number won that proves a difference above ``delta``.
 
     The exact test proves it from one score on, whose place is bisected.
     """
@@ -123,7 +123,7 @@ def _proving(n: int, delta: float, alpha: float) -> np.ndarray:
 
 
 def _smallest(power: Callable[[int], float], least: int) -> int | None:
-    """A number of items with the power asked for, and the smallest one as far as power grows with it."""
+    """Return a number of items with the given power: the smallest one where power grows with the number."""
     high = max(least, 16)
     while power(high) < POWER:
         high *= 2

@@ -1,4 +1,4 @@
-"""How many prompts a win rate's interval of a given width needs, under the interval that evaluations report.
+"""Compute how many prompts a win rate needs for an interval of a given width, as evaluations report it.
 
 In: the width, the expected win rate and how votes on one prompt agree. Out: a number of prompts. The interval is
 Wilson's score interval, over the effective number of prompts where ties or several votes make scores between 0 and 1.
@@ -16,7 +16,7 @@ from align.core.stats.estimates import effective_n, wilson
 
 
 def prompts_for_width(width: float, confidence: float, win_rate: float, variance: float | None) -> int:
-    """The fewest prompts for which the win rate's interval is at most ``width`` wide.
+    """Return the fewest prompts for which the win rate's interval is at most ``width`` wide.
 
     Args:
         variance: of a prompt's score; None where every prompt is won or lost.
@@ -32,7 +32,7 @@ def prompts_for_width(width: float, confidence: float, win_rate: float, variance
 
 
 def prompt_variance(win_rate: float, ties: float, votes: int, agreement: float) -> float:
-    """Variance of a prompt's score: the mean of ``votes`` outcomes 1, 0.5 (tie) or 0, two of which agree so often.
+    """Return the variance of a prompt's score, the mean of ``votes`` outcomes 1, 0.5 (tie) or 0; two agree so often.
 
     With ``g = E[(x1 - x2)^2]`` two votes on one prompt have covariance ``v - g/2``; without ties ``g = 1 - agreement``.
     A vote against a tie is off by a half only, so as many disagreements as there can be are counted as such: the
@@ -54,7 +54,7 @@ def prompt_variance(win_rate: float, ties: float, votes: int, agreement: float) 
 
 
 def _smallest(holds: Callable[[int], bool], least: int) -> int:
-    """The smallest number from ``least`` on for which a condition holds that goes on holding."""
+    """Return the smallest number from ``least`` on for which a condition holds; it holds for all larger ones."""
     high = least
     while not holds(high):
         high *= 2

@@ -149,8 +149,8 @@ def test_broken_text_is_replaced_and_counted(tmp_path: Path) -> None:
         ("a.jsonl", "", "holds no rows"),
         ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": null}\n', "no row is a usable preference"),
         ("a.csv", "prompt,chosen,chosen \na,b,c\n", "column 'chosen' stands twice"),
-        ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}', "1: .*'chosen' stands twice"),
-        ("a.json", '[{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}]', "'chosen' stands twice"),
+        ("a.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}', "1: .*'chosen' is given twice"),
+        ("a.json", '[{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}]', "'chosen' is given twice"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, name: str, text: str, reason: str) -> None:
