@@ -77,8 +77,9 @@ def test_pair_losses_weigh_their_pairs() -> None:
 
 def test_margin_of_implicit_rewards_golden() -> None:
     # log-ratios 1 and -3 of the first pair, -2 and 2 of the second
-    four = (torch.tensor(side) for side in ([-3.0, -6.0], [-5.0, -1.0], [-4.0, -4.0], [-2.0, -3.0]))
-    pairs = PairLogprobs(*four, torch.ones(2), torch.ones(2), torch.ones(2), denominator=2)
+    chosen_P, rejected_P = torch.tensor([-3.0, -6.0]), torch.tensor([-5.0, -1.0])
+    reference = (torch.tensor([-4.0, -4.0]), torch.tensor([-2.0, -3.0]))
+    pairs = PairLogprobs(chosen_P, rejected_P, *reference, torch.ones(2), torch.ones(2), torch.ones(2), denominator=2)
     close(pairs.margin_P(0.5), [2.0, -2.0])
     close(Sigmoid(beta=0.5).loss(pairs), (0.126928 + 2.126928) / 2)
 
