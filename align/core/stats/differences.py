@@ -99,7 +99,7 @@ def paired_difference(
 ) -> Estimate:
     """Return the mean of new - old over items scored on both sides, with an interval of two one-sided bounds.
 
-    ``kind``: ``binary`` (one zero or one an item: exact), ``share`` (item means in [0, 1]: guarded) or ``unbounded``
+    ``kind``: ``binary`` (one zero or one per item: exact), ``share`` (item means in [0, 1]: guarded) or ``unbounded``
     (t, for tables and never for a gate; no interval when nothing varies: nothing then bounds what was not seen).
     Items with ``clusters`` count by their clusters, and are never ``binary``.
     """
