@@ -25,7 +25,7 @@ from annotation.campaign.settings import Campaign
 from annotation.interface.config import Interface, controls, task_data
 from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, create_token
 from annotation.label_studio.connection import Connection
-from annotation.label_studio.rows import ROWS, StudioTask, read_annotation
+from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.label_studio.server import Server, write_secret
 from annotation.label_studio.studio import PATIENCE, Studio
 from annotation.store.ledger import Ledger, pseudonym
@@ -173,5 +173,5 @@ def _post(connection: Connection, interface: Interface, task: int, account: int,
     body = {"result": result, "lead_time": judgment.seconds}
     connection.write(
         lambda: connection.send("POST", path, body=body),
-        lambda: any(read_annotation(row, task).completed_by == account for row in connection.read(path, form=ROWS)),
+        lambda: any(row.completed_by == account for row in connection.read(path, form=list[Annotation])),
     )

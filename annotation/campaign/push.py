@@ -104,7 +104,7 @@ def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> PushRe
         work_waiting=waiting["work"],
         older_guidelines=len(older) - refreshed,
         refreshed=refreshed,
-        copies=tuple(sorted((row.id, there[row.key]) for row in rows if row.id != there[row.key])),
+        copies=tuple(sorted((row.id, number) for row in rows if row.id != (number := there[str(row.key)]))),
     )
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NoReturn, TypeVar
 
 import httpx
@@ -27,7 +27,7 @@ TIMEOUT = 120.0  # seconds
 FIRST_PATIENCE = 3.0  # seconds: before the first answer the address is the likelier fault
 PAUSES = (0.2, 5.0)  # seconds
 NEW_TOKEN = "make a personal access token on the server's page Account & Settings and set LABEL_STUDIO_API_KEY to it"
-ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+_adapter = cache(TypeAdapter)
 ValueT = TypeVar("ValueT")
 
 
@@ -53,11 +53,11 @@ class Connection:
         kept = "nothing is lost"
         self._patience = Patience(url, token, patience, first=FIRST_PATIENCE, pauses=PAUSES, kept=kept)
 
-    def query(self, call: Callable[[Any], Any], form: TypeAdapter[Any] = ANYTHING) -> Any:
+    def query(self, call: Callable[[Any], Any], form: Any = Any) -> Any:
         """What a typed call of the SDK reads."""
         return self._patience.insist(lambda: self.call(call, form))
 
-    def read(self, path: str, params: Mapping[str, Any] | None = None, form: TypeAdapter[Any] = ANYTHING) -> Any:
+    def read(self, path: str, params: Mapping[str, Any] | None = None, form: Any = Any) -> Any:
         """What the server shows at a path."""
         return self._patience.insist(lambda: self.send("GET", path, params, form=form))
 
@@ -73,7 +73,7 @@ class Connection:
 
         self._patience.insist(attempt)
 
-    def call(self, call: Callable[[Any], Any], form: TypeAdapter[Any] = ANYTHING) -> Any:
+    def call(self, call: Callable[[Any], Any], form: Any = Any) -> Any:
         """One typed call of the SDK, sent once; what it takes from the answer is checked, as the SDK itself does not.
 
         Raises:
@@ -97,7 +97,7 @@ class Connection:
         path: str,
         params: Mapping[str, Any] | None = None,
         body: Any = None,
-        form: TypeAdapter[Any] = ANYTHING,
+        form: Any = Any,
     ) -> Any:
         """One raw request, sent once (again only when it was turned away at the door), and the data of its answer.
 
@@ -125,10 +125,10 @@ class Connection:
 
         return LabelStudio(base_url=self.url, api_key="not used", max_retries=0, httpx_client=self.client)
 
-    def _accept(self, data: Any, form: TypeAdapter[Any], path: str) -> Any:
+    def _accept(self, data: Any, form: Any, path: str) -> Any:
         self._patience.has_answered = True
         try:
-            return form.validate_python(masked(data, self._token))
+            return _adapter(form).validate_python(masked(data, self._token))
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"])) or "the whole"

@@ -1,27 +1,24 @@
-"""What a labelling server lists, as named fields: projects, tasks, annotations, and the filters that ask for them.
+"""The rows that a labelling server lists: projects, tasks and annotations, and the filters that ask for them.
 
-In: decoded JSON. Out: named tuples, or one line about a form that is not known. Only this file
-knows the server's field names. ``interface/decode.py`` decodes an annotation's ``result``.
+In: decoded JSON. Out: validated records. Only this file knows the server's field names. Not here: what an annotation's
+``result`` means (``interface/decode.py``).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic's condition below Python 3.12
 
 from align.core.config import BadInput
 
 KEY = "pair_id"  # the field of a task's data that names it; ids are used again by the server
-ItemT = TypeVar("ItemT")
-
-
 LONGEST = 1e7  # seconds on one task: four months
+ItemT = TypeVar("ItemT")
 
 
 class Project(NamedTuple):
@@ -38,7 +35,7 @@ class Project(NamedTuple):
 class Imported(NamedTuple):
     """Task ids by key of all rows asked for, and how many of them this call made.
 
-    ``had_copies``: of some there were several, of which one was left; it need not be the one that this call sent.
+    ``had_copies``: some tasks had several copies, of which one was left; it need not be the one that this call sent.
     """
 
     ids: dict[str, int]
@@ -46,139 +43,128 @@ class Imported(NamedTuple):
     had_copies: bool
 
 
-class Annotation(NamedTuple):
-    """One person's answer to a task; ``updated_by`` differs from ``completed_by`` after somebody else's edit."""
-
-    id: int
-    task_id: int
-    created_at: str
-    updated_at: str
-    completed_by: int | None
-    updated_by: int | None
-    was_cancelled: bool
-    ground_truth: bool
-    seconds: float | None
-    result: Any
-    body: dict[str, Any]
-
-
-class StudioTask(NamedTuple):
-    """A task with everything people answered; ``key`` is None when it is none of the bridge's.
-
-    ``is_open``: the server waits for more people to judge it.
-    """
-
-    id: int
-    key: str | None
-    updated_at: str
-    data: dict[str, Any]
-    annotations: list[Annotation]
-    is_open: bool
-
-
-class Keyed(NamedTuple):
-    """A task of the bridge's own, and how many people answered or skipped it."""
-
-    id: int
-    key: str
-    n_answers: int
-
-
-class _Row(TypedDict):
-    """What the server lists: by an id, with whatever else was asked for."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic reads it, TypedDict knows no values
-
-    id: int
-
-
-class _Page(TypedDict):
-    tasks: list[_Row]
-    total: int
-
-
-class _Sent(TypedDict):
-    task_ids: list[int]
-
-
-class _Overlap(TypedDict):
-    overlap: int
-
-
-class _Changed(TypedDict):
-    updated_at: str
-
-
-PAGE, ROWS = TypeAdapter(_Page), TypeAdapter(list[_Row])
-EMAIL, USERS = TypeAdapter(str), TypeAdapter(list[tuple[int, str]])
-PROJECT, TITLES = TypeAdapter(tuple[int, str, str, int, int]), TypeAdapter(tuple[int, list[tuple[int, str]]])
-SENT, CHANGED, OVERLAP = TypeAdapter(_Sent), TypeAdapter(_Changed), TypeAdapter(_Overlap)
-
-
-def read_task(row: Mapping[str, Any]) -> StudioTask:
-    """A task with its annotations; drafts and predictions are left out."""
-    with _known("task", row):
-        answers = [read_annotation(answer, row["id"]) for answer in row["annotations"]]
-        return StudioTask(row["id"], _key(row), row["updated_at"], dict(row["data"]), answers, not row["is_labeled"])
-
-
-def read_annotation(row: Mapping[str, Any], task: int) -> Annotation:
-    """An annotation of a task's list; ``result`` is passed on as it came."""
-    with _known("annotation", row):
-        return Annotation(
-            id=row["id"],
-            task_id=task,
-            created_at=row["created_at"],
-            updated_at=row["updated_at"],
-            completed_by=person(row["completed_by"]),
-            updated_by=person(row.get("updated_by")),
-            was_cancelled=bool(row["was_cancelled"]),
-            ground_truth=bool(row["ground_truth"]),
-            seconds=_seconds(row.get("lead_time")),
-            result=row["result"],
-            body=dict(row),
-        )
-
-
-def _seconds(value: Any) -> float | None:
-    """A time on a task that can be (every account may write any number there)."""
-    return value if isinstance(value, int | float) and 0 <= value <= LONGEST else None
-
-
-def read_keyed(rows: Iterable[Mapping[str, Any]]) -> list[Keyed]:
-    """Those of the rows that are the bridge's own tasks."""
-    tasks = []
-    for row in rows:
-        with _known("task", row):
-            if (key := _key(row)) is not None:
-                tasks.append(Keyed(row["id"], key, row["total_annotations"] + row["cancelled_annotations"]))
-    return tasks
-
-
-def first_ids(rows: Iterable[Keyed]) -> dict[str, int]:
-    """Of copies the one that counts: an answered one before one that is not, then the oldest."""
-    ordered = sorted(rows, key=lambda row: (not row.n_answers, row.id))
-    ids: dict[str, int] = {}
-    for row in ordered:
-        ids.setdefault(row.key, row.id)
-    return ids
-
-
-def person(value: Any) -> int | None:
-    """An account's id, which the server gives alone or within the account's fields."""
+def _account_id(value: Any) -> Any:
+    """Return an account's id, which the server gives alone or within the account's fields."""
     number = value.get("id") if isinstance(value, dict) else value
     return number if isinstance(number, int) else None
 
 
+def _seconds(value: Any) -> float | None:
+    """Return a time on a task, None where it cannot be one: every account may write any number there."""
+    return value if isinstance(value, int | float) and 0 <= value <= LONGEST else None
+
+
+AccountId = Annotated[int | None, BeforeValidator(_account_id)]
+
+
+class Annotation(BaseModel):
+    """One person's answer to a task; ``updated_by`` differs from ``completed_by`` after somebody else's edit.
+
+    ``body`` is the server's whole row.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    created_at: str
+    updated_at: str
+    completed_by: AccountId
+    updated_by: AccountId = None
+    was_cancelled: bool
+    seconds: Annotated[float | None, BeforeValidator(_seconds)] = Field(default=None, alias="lead_time")
+    result: Any
+    body: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_body(cls, row: Any) -> Any:
+        return {**row, "body": row} if isinstance(row, dict) else row
+
+
+class Row(BaseModel):
+    """A task of the server; its ``key`` is None where the bridge did not send it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    data: dict[str, Any]
+
+    @property
+    def key(self) -> str | None:
+        return key_of(self.data)
+
+
+class CountedTask(Row):
+    """A task, and how many people answered or skipped it."""
+
+    total_annotations: int
+    cancelled_annotations: int
+
+    @property
+    def n_answers(self) -> int:
+        return self.total_annotations + self.cancelled_annotations
+
+
+class StudioTask(Row):
+    """A task with everything people answered, without drafts and predictions."""
+
+    updated_at: str
+    annotations: list[Annotation]
+    is_labeled: bool
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server waits for more people to judge it."""
+        return not self.is_labeled
+
+
+class Change(BaseModel):
+    """When a task changed last, by the server's clock."""
+
+    id: int
+    updated_at: str = ""
+
+
+RowT = TypeVar("RowT", StudioTask, CountedTask, Change)
+
+
+class Page(TypedDict, Generic[RowT]):
+    """One page of a list of tasks, and how many tasks the list holds."""
+
+    tasks: list[RowT]
+    total: int
+
+
+class ImportReply(TypedDict):
+    task_ids: list[int]
+
+
+class OverlapReply(TypedDict):
+    overlap: int
+
+
+class ChangeReply(TypedDict):
+    updated_at: str
+
+
+def first_ids(rows: Iterable[CountedTask]) -> dict[str, int]:
+    """Return the id that counts for each key: of copies an answered one before the others, then the oldest."""
+    ids: dict[str, int] = {}
+    for row in sorted(rows, key=lambda row: (not row.n_answers, row.id)):
+        if row.key is not None:
+            ids.setdefault(row.key, row.id)
+    return ids
+
+
 def by_key(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Rows to send by their key.
+    """Return the rows to send by their key.
 
     Raises:
         BadInput: a row without a key, a key that occurs twice, or what is no JSON (a lone surrogate, a NaN).
     """
     keyed: dict[str, Mapping[str, Any]] = {}
     for number, row in enumerate(rows):
-        key = _key(row)
+        key = key_of(row.get("data"))
         if not key:
             raise BadInput(f"task {number}: its data has no '{KEY}', by which it is known on the server")
         if key in keyed:
@@ -191,33 +177,22 @@ def by_key(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     return keyed
 
 
-def condition(field: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    """One condition of the server's filters."""
-    return {"filter": f"filter:{field}", "operator": operator, "type": kind, "value": value}
-
-
-def moment(time: datetime) -> str:
-    """A moment in the one form that the filters take (any other is an internal error of the server)."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def parts(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
-    """Slices of at most ``size`` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _key(row: Mapping[str, Any]) -> str | None:
-    data = row.get("data")
+def key_of(data: Any) -> str | None:
+    """Return the key that a task's data holds, None where it holds none."""
     key = data.get(KEY) if isinstance(data, Mapping) else None
     return key if isinstance(key, str) else None
 
 
-@contextmanager
-def _known(kind: str, row: Mapping[str, Any]) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(
-            f"the server lists {kind} {row.get('id')} in a form that is not known ({type(error).__name__}: {error}); "
-            "run 'doctor' to see its version"
-        ) from None
+def condition(field: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    """Return one condition of the server's filters."""
+    return {"filter": f"filter:{field}", "operator": operator, "type": kind, "value": value}
+
+
+def moment(time: datetime) -> str:
+    """Write a moment in the one form that the filters take; any other is an internal error of the server."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parts(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
+    """Yield slices of at most ``size`` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -21,26 +21,22 @@ from align.core.config import BadInput
 from align.core.http import Unanswered
 from annotation.label_studio.connection import NEW_TOKEN, Connection, Missing, address
 from annotation.label_studio.rows import (
-    CHANGED,
-    EMAIL,
     KEY,
-    OVERLAP,
-    PAGE,
-    PROJECT,
-    SENT,
-    TITLES,
-    USERS,
+    Change,
+    ChangeReply,
+    CountedTask,
     Imported,
-    Keyed,
+    ImportReply,
+    OverlapReply,
+    Page,
     Project,
+    RowT,
     StudioTask,
     by_key,
     condition,
     first_ids,
     moment,
     parts,
-    read_keyed,
-    read_task,
 )
 from annotation.label_studio.validation import check_interface
 
@@ -72,11 +68,15 @@ class Studio:
 
     def whoami(self) -> str:
         """The address of the account that the token belongs to."""
-        return str(self.connection.query(lambda sdk: sdk.users.whoami().email, EMAIL))
+        return str(self.connection.query(lambda sdk: sdk.users.whoami().email, str))
 
     def users(self) -> dict[int, str]:
         """Addresses of all accounts by id."""
-        return dict(self.connection.query(lambda sdk: [[user.id, user.email] for user in sdk.users.list()], USERS))
+        return dict(
+            self.connection.query(
+                lambda sdk: [[user.id, user.email] for user in sdk.users.list()], list[tuple[int, str]]
+            )
+        )
 
     def project(self, project: int) -> Project:
         """A project by id.
@@ -90,7 +90,7 @@ class Studio:
             return [row.id, row.title, row.label_config, row.task_number, row.maximum_annotations]
 
         try:
-            return Project(*self.connection.query(read, PROJECT))
+            return Project(*self.connection.query(read, tuple[int, str, str, int, int]))
         except Missing:
             raise self._no_project(project) from None
 
@@ -128,24 +128,22 @@ class Studio:
     def count(self, project: int, *, answered: bool = False) -> int:
         """How many tasks a project holds, or how many of them hold an answer or a skip."""
         query = {"filters": {"conjunction": "and", "items": [ANSWERED] if answered else []}}
-        page = self._page(project, {"page_size": 1, "include": "id", "query": json.dumps(query)})
-        return int(page["total"])
+        return self._page(project, Change, {"page_size": 1, "include": "id", "query": json.dumps(query)})["total"]
 
     def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
         """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
         return first_ids(self.keyed(project, wanted))
 
-    def keyed(self, project: int, wanted: Iterable[str] | None = None) -> list[Keyed]:
-        """Key, id and number of answers of all tasks or of the wanted ones, copies too."""
+    def keyed(self, project: int, wanted: Iterable[str] | None = None) -> list[CountedTask]:
+        """All tasks that have a key, or the wanted ones, copies included."""
         include = {"fields": "task_only", "include": "id,data,total_annotations,cancelled_annotations"}
         chosen = None if wanted is None else list(wanted)  # some by filters, many by reading all
         filters: list[list[dict[str, Any]]] = [[]]
         if chosen is not None and (len(chosen) <= LIST_LIMIT or len(chosen) * 4 < self.count(project)):
             filters = [[condition(f"tasks:data.{KEY}", "in_list", "List", part)] for part in parts(chosen, LIST_LIMIT)]
-        listed = [row for one in filters for row in self._scan(project, one, SCAN_PAGE, include)]
-        rows = read_keyed(listed)
+        rows = [row for one in filters for row in self._scan(project, CountedTask, one, SCAN_PAGE, include)]
         keys = None if chosen is None else set(chosen)
-        return [row for row in rows if keys is None or row.key in keys]
+        return [row for row in rows if row.key is not None and (keys is None or row.key in keys)]
 
     def import_tasks(self, project: int, rows: Sequence[Mapping[str, Any]], batch: int = 1000) -> Imported:
         """Bring rows (``{"data": {"pair_id": ...}}``) there that are not there yet, each exactly once.
@@ -176,20 +174,18 @@ class Studio:
         """
         changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
         include = {"fields": "task_only", "include": "id,updated_at"}
-        rows = self._scan(project, [ANSWERED, *changed], SCAN_PAGE, include)
-        return {row["id"]: str(row.get("updated_at", "")) for row in rows}
+        rows = self._scan(project, Change, [ANSWERED, *changed], SCAN_PAGE, include)
+        return {row.id: row.updated_at for row in rows}
 
     def all_tasks(self, project: int) -> Iterator[StudioTask]:
         """All tasks with their annotations, in the order of ids."""
-        for row in self._scan(project, [], READ_PAGE, {"fields": "all"}):
-            yield read_task(row)
+        yield from self._scan(project, StudioTask, [], READ_PAGE, {"fields": "all"})
 
     def tasks(self, project: int, ids: Iterable[int]) -> Iterator[StudioTask]:
         """Tasks by id with their annotations; those that are gone are left out."""
         for part in parts(sorted(ids), LIST_LIMIT):
             listed = [condition("tasks:id", "in_list", "List", part)]
-            for row in self._scan(project, listed, LIST_LIMIT, {"fields": "all"}):
-                yield read_task(row)
+            yield from self._scan(project, StudioTask, listed, LIST_LIMIT, {"fields": "all"})
 
     def reopen(self, task: int, overlap: int) -> None:
         """Hand a task to more people, up to ``overlap`` in all; doing so twice changes nothing more.
@@ -200,12 +196,12 @@ class Studio:
         path = f"api/tasks/{task}/"
         body = {"overlap": overlap, "is_labeled": False}  # the overlap alone does not bring it back into the queue
         self._change(  # sent again it would undo a last answer
-            task, body, lambda: bool(self.connection.read(path, form=OVERLAP)["overlap"] >= overlap)
+            task, body, lambda: bool(self.connection.read(path, form=OverlapReply)["overlap"] >= overlap)
         )
 
     def unanswered(self, project: int) -> set[str]:
         """Keys of the tasks that nobody answered or skipped."""
-        return {row.key for row in self.keyed(project) if not row.n_answers}
+        return {row.key for row in self.keyed(project) if row.key is not None and not row.n_answers}
 
     def replace_data(self, task: int, data: Mapping[str, Any]) -> str | None:
         """Give a task other data; when that was, by the server's clock, or None when there was no answer.
@@ -222,7 +218,7 @@ class Studio:
         path = f"api/tasks/{task}/"
         try:
             self.connection.write(
-                lambda: reply.update(self.connection.send("PATCH", path, body=body, form=CHANGED)), is_done
+                lambda: reply.update(self.connection.send("PATCH", path, body=body, form=ChangeReply)), is_done
             )
         except Missing:
             raise BadInput(f"{self.url}: task {task} is gone; push again to have it made anew") from None
@@ -238,7 +234,9 @@ class Studio:
         def send() -> None:
             pending = [key for key in rows if key not in ids]
             sent = [rows[key] for key in pending]
-            numbers = self.connection.send("POST", path, {"return_task_ids": "true"}, sent, form=SENT)["task_ids"]
+            numbers = self.connection.send("POST", path, {"return_task_ids": "true"}, sent, form=ImportReply)[
+                "task_ids"
+            ]
             if len(numbers) != len(pending):
                 raise Unanswered(f"{len(pending)} tasks sent, {len(numbers)} ids came back")
             ids.update(zip(pending, numbers, strict=True))
@@ -260,7 +258,7 @@ class Studio:
         def extra() -> list[int]:
             rows = self.keyed(project, wanted)
             kept.update(first_ids(rows))
-            return [row.id for row in rows if row.id != kept[row.key] and not row.n_answers]
+            return [row.id for row in rows if row.id != kept[str(row.key)] and not row.n_answers]
 
         def delete() -> None:
             # by project, not by id alone: the server gives the ids of deleted tasks to new ones
@@ -272,26 +270,31 @@ class Studio:
         return kept
 
     def _scan(
-        self, project: int, filters: list[dict[str, Any]], page_size: int, params: Mapping[str, Any]
-    ) -> Iterator[dict[str, Any]]:
+        self,
+        project: int,
+        kind: type[RowT],
+        filters: list[dict[str, Any]],
+        page_size: int,
+        params: Mapping[str, Any],
+    ) -> Iterator[RowT]:
         """Rows in the order of ids, page by page from the last id on: nothing is skipped when tasks come or go."""
         last = 0
         while True:
             after = [condition("tasks:id", "greater", "Number", last)]
             query = {"filters": {"conjunction": "and", "items": after + filters}, "ordering": ["tasks:id"]}
-            page = self._page(project, {**params, "page_size": page_size, "query": json.dumps(query)})
+            page = self._page(project, kind, {**params, "page_size": page_size, "query": json.dumps(query)})
             rows, total = page["tasks"], page["total"]
-            if (total and not rows) or (rows and not last < rows[0]["id"] <= rows[-1]["id"]):
+            if (total and not rows) or (rows and not last < rows[0].id <= rows[-1].id):
                 raise BadInput(f"{self.url}: says {total} more tasks and lists {len(rows)}; run the same command again")
             yield from rows
             if len(rows) >= total:
                 return
-            last = rows[-1]["id"]
+            last = rows[-1].id
 
-    def _page(self, project: int, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _page(self, project: int, kind: type[RowT], params: Mapping[str, Any]) -> Page[RowT]:
+        query = {"project": project, "fields": "task_only", **params}
         try:
-            query = {"project": project, "fields": "task_only", **params}
-            return dict(self.connection.read("api/tasks/", query, form=PAGE))
+            return self.connection.read("api/tasks/", query, form=Page[kind])  # type: ignore[valid-type]  # of its rows
         except Missing:
             raise self._no_project(project) from None
 
@@ -319,7 +322,7 @@ class Studio:
         page = seen = 0
         while True:
             page += 1
-            count, listed = self.connection.query(partial(_titles, page), TITLES)
+            count, listed = self.connection.query(partial(_titles, page), tuple[int, list[tuple[int, str]]])
             ids += [number for number, other in listed if other == title]
             seen += len(listed)
             if seen >= count or not listed:

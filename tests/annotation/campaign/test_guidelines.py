@@ -189,5 +189,6 @@ CHANGES = [Refresh("k", "one", "2026-01-01T12:00:00Z"), Refresh("k", "two", "202
 def test_the_servers_clock_says_which_text_was_read(
     sent: str, seconds: float | None, changes: list[Refresh], read: str | None
 ) -> None:
-    annotation = Annotation(1, 1, sent, sent, 1, 1, False, False, seconds, [], {})
+    row = {"id": 1, "completed_by": 1, "was_cancelled": False, "lead_time": seconds, "result": []}
+    annotation = Annotation.model_validate({**row, "created_at": sent, "updated_at": sent})
     assert read_by(Task("k", "c", [0, 1], guideline="three"), changes, annotation) == read

@@ -80,9 +80,12 @@ def page(*tasks: Any, total: Any = 1) -> Any:
         (page(total="many"), "a form that is not known (total"),
         (page(5), "a form that is not known (tasks.0"),
         (page({"data": {}}), "a form that is not known (tasks.0.id"),
-        (page({"id": 1, "data": {"pair_id": "a"}}), "task 1 in a form that is not known (KeyError"),
+        (
+            page({"id": 1, "data": {"pair_id": "a"}}),
+            "a form that is not known (tasks.0.total_annotations: Field required",
+        ),
         (page({**TASK, "id": 5}, {**TASK, "id": 3}, total=2), "lists 2; run the same command again"),
-        (page({**TASK, "total_annotations": []}), "task 1 in a form that is not known (TypeError"),
+        (page({**TASK, "total_annotations": []}), "a form that is not known (tasks.0.total_annotations"),
     ],
 )
 def test_an_odd_answer_is_one_line(odd: Odd, answer: Any, told: str) -> None:

@@ -20,7 +20,7 @@ from align.core.config import BadInput
 from align.core.http import redact
 from annotation.label_studio.connection import address
 from annotation.label_studio.doctor import doctor, settings
-from annotation.label_studio.rows import KEY, Keyed, Project, first_ids
+from annotation.label_studio.rows import KEY, CountedTask, Project, first_ids
 from annotation.label_studio.server import Server, start, status, stop
 from annotation.label_studio.studio import Studio
 
@@ -135,7 +135,11 @@ def test_rows_that_cannot_be_sent(studio: Studio, project: Project, bad: list[di
 
 
 def test_of_copies_the_answered_one_counts() -> None:
-    assert first_ids([Keyed(1, "a", 0), Keyed(2, "a", 1), Keyed(3, "b", 0), Keyed(4, "b", 0)]) == {"a": 2, "b": 3}
+    tasks = [
+        CountedTask(id=number, data={KEY: key}, total_annotations=answers, cancelled_annotations=0)
+        for number, key, answers in [(1, "a", 0), (2, "a", 1), (3, "b", 0), (4, "b", 0)]
+    ]
+    assert first_ids(tasks) == {"a": 2, "b": 3}
 
 
 # --- reading --------------------------------------------------------------------------------------------------
