@@ -6,19 +6,19 @@ reason. Not here: what a result means (``interface/decode.py``), and which annot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from align.core.records import Judgment
 from annotation.campaign.calibration import CalibrationRound, calibration_results
-from annotation.campaign.guidelines import read_by
 from annotation.campaign.settings import Campaign
 from annotation.interface.config import shown_hash
 from annotation.interface.decode import ScreenJudgment, decode, judgment_of
 from annotation.interface.regions import Undecodable
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.store.ledger import Ledger, pseudonym, source_of
-from annotation.store.tables import Task
+from annotation.store.tables import Refresh, Task
 
 CHANGED = (
     "its task shows something else than what was sent (edited on the server): whoever judged it saw that; delete the "
@@ -29,6 +29,7 @@ JUDGMENT, SKIPPED, QUARANTINE, SUPERSEDED = "judgment", "skipped", "quarantine",
 DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place
 ANSWERED = (JUDGMENT, QUARANTINE, DECLINED)  # what the server counts towards a task's people
 SKIPS = (SKIPPED, DECLINED)
+MARGIN = timedelta(minutes=1)  # between the request of a page and the start of its own clock
 
 
 class ParsedAnnotation(NamedTuple):
@@ -109,7 +110,7 @@ class AnnotationParser:
             annotator=self.name(annotation.completed_by),
             is_edited=annotation.updated_by not in (None, annotation.completed_by),
             seconds=annotation.seconds,
-            guideline=read_by(own, self.refreshes.get(own.key, ()), annotation),
+            guideline=guideline_read(own, self.refreshes.get(own.key, ()), annotation),
             source=source_of(self.campaign.name, own.key),
         )
 
@@ -124,3 +125,22 @@ def _is_copied(task: StudioTask, annotation: Annotation) -> bool:
     is_from_elsewhere = parent is not None and parent not in {a.id for a in task.annotations}
     made = body.get("parent_prediction") is not None or body.get("last_action") == "propagated_annotation"
     return is_from_elsewhere or made
+
+
+def guideline_read(task: Task, changes: Iterable[Refresh], annotation: Annotation) -> str | None:
+    """Return the hash of the guidelines that an answer was made by, None where it is not known.
+
+    Somebody may have a task open while ``push --refresh`` changes it, so the server's clock decides: an answer that was
+    sent before the change was made by the older text, one to a task opened after it by the newer.
+    """
+    sent = datetime.fromisoformat(annotation.created_at)
+    opened = sent - timedelta(seconds=annotation.seconds) if annotation.seconds is not None else datetime.min
+    for _, older, moment in changes:
+        if moment is None:
+            return None
+        changed = datetime.fromisoformat(moment)
+        if sent < changed:
+            return older
+        if opened.replace(tzinfo=changed.tzinfo) < changed + MARGIN:
+            return None
+    return task.guideline

@@ -6,9 +6,9 @@ server already is not sent again. Where tasks stand there that the ledger does n
 their sides are told by the texts they show.
 
 A calibration round goes first, and work only once enough people have passed. Known answers go with new work, never
-alone: tasks are served in the order in which they came, so whatever comes by itself can be told by its place. A change
-of the guidelines reaches new tasks, and unanswered ones on request. Not here: reading back what people said
-(``pull.py``).
+alone: tasks are served in the order in which they came, so whatever comes by itself can be told by its place. Changed
+guidelines are shown by new tasks, and by unanswered ones on request; a task that somebody answered is left as it is,
+so that its other judges read the same text. Not here: reading answers back (``pull.py``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from align.core.config import BadInput
 from align.core.records import content_hash
 from annotation.campaign.calibration import EVERYBODY, CalibrationRound, calibration_results
-from annotation.campaign.guidelines import bring_up_to_date, outdated
 from annotation.campaign.known import KnownItem, read_items, stored_items
 from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
@@ -72,43 +71,43 @@ def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> PushRe
         ledger = Ledger(store, campaign.name)
         items = _items(campaign, ledger)
         work = work_of(campaign, store.comparisons(), lambda reason, count: dropped.update({reason: count}), items)
-        work, n_erased = _without_erased(work, store)
-        dropped["comparisons that were erased"] += n_erased
+        erased = store.erased_ids()
+        kept = [comparison for comparison in work.comparisons if not erased.holds("comparison", comparison.id)]
+        dropped["comparisons that were erased"] += len(work.comparisons) - len(kept)
         project = open_project(campaign, ledger, studio)
         if project.votes != campaign.votes:
             _change_votes(campaign, ledger, studio, project)
         guideline, version = ledger.guideline(work.guidelines)
-        store.add_comparisons(work.comparisons, work.splits)
-        wanted = {task.key: task for task in tasks_of(campaign, work, guideline)}
+        store.add_comparisons(kept, work.splits)
+        this = _Push(campaign, ledger, studio, project, work._replace(comparisons=kept), guideline)
+        wanted = {task.key: task for task in tasks_of(campaign, this.work, guideline)}
         rows = studio.keyed(project.id, wanted) if project.n_tasks else []
         there = first_ids(rows)
         known = ledger.tasks()
         lost = {key: number for key, number in there.items() if not _is_ours(known.get(key), number)}
-        recovered = _recover(campaign, ledger, studio, project, work, wanted, lost)
+        recovered = this.recover(wanted, lost)
         ledger.set_task_ids(there)
         ledger.set_answers(task._replace(shown=[]) for task in wanted.values() if task.purpose == "calibration")
-        sender = _Sender(campaign, ledger, studio, project, work, guideline)
-        waiting = sender.send([task for key, task in wanted.items() if key not in there])
-        older = outdated(ledger, studio, project.id, guideline)
-        refreshed = sender.refresh(older) if refresh else 0
-    counted = {reason: count for reason, count in dropped.items() if count}
+        waiting = this.send([task for key, task in wanted.items() if key not in there])
+        outdated = this.outdated()
+        refreshed = this.refresh(outdated) if refresh else 0
     return PushResult(
         project.id,
         len(wanted),
-        sender.n_new,
+        this.n_new,
         recovered,
         len(lost) - recovered,
         version,
-        counted,
+        {reason: count for reason, count in dropped.items() if count},
         gold_waiting=waiting["gold"],
         work_waiting=waiting["work"],
-        older_guidelines=len(older) - refreshed,
+        older_guidelines=len(outdated) - refreshed,
         refreshed=refreshed,
         copies=tuple(sorted((row.id, number) for row in rows if row.id != (number := there[str(row.key)]))),
     )
 
 
-class _Sender:
+class _Push:
     """One push: what is sent, in which order, and what has to wait."""
 
     def __init__(
@@ -120,7 +119,7 @@ class _Sender:
         self.n_new = 0
 
     def send(self, missing: Sequence[Task]) -> Counter[str]:
-        """Send the calibration round, then work with its share of known answers; how many of either wait.
+        """Send the calibration round, then work with its share of known answers; returns how many of either wait.
 
         Raises:
             BadInput: work is there to be sent, and too few people have passed the round.
@@ -131,8 +130,7 @@ class _Sender:
         first, gold, rest = by_purpose["calibration"], by_purpose["gold"], by_purpose["work"]
         self._import(first)
         if self.campaign.calibration is not None:
-            state = self.ledger.state()
-            people = people_of(self.studio, state.url if state else self.studio.url)
+            people = people_of(self.studio, self.ledger.pushed_state().url)
             passed = calibration_results(self.campaign, self.ledger, people)
             if first or passed.n_passed < passed.n_needed:
                 self._open_calibration()
@@ -140,17 +138,60 @@ class _Sender:
                 if rest and not first:
                     raise BadInput(_too_few(passed, len(rest)))
                 return Counter(gold=len(gold), work=len(rest))
-        chosen = _with_work(gold, len(rest), self.campaign.gold_share)
+        share = self.campaign.gold_share
+        limit = math.ceil(len(rest) * share / (1 - share))  # known answers are at most a share of all, drawn by key
+        chosen = sorted(gold, key=lambda task: content_hash(["turn", task.key]))[:limit]
         self._import(sorted([*rest, *chosen], key=lambda task: task.key))
         return Counter(gold=len(gold) - len(chosen))
 
-    def refresh(self, tasks: Iterable[Task]) -> int:
-        """Give tasks the guidelines of today; how many were reached."""
-        known = [task for task in tasks if task.comparison_id in self.comparisons and task.task_id is not None]
-        data = {task.key: (task.task_id or 0, self._data(task)) for task in known}
-        pages = {task.key: task.pages for task in known}
-        rows = {key: row for key, row in data.items() if pages[key] in (None, shown_hash(row[1]))}
-        return bring_up_to_date(self.ledger, self.studio, rows, self.guideline)
+    def recover(self, wanted: Mapping[str, Task], lost: Mapping[str, int]) -> int:
+        """Take tasks back that the ledger does not know; returns how many were.
+
+        Those that match no response go into quarantine.
+        """
+        shown_guidelines = guidelines_html(self.work.guidelines)
+        recovered, unknown = [], []
+        for task in self.studio.tasks(self.project.id, lost.values()):
+            own = wanted[str(task.key)]
+            if task.data.get("guidelines_html") != shown_guidelines:
+                own = own._replace(guideline=None)  # of an older text that is not known any more
+            order = shown_order(self.campaign, self.comparisons[own.comparison_id], task.data, self.work)
+            if order is None:
+                reason = "the task shows other texts than the comparison's responses: its sides are not known"
+                unknown.append(Quarantined(0, "", task.id, task.key, None, reason, None))
+            else:
+                recovered.append(own._replace(shown=order, task_id=task.id, pages=shown_hash(task.data)))
+        with self.ledger.store.transaction():
+            self.ledger.take_back(recovered)
+            self.ledger.know_again(task.key for task in recovered)
+            self.ledger.quarantine(unknown)
+        return len(recovered)
+
+    def outdated(self) -> list[Task]:
+        """Tasks that nobody answered and that show other guidelines than today's."""
+        tasks = self.ledger.tasks().values()
+        old = [task for task in tasks if task.task_id is not None and task.guideline != self.guideline]
+        unanswered = self.studio.unanswered(self.project.id) if old else set()
+        return [task for task in old if task.key in unanswered]
+
+    def refresh(self, outdated: Iterable[Task]) -> int:
+        """Show today's guidelines in tasks; returns in how many.
+
+        A request without an answer is not repeated: what the task shows is not known until the next call.
+        """
+        rows = {}
+        for task in outdated:
+            if task.comparison_id in self.comparisons and task.task_id is not None:
+                data = self._data(task)
+                if task.pages in (None, shown_hash(data)):
+                    rows[task.key] = (task.task_id, data)
+        self.ledger.begin_refresh(rows)
+        n_done = 0
+        for key, (task_id, data) in rows.items():
+            if moment := self.studio.replace_data(task_id, data):
+                self.ledger.end_refresh(key, self.guideline, moment)
+                n_done += 1
+        return n_done
 
     def _import(self, tasks: Sequence[Task]) -> None:
         """Write tasks down, send them in their order, and note their ids."""
@@ -164,7 +205,7 @@ class _Sender:
         self.ledger.set_pages({key: shown_hash(shown) for key, shown in data.items()})
         imported = self.studio.import_tasks(self.project.id, [{"data": shown} for shown in data.values()])
         if imported.had_copies or imported.new < len(tasks):  # another bridge sends the same: its sides may have stayed
-            _recover(self.campaign, self.ledger, self.studio, self.project, self.work, known, imported.ids)
+            self.recover(known, imported.ids)
         self.ledger.set_task_ids(imported.ids)
         if imported.new == len(tasks):
             self.ledger.know_again(imported.ids)  # what stood there and was not known is gone
@@ -176,7 +217,7 @@ class _Sender:
             if task.purpose == "calibration" and task.task_id is not None:
                 self.studio.reopen(task.task_id, EVERYBODY)
 
-    def _data(self, task: Task) -> dict[str, object]:
+    def _data(self, task: Task) -> dict[str, Any]:
         return task_row(self.campaign, task, self.comparisons[task.comparison_id], self.work)
 
 
@@ -254,19 +295,6 @@ def _items(campaign: Campaign, ledger: Ledger) -> dict[str, KnownItem]:
     return gold | first
 
 
-def _without_erased(work: Work, store: Store) -> tuple[Work, int]:
-    """The work without comparisons that were erased from the store, which candidates may hold still; how many were."""
-    gone = store.erased_ids()
-    kept = [comparison for comparison in work.comparisons if not gone.holds("comparison", comparison.id)]
-    return work._replace(comparisons=kept), len(work.comparisons) - len(kept)
-
-
-def _with_work(gold: Sequence[Task], n_work: int, share: float) -> list[Task]:
-    """Known answers that go with new work: at most a share of all, rounded up, drawn by key."""
-    limit = math.ceil(n_work * share / (1 - share))
-    return sorted(gold, key=lambda task: content_hash(["turn", task.key]))[:limit]
-
-
 def _too_few(passed: CalibrationRound, n_work: int) -> str:
     people = ", ".join(f"{person.address} {person.summary}" for person in passed.people.values()) or "nobody answered"
     return (
@@ -274,33 +302,3 @@ def _too_few(passed: CalibrationRound, n_work: int) -> str:
         f"({people}); pull what they answered, and push again when they are done; who will not pass comes off "
         "annotators, or set calibration.people"
     )
-
-
-def _recover(
-    campaign: Campaign,
-    ledger: Ledger,
-    studio: Studio,
-    project: Project,
-    work: Work,
-    wanted: Mapping[str, Task],
-    lost: Mapping[str, int],
-) -> int:
-    """Take tasks back that the ledger does not know; how many were. Those that match no response go into quarantine."""
-    comparisons = {comparison.id: comparison for comparison in work.comparisons}
-    shown_guidelines = guidelines_html(work.guidelines)
-    recovered, unknown = [], []
-    for task in studio.tasks(project.id, lost.values()):
-        own = wanted[str(task.key)]
-        if task.data.get("guidelines_html") != shown_guidelines:
-            own = own._replace(guideline=None)  # of an older text that is not known any more
-        order = shown_order(campaign, comparisons[own.comparison_id], task.data, work)
-        if order is None:
-            reason = "the task shows other texts than the comparison's responses: its sides are not known"
-            unknown.append(Quarantined(0, "", task.id, task.key, None, reason, None))
-        else:
-            recovered.append(own._replace(shown=order, task_id=task.id, pages=shown_hash(task.data)))
-    with ledger.store.transaction():
-        ledger.take_back(recovered)
-        ledger.know_again(task.key for task in recovered)
-        ledger.quarantine(unknown)
-    return len(recovered)

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from align.core.config import BadInput
 from align.core.files import files_under
@@ -36,7 +36,33 @@ TEXT_FILES = (".json", ".jsonl", ".html", ".md", ".yaml", ".csv", ".tsv", ".txt"
 SHORTEST = 20  # characters of a text that is searched for elsewhere; shorter ones occur everywhere
 LISTED = 20  # comparisons named in one line
 COMPARISON_ID = re.compile(rb'"comparison_id": ?"([0-9a-f]{16})"')
-DELETED = "delete each by itself (DELETE api/annotations/ID/, or the bin in its task), and the account after that"
+NAMES = {  # where the names of targets are listed
+    "annotator": "'align annotate people --config F' says who is called what",
+    "comparison": "the rows.jsonl of its import, or 'align annotate export', holds the ids of comparisons",
+}
+ON_SERVER = {  # what remains of a target on a labelling server: its number there, the table of these, how to delete it
+    "annotator": (
+        "annotation_id",
+        "pulled",
+        "delete each by itself (DELETE api/annotations/ID/, or the bin in its task), and the account after that",
+    ),
+    "comparison": ("task_id", "tasks", "delete them (Data Manager, or DELETE api/tasks/ID/)"),
+}
+
+
+class Target(NamedTuple):
+    """What is erased: an annotator by the name in the store, or a comparison by its id."""
+
+    kind: Literal["annotator", "comparison"]
+    name: str
+
+    @property
+    def column(self) -> str:
+        return "annotator" if self.kind == "annotator" else "comparison_id"
+
+    def mark(self, store: Store) -> str:
+        """The keyed hash by which the store recognises it from now on."""
+        return mark(store.salt(), self.kind, self.name)
 
 
 class Erased(NamedTuple):
@@ -80,16 +106,17 @@ def erase(
         raise BadInput("align annotate erase: name exactly one of annotator=NAME and comparison=ID")
     if runs != Path("runs") and not runs.is_dir():
         raise BadInput(f"{runs}: no such folder of runs; name the one whose runs read this store with runs=")
+    target = Target("comparison", str(comparison)) if annotator is None else Target("annotator", annotator)
     records, unread = read_records(runs)
     fault = None
     with Store.open(feedback, write=True, create=False) as store:
-        rows = belongings(store, annotator=annotator, comparison=comparison)
+        rows = rows_of(store, target)
         if not rows:
-            _require_known(store, annotator, comparison)
-        words, sequences, judged = _traces(store, annotator, comparison)
-        server = _on_server(store, annotator, comparison)
+            _require_known(store, target)
+        words, sequences, judged = _traces(store, target)
+        server = _on_server(store, target)
         try:
-            remove(store, annotator=annotator, comparison=comparison)
+            remove(store, target)
         except Unfinished as error:
             fault = error
         direct = readers(records, places(store), sequences)
@@ -97,7 +124,7 @@ def erase(
     whole = {**direct, **descendants(records, direct)}
     known = [Path(path).resolve() for path in whole]
     yield Erased(
-        what=f"{feedback}: " + (f"annotator {annotator}" if annotator is not None else f"comparison {comparison}"),
+        what=f"{feedback}: {target.kind} {target.name}",
         rows=rows,
         runs=list(whole.values()),
         pairs=[f for f in _pairs_of(runs, judged) if not any(f.resolve().is_relative_to(run) for run in known)],
@@ -113,91 +140,86 @@ def erase(
     yield verified
 
 
-def belongings(store: Store, *, annotator: str | None = None, comparison: str | None = None) -> dict[str, int]:
-    """How many rows of each table speak of an annotator or a comparison; tables without one are left out."""
-    value = annotator if annotator is not None else comparison
+def rows_of(store: Store, target: Target) -> dict[str, int]:
+    """Count the rows of each table that belong to a target; tables without one are left out."""
     counts = {
-        table: int(store.read(f"SELECT COUNT(*) FROM {table} WHERE {condition}", (value,))[0][0])
-        for table, condition in _conditions(store, "annotator" if annotator is not None else "comparison_id").items()
+        table: int(store.read(f"SELECT COUNT(*) FROM {table} WHERE {condition}", (target.name,))[0][0])
+        for table, condition in _conditions(store, target.column).items()
     }
     return {table: count for table, count in counts.items() if count}
 
 
-def remove(store: Store, *, annotator: str | None = None, comparison: str | None = None) -> int:
-    """Remove the rows of an annotator or a comparison from every table and page; returns how many entries' bodies went.
+def remove(store: Store, target: Target) -> int:
+    """Remove a target's rows from every table and page; returns how many entries of the log lost their bodies.
 
     Raises:
         BadInput: the store cannot be written; as ``Unfinished`` where a reader or a full disk keeps old pages alive.
     """
-    column, value = ("annotator", annotator) if annotator is not None else ("comparison_id", comparison)
     sequences: list[int] = []
     with store.transaction():
-        if belongings(store, annotator=annotator, comparison=comparison):
-            sequences = [row[0] for row in store.read(f"SELECT sequence FROM bodies WHERE {column} = ?", (value,))]
-            tasks = store.read("SELECT DISTINCT key FROM tasks WHERE comparison_id = ?", (comparison,))
-            marks = [_mark(store, annotator, comparison), *sorted(mark(store.salt(), "task", row[0]) for row in tasks)]
-            store.erase_bodies(sequences, marks)
-            for table, condition in _conditions(store, column).items():
+        if rows_of(store, target):
+            query = f"SELECT sequence FROM bodies WHERE {target.column} = ?"
+            sequences = [row[0] for row in store.read(query, (target.name,))]
+            tasks = []
+            if target.kind == "comparison":
+                tasks = store.read("SELECT DISTINCT key FROM tasks WHERE comparison_id = ?", (target.name,))
+            marks = sorted(mark(store.salt(), "task", row[0]) for row in tasks)
+            store.erase_bodies(sequences, [target.mark(store), *marks])
+            for table, condition in _conditions(store, target.column).items():
                 change = "UPDATE pulled SET " + FORGOTTEN if table == "pulled" else f"DELETE FROM {table}"
-                store.write(f"{change} WHERE {condition}", [(value,)])
+                store.write(f"{change} WHERE {condition}", [(target.name,)])
     store.database.rewrite()
     return len(sequences)
 
 
 def _conditions(store: Store, column: str) -> dict[str, str]:
-    """Which rows of which table speak of an annotator or a comparison; read from the schema, so that none is forgotten.
+    """Which rows of which table belong to a target, read from the schema, so that no table is forgotten.
 
     Tables that know a comparison by its tasks come before the tasks.
     """
     conditions = {}
     by_task = "(campaign, key) IN (SELECT campaign, key FROM tasks WHERE comparison_id = ?)"
-    for (table,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'tasks'"):
-        columns = {row[1] for row in store.read(f"PRAGMA table_info({table})")}
+    for table, columns in _columns(store).items():
         if column in columns:
             conditions[table] = f"{column} = ?"
-        elif column == "comparison_id" and {"campaign", "key"} <= columns:
+        elif column == "comparison_id" and {"campaign", "key"} <= set(columns):
             conditions[table] = by_task
     return conditions
 
 
-def _require_known(store: Store, annotator: str | None, comparison: str | None) -> None:
+def _columns(store: Store) -> dict[str, list[str]]:
+    """The columns of each table, the tasks last."""
+    tables = store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'tasks', name")
+    return {table: [row[1] for row in store.read(f"PRAGMA table_info({table})")] for (table,) in tables}
+
+
+def _require_known(store: Store, target: Target) -> None:
     """Refuse a name that the store does not hold, unless it was erased before."""
-    erased_ids = store.erased_ids()
-    if erased_ids.holds("annotator", annotator) or erased_ids.holds("comparison", comparison):
+    if store.erased_ids().holds(target.kind, target.name):
         return
-    kind, wanted = ("annotator", str(annotator)) if annotator is not None else ("comparison_id", str(comparison))
-    known = [row[0] for row in store.read(f"SELECT DISTINCT {kind} FROM bodies WHERE {kind} IS NOT NULL")]
-    near = difflib.get_close_matches(wanted, known, n=1)
-    whence = (
-        "'align annotate people --config F' says who is called what"
-        if annotator is not None
-        else "the rows.jsonl of its import, or 'align annotate export', holds the ids of comparisons"
-    )
-    hint = f"did you mean '{near[0]}'?" if near else whence
-    raise BadInput(f"{store.path}: knows no {kind.partition('_')[0]} '{wanted}'; {hint}")
+    column = target.column
+    known = [row[0] for row in store.read(f"SELECT DISTINCT {column} FROM bodies WHERE {column} IS NOT NULL")]
+    near = difflib.get_close_matches(target.name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else NAMES[target.kind]
+    raise BadInput(f"{store.path}: knows no {target.kind} '{target.name}'; {hint}")
 
 
-def _traces(store: Store, annotator: str | None, comparison: str | None) -> tuple[list[str], list[int], set[str]]:
+def _traces(store: Store, target: Target) -> tuple[list[str], list[int], set[str]]:
     """Before they go: the words by which they are found elsewhere, their entries, and whatever a person judged.
 
     Entries that were erased before count too: a second erasure lists all runs again.
     """
-    own = _mark(store, annotator, comparison)
+    own = target.mark(store)
     before = [number for e in store.erasures() if own in e.get("kept_out", ()) for number in e["erased"]]
-    if annotator is not None:
-        rows = store.read("SELECT sequence, comparison_id FROM bodies WHERE annotator = ?", (annotator,))
-        words = [annotator, alias(store.salt(), annotator)]
-        return words, [*before, *(row[0] for row in rows)], {row[1] for row in rows}
-    rows = store.read("SELECT sequence, kind, body FROM bodies WHERE comparison_id = ?", (comparison,))
+    query = f"SELECT sequence, comparison_id, kind, body FROM bodies WHERE {target.column} = ? ORDER BY sequence"
+    rows = store.read(query, (target.name,))
+    sequences = [*before, *(row[0] for row in rows)]
+    if target.kind == "annotator":
+        return [target.name, alias(store.salt(), target.name)], sequences, {row[1] for row in rows}
     texts: list[str] = []
-    for body in [row[2] for row in rows if row[1] == "comparison"][-1:]:
+    for body in [row[3] for row in rows if row[2] == "comparison"][-1:]:
         texts = _texts(store.parse(COMPARISON, body)["comparison"])
-    return [str(comparison), *texts], [*before, *(row[0] for row in rows)], set()
-
-
-def _mark(store: Store, annotator: str | None, comparison: str | None) -> str:
-    kind, name = ("annotator", annotator) if annotator is not None else ("comparison", comparison)
-    return mark(store.salt(), kind, str(name))
+    return [target.name, *texts], sequences, set()
 
 
 def _texts(comparison: Comparison) -> list[str]:
@@ -206,43 +228,36 @@ def _texts(comparison: Comparison) -> list[str]:
     return [text for text in dict.fromkeys(texts) if len(text) >= SHORTEST]
 
 
-def _on_server(store: Store, annotator: str | None, comparison: str | None) -> list[str]:
+def _on_server(store: Store, target: Target) -> list[str]:
     """The annotations or tasks that remain on labelling servers, by campaign, and how to delete them there."""
-    if annotator is not None:
-        kind, query = "annotations", "SELECT annotation_id FROM pulled WHERE campaign = ? AND annotator = ? ORDER BY 1"
-    else:
-        kind = "tasks"
-        query = "SELECT task_id FROM tasks WHERE campaign = ? AND comparison_id = ? AND task_id IS NOT NULL ORDER BY 1"
-    places = []
+    number, table, how = ON_SERVER[target.kind]
+    query = (
+        f"SELECT {number} FROM {table} WHERE campaign = ? AND {target.column} = ? AND {number} IS NOT NULL ORDER BY 1"
+    )
+    remaining = []
     for name, url, project in store.read("SELECT name, url, project FROM campaigns ORDER BY name"):
-        ids = [row[0] for row in store.read(query, (name, annotator if annotator is not None else comparison))]
-        how = DELETED if annotator is not None else "delete them (Data Manager, or DELETE api/tasks/ID/)"
-        if ids:
-            numbers = ", ".join(map(str, ids))
-            places.append(f"{url} project {project} (campaign {name}): {kind} {numbers}: {how}")
-    return places
+        if ids := ", ".join(str(row[0]) for row in store.read(query, (name, target.name))):
+            kind = number.replace("_id", "s")
+            remaining.append(f"{url} project {project} (campaign {name}): {kind} {ids}: {how}")
+    return remaining
 
 
 def _mentions(store: Store, words: Sequence[str]) -> list[str]:
     """Where the store still holds these words, by table and column, with the comparisons of those rows."""
     pattern = _pattern(words)
     mentions = []
-    for (table,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"):
-        columns = [row[1] for row in store.read(f"PRAGMA table_info({table})")]
-        hits: dict[str, list[dict[str, Any]]] = {column: [] for column in columns}
+    for table, columns in sorted(_columns(store).items()):
+        rows: dict[str, list[dict[str, Any]]] = {column: [] for column in columns}
         for values in store.database.rows(f"SELECT * FROM {table}"):
             row = dict(zip(columns, values, strict=True))
             for column, value in row.items():
                 if isinstance(value, str) and pattern.search(value.encode("utf-8", "replace")):
-                    hits[column].append(row)
-        for column, rows in hits.items():
-            comparisons = sorted({row["comparison_id"] for row in rows if row.get("comparison_id")})
-            few = ", ".join(comparisons[:LISTED]) + (
-                f" and {len(comparisons) - LISTED} more" if len(comparisons) > LISTED else ""
-            )
-            mentions += (
-                [f"{table}.{column}, {len(rows)} rows{f' (comparisons {few})' if comparisons else ''}"] if rows else []
-            )
+                    rows[column].append(row)
+        for column, mentioning in rows.items():
+            ids = sorted({row["comparison_id"] for row in mentioning if row.get("comparison_id")})
+            more = f" and {len(ids) - LISTED} more" if len(ids) > LISTED else ""
+            comparisons = f" (comparisons {', '.join(ids[:LISTED])}{more})" if ids else ""
+            mentions += [f"{table}.{column}, {len(mentioning)} rows{comparisons}"] if mentioning else []
     return mentions
 
 

@@ -109,10 +109,10 @@ def test_work_comes_after_the_round_and_only_from_those_who_passed(
     assert "not passed, 0 of 4 right" in "\n".join(lines(calibration(campaign, studio)))
 
     now = tasks(studio, campaign)
-    for row in (row for number in ("900", "901", "902") for row in now[number].annotations):
-        if row.completed_by == eve:
-            task = next(t for t in shown.values() if t.id == row.task_id)
-            studio.connection.send("PATCH", f"api/annotations/{row.id}/", body={"result": [for_good(task)]})
+    for task in (now[number] for number in ("900", "901", "902")):
+        for row in task.annotations:
+            if row.completed_by == eve:
+                studio.connection.send("PATCH", f"api/annotations/{row.id}/", body={"result": [for_good(task)]})
     assert pull(campaign, studio).outcomes == {"judgment": 3}
     assert pull(campaign, studio, full=True).outcomes == {"judgment": 1, "quarantine": 1}  # eve has passed by now
 

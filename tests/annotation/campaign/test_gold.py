@@ -230,7 +230,8 @@ def test_gold_stands_among_the_work_and_nothing_tells_it(studio: Studio, tmp_pat
     n_gold = sum(task.purpose == "gold" and task.task_id is not None for task in by_key.values())
     assert done.new == n_work + n_gold and done.gold_waiting == 10 - n_gold
     assert n_gold == -(-n_work // 4)  # a fifth of all, rounded up
-    raw = list(studio._scan(project, [], 100, {"fields": "all"}))
+    query = {"project": project, "fields": "all", "page_size": 100, "query": json.dumps({"ordering": ["tasks:id"]})}
+    raw = studio.connection.read("api/tasks/", query)["tasks"]
     assert [task["data"]["pair_id"] for task in raw] == sorted(key for key, t in by_key.items() if t.task_id)
     purposes = ["gold" if by_key[task["data"]["pair_id"]].purpose == "gold" else "work" for task in raw]
     assert len([n for n in range(1, len(raw)) if purposes[n] != purposes[n - 1]]) > 4  # not in a block of their own

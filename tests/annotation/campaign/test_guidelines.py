@@ -13,16 +13,13 @@ from campaigns import answer, candidates, for_good, new_campaign, tasks
 from fixtures.campaigns import judged
 
 from align.core.config import BadInput
-from annotation.campaign import guidelines
-from annotation.campaign.guidelines import read_by
+from annotation.campaign.parse import guideline_read
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
 from annotation.campaign.text import lines
 from annotation.label_studio.rows import Annotation
 from annotation.label_studio.studio import Studio
-from annotation.store.ledger import Ledger
-from annotation.store.store import Store
 from annotation.store.tables import Refresh, Task
 
 FIRST, SECOND = "Choose the **kinder** answer.", "Choose the *shorter* answer."
@@ -121,16 +118,24 @@ def test_what_stood_between_two_attempts_is_not_claimed(studio: Studio, server: 
     assert by_guideline(campaign) == {"0": None}  # its page had shown the new text for a while, or not
 
 
-def test_an_answer_that_came_in_between_keeps_the_text_it_was_made_by(studio: Studio, tmp_path: Path) -> None:
+class AnsweredAfterwards(Studio):
+    """A client whose tasks are answered right after it asked which of them are not."""
+
+    def unanswered(self, project: int) -> set[str]:
+        keys = super().unanswered(project)
+        for task in self.all_tasks(project):
+            answer(self, task, [for_good(task)])
+        return keys
+
+
+def test_an_answer_that_came_in_between_keeps_the_text_it_was_made_by(
+    studio: Studio, server: Any, tmp_path: Path
+) -> None:
     campaign = guided(tmp_path, 1)
-    project = push(campaign, studio).project
-    shown = tasks(studio, campaign)["0"]
-    answer(studio, shown, [for_good(shown)])  # after the push looked who had answered
-    with Store.open(campaign.feedback, write=True) as store:
-        ledger = Ledger(store, campaign.name)
-        data = {**shown.data, "guidelines_html": "new"}
-        assert guidelines.bring_up_to_date(ledger, studio, {str(shown.key): (shown.id, data)}, digest("new")) == 1
-        assert guidelines.outdated(ledger, studio, project, digest("new")) == []
+    push(campaign, studio)
+    (tmp_path / "guidelines.md").write_text(SECOND)
+    assert push(campaign, AnsweredAfterwards(server.url, server.token), refresh=True).refreshed == 1
+    assert push(campaign, studio, refresh=True).older_guidelines == 0
     pull(campaign, studio)
     assert by_guideline(campaign) == {"0": digest(FIRST)}
 
@@ -191,4 +196,4 @@ def test_the_servers_clock_says_which_text_was_read(
 ) -> None:
     row = {"id": 1, "completed_by": 1, "was_cancelled": False, "lead_time": seconds, "result": []}
     annotation = Annotation.model_validate({**row, "created_at": sent, "updated_at": sent})
-    assert read_by(Task("k", "c", [0, 1], guideline="three"), changes, annotation) == read
+    assert guideline_read(Task("k", "c", [0, 1], guideline="three"), changes, annotation) == read

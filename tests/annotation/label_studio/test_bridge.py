@@ -215,7 +215,7 @@ def test_a_task_copied_by_hand_is_named_by_push(studio: Studio, campaign: Campai
     pushed = push(campaign, studio)
     assert pushed.new == 0 and pushed.copies == ((ids[1], ids[0]), (ids[2], ids[0])) and shown["0"].id == ids[0]
     assert f"task {ids[2]} is a copy of task {ids[0]}, made on the server" in "\n".join(lines(pushed))
-    answer(studio, shown["1"]._replace(id=ids[2]), [for_good(shown["0"])])  # now the copy is the one that counts
+    answer(studio, shown["1"].model_copy(update={"id": ids[2]}), [for_good(shown["0"])])  # now the copy is the one that counts
     assert [copy for copy, _ in push(campaign, studio).copies] == ids[:2]
 
 
