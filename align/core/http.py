@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -182,8 +182,13 @@ def server_address(url: str, name: str, example: str, secret: str) -> str:
     Raises:
         BadInput: no http(s) address, or one that holds more, such as a password; the address is not repeated.
     """
-    parts = _address_parts(url)
-    if parts is None:
+    try:
+        httpx.URL(url.strip())
+        parts = urlsplit(url.strip())
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        is_address = False
+    if not is_address:
         raise BadInput(f"{name}: is no address of a server; write it like {example}")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise BadInput(f"{name}: holds a user name, password or parameters; leave them out, the key is {secret}")
@@ -215,14 +220,3 @@ def retry_after(value: str | None) -> float | None:
         except (ValueError, TypeError, OverflowError):
             return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None
-
-
-def _address_parts(url: str) -> SplitResult | None:
-    """The parts of an http(s) address with a host and, where it names one, a real port; None when it is none."""
-    try:
-        httpx.URL(url.strip())
-        parts = urlsplit(url.strip())
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except (ValueError, httpx.InvalidURL):
-        return None
-    return parts if is_address else None

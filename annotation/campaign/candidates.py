@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from align.core.records import Comparison, Message, Response, content_hash, prompt_id
-from annotation.store.store import STRICTNESS, Split
+from annotation.store.chain import STRICTNESS, Split
 
 Drop = Callable[[str, int], None]  # counts what cannot be used, by reason
 

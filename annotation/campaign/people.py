@@ -55,7 +55,7 @@ def annotators(folder: Path, *, names: tuple[str, ...] = ()) -> Iterator[str | A
     yield f"people log in at {server.url}; each password is shown this once:"
     emails = []
     for name in names:
-        account = create_annotator(server, name)
+        account = create_annotator(server.url, server.token, name)
         emails.append(account.email)
         yield account
     yield f"for the campaign's YAML: annotators: [{', '.join(emails)}]"

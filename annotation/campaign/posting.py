@@ -22,7 +22,7 @@ from align.core.records import Comparison, Judgment
 from annotation.campaign.pull import pull
 from annotation.campaign.push import push
 from annotation.campaign.settings import Campaign
-from annotation.interface.config import Interface, controls, task_data
+from annotation.interface.config import Interface, controls, order_on_screen
 from annotation.label_studio.accounts import DOMAIN, Account, create_annotator, create_token
 from annotation.label_studio.connection import Connection
 from annotation.label_studio.rows import Annotation, StudioTask
@@ -104,7 +104,7 @@ def _kept(server: Server, name: str, secret: Callable[[Account], dict[str, str]]
         aliases = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
         free = next(alias for alias in aliases if f"{alias}@{DOMAIN}" not in taken)
         file.parent.mkdir(mode=0o700, exist_ok=True)
-        write_secret(file, json.dumps(secret(create_annotator(server, free))))
+        write_secret(file, json.dumps(secret(create_annotator(server.url, server.token, free))))
     return dict(json.loads(file.read_text()))
 
 
@@ -139,9 +139,11 @@ def _post_all(
         for task, comparison in turns[person.name]:
             if stopped.is_set():
                 return
-            left = _on_the_left(interface, task, comparison)
-            judgment = judge(comparison, person.name, left)
-            _post(connection, interface, task.id, person.account, judgment, left)
+            order = order_on_screen(interface, comparison, task.data, False)
+            if order is None:
+                raise BadInput(f"task {task.id} shows other texts than the responses of comparison {comparison.id}")
+            judgment = judge(comparison, person.name, order[0])
+            _post(connection, interface, task.id, person.account, judgment, order[0])
             progress.update()
 
     total = sum(map(len, turns.values()))
@@ -151,15 +153,6 @@ def _post_all(
                 future.result()
         finally:
             stopped.set()
-
-
-def _on_the_left(interface: Interface, task: StudioTask, comparison: Comparison) -> int:
-    """Which of the two responses a task shows on the left, found by nothing but what it shows."""
-    for left in (0, 1):
-        pages = task_data(interface, comparison, [left, 1 - left], "", False, key="")
-        if all(task.data.get(f"response_{letter}_html") == pages[f"response_{letter}_html"] for letter in "ab"):
-            return left
-    raise BadInput(f"task {task.id} shows other texts than the responses of comparison {comparison.id}")
 
 
 def _post(connection: Connection, interface: Interface, task: int, account: int, judgment: Judgment, left: int) -> None:

@@ -171,7 +171,7 @@ class _Pull:
         self.ledger.set_task_ids(dict.fromkeys(gone))
 
     def _stamp(self, task: int, moment: str | None) -> None:
-        self.ledger.stamp({task: moment})
+        self.ledger.stamp(task, moment)
         if moment is None:
             self.stamps.pop(task, None)
         else:

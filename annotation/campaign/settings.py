@@ -29,7 +29,7 @@ from annotation.interface.config import (
     task_data,
 )
 from annotation.interface.render import scrub
-from annotation.store.store import STRICTNESS, Split
+from annotation.store.chain import STRICTNESS, Split
 from annotation.store.tables import KnownAnswer, Purpose, Task
 
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]

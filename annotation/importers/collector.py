@@ -27,7 +27,7 @@ from annotation.importers.languages import tag_of
 from annotation.importers.responses import PromptResponses, placed
 from annotation.importers.table import Table
 from annotation.importers.turns import BESIDE, marks_in, refuse_media, template_arguments_of, tools_of
-from annotation.store.store import STRICTNESS, Split
+from annotation.store.chain import STRICTNESS, Split
 
 NOBODY = "imported:"  # how a file is called that names nobody
 LONG = 20  # characters of a prompt with which a response would not begin by chance

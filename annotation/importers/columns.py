@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from align.core.config import BadInput, Frozen
 from annotation.importers.imported import UnusableRow
-from annotation.store.store import Split
+from annotation.store.chain import Split
 
 WHOLE = re.compile(r"-?\d+\.0+")  # a whole number as a fraction
 Outcome = Literal["left", "right", "tie", "both_bad"]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from align.core.records import Comparison, Judgment
-from annotation.store.store import Split
+from annotation.store.chain import Split
 
 
 class UnusableRow(Exception):

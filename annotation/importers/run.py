@@ -33,7 +33,8 @@ from annotation.importers.preferences import read_preferences, read_rankings
 from annotation.importers.preview import lines_on
 from annotation.importers.table import kind_of, open_table
 from annotation.importers.votes import read_votes
-from annotation.store.store import Split, Store
+from annotation.store.chain import Split
+from annotation.store.store import Store
 
 
 def _hint(name: str) -> str:

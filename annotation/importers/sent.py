@@ -18,8 +18,9 @@ from annotation.campaign.settings import Campaign, Work, load_campaign, shown_or
 from annotation.importers.imported import UnusableRow
 from annotation.interface.config import Interface, shown_hash
 from annotation.interface.render import guidelines_html
+from annotation.store.chain import Split
 from annotation.store.ledger import Ledger, campaigns
-from annotation.store.store import Split, Store
+from annotation.store.store import Store
 from annotation.store.tables import Purpose
 
 

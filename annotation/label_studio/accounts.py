@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -31,16 +31,6 @@ class Account(NamedTuple):
 
     email: str
     password: str
-
-
-class Address(Protocol):
-    """A server and its administrator's token."""
-
-    @property
-    def url(self) -> str: ...
-
-    @property
-    def token(self) -> str: ...
 
 
 def is_healthy(url: str) -> bool:
@@ -72,7 +62,7 @@ def create_token(url: str, email: str, password: str) -> str:
             raise BadInput(f"{url}: made no token (status {status}); see the server's log") from None
 
 
-def create_annotator(server: Address, alias: str) -> Account:
+def create_annotator(url: str, token: str, alias: str) -> Account:
     """Make an account ``alias@annotators.invalid`` with a random password.
 
     The invitation is made invalid afterwards: the server's log holds it, as part of an address.
@@ -82,15 +72,15 @@ def create_annotator(server: Address, alias: str) -> Account:
     """
     check_alias(alias)
     email = f"{alias}@{DOMAIN}"
-    connection = Connection(server.url, server.token, PATIENCE)
+    connection = Connection(url, token, PATIENCE)
     if email in connection.query(lambda sdk: [user.email for user in sdk.users.list()]):
         raise BadInput(
             f"{email}: has an account already, whose password was shown when it was made; take another alias"
         )
     invitation = connection.read("api/invite")["token"]
     password = secrets.token_urlsafe(12)
-    page = f"{server.url}user/signup/?token={quote(invitation)}"
-    with Client(server.url, most=MOST_ANSWER, timeout=TIMEOUT) as client:
+    page = f"{url}user/signup/?token={quote(invitation)}"
+    with Client(url, most=MOST_ANSWER, timeout=TIMEOUT) as client:
         status = _submit(client, page, {"email": email, "password": password})
     connection.send("POST", "api/invite/reset-token")
     if status != 302:

@@ -140,7 +140,9 @@ def _prepare(folder: Path, venv: Path, say: Say) -> bool:
         why = str(error.args[0][0][2]).partition(": ")[0]
         raise BadInput(f"{data}: cannot be written ({why}); make room, or name another folder with server=") from None
     data.chmod(0o700)
-    _keep_signing_key(data / ".env")
+    # Of the keys that the server would make for itself one in fifty begins with a dollar sign, is read back as the name
+    # of a variable and replaced at every start, so that no token outlives a restart: this one is letters and digits.
+    write_secret(data / ".env", f"SECRET_KEY={secrets.token_hex(32)}")
     return True
 
 
@@ -201,15 +203,6 @@ def _await(process: subprocess.Popen[bytes], log: Path, url: str, say: Say) -> N
             return
         time.sleep(0.1)
     raise BadInput(f"Label Studio did not answer for {START_SECONDS:.0f} s; see {log}")
-
-
-def _keep_signing_key(path: Path) -> None:
-    """The key that signs tokens, in letters and digits.
-
-    One of fifty keys that the server would make for itself begins with a dollar sign; it reads that back as the name
-    of a variable, makes another key at every start, and no token outlives a restart.
-    """
-    write_secret(path, f"SECRET_KEY={secrets.token_hex(32)}")
 
 
 def write_secret(path: Path, text: str) -> None:

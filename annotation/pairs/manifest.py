@@ -18,7 +18,7 @@ from annotation.aggregation.votes import Vote
 from annotation.agreement.measures import ceiling
 from annotation.pairs.products import Products
 from annotation.pairs.splits import SPLITS, Placement
-from annotation.store.store import Split
+from annotation.store.chain import Split
 
 
 def account(

@@ -34,7 +34,7 @@ from align.core.records import (
 from annotation.aggregation.counting import Questions
 from annotation.aggregation.votes import DOWN, UP
 from annotation.pairs.splits import SPLITS, Placement
-from annotation.store.store import Split
+from annotation.store.chain import Split
 
 ProductRowT = TypeVar("ProductRowT")
 ProductRow = Pair | Demonstration | Thumb | Labelled

@@ -35,8 +35,9 @@ from annotation.pairs.card import guideline_versions, write_card
 from annotation.pairs.manifest import account, account_of_people, account_of_products
 from annotation.pairs.products import Made, ProductRow, Products, columns, files, pair_key, products, side
 from annotation.pairs.splits import SPLITS, Placement, is_for_judge, place
+from annotation.store.chain import Split
 from annotation.store.ledger import excluded
-from annotation.store.store import Split, Store
+from annotation.store.store import Store
 
 REASONS = ("tie", "too few votes", "chosen equals rejected", "duplicate", "leakage")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, get_args
 
 from align.core.messages import normalised
 from align.core.records import Comparison, Message
-from annotation.store.store import STRICTNESS, Split
+from annotation.store.chain import STRICTNESS, Split
 
 SYSTEM_ROLES = ("system", "developer")
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -28,7 +28,8 @@ from annotation.campaign.posting import post
 from annotation.campaign.settings import Campaign
 from annotation.label_studio.server import start
 from annotation.simulate.voters import Annotator, panel, simulate_votes, vote
-from annotation.store.store import STRICTNESS, Split, Store
+from annotation.store.chain import STRICTNESS, Split
+from annotation.store.store import Store
 
 Utility = Callable[..., list[float | None]]  # TRL's reward signature: f(prompts, completions, **columns)
 

@@ -8,26 +8,26 @@ responses were shown is recorded here and nowhere on the server. Not here: judgm
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic import Json
 
 from align.core.config import BadInput
 from annotation.store.store import Store
 from annotation.store.tables import (
     CampaignState,
-    Exclusion,
     GuidelineVersion,
-    Offer,
+    KnownAnswer,
+    Moment,
+    OfferedLabels,
     Pulled,
     Purpose,
     Quarantined,
     Refresh,
-    ReopenedTask,
     RowT,
-    Stamp,
     Task,
-    TaskPurpose,
     insert,
     select,
     stored,
@@ -118,11 +118,12 @@ class Ledger:
 
     def reopened(self) -> dict[str, int]:
         """How many people in all were asked to judge a task, by key, where that is more than the campaign's votes."""
-        return {row.key: row.people for row in self._rows(ReopenedTask, "reopened")}
+        return dict(self._rows(tuple[str, int], "reopened", columns=("key", "people")))
 
     def set_reopened(self, people: Mapping[str, int]) -> None:
         """Remember how many people in all are asked to judge each of these tasks."""
-        insert(self.store, "reopened", [ReopenedTask(*row) for row in people.items()], campaign=self.campaign)
+        rows = [(self.campaign, *row) for row in people.items()]
+        self.store.write("INSERT OR REPLACE INTO reopened VALUES (?, ?, ?)", rows)
 
     # --- what came back ------------------------------------------------------------------------------------
 
@@ -143,14 +144,14 @@ class Ledger:
 
     def stamps(self) -> dict[int, str]:
         """Tasks that held an answer when they were last read, by id, with the server's time of their last change."""
-        return {row.task_id: row.updated_at for row in self._rows(Stamp, "stamps")}
+        return dict(self._rows(tuple[int, Moment], "stamps", columns=("task_id", "updated_at")))
 
-    def stamp(self, stamps: Mapping[int, str | None]) -> None:
-        """Remember when tasks that were read changed last (None: they hold no answer any more)."""
-        kept = [Stamp(task, moment) for task, moment in stamps.items() if moment is not None]
-        gone = [(self.campaign, task) for task, moment in stamps.items() if moment is None]
-        insert(self.store, "stamps", kept, campaign=self.campaign)
-        self.store.write(f"DELETE FROM stamps {OWN} AND task_id = ?", gone)
+    def stamp(self, task: int, moment: str | None) -> None:
+        """Remember when a task that was read changed last (None: it holds no answer any more)."""
+        if moment is None:
+            self.store.write(f"DELETE FROM stamps {OWN} AND task_id = ?", [(self.campaign, task)])
+        else:
+            self.store.write("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?)", [(self.campaign, task, moment)])
 
     def quarantine(self, rows: Iterable[Quarantined]) -> None:
         """Put annotations into quarantine, with the reason why they are no judgments."""
@@ -170,9 +171,7 @@ class Ledger:
     def guideline(self, text: str) -> tuple[str, int]:
         """Hash and version number (from 1) of a guideline text; a text that is new starts a new version."""
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        new = GuidelineVersion(self.campaign, digest, _now())
-        with self.store.transaction():
-            insert(self.store, "guidelines", [new], keep=True, text=text)
+        insert(self.store, "guidelines", [GuidelineVersion(self.campaign, digest, _now())], keep=True, text=text)
         known = [version.sha256 for version in self.guidelines()]
         return digest, known.index(digest) + 1
 
@@ -209,8 +208,8 @@ class Ledger:
             by_key.setdefault(row.key, []).append(row)
         return by_key
 
-    def _rows(self, kind: type[RowT], table: str, condition: str = OWN) -> list[RowT]:
-        return select(self.store, kind, table, condition, [self.campaign])
+    def _rows(self, kind: type[RowT], table: str, condition: str = OWN, columns: Sequence[str] = ()) -> list[RowT]:
+        return select(self.store, kind, table, condition, [self.campaign], columns)
 
     def _set_tasks(self, columns: tuple[str, ...], tasks: Iterable[Task], condition: str = "") -> None:
         rows = [(*(stored(getattr(task, name)) for name in columns), self.campaign, task.key) for task in tasks]
@@ -239,7 +238,8 @@ def campaigns(store: Store) -> list[str]:
 
 def labels(store: Store) -> dict[str, tuple[str, ...]]:
     """The labels that each campaign of the store offers, where it asks for one."""
-    return {row.name: tuple(row.interface.get("labels") or ()) for row in select(store, Offer, "campaigns")}
+    rows = select(store, tuple[str, Json[OfferedLabels]], "campaigns", columns=("name", "interface"))
+    return {name: tuple(interface.get("labels") or ()) for name, interface in rows}
 
 
 def tasks_by_campaign(store: Store) -> dict[str, list[Task]]:
@@ -248,9 +248,10 @@ def tasks_by_campaign(store: Store) -> dict[str, list[Task]]:
     return {name: list(Ledger(store, name).tasks().values()) for name in names}
 
 
-def purposes(store: Store) -> list[TaskPurpose]:
-    """Every task of the store that is more than work."""
-    return select(store, TaskPurpose, "tasks", "WHERE purpose != 'work'")
+def purposes(store: Store) -> list[tuple[str, str, str, Purpose]]:
+    """Campaign, key, comparison id and purpose of every task of the store that is more than work."""
+    columns = ("campaign", "key", "comparison_id", "purpose")
+    return select(store, tuple[str, str, str, Purpose], "tasks", "WHERE purpose != 'work'", columns=columns)
 
 
 def guidelines(store: Store) -> list[GuidelineVersion]:
@@ -282,15 +283,16 @@ def sources(store: Store, purpose: Purpose) -> set[str]:
 
 def gold_rankings(store: Store) -> dict[str, list[list[int]]]:
     """The right ranking of every comparison that is a gold task of some campaign of a store, by comparison id."""
-    gold = [task for tasks in tasks_by_campaign(store).values() for task in tasks if task.purpose == "gold"]
-    return {task.comparison_id: task.answer.ranking for task in gold if task.answer and task.answer.ranking is not None}
+    condition, columns = "WHERE purpose = 'gold' ORDER BY campaign, key", ("comparison_id", "answer")
+    rows = select(store, tuple[str, Json[KnownAnswer | None] | None], "tasks", condition, columns=columns)
+    return {comparison: answer.ranking for comparison, answer in rows if answer and answer.ranking is not None}
 
 
 def exclude(store: Store, annotator: str, reason: str) -> None:
     """Leave an annotator's judgments out of pairs from now on, in every campaign; recorded with the reason."""
     if not reason.strip():
         raise BadInput(f"excluding {annotator} needs a reason; it is kept beside the exclusion")
-    insert(store, "excluded", [Exclusion(annotator, reason, _now())])
+    store.write("INSERT OR REPLACE INTO excluded VALUES (?, ?, ?)", [(annotator, reason, _now())])
 
 
 def include(store: Store, annotator: str) -> None:
@@ -300,7 +302,8 @@ def include(store: Store, annotator: str) -> None:
 
 def excluded(store: Store) -> dict[str, str]:
     """Annotators that were excluded, with the reason."""
-    return {row.annotator: row.reason for row in select(store, Exclusion, "excluded", "ORDER BY annotator")}
+    columns = ("annotator", "reason")
+    return dict(select(store, tuple[str, str], "excluded", "ORDER BY annotator", columns=columns))
 
 
 def was_pulled(store: Store, annotator: str) -> bool:

@@ -47,8 +47,6 @@ from annotation.store.chain import (
 )
 from annotation.store.database import Database
 
-__all__ = ("GENESIS", "STRICTNESS", "Counts", "Split", "Store", "Verification", "store_head")
-
 
 class Counts(NamedTuple):
     """The contents of a store: ``judgments`` are latest versions, ``versions`` all that were kept."""

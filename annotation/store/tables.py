@@ -47,15 +47,10 @@ class CampaignState(NamedTuple):
     pulled_at: Moment | None = None
 
 
-class _Labels(TypedDict, total=False):
+class OfferedLabels(TypedDict, total=False):
+    """The part of an interface that says which labels it offers."""
+
     labels: list[str] | None
-
-
-class Offer(NamedTuple):
-    """A campaign with the labels that its interface offers."""
-
-    name: str
-    interface: Json[_Labels]
 
 
 class KnownAnswer(NamedTuple):
@@ -87,15 +82,6 @@ class Task(NamedTuple):
     guideline: str | None = None
     task_id: int | None = None
     pages: str | None = None
-
-
-class TaskPurpose(NamedTuple):
-    """What a task of some campaign is for."""
-
-    campaign: str
-    key: str
-    comparison_id: str
-    purpose: Purpose
 
 
 class Pulled(NamedTuple):
@@ -142,39 +128,27 @@ class GuidelineVersion(NamedTuple):
     since: str
 
 
-class Stamp(NamedTuple):
-    """When a task changed last, by the server's clock, as it was last read."""
-
-    task_id: int
-    updated_at: Moment
+RowT = TypeVar("RowT", bound=tuple[Any, ...])
 
 
-class ReopenedTask(NamedTuple):
-    """How many people in all were asked to judge a task."""
+def select(
+    store: Store,
+    kind: type[RowT],
+    table: str,
+    condition: str = "",
+    values: Sequence[Any] = (),
+    columns: Sequence[str] = (),
+) -> list[RowT]:
+    """Read the rows of a table that a condition (``WHERE ... ORDER BY ...``) chooses.
 
-    key: str
-    people: int
-
-
-class Exclusion(NamedTuple):
-    """An annotator whose judgments do not count, and why."""
-
-    annotator: str
-    reason: str
-    since: str
-
-
-RowT = TypeVar("RowT", bound=NamedTuple)
-
-
-def select(store: Store, kind: type[RowT], table: str, condition: str = "", values: Sequence[Any] = ()) -> list[RowT]:
-    """Rows of a table that a condition (``WHERE ... ORDER BY ...``) chooses.
+    Args:
+        kind: a named tuple whose fields are the columns, or the tuple type of ``columns``.
 
     Raises:
         BadInput: a row that was never written here.
     """
     rows = []
-    for row in store.read(f"SELECT {', '.join(kind._fields)} FROM {table} {condition}", tuple(values)):
+    for row in store.read(f"SELECT {', '.join(columns or kind._fields)} FROM {table} {condition}", tuple(values)):  # type: ignore[attr-defined]
         try:
             rows.append(_schema(kind).validate_python(row))
         except (ValueError, TypeError, RecursionError) as error:
@@ -198,7 +172,7 @@ def insert(store: Store, table: str, rows: Iterable[NamedTuple], *, keep: bool =
 
 
 def stored(value: Any) -> Any:
-    """A field as its column holds it."""
+    """Return a field as its column holds it."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return json.dumps(value._asdict())
     return json.dumps(value) if isinstance(value, list | dict) else value

@@ -44,7 +44,7 @@ def round_file(folder: Path, **more: Any) -> Path:
 
 def person(server: Server, studio: Studio) -> tuple[int, accounts.Account]:
     """A new account with its number."""
-    account = accounts.create_annotator(server, f"p{random.randrange(10**9)}")
+    account = accounts.create_annotator(server.url, server.token, f"p{random.randrange(10**9)}")
     return next(number for number, email in studio.users().items() if email == account.email), account
 
 

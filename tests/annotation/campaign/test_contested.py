@@ -106,7 +106,7 @@ def test_agreement_and_winners_of_a_small_table() -> None:
 
 def people(server: Server, n: int) -> list[Studio]:
     """Clients of new annotators, each with an account and a token of their own."""
-    accounts = [create_annotator(server, f"p{secrets.token_hex(4)}") for _ in range(n)]
+    accounts = [create_annotator(server.url, server.token, f"p{secrets.token_hex(4)}") for _ in range(n)]
     return [Studio(server.url, create_token(server.url, *account), patience=PATIENT) for account in accounts]
 
 

@@ -215,7 +215,8 @@ def test_a_task_copied_by_hand_is_named_by_push(studio: Studio, campaign: Campai
     pushed = push(campaign, studio)
     assert pushed.new == 0 and pushed.copies == ((ids[1], ids[0]), (ids[2], ids[0])) and shown["0"].id == ids[0]
     assert f"task {ids[2]} is a copy of task {ids[0]}, made on the server" in "\n".join(lines(pushed))
-    answer(studio, shown["1"].model_copy(update={"id": ids[2]}), [for_good(shown["0"])])  # now the copy is the one that counts
+    copy = shown["1"].model_copy(update={"id": ids[2]})
+    answer(studio, copy, [for_good(shown["0"])])  # now the copy is the one that counts
     assert [copy for copy, _ in push(campaign, studio).copies] == ids[:2]
 
 
@@ -252,7 +253,7 @@ def test_an_answer_given_to_somebody_else_or_moved_counts_once(
     (first, lower), *_, (second, higher) = sorted(tasks(studio, campaign).items(), key=lambda item: item[1].id)
     number = answer(studio, higher, [for_good(higher)])
     assert pull(campaign, studio).judgments == 1
-    email, _ = create_annotator(server, f"p{number}")
+    email, _ = create_annotator(server.url, server.token, f"p{number}")
     other = next(account for account, address in studio.users().items() if address == email)
     studio.connection.send("PATCH", f"api/annotations/{number}/", body={"completed_by": other})
     assert pull(campaign, studio).judgments == pull(campaign, studio, full=True).judgments == chain(campaign) == 1

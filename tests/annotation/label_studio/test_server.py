@@ -23,10 +23,10 @@ from annotation.label_studio.studio import Studio
 
 
 def test_no_secret_on_a_command_line_or_in_a_file_for_all(server: Server, studio: Studio) -> None:
-    account = accounts.create_annotator(server, "green-3")
+    account = accounts.create_annotator(server.url, server.token, "green-3")
     assert studio.users()[max(studio.users())] == account.email == "green-3@annotators.invalid"
     with pytest.raises(BadInput, match="take another alias"):
-        accounts.create_annotator(server, "green-3")
+        accounts.create_annotator(server.url, server.token, "green-3")
     secrets = [server.token, account.password, *filter(None, [server.password])]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -54,7 +54,7 @@ def test_the_server_signs_with_a_key_that_it_reads_back_as_it_stands(server: Ser
 
 
 def test_an_invitation_is_good_for_one(server: Server, studio: Studio) -> None:
-    accounts.create_annotator(server, "red-1")
+    accounts.create_annotator(server.url, server.token, "red-1")
     used = re.findall(r"signup/\?token=(\w+)", (server.folder / "server.log").read_text())
     assert used and studio.connection.read("api/invite")["token"] not in used
 
@@ -62,7 +62,7 @@ def test_an_invitation_is_good_for_one(server: Server, studio: Studio) -> None:
 @pytest.mark.parametrize("alias", ["", "Anna Smith", "a@b.c", "-x", "admin"])
 def test_an_alias_is_no_address(server: Server, alias: str) -> None:
     with pytest.raises(BadInput, match="alias"):
-        accounts.create_annotator(server, alias)
+        accounts.create_annotator(server.url, server.token, alias)
 
 
 # --- the process ----------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from align.core.records import Comparison, Demonstration, Judgment, Labelled, Pa
 from annotation.campaign.people import exclude, include
 from annotation.interface.config import Interface
 from annotation.pairs.run import PairsConfig, pairs
+from annotation.store.chain import Split
 from annotation.store.ledger import Ledger, source_of
-from annotation.store.store import Split, Store
+from annotation.store.store import Store
 from annotation.store.tables import KnownAnswer, Purpose, Task
 
 ITEMS = [comparison(f"question {n}", f"good {n}", f"bad {n}") for n in range(4)]

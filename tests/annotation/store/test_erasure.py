@@ -293,7 +293,9 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
     answer(studio, shown["5"], [for_good(shown["5"])])
     assert pull(campaign, studio).outcomes == {"erased": 1}
     number = tasks(studio, campaign)["0"].annotations[0].id
-    other = create_annotator(server, f"p{number}{time.time_ns()}")[0]  # as if it were somebody else's word
+    other = create_annotator(server.url, server.token, f"p{number}{time.time_ns()}")[
+        0
+    ]  # as if it were somebody else's word
     account = next(account for account, address in studio.users().items() if address == other)
     studio.connection.send("PATCH", f"api/annotations/{number}/", body={"completed_by": account})
     for full in (False, True):

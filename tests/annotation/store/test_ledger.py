@@ -162,7 +162,7 @@ def test_damage_beside_the_chain_is_told(
         ledger.note([Pulled(5, "2026-01-01T00:00:00Z", 17, "k1", "ann", "d", "judgment")])
         ledger.quarantine([Quarantined(6, "2026-01-02T00:00:00Z", 17, "k1", "bob", "bogus choice", {"result": []})])
         store.add_judgments([judged([[0], [1]]), judged([[1], [0]], annotator="bob")])
-        ledger.stamp({17: "2026-01-01T00:00:00Z"})
+        ledger.stamp(17, "2026-01-01T00:00:00Z")
         ledger.set_reopened({"k1": 3})
         exclude(store, "bob", "careless")
     assert verify(feedback=path, runs=tmp_path).entries == 3

@@ -11,8 +11,9 @@ from fixtures.judging import ITEMS, comparison, edit, judgment
 
 from align.core.config import BadInput
 from align.core.records import Comparison
+from annotation.store.chain import GENESIS
 from annotation.store.exports import export
-from annotation.store.store import GENESIS, Store
+from annotation.store.store import Store
 
 
 def test_store_returns_what_was_put_in_whatever_the_order(store_path: Path, tmp_path: Path) -> None:
