@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from align.core.config import BadInput
 from align.core.records import Judgment
@@ -25,6 +25,7 @@ from annotation.label_studio.rows import StudioTask
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger, excluded, source_of
 from annotation.store.store import Store
+from annotation.store.tables import Pulled
 
 
 class Reopened(NamedTuple):
@@ -76,7 +77,9 @@ def open_contested(
         most = min(most, len(campaign.annotators)) if campaign.annotators else most
         counting = counting_judgments(own_judgments(ledger), questions_of(store), excluded(store)).judgments
         disputed = contested_tasks(ledger, contested(answers_of(counting), posterior))
-        short = [key for key in short_tasks(ledger, project.votes, counting) if key not in disputed]
+        asked = people_asked(_work_tasks(ledger), project.votes, ledger.reopened())
+        states = task_states(campaign.name, asked, project.votes, ledger.pulled().values(), counting, disputed)
+        short = [key for key, state in states.items() if state == "short"]
         keys = [*disputed, *short]
         current = _on_server(ledger, studio, project.id, keys)
         waiting = {key: task for key, task in current.items() if task.is_open}
@@ -103,24 +106,46 @@ def own_judgments(ledger: Ledger) -> list[Judgment]:
 
 def contested_tasks(ledger: Ledger, sources: Collection[str]) -> list[str]:
     """Keys of those of the sources that are work on the server: no known answers, no repetitions."""
-    return [
-        key
-        for key, task in ledger.tasks().items()
-        if task.purpose == "work" and task.task_id is not None and source_of(ledger.campaign, key) in sources
-    ]
+    return [key for key in _work_tasks(ledger) if source_of(ledger.campaign, key) in sources]
 
 
-def short_tasks(ledger: Ledger, votes: int, counting: Iterable[Judgment]) -> list[str]:
-    """Keys of work that as many people answered as are asked, and of which too few votes count."""
-    answers = {(row.key, row.annotator) for row in ledger.pulled().values() if row.outcome in ANSWERED}
-    people, asked_of = Counter(key for key, _ in answers), ledger.reopened()
+def _work_tasks(ledger: Ledger) -> list[str]:
+    return [key for key, task in ledger.tasks().items() if task.purpose == "work" and task.task_id is not None]
+
+
+def people_asked(tasks: Iterable[str], votes: int, reopened: Mapping[str, int]) -> dict[str, int]:
+    """Return how many people judge each task: the campaign's votes, or more where it was re-opened."""
+    return {key: max(votes, reopened.get(key, 0)) for key in tasks}
+
+
+def task_states(
+    campaign: str,
+    asked: Mapping[str, int],
+    votes: int,
+    answers: Iterable[Pulled],
+    counting: Iterable[Judgment],
+    disputed: Collection[str],
+) -> dict[str, Literal["open", "contested", "short", "done"]]:
+    """Return the state of each task by key.
+
+    A task is open while fewer people answered it than were asked; then it is contested, short where fewer votes count
+    than the campaign wants (in quarantine, declined, of an excluded annotator), or done.
+
+    Args:
+        asked: how many people judge each task.
+        disputed: the keys of contested tasks.
+    """
+    people = Counter(key for key, _ in {(row.key, row.annotator) for row in answers if row.outcome in ANSWERED})
     counted = Counter(source for source, _ in {(j.source, j.annotator) for j in counting})
-    return [
-        key
-        for key, task in ledger.tasks().items()
-        if task.purpose == "work" and task.task_id is not None
-        if people[key] >= max(votes, asked_of.get(key, 0)) and counted[source_of(ledger.campaign, key)] < votes
-    ]
+    states: dict[str, Literal["open", "contested", "short", "done"]] = {}
+    for key, wanted in asked.items():
+        if people[key] < wanted:
+            states[key] = "open"
+        elif key in disputed:
+            states[key] = "contested"
+        else:
+            states[key] = "short" if counted[source_of(campaign, key)] < votes else "done"
+    return states
 
 
 def _on_server(ledger: Ledger, studio: Studio, project: int, keys: Sequence[str]) -> dict[str, StudioTask]:

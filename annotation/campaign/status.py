@@ -1,38 +1,35 @@
 """`annotate status`: how far a campaign is, who did what, what it cost, and when it will be done.
 
 In: ``feedback.db`` alone, as of the last pull; the server may be down. Out: counts, shares with their intervals, hours.
-A task is open while fewer people answered it than were asked; then it is contested (``contested.py``), short, where
-fewer votes count than were asked for (in quarantine, declined, of an excluded annotator), or done. A skip is no answer:
-the server asks somebody else. Calibration tasks are work that is paid and timed, and no tasks here. What cannot be said
-is None. Not here: who somebody is (the store knows no addresses), and the measures with all their cuts
-(``agreement.py``).
+A skip is no answer: the server asks somebody else. Calibration tasks are work that is paid and timed, and are not
+counted as tasks. What is not known is None. Not here: the states of tasks (``contested.py``), who somebody is (the
+store knows no addresses), and agreement in detail (``agreement/``).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from align.core.config import BadInput
-from align.core.records import Judgment
 from align.core.stats.estimates import Estimate, proportion
 from annotation.aggregation.counting import counting_judgments, questions_of
-from annotation.aggregation.votes import Vote, answers_of
+from annotation.aggregation.votes import answers_of
 from annotation.agreement.answers import Agreement, agreement, contested, winners
 from annotation.campaign import gold
-from annotation.campaign.contested import contested_tasks, own_judgments
+from annotation.campaign.contested import contested_tasks, own_judgments, people_asked, task_states
 from annotation.campaign.hours import CAP, Day, Projection, days, project_end, seconds_of, write_hours
 from annotation.campaign.parse import ANSWERED, JUDGMENT, QUARANTINE, SKIPS
 from annotation.campaign.settings import Campaign
 from annotation.interface.decode import EDITED
 from annotation.store.ledger import Ledger, excluded, source_of
 from annotation.store.store import Store
-from annotation.store.tables import ERASED, CampaignState, Pulled, Task
+from annotation.store.tables import ERASED, Pulled, Task
 
 
 class WorkTime(NamedTuple):
@@ -73,7 +70,7 @@ class Guideline(NamedTuple):
     shown: dict[int, int]
 
 
-class Status(NamedTuple):
+class CampaignStatus(NamedTuple):
     """Where a campaign stands; ``cost`` and ``pair_cost`` are None without a price or anything to divide by.
 
     ``usable`` counts pairs of responses one of which is chosen by more people than anything else (single responses:
@@ -106,38 +103,9 @@ class Status(NamedTuple):
     days: list[Day]
 
 
-class Named(Protocol):
-    """What somebody did."""
-
-    @property
-    def annotator(self) -> str: ...
-
-
-NamedT = TypeVar("NamedT", bound=Named)
-
-
-class CampaignData(NamedTuple):
-    """What a campaign's part of the store says: what was sent, what came back, and what of it counts.
-
-    ``tasks`` are those on the server but calibration, ``asked_of`` how many people judge each, ``counting`` the
-    judgments of annotators who are not excluded.
-    """
-
-    state: CampaignState
-    pulled_at: datetime | None
-    tasks: dict[str, Task]
-    asked_of: dict[str, int]
-    answers: list[Pulled]
-    judgments: list[Judgment]
-    counting: list[Judgment]
-    votes: list[Vote]
-    disputed: list[str]
-    quarantine: dict[str, int]
-    guideline: Guideline
-    excluded: dict[str, str]
-
-
-def status(campaign: Campaign, *, hours: Path | None = None, price: float | None = None, cap: float = CAP) -> Status:
+def status(
+    campaign: Campaign, *, hours: Path | None = None, price: float | None = None, cap: float = CAP
+) -> CampaignStatus:
     """Report a campaign's progress, cost and projected end, as of its last pull.
 
     Args:
@@ -151,14 +119,13 @@ def status(campaign: Campaign, *, hours: Path | None = None, price: float | None
     if not 0 < cap < math.inf or (price is not None and not 0 <= price < math.inf):
         raise BadInput("status: cap= is in seconds and must be above 0, price= must not be below")
     with Store.open(campaign.feedback) as store:
-        data = _campaign_data(campaign, Ledger(store, campaign.name))
-    states = _states(campaign, data)
-    counted, listed = Counter(states.values()), days(data.answers, cap)
+        data = _CampaignData(campaign, Ledger(store, campaign.name))
+    counted, listed = Counter(data.states.values()), days(data.answers, cap)
     if hours is not None:
         write_hours(hours, listed)
     work, usable, agreed = _work(data.answers, listed), winners(data.votes), agreement(data.votes)
     cost = None if price is None else price * work.hours
-    return Status(
+    return CampaignStatus(
         campaign=campaign.name,
         project=data.state.project,
         url=data.state.url,
@@ -179,102 +146,91 @@ def status(campaign: Campaign, *, hours: Path | None = None, price: float | None
         price=price,
         cost=cost,
         pair_cost=cost / usable if cost is not None and usable else None,
-        projection=_projection(data),
+        projection=data.projection(),
         guideline=data.guideline,
-        people=_people(campaign, data, states, listed, agreed),
+        people=data.people(listed, agreed),
         days=listed,
     )
 
 
-def _campaign_data(campaign: Campaign, ledger: Ledger) -> CampaignData:
-    state = ledger.pushed_state()
-    tasks = {key: t for key, t in ledger.tasks().items() if t.task_id is not None and t.purpose != "calibration"}
-    reopened, gone, judgments = ledger.reopened(), excluded(ledger.store), own_judgments(ledger)
-    votes = answers_of(counting_judgments(judgments, questions_of(ledger.store), gone).judgments)
-    sources = {source_of(campaign.name, key) for key in tasks}
-    judged = [judgment for judgment in judgments if judgment.source in sources]
-    return CampaignData(
-        state=state,
-        pulled_at=_moment(state.pulled_at) if state.pulled_at else None,
-        tasks=tasks,
-        asked_of={key: max(campaign.votes, reopened.get(key, 0)) for key in tasks},
-        answers=[row for row in ledger.pulled().values() if row.outcome != ERASED],
-        judgments=judged,
-        counting=[judgment for judgment in judged if judgment.annotator not in gone],
-        votes=votes,
-        disputed=contested_tasks(ledger, contested(votes)),
-        quarantine=dict(Counter(row.reason for row in ledger.quarantined()).most_common()),
-        guideline=_guideline(ledger, tasks.values()),
-        excluded=gone,
-    )
+class _CampaignData:
+    """A campaign's part of the store: what was sent, what came back, and what of it counts.
 
+    ``tasks`` are those on the server but calibration, ``asked`` how many people judge each.
+    """
 
-def _states(campaign: Campaign, data: CampaignData) -> dict[str, str]:
-    """What each task is: open, contested, short or done."""
-    people = Counter(key for key, _ in {(a.key, a.annotator) for a in data.answers if a.outcome in ANSWERED})
-    votes = Counter(source for source, _ in {(j.source, j.annotator) for j in data.counting})
-    states, disputed = {}, set(data.disputed)
-    for key, wanted in data.asked_of.items():
-        if people[key] < wanted:
-            states[key] = "open"
-        elif key in disputed:
-            states[key] = "contested"
-        else:
-            states[key] = "short" if votes[source_of(campaign.name, key)] < campaign.votes else "done"
-    return states
-
-
-def _projection(data: CampaignData) -> Projection:
-    answered = [a for a in data.answers if a.key in data.asked_of and a.outcome in ANSWERED]
-    given = Counter(key for key, _ in {(a.key, a.annotator) for a in answered})
-    missing = sum(max(0, people - given[key]) for key, people in data.asked_of.items())
-    if data.pulled_at is None:
-        return Projection(None, None, missing, "never pulled")
-    return project_end((_moment(answer.created_at) for answer in answered), missing, data.pulled_at)
-
-
-def _people(
-    campaign: Campaign, data: CampaignData, states: Mapping[str, str], listed: Iterable[Day], agreed: Agreement
-) -> list[AnnotatorStatus]:
-    """Everybody who answered or skipped something, who judged most first."""
-    answers, judged, spent = _by_name(data.answers), _by_name(data.judgments), _by_name(listed)
-    known = {}
-    if any(task.purpose == "gold" for task in data.tasks.values()):
-        known = {(row.annotator, row.kind): row.share for row in gold.report(campaign).accuracies}
-    open_keys = {key for key, state in states.items() if state == "open"}
-    disputed = {source_of(campaign.name, key) for key, state in states.items() if state == "contested"}
-    people = []
-    for name, own in answers.items():
-        mine, outcomes = judged.get(name, []), Counter(answer.outcome for answer in own)
-        person = AnnotatorStatus(
-            annotator=name,
-            done=len(mine),
-            open=len(open_keys - {answer.key for answer in own}),
-            contested=sum(judgment.source in disputed for judgment in mine),
-            skipped=sum(outcomes[outcome] for outcome in SKIPS),
-            quarantined=outcomes[QUARANTINE],
-            edited=sum(EDITED in judgment.flags for judgment in mine),
-            work=_work(own, spent.get(name, [])),
-            agreement=agreed.by_person.get(name) or proportion(0, 0, 0),
-            gold=known.get((name, "gold")),
-            attention=known.get((name, "attention")),
-            excluded=data.excluded.get(name),
+    def __init__(self, campaign: Campaign, ledger: Ledger) -> None:
+        self.campaign = campaign
+        self.state = ledger.pushed_state()
+        self.pulled_at = _moment(self.state.pulled_at) if self.state.pulled_at else None
+        tasks = ledger.tasks().items()
+        self.tasks = {key: t for key, t in tasks if t.task_id is not None and t.purpose != "calibration"}
+        self.asked = people_asked(self.tasks, campaign.votes, ledger.reopened())
+        self.answers = [row for row in ledger.pulled().values() if row.outcome != ERASED]
+        self.excluded, judgments = excluded(ledger.store), own_judgments(ledger)
+        sources = {source_of(campaign.name, key) for key in self.tasks}
+        self.judgments = [judgment for judgment in judgments if judgment.source in sources]
+        counting = counting_judgments(judgments, questions_of(ledger.store), self.excluded).judgments
+        self.votes = answers_of(counting)
+        self.states = task_states(
+            campaign.name,
+            self.asked,
+            campaign.votes,
+            self.answers,
+            [judgment for judgment in self.judgments if judgment.annotator not in self.excluded],
+            contested_tasks(ledger, contested(self.votes)),
         )
-        people.append(person)
-    return sorted(people, key=lambda person: (-person.done, person.annotator))
+        self.quarantine = dict(Counter(row.reason for row in ledger.quarantined()).most_common())
+        self.guideline = _guideline(ledger, self.tasks.values())
+
+    def projection(self) -> Projection:
+        """When all open tasks will be answered."""
+        answered = [answer for answer in self.answers if answer.key in self.asked and answer.outcome in ANSWERED]
+        given = Counter(key for key, _ in {(a.key, a.annotator) for a in answered})
+        missing = sum(max(0, people - given[key]) for key, people in self.asked.items())
+        if self.pulled_at is None:
+            return Projection(None, None, missing, "never pulled")
+        return project_end((_moment(answer.created_at) for answer in answered), missing, self.pulled_at)
+
+    def people(self, listed: Iterable[Day], agreed: Agreement) -> list[AnnotatorStatus]:
+        """Everybody who answered or skipped something, who judged most first."""
+        judged, spent = _by_name(self.judgments), _by_name(listed)
+        known = {}
+        if any(task.purpose == "gold" for task in self.tasks.values()):
+            known = {(row.annotator, row.kind): row.share for row in gold.report(self.campaign).accuracies}
+        open_keys = {key for key, state in self.states.items() if state == "open"}
+        disputed = {source_of(self.campaign.name, key) for key, state in self.states.items() if state == "contested"}
+        people = []
+        for name, own in _by_name(self.answers).items():
+            mine, outcomes = judged.get(name, []), Counter(answer.outcome for answer in own)
+            person = AnnotatorStatus(
+                annotator=name,
+                done=len(mine),
+                open=len(open_keys - {answer.key for answer in own}),
+                contested=sum(judgment.source in disputed for judgment in mine),
+                skipped=sum(outcomes[outcome] for outcome in SKIPS),
+                quarantined=outcomes[QUARANTINE],
+                edited=sum(EDITED in judgment.flags for judgment in mine),
+                work=_work(own, spent.get(name, [])),
+                agreement=agreed.by_person.get(name) or proportion(0, 0, 0),
+                gold=known.get((name, "gold")),
+                attention=known.get((name, "attention")),
+                excluded=self.excluded.get(name),
+            )
+            people.append(person)
+        return sorted(people, key=lambda person: (-person.done, person.annotator))
 
 
-def _work(answers: Iterable[Pulled], listed: Iterable[Day]) -> WorkTime:
-    rows, spent = list(answers), list(listed)
-    judged = [seconds for row in rows if row.outcome == JUDGMENT and (seconds := seconds_of(row)) is not None]
-    hours, untimed = sum(day.hours for day in spent), sum(day.untimed for day in spent)
-    return WorkTime(
-        median(judged) if judged else None, (len(rows) - untimed) / hours if hours else None, hours, untimed
-    )
+def _work(answers: Sequence[Pulled], listed: Sequence[Day]) -> WorkTime:
+    judged = [s for answer in answers if answer.outcome == JUDGMENT and (s := seconds_of(answer)) is not None]
+    hours, untimed = sum(day.hours for day in listed), sum(day.untimed for day in listed)
+    per_hour = (len(answers) - untimed) / hours if hours else None
+    return WorkTime(median(judged) if judged else None, per_hour, hours, untimed)
 
 
-def _by_name(rows: Iterable[NamedT]) -> dict[str, list[NamedT]]:
-    by_name: dict[str, list[NamedT]] = {}
+def _by_name(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    """Group rows by their annotator."""
+    by_name: dict[str, list[Any]] = {}
     for row in rows:
         by_name.setdefault(row.annotator, []).append(row)
     return by_name

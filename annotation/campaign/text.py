@@ -23,7 +23,7 @@ from annotation.campaign.people import Person
 from annotation.campaign.plan import Plan
 from annotation.campaign.pull import PullResult
 from annotation.campaign.push import PushResult
-from annotation.campaign.status import AnnotatorStatus, Status
+from annotation.campaign.status import AnnotatorStatus, CampaignStatus
 from annotation.label_studio.accounts import Account
 from annotation.store.chain import Verification
 from annotation.store.erasure import Erased
@@ -188,7 +188,7 @@ def _(plan: Plan) -> list[str]:
 
 
 @lines.register
-def _(status: Status) -> list[str]:
+def _(status: CampaignStatus) -> list[str]:
     """The campaign line by line, then its people as a table."""
     as_of = f"as of the last pull, {_time(status.pulled_at)}" if status.pulled_at else "never pulled"
     work = status.work
