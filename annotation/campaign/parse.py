@@ -14,7 +14,7 @@ from align.core.records import Judgment
 from annotation.campaign.calibration import CalibrationRound, calibration_results
 from annotation.campaign.settings import Campaign
 from annotation.interface.config import shown_hash
-from annotation.interface.decode import ScreenJudgment, decode, judgment_of
+from annotation.interface.decode import decode, judgment_of
 from annotation.interface.regions import Undecodable
 from annotation.label_studio.rows import Annotation, StudioTask
 from annotation.store.ledger import Ledger, pseudonym, source_of
@@ -60,18 +60,14 @@ class AnnotationParser:
     def parse(self, own: Task | None, task: StudioTask, annotation: Annotation) -> ParsedAnnotation:
         """Parse one annotation; ``own`` is its task as it was sent, None where it was not sent from here."""
         if own is None or not own.shown:
-            return ParsedAnnotation(
-                QUARANTINE, reason="its task was not sent by this campaign, so its sides are not known"
-            )
+            return _quarantine("its task was not sent by this campaign, so its sides are not known")
         if own.pages not in (None, shown_hash(task.data)):
             return _quarantine(CHANGED)
         if _is_copied(task, annotation):
             return _quarantine(COPIED)
         email = self.people.get(annotation.completed_by or -1)
         if email is None:
-            return ParsedAnnotation(
-                QUARANTINE, reason=f"by account {annotation.completed_by}, which the server does not list"
-            )
+            return _quarantine(f"by account {annotation.completed_by}, which the server does not list")
         if self.campaign.annotators and email not in self.campaign.annotators:
             return _quarantine("by an account that is none of the campaign's annotators")
         if annotation.was_cancelled:
@@ -82,7 +78,16 @@ class AnnotationParser:
             judged = decode(self.campaign.interface, annotation.result)
             if judged.is_skipped:
                 return ParsedAnnotation(DECLINED)
-            judgment = self._judgment(own, annotation, judged)
+            judgment = judgment_of(
+                judged,
+                self.comparisons[own.comparison_id],
+                own.shown,
+                annotator=self.name(annotation.completed_by),
+                is_edited=annotation.updated_by not in (None, annotation.completed_by),
+                seconds=annotation.seconds,
+                guideline=guideline_read(own, self.refreshes.get(own.key, ()), annotation),
+                source=source_of(self.campaign.name, own.key),
+            )
         except (Undecodable, ValueError) as error:
             return _quarantine(str(error).splitlines()[0])
         return ParsedAnnotation(JUDGMENT, judgment)
@@ -101,18 +106,6 @@ class AnnotationParser:
         if own_round is not None and own_round.has_passed:
             return None
         return "by an annotator who has not passed the calibration round; once they have, 'pull --full' takes it in"
-
-    def _judgment(self, own: Task, annotation: Annotation, judged: ScreenJudgment) -> Judgment:
-        return judgment_of(
-            judged,
-            self.comparisons[own.comparison_id],
-            own.shown,
-            annotator=self.name(annotation.completed_by),
-            is_edited=annotation.updated_by not in (None, annotation.completed_by),
-            seconds=annotation.seconds,
-            guideline=guideline_read(own, self.refreshes.get(own.key, ()), annotation),
-            source=source_of(self.campaign.name, own.key),
-        )
 
     def name(self, account: int | None) -> str:
         """The name of an account in the store."""

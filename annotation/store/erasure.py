@@ -168,7 +168,7 @@ def remove(store: Store, target: Target) -> int:
             for table, condition in _conditions(store, target.column).items():
                 change = "UPDATE pulled SET " + FORGOTTEN if table == "pulled" else f"DELETE FROM {table}"
                 store.write(f"{change} WHERE {condition}", [(target.name,)])
-    store.database.rewrite()
+    store.rewrite()
     return len(sequences)
 
 
@@ -248,7 +248,7 @@ def _mentions(store: Store, words: Sequence[str]) -> list[str]:
     mentions = []
     for table, columns in sorted(_columns(store).items()):
         rows: dict[str, list[dict[str, Any]]] = {column: [] for column in columns}
-        for values in store.database.rows(f"SELECT * FROM {table}"):
+        for values in store.rows(f"SELECT * FROM {table}"):
             row = dict(zip(columns, values, strict=True))
             for column, value in row.items():
                 if isinstance(value, str) and pattern.search(value.encode("utf-8", "replace")):

@@ -66,17 +66,15 @@ class _Entry(NamedTuple):
     body: str
 
 
-class Store:
+class Store(Database):
     """An open feedback store; use it as a context manager made by ``Store.open``.
 
     ``passed_over`` counts what was offered and not taken because it was erased.
     """
 
-    def __init__(self, database: Database) -> None:
-        self.path = database.path
+    def __init__(self, path: Path, write: bool) -> None:
+        super().__init__(path, write)
         self.passed_over = 0
-        self.read, self.write, self.transaction = database.read, database.write, database.transaction
-        self.database = database
         self._erased_ids: ErasedIds | None = None  # nobody else writes while this store is open for it
 
     @classmethod
@@ -91,16 +89,13 @@ class Store:
                 f"{path}: no such feedback store; name it with feedback=, or let 'annotate push', 'import' or "
                 "'annotate simulate' make it"
             )
-        return cls(Database(path, write))
+        return cls(path, write)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        self.database.close()
 
     def add_comparisons(self, comparisons: Iterable[Comparison], splits: Mapping[str, Split] | None = None) -> int:
         """Add comparisons that are not there yet, with a split hint by id; returns how many entries that made.
@@ -228,7 +223,7 @@ class Store:
             "SELECT log.sequence, salted_hash, entry_hash, body, salt, kind, comparison_id, annotator, source "
             "FROM log LEFT JOIN bodies USING (sequence) ORDER BY log.sequence"
         )
-        entries, length, head, problems = walk(self.database.rows(query), erased)
+        entries, length, head, problems = walk(self.rows(query), erased)
         tip = self.read("SELECT length, head FROM tip")
         if (tip[0] if tip else (0, GENESIS)) != (length, head):
             problems.append(f"the log ends at row {length}, not where it was left: rows are missing at its end")
@@ -317,11 +312,9 @@ class Store:
             salt = os.urandom(16)
             salted = salted_hash(salt, entry.body)
             head = entry_hash(head, salted, sequence)
-            self.database.connection.execute("INSERT INTO log VALUES (?, ?, ?)", (sequence, salted, head))
-            self.database.connection.execute(
-                "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?)", (sequence, *entry, salt)
-            )
-        self.database.connection.execute("INSERT OR REPLACE INTO tip VALUES (1, ?, ?)", (sequence, head))
+            self.connection.execute("INSERT INTO log VALUES (?, ?, ?)", (sequence, salted, head))
+            self.connection.execute("INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?)", (sequence, *entry, salt))
+        self.connection.execute("INSERT OR REPLACE INTO tip VALUES (1, ?, ?)", (sequence, head))
         return sequence - start
 
     def _tip(self) -> tuple[int, str]:

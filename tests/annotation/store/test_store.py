@@ -161,7 +161,7 @@ def test_a_new_column_finds_old_rows_and_odd_text_comes_back(tmp_path: Path) -> 
 def test_a_page_of_one_judgment_reads_no_more_than_its_own_rows(store_path: Path) -> None:
     with Store.open(store_path, write=True) as store:
         asked: list[str] = []
-        store.database.connection.set_trace_callback(asked.append)
+        store.connection.set_trace_callback(asked.append)
         store.add_judgments([judgment(ITEMS[0], "cat")])
         store.withdraw([(ITEMS[0].id, "cat", "unknown")], "taken back")
     whole = [

@@ -69,11 +69,11 @@ def test_a_full_disk_is_told_and_loses_nothing(store_path: Path) -> None:
     many = [judgment(ITEMS[0], f"p{n}", rationale="long " * 300) for n in range(200)]
     with Store.open(store_path, write=True) as store:
         head = store.head()
-        store.database.connection.execute("PRAGMA max_page_count = 20")
+        store.connection.execute("PRAGMA max_page_count = 20")
         with pytest.raises(BadInput, match=r"database or disk is full\); nothing was changed"):
             store.add_judgments(many)
         assert store.head() == head and store.counts().judgments == 8 and store.verify().ok
-        store.database.connection.execute("PRAGMA max_page_count = 1000000")
+        store.connection.execute("PRAGMA max_page_count = 1000000")
         assert store.add_judgments(many) == 200
 
 
