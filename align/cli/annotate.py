@@ -22,7 +22,7 @@ FOLDER = "runs/label-studio"
 FLAGS = ("full", "refresh", "watch", "card", "curve", "label_studio", "names", "dry_run")  # true by being named
 
 
-class Verb(NamedTuple):
+class LabellingVerb(NamedTuple):
     """A verb: what its function is given, the function's module and name, and what it does.
 
     A function is given the folder of an embedded server, a server's address and token, a campaign with a client of
@@ -36,72 +36,72 @@ class Verb(NamedTuple):
 
 
 CAMPAIGN, SERVER, STORE = "annotation.campaign", "annotation.label_studio", "annotation.store"
-VERBS: Mapping[str, Verb] = {
-    "up": Verb(
+VERBS: Mapping[str, LabellingVerb] = {
+    "up": LabellingVerb(
         "folder",
         __name__,
         "up",
         "start an embedded Label Studio server, installed in its own environment: [server=DIR]",
     ),
-    "down": Verb("folder", __name__, "down", "stop the embedded Label Studio server: [server=DIR]"),
-    "doctor": Verb(
+    "down": LabellingVerb("folder", __name__, "down", "stop the embedded Label Studio server: [server=DIR]"),
+    "doctor": LabellingVerb(
         "address", f"{SERVER}.doctor", "doctor", "check the Label Studio server: its address, its version and the token"
     ),
-    "annotators": Verb(
+    "annotators": LabellingVerb(
         "folder",
         f"{CAMPAIGN}.people",
         "annotators",
         "make accounts on the embedded server, under aliases: names=[a-1,a-2]",
     ),
-    "people": Verb(
+    "people": LabellingVerb(
         "studio", f"{CAMPAIGN}.people", "people", "list the server's accounts by their names in the store: --config F"
     ),
-    "push": Verb(
+    "push": LabellingVerb(
         "studio", f"{CAMPAIGN}.push", "push", "send a campaign's comparisons as tasks, each exactly once: --config F"
     ),
-    "gold add": Verb(
+    "gold add": LabellingVerb(
         "campaign", f"{CAMPAIGN}.gold", "add", "add known answers, mixed in blind: --config F file=gold.jsonl"
     ),
-    "gold report": Verb(
+    "gold report": LabellingVerb(
         "campaign", f"{CAMPAIGN}.gold", "report", "report which annotators miss too many known answers: --config F"
     ),
-    "calibration": Verb(
+    "calibration": LabellingVerb(
         "studio", f"{CAMPAIGN}.calibration", "calibration", "report who has passed the calibration round: --config F"
     ),
-    "pull": Verb(
+    "pull": LabellingVerb(
         "studio", f"{CAMPAIGN}.following", "pull", "read answers into the store: --config F [--full] [--watch]"
     ),
-    "status": Verb(
+    "status": LabellingVerb(
         "campaign",
         f"{CAMPAIGN}.status",
         "status",
         "report a campaign's progress and cost: --config F [hours=FILE] [price=RATE]",
     ),
-    "open-contested": Verb(
+    "open-contested": LabellingVerb(
         "studio",
         f"{CAMPAIGN}.contested",
         "open_contested",
         "give disputed tasks to one more annotator: --config F [limit=N]",
     ),
-    "exclude": Verb(
+    "exclude": LabellingVerb(
         "settings", f"{CAMPAIGN}.people", "exclude", "leave an annotator's judgments out: annotator=A reason=TEXT"
     ),
-    "include": Verb(
+    "include": LabellingVerb(
         "settings", f"{CAMPAIGN}.people", "include", "count an excluded annotator's judgments again: annotator=A"
     ),
-    "erase": Verb(
+    "erase": LabellingVerb(
         "settings",
         f"{STORE}.erasure",
         "erase",
         "erase an annotator or a comparison for good: annotator=A | comparison=C",
     ),
-    "verify": Verb(
+    "verify": LabellingVerb(
         "settings", f"{STORE}.lineage", "verify", "check whether a store was tampered with: [feedback=F] [runs=DIR]"
     ),
-    "export": Verb(
+    "export": LabellingVerb(
         "settings", f"{STORE}.exports", "export", "write a store to files: out=DIR [format=parquet] [--names]"
     ),
-    "plan": Verb(
+    "plan": LabellingVerb(
         "settings", f"{CAMPAIGN}.plan", "plan", "plan how many labels are needed: width=0.1, or accuracy=0.75 curve=RUN"
     ),
 }

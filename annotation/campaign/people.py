@@ -24,7 +24,7 @@ from annotation.store import ledger
 from annotation.store.store import Store
 
 
-class Person(NamedTuple):
+class Participant(NamedTuple):
     """An account: its name in the store, its address, and its judgments as of the last pull."""
 
     name: str
@@ -61,7 +61,7 @@ def annotators(folder: Path, *, names: tuple[str, ...] = ()) -> Iterator[str | A
     yield f"for the campaign's YAML: annotators: [{', '.join(emails)}]"
 
 
-def people(campaign: Campaign, studio: Studio) -> Iterator[Person]:
+def people(campaign: Campaign, studio: Studio) -> Iterator[Participant]:
     """List every account of the server: its name in the store, its address and its judgments.
 
     Raises:
@@ -71,7 +71,7 @@ def people(campaign: Campaign, studio: Studio) -> Iterator[Person]:
         state = ledger.Ledger(store, campaign.name).pushed_state()
         judged = Counter(judgment.annotator for judgment in store.judgments())
     for name, address in people_of(studio, state.url).items():
-        yield Person(name, address, judged[name])
+        yield Participant(name, address, judged[name])
 
 
 def people_of(studio: Studio, url: str) -> dict[str, str]:

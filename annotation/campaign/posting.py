@@ -45,7 +45,7 @@ class Posted(NamedTuple):
 Turn = tuple[StudioTask, Comparison]  # a task for somebody to judge
 
 
-class _Person(NamedTuple):
+class _SimulatedPerson(NamedTuple):
     name: str
     account: int
     token: str
@@ -82,7 +82,7 @@ def invite(server: Server, name: str) -> Account:
     return Account(**_kept(server, name, lambda account: account._asdict()))
 
 
-def _enrol(server: Server, studio: Studio, name: str) -> _Person:
+def _enrol(server: Server, studio: Studio, name: str) -> _SimulatedPerson:
     """The account of a simulated person, made once. One whose token was lost in a kill never posted: it is left."""
 
     def log_in(account: Account) -> dict[str, str]:
@@ -93,7 +93,7 @@ def _enrol(server: Server, studio: Studio, name: str) -> _Person:
     if kept["email"] not in numbers:
         file = server.folder / "people" / name
         raise BadInput(f"{server.url}: has no account {kept['email']}; remove {file} to have one made")
-    return _Person(name, numbers[kept["email"]], kept["token"])
+    return _SimulatedPerson(name, numbers[kept["email"]], kept["token"])
 
 
 def _kept(server: Server, name: str, secret: Callable[[Account], dict[str, str]]) -> dict[str, str]:
@@ -109,7 +109,10 @@ def _kept(server: Server, name: str, secret: Callable[[Account], dict[str, str]]
 
 
 def _turns(
-    campaign: Campaign, tasks: Sequence[StudioTask], panels: Mapping[str, Sequence[str]], people: Sequence[_Person]
+    campaign: Campaign,
+    tasks: Sequence[StudioTask],
+    panels: Mapping[str, Sequence[str]],
+    people: Sequence[_SimulatedPerson],
 ) -> dict[str, list[Turn]]:
     """What each person still has to judge, in the order of tasks on the server."""
     with Store.open(campaign.feedback) as store:
@@ -129,12 +132,16 @@ def _turns(
 
 
 def _post_all(
-    server: Server, interface: Interface, people: Sequence[_Person], turns: Mapping[str, list[Turn]], judge: Judge
+    server: Server,
+    interface: Interface,
+    people: Sequence[_SimulatedPerson],
+    turns: Mapping[str, list[Turn]],
+    judge: Judge,
 ) -> None:
     """Everybody at once, each at their own tasks; the first fault stops all."""
     stopped = threading.Event()
 
-    def work(person: _Person, progress: Any) -> None:
+    def work(person: _SimulatedPerson, progress: Any) -> None:
         connection = Connection(server.url, person.token, PATIENCE)
         for task, comparison in turns[person.name]:
             if stopped.is_set():

@@ -19,7 +19,7 @@ from align.report.page import visible
 from annotation.campaign.calibration import CalibrationRound
 from annotation.campaign.contested import Reopened
 from annotation.campaign.gold import Accuracy, GoldAdded, GoldReport
-from annotation.campaign.people import Person
+from annotation.campaign.people import Participant
 from annotation.campaign.plan import Plan
 from annotation.campaign.pull import PullResult
 from annotation.campaign.push import PushResult
@@ -48,7 +48,7 @@ def _(account: Account) -> list[str]:
 
 
 @lines.register
-def _(person: Person) -> list[str]:
+def _(person: Participant) -> list[str]:
     return [f"{person.name}  {person.address}  {person.judgments} judgments"]
 
 

@@ -22,7 +22,7 @@ from align.core.records import Comparison, Response, content_hash
 from annotation.aggregation.votes import BOTH_BAD, DOWN, UNKNOWN_SIDES, UP
 from annotation.interface.render import (
     RENDERING,
-    Words,
+    InterfaceWords,
     chat_html,
     guidelines_html,
     prompt_html,
@@ -139,7 +139,7 @@ def verdicts(interface: Interface) -> tuple[str, ...]:
     return (UP, DOWN) if interface.kind == "thumbs" else interface.labels
 
 
-def words(language: str) -> Words:
+def words(language: str) -> InterfaceWords:
     """The interface's words in a language.
 
     Raises:
@@ -153,8 +153,8 @@ def words(language: str) -> Words:
 
 
 @cache  # every task asks for them
-def _read_words(path: Path) -> Words:
-    return build(Words, read_yaml(path), str(path))
+def _read_words(path: Path) -> InterfaceWords:
+    return build(InterfaceWords, read_yaml(path), str(path))
 
 
 def labeling_config(interface: Interface) -> str:
@@ -269,7 +269,7 @@ def order_on_screen(
     return order if len(set(order)) == len(pages) else None
 
 
-def _card(place: int, response: Response, say: Words, concealed: bool) -> dict[str, str]:
+def _card(place: int, response: Response, say: InterfaceWords, concealed: bool) -> dict[str, str]:
     """A card to drag: the letter of its box and the first words of the response, which the server escapes."""
     text = " ".join(response.text[: 4 * EXCERPT].split())
     excerpt = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
@@ -277,7 +277,7 @@ def _card(place: int, response: Response, say: Words, concealed: bool) -> dict[s
     return {"id": f"r{place}", "title": _title(place, say), "body": visible(body)}
 
 
-def _title(place: int, say: Words) -> str:
+def _title(place: int, say: InterfaceWords) -> str:
     return f"{say.response} {LETTERS[place].upper()}"
 
 
@@ -297,7 +297,7 @@ def _hypertext(parent: ElementTree.Element, name: str) -> None:
     _add(parent, "HyperText", name=name, value=f"${name}_html", valueType="text")
 
 
-def _add_response(grid: ElementTree.Element, interface: Interface, place: int, say: Words) -> None:
+def _add_response(grid: ElementTree.Element, interface: Interface, place: int, say: InterfaceWords) -> None:
     """A response in its scrolling box, and under it what it is rated by."""
     column = _add(grid, "View", className="pf-response")
     box = _add(column, "View", className="pf-box")
@@ -320,7 +320,7 @@ def _add_note(row: ElementTree.Element, name: str, title: str) -> None:
     _add(note, "TextArea", name=name, toName="response_a", **attributes)
 
 
-def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, say: Words) -> None:
+def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, say: InterfaceWords) -> None:
     """A set of choices; the alias is what comes back, the value is what is shown."""
     control = controls(interface)[name]
     attributes = {"name": name, "toName": control.to_name, "showInline": "true"}
@@ -336,12 +336,12 @@ def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, s
             choice.set("hotkey", str(number))
 
 
-def _said(answer: str, say: Words) -> str:
+def _said(answer: str, say: InterfaceWords) -> str:
     own = {**STRENGTHS, **{name: name for name in (BOTH_BAD, TOO_DISTURBING, UP, DOWN)}}
     return str(getattr(say, own[answer])) if answer in own else say.name(answer)
 
 
-def _add_ranking(parent: ElementTree.Element, interface: Interface, say: Words) -> None:
+def _add_ranking(parent: ElementTree.Element, interface: Interface, say: InterfaceWords) -> None:
     """Cards to be put into places; a place may hold several. Cards begin in none, so that no order is a default."""
     _add(parent, "List", name="cards", value="$cards", title=say.unranked)
     ranker = _add(parent, "Ranker", name="ranking", toName="cards", collapsible="false")

@@ -41,7 +41,7 @@ BAR = "background:#eef1f6;color:#333;font-weight:600;font-size:13px;padding:2px 
 WARNING = "background:#fff3cd;color:#111;font-weight:600;padding:8px;cursor:pointer"
 
 
-class Words(Record):
+class InterfaceWords(Record):
     """What the interface itself says in one language; ``names`` are words for ratings, flags and labels, if any."""
 
     system: str
@@ -108,7 +108,11 @@ def visible(text: str) -> str:
 
 
 def chat_html(
-    messages: Sequence[Message], words: Words, *, tools: Sequence[dict[str, Any]] | None = None, concealed: bool = False
+    messages: Sequence[Message],
+    words: InterfaceWords,
+    *,
+    tools: Sequence[dict[str, Any]] | None = None,
+    concealed: bool = False,
 ) -> str:
     """A page of messages under bars with their roles, before them the tools (folded) that the assistant could call.
 
@@ -119,14 +123,14 @@ def chat_html(
     return _page("".join(parts), words, concealed) if parts else _nothing(words.no_history)
 
 
-def response_html(messages: Sequence[Message], words: Words, *, concealed: bool = False) -> str:
+def response_html(messages: Sequence[Message], words: InterfaceWords, *, concealed: bool = False) -> str:
     """A page of one response: as ``chat_html``, without a bar over a single message."""
     if len(messages) > 1:
         return chat_html(messages, words, concealed=concealed)
     return _page("".join(_message_body(message, words) for message in messages), words, concealed)
 
 
-def prompt_html(message: Message, words: Words, *, concealed: bool = False) -> str:
+def prompt_html(message: Message, words: InterfaceWords, *, concealed: bool = False) -> str:
     """A page of the message to answer, under a bar with its role unless the user speaks."""
     page = response_html if message["role"] == "user" else chat_html
     return page([message], words, concealed=concealed)
@@ -139,7 +143,7 @@ def guidelines_html(text: str) -> str:
     return f'<div dir="auto" style="{PAGE}">{markdown(visible(text), breaks=False).html}</div>'
 
 
-def message_html(message: Message, words: Words) -> str:
+def message_html(message: Message, words: InterfaceWords) -> str:
     """One message under a bar with its role (and the tool's name); an unknown role is shown as it is."""
     role = str(message["role"])
     title = getattr(words, role) if role in ("system", "user", "assistant", "tool") else role
@@ -148,7 +152,7 @@ def message_html(message: Message, words: Words) -> str:
     return f'<div dir="auto" style="{BAR}">{_text(title)}</div>{_message_body(message, words)}'
 
 
-def _message_body(message: Message, words: Words) -> str:
+def _message_body(message: Message, words: InterfaceWords) -> str:
     """Reasoning (folded), content (a tool's as code) and tool calls, in that order; what is missing is left out."""
     content = str(message.get("content") or "")
     parts = []
@@ -172,7 +176,7 @@ def _called(call: Any) -> tuple[str, str]:
     return str(function["name"]), arguments if isinstance(arguments, str) else _json(arguments)
 
 
-def _page(body: str, words: Words, concealed: bool) -> str:
+def _page(body: str, words: InterfaceWords, concealed: bool) -> str:
     if concealed:
         body = f'<details><summary style="{WARNING}">{_text(words.warning)}</summary>{body}</details>'
     style = PAGE + (FOLDED if "<details>" in body else "")
@@ -188,7 +192,7 @@ def _folded(title: str, body: str) -> str:
     return f'<details><summary style="{NOTE}">{_text(title)}</summary>{body}</details>'
 
 
-def _written(text: str, words: Words) -> str:
+def _written(text: str, words: InterfaceWords) -> str:
     """What somebody wrote as Markdown; where that hides something of it, under the text as it was written, folded."""
     text = visible(text)
     rendered = markdown(text)

@@ -81,7 +81,7 @@ class Annotation(BaseModel):
         return {**row, "body": row} if isinstance(row, dict) else row
 
 
-class Row(BaseModel):
+class TaskRow(BaseModel):
     """A task of the server; its ``key`` is None where the bridge did not send it."""
 
     model_config = ConfigDict(frozen=True)
@@ -94,7 +94,7 @@ class Row(BaseModel):
         return key_of(self.data)
 
 
-class CountedTask(Row):
+class CountedTask(TaskRow):
     """A task, and how many people answered or skipped it."""
 
     total_annotations: int
@@ -105,7 +105,7 @@ class CountedTask(Row):
         return self.total_annotations + self.cancelled_annotations
 
 
-class StudioTask(Row):
+class StudioTask(TaskRow):
     """A task with everything people answered, without drafts and predictions."""
 
     updated_at: str
@@ -118,17 +118,17 @@ class StudioTask(Row):
         return not self.is_labeled
 
 
-class Change(BaseModel):
+class TaskChange(BaseModel):
     """When a task changed last, by the server's clock."""
 
     id: int
     updated_at: str = ""
 
 
-RowT = TypeVar("RowT", StudioTask, CountedTask, Change)
+RowT = TypeVar("RowT", StudioTask, CountedTask, TaskChange)
 
 
-class Page(TypedDict, Generic[RowT]):
+class TaskPage(TypedDict, Generic[RowT]):
     """One page of a list of tasks, and how many tasks the list holds."""
 
     tasks: list[RowT]

@@ -49,7 +49,7 @@ class Server:
     password: str | None = field(default=None, repr=False)
 
 
-class Status(NamedTuple):
+class ServerStatus(NamedTuple):
     """What is known of a campaign's server: it runs, is stopped, or is silent (still starting, or it hangs)."""
 
     state: Literal["running", "silent", "stopped"]
@@ -109,14 +109,14 @@ def stop(folder: Path) -> bool:
     return True
 
 
-def status(folder: Path) -> Status:
+def status(folder: Path) -> ServerStatus:
     """Whether a campaign's server runs, where, and whether it answers."""
     state = _state(folder)
     if not _is_held(folder) or "pid" not in state:
-        return Status("stopped", None, None)
+        return ServerStatus("stopped", None, None)
     url = f"http://127.0.0.1:{state['port']}/"
     is_up = is_healthy(url) and not (folder / "unfinished").exists()
-    return Status("running" if is_up else "silent", url, state["pid"])
+    return ServerStatus("running" if is_up else "silent", url, state["pid"])
 
 
 def _running(folder: Path) -> Server:

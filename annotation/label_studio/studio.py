@@ -22,16 +22,16 @@ from align.core.http import Unanswered
 from annotation.label_studio.connection import NEW_TOKEN, Connection, Missing, address
 from annotation.label_studio.rows import (
     KEY,
-    Change,
     ChangeReply,
     CountedTask,
     Imported,
     ImportReply,
     OverlapReply,
-    Page,
     Project,
     RowT,
     StudioTask,
+    TaskChange,
+    TaskPage,
     by_key,
     condition,
     first_ids,
@@ -128,7 +128,7 @@ class Studio:
     def count(self, project: int, *, answered: bool = False) -> int:
         """How many tasks a project holds, or how many of them hold an answer or a skip."""
         query = {"filters": {"conjunction": "and", "items": [ANSWERED] if answered else []}}
-        return self._page(project, Change, {"page_size": 1, "include": "id", "query": json.dumps(query)})["total"]
+        return self._page(project, TaskChange, {"page_size": 1, "include": "id", "query": json.dumps(query)})["total"]
 
     def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
         """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
@@ -174,7 +174,7 @@ class Studio:
         """
         changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
         include = {"fields": "task_only", "include": "id,updated_at"}
-        rows = self._scan(project, Change, [ANSWERED, *changed], SCAN_PAGE, include)
+        rows = self._scan(project, TaskChange, [ANSWERED, *changed], SCAN_PAGE, include)
         return {row.id: row.updated_at for row in rows}
 
     def all_tasks(self, project: int) -> Iterator[StudioTask]:
@@ -291,10 +291,10 @@ class Studio:
                 return
             last = rows[-1].id
 
-    def _page(self, project: int, kind: type[RowT], params: Mapping[str, Any]) -> Page[RowT]:
+    def _page(self, project: int, kind: type[RowT], params: Mapping[str, Any]) -> TaskPage[RowT]:
         query = {"project": project, "fields": "task_only", **params}
         try:
-            return self.connection.read("api/tasks/", query, form=Page[kind])  # type: ignore[valid-type]  # of its rows
+            return self.connection.read("api/tasks/", query, form=TaskPage[kind])  # type: ignore[valid-type]  # of its rows
         except Missing:
             raise self._no_project(project) from None
 

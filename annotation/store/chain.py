@@ -27,7 +27,7 @@ STRICTNESS: dict[str | None, int] = {None: 0, **{name: rank for rank, name in en
 BodyT = TypeVar("BodyT")
 
 
-class Damaged(ValueError):
+class DamagedBody(ValueError):
     """A text is not the body it should be."""
 
 
@@ -58,14 +58,14 @@ def parse(schema: TypeAdapter[BodyT], text: str) -> BodyT:
     """Read a body.
 
     Raises:
-        Damaged: the text is no such body.
+        DamagedBody: the text is no such body.
     """
     try:
         return schema.validate_json(text)
     except ValidationError:
         with suppress(ValueError, TypeError, RecursionError):
             return schema.validate_python(json.loads(text))
-        raise Damaged from None
+        raise DamagedBody from None
 
 
 def lookup_columns(text: str) -> list[str | None]:

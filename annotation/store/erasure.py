@@ -50,7 +50,7 @@ ON_SERVER = {  # what remains of a target on a labelling server: its number ther
 }
 
 
-class Target(NamedTuple):
+class ErasureTarget(NamedTuple):
     """What is erased: an annotator by the name in the store, or a comparison by its id."""
 
     kind: Literal["annotator", "comparison"]
@@ -106,7 +106,9 @@ def erase(
         raise BadInput("align annotate erase: name exactly one of annotator=NAME and comparison=ID")
     if runs != Path("runs") and not runs.is_dir():
         raise BadInput(f"{runs}: no such folder of runs; name the one whose runs read this store with runs=")
-    target = Target("comparison", str(comparison)) if annotator is None else Target("annotator", annotator)
+    target = (
+        ErasureTarget("comparison", str(comparison)) if annotator is None else ErasureTarget("annotator", annotator)
+    )
     records, unread = read_records(runs)
     fault = None
     with Store.open(feedback, write=True, create=False) as store:
@@ -140,7 +142,7 @@ def erase(
     yield verified
 
 
-def rows_of(store: Store, target: Target) -> dict[str, int]:
+def rows_of(store: Store, target: ErasureTarget) -> dict[str, int]:
     """Count the rows of each table that belong to a target; tables without one are left out."""
     counts = {
         table: int(store.read(f"SELECT COUNT(*) FROM {table} WHERE {condition}", (target.name,))[0][0])
@@ -149,7 +151,7 @@ def rows_of(store: Store, target: Target) -> dict[str, int]:
     return {table: count for table, count in counts.items() if count}
 
 
-def remove(store: Store, target: Target) -> int:
+def remove(store: Store, target: ErasureTarget) -> int:
     """Remove a target's rows from every table and page; returns how many entries of the log lost their bodies.
 
     Raises:
@@ -193,7 +195,7 @@ def _columns(store: Store) -> dict[str, list[str]]:
     return {table: [row[1] for row in store.read(f"PRAGMA table_info({table})")] for (table,) in tables}
 
 
-def _require_known(store: Store, target: Target) -> None:
+def _require_known(store: Store, target: ErasureTarget) -> None:
     """Refuse a name that the store does not hold, unless it was erased before."""
     if store.erased_ids().holds(target.kind, target.name):
         return
@@ -204,7 +206,7 @@ def _require_known(store: Store, target: Target) -> None:
     raise BadInput(f"{store.path}: knows no {target.kind} '{target.name}'; {hint}")
 
 
-def _traces(store: Store, target: Target) -> tuple[list[str], list[int], set[str]]:
+def _traces(store: Store, target: ErasureTarget) -> tuple[list[str], list[int], set[str]]:
     """Before they go: the words by which they are found elsewhere, their entries, and whatever a person judged.
 
     Entries that were erased before count too: a second erasure lists all runs again.
@@ -228,7 +230,7 @@ def _texts(comparison: Comparison) -> list[str]:
     return [text for text in dict.fromkeys(texts) if len(text) >= SHORTEST]
 
 
-def _on_server(store: Store, target: Target) -> list[str]:
+def _on_server(store: Store, target: ErasureTarget) -> list[str]:
     """The annotations or tasks that remain on labelling servers, by campaign, and how to delete them there."""
     number, table, how = ON_SERVER[target.kind]
     query = (

@@ -35,7 +35,7 @@ from annotation.store.chain import (
     OUTLINE,
     STRICTNESS,
     BodyT,
-    Damaged,
+    DamagedBody,
     ErasedIds,
     Split,
     Verification,
@@ -341,7 +341,7 @@ class Store(Database):
         """Read a body; a damaged one is a BadInput of one line."""
         try:
             return parse(schema, text)
-        except Damaged:
+        except DamagedBody:
             raise self.damaged() from None
 
     def damaged(self) -> BadInput:

@@ -29,7 +29,7 @@ from annotation.label_studio.accounts import create_annotator
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 from annotation.pairs.run import PairsConfig, pairs
-from annotation.store.erasure import Target, erase, remove, rows_of
+from annotation.store.erasure import ErasureTarget, erase, remove, rows_of
 from annotation.store.exports import export
 from annotation.store.ledger import Ledger, exclude, pseudonym
 from annotation.store.lineage import verify
@@ -111,13 +111,17 @@ def test_every_table_that_names_somebody_is_reached(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
     with Store.open(path, write=True) as store:
-        assert rows_of(store, Target("annotator", NAME))["paid"] == 1
-        assert rows_of(store, Target("comparison", ITEM.id)) == {
+        assert rows_of(store, ErasureTarget("annotator", NAME))["paid"] == 1
+        assert rows_of(store, ErasureTarget("comparison", ITEM.id)) == {
             "bodies": 10, "pulled": 1, "quarantine": 1, "seen": 1, "tasks": 1
         }  # fmt: skip
-        remove(store, Target("annotator", NAME))
-        remove(store, Target("comparison", ITEM.id))
-        assert rows_of(store, Target("annotator", NAME)) == rows_of(store, Target("comparison", ITEM.id)) == {}
+        remove(store, ErasureTarget("annotator", NAME))
+        remove(store, ErasureTarget("comparison", ITEM.id))
+        assert (
+            rows_of(store, ErasureTarget("annotator", NAME))
+            == rows_of(store, ErasureTarget("comparison", ITEM.id))
+            == {}
+        )
         assert store.read("SELECT key FROM seen") == [("k1",)]
 
 
@@ -125,8 +129,8 @@ def test_nothing_brings_it_back(tmp_path: Path) -> None:
     path = full_store(tmp_path / "feedback.db")
     with Store.open(path, write=True) as store:
         assert not store.erased_ids().marks
-        remove(store, Target("annotator", NAME))
-        remove(store, Target("comparison", ITEM.id))
+        remove(store, ErasureTarget("annotator", NAME))
+        remove(store, ErasureTarget("comparison", ITEM.id))
         assert store.add_comparisons([ITEM]) == 0
     with Store.open(path, write=True) as store:
         head = store.head()

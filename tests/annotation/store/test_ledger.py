@@ -12,7 +12,7 @@ from align.cli.main import run
 from align.core.config import BadInput
 from align.core.records import Judgment
 from annotation.store.database import APPLICATION_ID, MIGRATIONS
-from annotation.store.erasure import Target, remove
+from annotation.store.erasure import ErasureTarget, remove
 from annotation.store.ledger import Ledger, exclude, excluded, include
 from annotation.store.lineage import verify
 from annotation.store.store import Store
@@ -37,7 +37,7 @@ def test_a_withdrawn_judgment_stands_no_longer_but_stays_in_the_log(tmp_path: Pa
         assert [j.version for j in store.judgments()] == [2]
         assert store.add_judgments([judged([[0], [1]])]) == 0
         assert store.verify().ok
-        assert remove(store, Target("annotator", "ann")) == 3 and store.verify().ok
+        assert remove(store, ErasureTarget("annotator", "ann")) == 3 and store.verify().ok
 
 
 def test_what_a_person_wrote_is_part_of_the_judgment(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from align.core.config import BadInput
 from align.core.files import read_jsonl
 from align.core.records import Comparison, Judgment
 from annotation.store.database import APPLICATION_ID, MIGRATIONS
-from annotation.store.erasure import Target, remove
+from annotation.store.erasure import ErasureTarget, remove
 from annotation.store.exports import alias, export
 from annotation.store.ledger import Ledger
 from annotation.store.store import Store
@@ -143,7 +143,7 @@ def test_an_empty_store_has_all_tables(tmp_path: Path) -> None:
 
 def test_what_was_erased_is_in_no_export(path: Path, tmp_path: Path) -> None:
     with Store.open(path, write=True) as store:
-        remove(store, Target("annotator", "ann"))
+        remove(store, ErasureTarget("annotator", "ann"))
         gone = alias(store.salt(), "ann")
     export(out=tmp_path / "out", feedback=path)
     assert gone not in {row["annotator"] for row in rows(tmp_path / "out")["judgments"]}
@@ -177,7 +177,7 @@ def test_the_salt_outlives_what_is_written_and_older_stores_gain_one(tmp_path: P
         store.add_comparisons([comparison("q", "a", "b")])
         assert store.salt() == first
     with Store.open(path, write=True) as store:
-        remove(store, Target("comparison", store.comparisons()[0].id))
+        remove(store, ErasureTarget("comparison", store.comparisons()[0].id))
         assert store.salt() == first and len(first) == 32
 
 

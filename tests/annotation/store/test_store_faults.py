@@ -162,7 +162,7 @@ def test_what_may_not_be_written_is_read_all_the_same(store_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from annotation.store.erasure import Target, remove
+from annotation.store.erasure import ErasureTarget, remove
 from annotation.store.store import Store
 from align.core.records import Comparison, Judgment
 items = [Comparison(prompt=[{"role": "user", "content": f"q {n}"}],
@@ -175,7 +175,7 @@ with Store.open(Path(sys.argv[1]), write=True) as store:
                             for item in items)
         print(batch + 1, flush=True)
         if batch % 5 == 4:
-            remove(store, Target("annotator", f"a{batch - 1}"))
+            remove(store, ErasureTarget("annotator", f"a{batch - 1}"))
 """
 
 
