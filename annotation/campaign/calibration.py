@@ -1,13 +1,13 @@
 """`annotate calibration`: who has passed the round that comes before the work, against known answers.
 
 In: a campaign with ``calibration``, judgments on its items, the accounts of a server. Out: per person how many items
-were answered and right, and whether that passes. It is an examination: the items are the same for everybody, and the
-share that is right decides, not an interval. Only items in a person's languages count for them; of what they changed
-afterwards the state of the last pull counts. Work is not sent before enough people have passed (``push.py``), what
-others judged goes into quarantine (``pull.py``), and judgments on these items never become votes.
+were answered and right, and whether that passes. The items are the same for everybody, but for those in languages that
+a person does not list; the share that is right decides, not an interval, as of the last pull. Work is not sent before
+enough people have passed (``push.py``), other people's judgments go into quarantine (``parse.py``), and judgments on
+these items never become votes.
 
 The open-source server assigns nothing: the items are the first tasks of the campaign's own project, and stay open for
-everybody, so that who comes later meets them first.
+everybody, so that people who join later are shown them first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EVERYBODY = 1000  # people that an item stays open for
 
 
 class CalibrationResult(NamedTuple):
-    """How far a person is in the round: items asked of them, answered, and right."""
+    """A person's progress in the round: items in their languages, answered ones, and right ones."""
 
     address: str
     n_asked: int
@@ -54,14 +54,14 @@ class CalibrationResult(NamedTuple):
 
 
 class CalibrationRound(NamedTuple):
-    """Everybody who may take part, by the name that the store knows them by."""
+    """Everybody who may take part, by the name in the store."""
 
     people: dict[str, CalibrationResult]
     n_needed: int
 
     @property
     def n_passed(self) -> int:
-        return sum(standing.has_passed for standing in self.people.values())
+        return sum(result.has_passed for result in self.people.values())
 
 
 def calibration(campaign: Campaign, studio: Studio) -> CalibrationRound:
@@ -78,7 +78,7 @@ def calibration(campaign: Campaign, studio: Studio) -> CalibrationRound:
 
 
 def calibration_results(campaign: Campaign, ledger: Ledger, people: Mapping[str, str]) -> CalibrationRound:
-    """The round by person: the campaign's annotators or, where it lists none, all accounts that answered an item.
+    """Return the round by person: the campaign's annotators or, where it lists none, all who answered an item.
 
     Args:
         people: addresses by the name that the store knows them by.

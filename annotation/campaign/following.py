@@ -1,10 +1,10 @@
 """`annotate pull`, once or with ``--watch``: poll a server and show the progress of its answers.
 
-In: a campaign and a client. Out: what one pull found or, watching, a line of progress: rewritten in place on a
-terminal, elsewhere a plain line whenever something changed. A server that falls silent (restarted, or the way to it is
-broken) is reported once and asked again until it answers; so is a store that another process is writing to. Whatever
-else is wrong ends the watch, as it would end a pull. Ctrl-C ends it too, with exit code 130: each pull is a
-transaction, so nothing is lost. Not here: what a pull does (``pull.py``).
+In: a campaign and a client. Out: the result of one pull or, watching, a line of progress: rewritten in place on a
+terminal, elsewhere a plain line whenever something changed. A server that falls silent, or a store that another process
+is writing to, is reported once and tried again until it answers. Every other fault ends the watch, as it ends a pull.
+Ctrl-C ends it with exit code 130; each pull is a transaction, so nothing is lost. Not here: a single pull
+(``pull.py``).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Poll(NamedTuple):
 
     number: int
     is_full: bool
-    found: PullResult | None
+    result: PullResult | None
     trouble: str
 
     @property
     def is_news(self) -> bool:
-        return self.found is not None and bool(self.found.outcomes or self.found.taken_back)
+        return self.result is not None and bool(self.result.outcomes or self.result.taken_back)
 
 
 def pull(
@@ -87,7 +87,7 @@ def polls(campaign: Campaign, studio: Studio, *, full: bool = False, full_every:
         is_due = False
 
 
-def show(looked: Iterator[Poll], every: float, out: IO[str]) -> None:
+def show(results: Iterator[Poll], every: float, out: IO[str]) -> None:
     """Write the progress of polls, with a pause after each; returns when they end, which those of a server never do.
 
     Raises:
@@ -95,20 +95,20 @@ def show(looked: Iterator[Poll], every: float, out: IO[str]) -> None:
     """
     screen, outcomes, n_polls, in_trouble = Screen(out), Counter[str](), 0, False
     try:
-        for poll in looked:
+        for poll in results:
             n_polls = poll.number
             now = datetime.now().strftime("%H:%M:%S")
-            if poll.found is None:
+            if poll.result is None:
                 if not in_trouble:
                     screen.keep(
                         f"{now} {poll.trouble.partition('; ')[0]}; going on, it is asked again every {every:g} s"
                     )
                 in_trouble = True
             else:
-                outcomes.update(poll.found.outcomes)
+                outcomes.update(poll.result.outcomes)
                 if in_trouble:
                     screen.keep(f"{now} answers again")
-                line = poll_line(poll.number, poll.is_full, poll.found, outcomes)
+                line = poll_line(poll.number, poll.is_full, poll.result, outcomes)
                 screen.update(f"{now} {line}", poll.is_news or n_polls == 1)
                 in_trouble = False
             time.sleep(every)

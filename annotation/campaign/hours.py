@@ -2,7 +2,7 @@
 
 In: answers as they were read, and how many are missing. Out: hours by annotator and day (UTC, when the answer was first
 sent), a CSV of them, and a moment, or why none can be named. Every answer counts, those skipped or in quarantine too:
-making them was work. The page's time runs on while nobody looks at it, so an answer counts at most ``cap`` seconds. An
+making them was work. The page's time runs on while nobody works, so an answer counts at most ``cap`` seconds. An
 answer without a time counts none and is counted apart. Nights and weekends are in the pace, hence in days and not in
 hours. Not in it: answers that were deleted on the server, time between tasks, and what was worked outside of the page;
 a person who has two tasks open at once is counted twice.

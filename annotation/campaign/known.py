@@ -29,7 +29,7 @@ KINDS = ("gold", "attention")
 
 
 class KnownItem(NamedTuple):
-    """A comparison with its known answer, and what it is asked for."""
+    """A comparison with its known answer, and the purpose of its task."""
 
     comparison: Comparison
     purpose: Purpose
@@ -37,7 +37,7 @@ class KnownItem(NamedTuple):
 
 
 def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, KnownItem]:
-    """Items of a file by comparison id.
+    """Read the items of a file, by comparison id.
 
     Raises:
         BadInput: no rows, or a row is no comparison of this interface with one known answer (named by number).
@@ -62,14 +62,14 @@ def read_items(path: Path, interface: Interface, purpose: Purpose) -> dict[str, 
 
 
 def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Comparison]]:
-    """A campaign's tasks of a purpose, sent or not, with their comparisons, by key; erased ones are left out."""
+    """Return a campaign's tasks of a purpose, sent or not, with their comparisons, by key; erased ones are left out."""
     tasks = [task for task in ledger.tasks().values() if task.purpose == purpose]
     pairs = [(task, ledger.store.comparison(task.comparison_id)) for task in tasks]
     return [(task, comparison) for task, comparison in pairs if comparison is not None]
 
 
 def known_judgments(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
-    """The judgments in force on a campaign's tasks of a purpose, by key and annotator."""
+    """Return the judgments in force on a campaign's tasks of a purpose, by key and annotator."""
     return [
         (task, judgment)
         for task in ledger.tasks().values()
@@ -83,7 +83,7 @@ def is_right(answer: KnownAnswer, judgment: Judgment) -> bool:
     if answer.ranking is None:
         return judgment.label == answer.label
     hits = [orders_alike(vote, answer.ranking) for vote in votes_of([judgment])]
-    return all(found for found in hits if found is not None)
+    return all(hit for hit in hits if hit is not None)
 
 
 def _comparison(row: Mapping[str, Any], interface: Interface, where: str) -> tuple[Comparison, list[int]]:

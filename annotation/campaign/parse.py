@@ -26,7 +26,7 @@ CHANGED = (
 )
 COPIED = "a copy of an answer to another task (made on the server): nobody judged this one"
 JUDGMENT, SKIPPED, QUARANTINE, SUPERSEDED = "judgment", "skipped", "quarantine", "superseded"
-DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else is asked in its place
+DECLINED = "too disturbing"  # a skip that the server takes for an answer: nobody else judges in its place
 ANSWERED = (JUDGMENT, QUARANTINE, DECLINED)  # what the server counts towards a task's people
 SKIPS = (SKIPPED, DECLINED)
 MARGIN = timedelta(minutes=1)  # between the request of a page and the start of its own clock
@@ -45,7 +45,7 @@ def _quarantine(reason: str) -> ParsedAnnotation:
 
 
 class AnnotationParser:
-    """Parses the annotations of one campaign; ``round`` is the calibration round as far as it is known.
+    """Parse the annotations of one campaign; ``round`` is the calibration round as far as it is known.
 
     ``people`` are addresses by account; ``url`` is the server's at the campaign's beginning, of which names are made: a
     server that moves renames nobody.
@@ -93,7 +93,7 @@ class AnnotationParser:
         return ParsedAnnotation(JUDGMENT, judgment)
 
     def _unfit(self, own: Task, email: str, account: int | None) -> str | None:
-        """Why an annotator's judgment of a task does not count, or None."""
+        """Return the reason why an annotator's judgment of a task does not count, or None."""
         comparison = self.comparisons.get(own.comparison_id)
         if comparison is not None and not self.campaign.speaks(email, comparison.language):
             return f"by an annotator who does not list the comparison's language, {comparison.language}"
@@ -108,7 +108,7 @@ class AnnotationParser:
         return "by an annotator who has not passed the calibration round; once they have, 'pull --full' takes it in"
 
     def name(self, account: int | None) -> str:
-        """The name of an account in the store."""
+        """Return the name of an account in the store."""
         return pseudonym(self.url, account)
 
 

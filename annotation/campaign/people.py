@@ -1,11 +1,10 @@
-"""Who takes part: `annotate annotators`, `people`, `exclude` and `include`.
+"""Manage who takes part: `annotate annotators`, `people`, `exclude` and `include`.
 
 In: an embedded server's folder, a campaign with a client, or a feedback store. Out: accounts under aliases, each with a
-password that is shown this once and kept nowhere; which account has which name in the store; and a flag, with
-its reason, by which every later stage leaves a person's judgments out. The store, its exports and its pages know people
-by names that say nothing, and the open-source server shows every address to everybody: who goes by which alias is for
-the lead of the campaign to write down, elsewhere. Not here: how an account is made (``accounts.py``), and who falls
-under a bar (``gold.py``).
+password that is shown once and kept nowhere; which account has which name in the store; and an exclusion, with its
+reason, by which every later stage leaves a person's judgments out. The store, its exports and its pages know people by
+pseudonyms, and the open-source server shows every address to everybody, so the lead of the campaign writes down
+elsewhere who has which alias. Not here: how an account is made (``accounts.py``), and who is under a bar (``gold.py``).
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def people(campaign: Campaign, studio: Studio) -> Iterator[Participant]:
 
 
 def people_of(studio: Studio, url: str) -> dict[str, str]:
-    """Addresses of a server's accounts by the name that the store knows them by.
+    """Return the addresses of a server's accounts by their names in the store.
 
     Args:
         url: the server's address when the campaign began, which names are made of: servers move, people stay.

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     """``needed`` prompts (for a width) or training pairs (for an accuracy), with an interval where it is estimated.
 
     None: no number can be named, and ``text`` says why; ``high`` is None too where the interval has no upper end, and
-    ``low`` alone stands where more pairs than that may do, or no number at all.
+    ``low`` alone is given where more pairs than that may do, or no number at all.
     ``judgments`` are those still to be made, ``hours`` of work and ``price`` are theirs.
     """
 
@@ -94,14 +94,14 @@ def plan(
     if accuracy is None:
         if curve is not None:
             raise BadInput("plan: curve= goes with accuracy=, not with width=")
-        found = _for_width(_inside("width", width), confidence, win_rate, ties, votes or 1, agreement)
+        planned = _for_width(_inside("width", width), confidence, win_rate, ties, votes or 1, agreement)
     else:
         if curve is None:
             raise BadInput("plan: accuracy= needs curve=RUN, a reward run made with --curve")
         if (win_rate, ties, agreement) != (0.5, 0.0, None):
             raise BadInput("plan: win_rate=, ties= and agreement= go with width=, not with accuracy=")
-        found = _for_accuracy(_inside("accuracy", accuracy), confidence, curve, votes)
-    return _priced(found, seconds, rate)
+        planned = _for_accuracy(_inside("accuracy", accuracy), confidence, curve, votes)
+    return _priced(planned, seconds, rate)
 
 
 def _for_width(
@@ -110,7 +110,7 @@ def _for_width(
     if not 0 <= win_rate <= 1 or not 0 <= ties <= 2 * min(win_rate, 1 - win_rate):
         raise BadInput(f"plan: a win rate of {win_rate:g} with {ties:g} ties cannot be; a tie counts half a win")
     if agreement is not None and votes == 1:
-        raise BadInput("plan: agreement= is that of several votes a pair; say how many with votes=")
+        raise BadInput("plan: agreement= is that of several votes per pair; say how many with votes=")
     if agreement is not None and not 0 <= agreement <= 1:
         raise BadInput(f"plan: agreement must lie from 0 to 1, found {agreement:g}")
     alike = 1.0 if agreement is None else agreement
@@ -133,7 +133,7 @@ def _for_width(
     if votes > 1 and agreement is None:
         lines.append("agreement= is not given: counted as if votes on one pair never differed, so more add nothing")
     elif votes > 1:
-        lines.append(f"one vote a prompt would take {(one := prompts(1)):,} prompts and {one:,} judgments")
+        lines.append(f"one vote per prompt would take {(one := prompts(1)):,} prompts and {one:,} judgments")
     if ties:
         lines.append(
             f"a tie is half a win; at {ties:g} ties a prompt's score varies less, and the interval is narrower"
@@ -150,29 +150,29 @@ def _for_accuracy(accuracy: float, confidence: float, run: Path, votes: int | No
     points = read_curve(run)
     trained = points[-1].pairs
     pairs_F = np.array([point.pairs for point in points], dtype=float)
-    told = [_told(points, record)]
+    notes = [_measured(points, record)]
     if len(set(pairs_F)) < LEAST_POINTS:
         first = f"not enough points: {len(set(pairs_F))} sizes were trained on, a curve takes {LEAST_POINTS}"
-        return _none(f"{first}; label more prompts, then train with --curve again", told)
+        return _none(f"{first}; label more prompts, then train with --curve again", notes)
     error_SF = resampled_errors(points)
     rise_S = error_SF[:, 0] - error_SF[:, -1]
     rise = resampled_estimate(rise_S, points, confidence)
     if error_SF[0, 0] <= 1 - accuracy:
         first = f"{accuracy:g} takes {points[0].pairs:,} training pairs or fewer: the curve's smallest model is there"
-        return Plan(points[0].pairs, None, None, 0, None, None, "\n".join([first, *told]))
+        return Plan(points[0].pairs, None, None, 0, None, None, "\n".join([first, *notes]))
     if rise.low is None or rise.low <= 0:
         return _none(
-            f"cannot be said: from {points[0].pairs:,} to {trained:,} pairs accuracy is not shown to rise "
+            f"not known: from {points[0].pairs:,} to {trained:,} pairs accuracy is not shown to rise "
             f"({format_estimate(rise, is_signed=True)}); more held-out pairs, or a longer curve, would tell",
-            told,
+            notes,
         )
     fits = fit_curves(pairs_F, error_SF)
-    told += _expected(fits, points, confidence)
-    told.append(
+    notes += _expected(fits, points, confidence)
+    notes.append(
         f"fit: error = floor + scale x pairs^-power; intervals ({100 * confidence:g}%) from {RESAMPLES:,} resamples of "
         f"{len(points[0].right):,} held-out prompts; another draw of training pairs or another seed is not in them"
     )
-    return _answer(fits, accuracy, confidence, points, told, _judgments_a_pair(record, votes))
+    return _answer(fits, accuracy, confidence, points, notes, _judgments_a_pair(record, votes))
 
 
 def _answer(
@@ -180,17 +180,17 @@ def _answer(
     accuracy: float,
     confidence: float,
     points: Sequence[CurvePoint],
-    told: Sequence[str],
+    notes: Sequence[str],
     a_pair: tuple[float, str],
 ) -> Plan:
-    """What the fits say of an accuracy, in words that say how far they reach."""
+    """Return the plan for an accuracy, in words that name where the fits extrapolate."""
     fewest, trained = points[0].pairs, points[-1].pairs
-    found = resampled_estimate(fits.pairs(accuracy), points, confidence)
-    needed, low, high = (math.inf if one is None else one for one in (found.value, found.low, found.high))
+    estimate = resampled_estimate(fits.pairs(accuracy), points, confidence)
+    needed, low, high = (math.inf if one is None else one for one in (estimate.value, estimate.low, estimate.high))
     limit = REACH * trained
     if needed > limit:
         first = _beyond(fits, accuracy, confidence, points)
-        return _none(first, told)._replace(low=math.ceil(low) if low <= limit else None)
+        return _none(first, notes)._replace(low=math.ceil(low) if low <= limit else None)
     n, least = max(fewest, math.ceil(needed)), max(fewest, math.ceil(min(low, needed)))
     most = max(n, math.ceil(high)) if high <= limit else None
     shown = f"[{least:,}, {f'{most:,}' if most else f'more than {limit:,}'}]"
@@ -200,14 +200,14 @@ def _answer(
     else:
         first += f", within the {trained:,} trained on"
     more = max(0, n - trained)
-    lines = [first, *told]
+    lines = [first, *notes]
     if more:
-        lines.append(f"{more:,} pairs more, at {a_pair[0]:.3g} judgments a pair ({a_pair[1]})")
+        lines.append(f"{more:,} pairs more, at {a_pair[0]:.3g} judgments per pair ({a_pair[1]})")
     return Plan(n, least, most, math.ceil(more * a_pair[0]), None, None, "\n".join(lines))
 
 
 def _beyond(fits: Fits, accuracy: float, confidence: float, points: Sequence[CurvePoint]) -> str:
-    """Why no number is named: where the best fit ends, and whether the resampled curves agree with it."""
+    """Return the reason why no number is named: where the best fit ends, and whether the resampled curves agree."""
     trained = points[-1].pairs
     limit = REACH * trained
     needed_S = fits.pairs(accuracy)
@@ -226,7 +226,7 @@ def _beyond(fits: Fits, accuracy: float, confidence: float, points: Sequence[Cur
 
 
 def _expected(fits: Fits, points: Sequence[CurvePoint], confidence: float) -> list[str]:
-    """Accuracies the fits expect of more pairs than were trained on."""
+    """List the accuracies that the fits expect of more pairs than were trained on."""
     trained = points[-1].pairs
     expected = [
         f"{resampled_estimate(fits.accuracy(times * trained), points, confidence)} at {times} times"
@@ -235,8 +235,8 @@ def _expected(fits: Fits, points: Sequence[CurvePoint], confidence: float) -> li
     return [f"extrapolated: {', '.join(expected)} the {trained:,} pairs"]
 
 
-def _told(points: Sequence[CurvePoint], record: RunRecord) -> str:
-    """The curve as measured, and what the labels themselves allow."""
+def _measured(points: Sequence[CurvePoint], record: RunRecord) -> str:
+    """Describe the curve as measured, and what the labels themselves allow."""
     measured = [f"{point.accuracy} on {point.pairs:,} pairs" for point in points]
     ceiling = (record.headline.get("ceiling_annotators") or {}).get("value")
     limit = f"; people agree with each other's majority in {ceiling:.3f}" if ceiling is not None else ""
@@ -244,7 +244,7 @@ def _told(points: Sequence[CurvePoint], record: RunRecord) -> str:
 
 
 def _judgments_a_pair(record: RunRecord, votes: int | None) -> tuple[float, str]:
-    """Judgments that a training pair takes, and where that number is from."""
+    """Return the judgments per training pair, and where that number is from."""
     manifest = Path(record.inputs["pairs"]["path"]) / "manifest.json"
     if votes is None and manifest.is_file():
         counts = json.loads(manifest.read_text(encoding="utf-8"))
@@ -253,21 +253,21 @@ def _judgments_a_pair(record: RunRecord, votes: int | None) -> tuple[float, str]
     return float(votes or 1), "votes=; ties and held-out pairs come on top"
 
 
-def _priced(found: Plan, seconds: float | None, rate: float | None) -> Plan:
-    """The plan with its hours and price, where seconds a judgment and a rate are known."""
-    if seconds is None or found.judgments is None:
-        return found
-    hours = found.judgments * seconds / 3600
+def _priced(planned: Plan, seconds: float | None, rate: float | None) -> Plan:
+    """Return the plan with its hours and price, where seconds per judgment and a rate are known."""
+    if seconds is None or planned.judgments is None:
+        return planned
+    hours = planned.judgments * seconds / 3600
     price = None if rate is None else hours * rate
-    if not found.judgments:
-        return found._replace(hours=hours, price=price)
-    line = f"{found.judgments:,} judgments at {seconds:g} s: {hours:,.1f} hours"
-    line += "" if price is None else f", {price:,.2f} at {rate:g} an hour"
-    return found._replace(hours=hours, price=price, text=f"{found.text}\n{line}")
+    if not planned.judgments:
+        return planned._replace(hours=hours, price=price)
+    line = f"{planned.judgments:,} judgments at {seconds:g} s: {hours:,.1f} hours"
+    line += "" if price is None else f", {price:,.2f} at {rate:g} per hour"
+    return planned._replace(hours=hours, price=price, text=f"{planned.text}\n{line}")
 
 
-def _none(first: str, told: Sequence[str]) -> Plan:
-    return Plan(None, None, None, None, None, None, "\n".join([first, *told]))
+def _none(first: str, notes: Sequence[str]) -> Plan:
+    return Plan(None, None, None, None, None, None, "\n".join([first, *notes]))
 
 
 def _inside(name: str, value: float | None) -> float:

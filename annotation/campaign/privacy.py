@@ -1,7 +1,7 @@
 """Count the comparisons that seem to hold personal data before people see them; nothing is changed.
 
 Patterns see form only: an address, a telephone or card number, an account number with a valid checksum. They miss
-names and places and flag some that are made up, so a count is a reason to look, not a verdict.
+names and places and flag some that are made up, so a count is a reason to read the texts, not a verdict.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ In: a campaign and a client. Out: judgments in ``feedback.db``, and beside them 
 with its reason, edited or taken back. Only answered tasks that changed since the last pull are listed, by the server's
 own clock and with five minutes of overlap, and of these only the ones read that were not seen as they are. Then the
 number of answered tasks has to be the one that is known; if it is not, all of them are listed, and what is gone is
-found. ``full`` reads every answer, what is in quarantine once more, and notices deleted tasks that nobody answered. A
+noticed. ``full`` reads every answer, what is in quarantine once more, and notices deleted tasks that nobody answered. A
 page of tasks is one transaction, so a pull that is killed at any moment goes on where it was. Not here: how an
 annotation is parsed (``parse.py``).
 """
@@ -33,7 +33,7 @@ PAGE = 200  # tasks of one transaction
 
 
 class PullResult(NamedTuple):
-    """What a pull found: annotations by outcome (new or changed ones), those taken back, and what stands now."""
+    """The result of a pull: new or changed annotations by outcome, those taken back, and what is in the store now."""
 
     tasks: int
     outcomes: dict[str, int]
@@ -43,7 +43,7 @@ class PullResult(NamedTuple):
 
 
 def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PullResult:
-    """Read what changed (``full``: everything).
+    """Read the answers that changed (``full``: all of them).
 
     Raises:
         BadInput: nothing was pushed yet, the project or its interface is not the campaign's, or a silent server;
@@ -69,12 +69,12 @@ def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PullResul
         this.read_again(project.id)
         ledger.advance(newest)
         outcomes = {name: count for name, count in sorted(this.outcomes.items()) if count}
-        standing = len(ledger.quarantined())
-        return PullResult(len(this.done), outcomes, this.taken_back, standing, store.counts().judgments)
+        in_quarantine = len(ledger.quarantined())
+        return PullResult(len(this.done), outcomes, this.taken_back, in_quarantine, store.counts().judgments)
 
 
 class _Pull:
-    """One pull: what is known beforehand, and what was found so far."""
+    """One pull: what was known before it, and what was read so far."""
 
     def __init__(self, campaign: Campaign, ledger: Ledger, state: CampaignState, studio: Studio, full: bool) -> None:
         self.campaign, self.ledger, self.full = campaign, ledger, full
@@ -101,7 +101,7 @@ class _Pull:
         self._take_all(project, set(wanted) - self.done)
 
     def lose(self, project: int, ids: Iterable[int]) -> None:
-        """Look once more at tasks that stand no longer among the answered; of those that are gone nothing stays."""
+        """Read tasks once more that are no longer listed as answered, and forget those that are gone."""
         gone = set(ids)
         gone -= self._take_all(project, gone)
         with self.ledger.store.transaction():
@@ -143,11 +143,11 @@ class _Pull:
         self._settle()
 
     def read_again(self, project: int) -> None:
-        """Read tasks whose answers were doubted: what is said there counts now."""
+        """Read tasks whose answers were doubted; their present answers count."""
         self._take_all(project, self.again)
 
     def _take_all(self, project: int, ids: Iterable[int]) -> set[int]:
-        """Read tasks, a page a transaction; returns those that are there."""
+        """Read tasks, one transaction per page; returns those that are there."""
         there = set()
         for page in _pages(self.studio.tasks(project, ids), PAGE):
             with self.ledger.store.transaction():
@@ -157,12 +157,12 @@ class _Pull:
         return there
 
     def reconcile(self) -> None:
-        """What stands in the chain of this campaign, and what was read as a judgment, are to be the same."""
+        """Make the judgments of this campaign in the store the same as those that were read."""
         own = {source_of(self.campaign.name, key): key for key in self.tasks}
         judged = [j for j in self.ledger.store.judgments() if j.source in own]
-        standing = {(own[j.source], j.annotator): (j.comparison_id, j.annotator, j.source) for j in judged}
-        self._take_back(triple for key, triple in standing.items() if not self.counting.get(key))
-        for key in self.counting.keys() - standing.keys():
+        in_store = {(own[j.source], j.annotator): (j.comparison_id, j.annotator, j.source) for j in judged}
+        self._take_back(triple for key, triple in in_store.items() if not self.counting.get(key))
+        for key in self.counting.keys() - in_store.keys():
             self._doubt(key)
 
     def miss(self, present: set[str]) -> None:
@@ -194,7 +194,7 @@ class _Pull:
             self.parser.round = None
 
     def _keep_out(self, key: tuple[int, str], task: int) -> None:
-        """Note nothing of what was erased but that it is there."""
+        """Note that an erased annotation is there, and nothing of it."""
         if key not in self.seen:
             self.outcomes[ERASED] += 1
             self._note(Pulled(*key, task, key=None, annotator="", digest="", outcome=ERASED))
@@ -215,7 +215,7 @@ class _Pull:
             self.counting.setdefault((row.key, row.annotator), set()).add(key)
 
     def _forget(self, rows: Iterable[Pulled]) -> None:
-        """Annotations that are gone."""
+        """Forget annotations that are gone from the server."""
         for row in list(rows):
             key = (row.annotation_id, row.created_at)
             if row.outcome == JUDGMENT:
@@ -226,7 +226,7 @@ class _Pull:
             self.by_task[row.task_id].discard(key)
 
     def _settle(self) -> None:
-        """Take back the judgment of whoever has none left on a task; what they said on a copy of it is read again."""
+        """Take back the judgment of whoever has none left on a task; their answer to a copy of it is read again."""
         for key in self.loose:
             if not self.counting.get(key, set()) & self.fresh and (own := self.tasks.get(key[0] or "")) is not None:
                 self._take_back([(own.comparison_id, key[1], source_of(self.campaign.name, own.key))])
@@ -247,7 +247,7 @@ class _Pull:
         self.taken_back += self.ledger.store.withdraw(keys, "gone or unreadable on the labelling server")
 
     def _person(self, annotation: Annotation) -> str:
-        """Whose word it is; of an account that was deleted, as far as it was read before."""
+        """Return the annotator's name, of a deleted account as it was read before."""
         before = self.seen.get((annotation.id, annotation.created_at))
         is_gone = annotation.completed_by is None and before is not None and before.annotator
         return before.annotator if is_gone and before is not None else self.parser.name(annotation.completed_by)

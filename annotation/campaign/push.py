@@ -1,12 +1,12 @@
 """`annotate push`: comparisons to a labelling server, as tasks that are there exactly once.
 
-In: a campaign and a client. Out: tasks on the server; in the ledger, which response stands on which side of each.
-Sides are written down before anything is sent, so a push that is killed at any moment has lost none; what is on the
-server already is not sent again. Where tasks stand there that the ledger does not know (``feedback.db`` was lost),
-their sides are told by the texts they show.
+In: a campaign and a client. Out: tasks on the server; in the ledger, which response is on which side of each. Sides
+are written down before anything is sent, so a push that is killed at any moment has lost none; what is on the server
+already is not sent again. The sides of tasks that the ledger does not know (``feedback.db`` was lost) are recognised by
+the texts that they show.
 
 A calibration round goes first, and work only once enough people have passed. Known answers go with new work, never
-alone: tasks are served in the order in which they came, so whatever comes by itself can be told by its place. Changed
+alone: tasks are served in the order in which they came, so the place of a task sent alone would reveal it. Changed
 guidelines are shown by new tasks, and by unanswered ones on request; a task that somebody answered is left as it is,
 so that its other judges read the same text. Not here: reading answers back (``pull.py``).
 """
@@ -243,7 +243,7 @@ def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:
         if state.config_hash != digest:
             raise BadInput(
                 f"campaign '{campaign.name}': its interface (words, or how texts are shown) changed since it began; "
-                "answers to both cannot be told apart, so give the new one another name"
+                "answers to both cannot be distinguished, so give the new one another name"
             )
         project = studio.project(state.project)
     else:

@@ -96,7 +96,7 @@ class Campaign(Frozen):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.annotators)) < len(self.annotators):
-            raise ValueError("annotators: an address stands twice")
+            raise ValueError("annotators: an address is listed twice")
         if odd := [name for name in self.annotators if "@" not in name]:
             raise ValueError(f"annotators: '{odd[0]}' is no address; people log in as NAME@annotators.invalid")
         return self
@@ -147,7 +147,7 @@ def load_campaign(path: Path, assignments: Iterable[str] = ()) -> Campaign:
 
 
 def work_of(campaign: Campaign, stored: Sequence[Comparison], drop: Drop, items: Mapping[str, KnownItem]) -> Work:
-    """What there is to judge: groups of the candidates' responses, or the store's own comparisons of that size.
+    """Return what there is to judge: groups of the candidates' responses, or the store's own comparisons of that size.
 
     Args:
         items: comparisons whose answer is known, by id: shown for their own purpose, and not as work too.
@@ -214,10 +214,10 @@ def check_languages(campaign: Campaign, comparisons: Iterable[Comparison], where
 
 
 def tasks_of(campaign: Campaign, work: Work, guideline: str) -> list[Task]:
-    """Every task of the campaign, each with an order on screen drawn for it alone.
+    """Return every task of the campaign, each with an order on screen drawn for it alone.
 
-    They come in the order of their keys, in which they are sent and served: a hash, so that known answers and repeated
-    tasks stand anywhere among the others, and their place says nothing about them.
+    They are in the order of their keys, in which they are sent and served: a hash, so that known answers and repeated
+    tasks are anywhere among the others, and their place reveals nothing.
     """
     made = []
     for comparison in work.comparisons:
@@ -229,25 +229,24 @@ def tasks_of(campaign: Campaign, work: Work, guideline: str) -> list[Task]:
 
 
 def task_key(comparison_id: str, purpose: Purpose) -> str:
-    """What a task is known by on the server; who reads it learns nothing of the task.
+    """Return the key of a task on the server, which reveals nothing of the task.
 
-    A known answer has the key that it would have as work, which tells it from nothing even for those who compute keys
-    themselves from what they are shown. The guidelines are no part of it: a comparison that was judged by older ones
-    is not asked again.
+    A known answer has the key that it would have as work, so that nobody can recognise it, even by computing keys from
+    what is shown. The guidelines are no part of it: a comparison that was judged by older ones is not sent again.
     """
     return content_hash(["task", comparison_id, "repeat" if purpose == "repeat" else "work"])
 
 
 def task_row(campaign: Campaign, task: Task, comparison: Comparison, work: Work) -> dict[str, Any]:
-    """The data of a task as the server gets it: nothing in it tells an origin, a side, a purpose or an answer."""
+    """Return the data of a task as the server gets it, without origin, side, purpose and answer."""
     concealed = work.families.get(comparison.id, "") in campaign.concealed
     return task_data(campaign.interface, comparison, task.shown, work.guidelines, concealed, key=task.key)
 
 
 def shown_order(campaign: Campaign, comparison: Comparison, data: dict[str, Any], work: Work) -> list[int] | None:
-    """The order in which a task's data shows a comparison's responses, told by their texts; None where it cannot be.
+    """Return the order in which a task's data shows a comparison's responses, by their texts; None where it is unclear.
 
-    This is how sides are recovered when the ledger is lost. A task that shows another prompt is not believed either.
+    This is how sides are recovered when the ledger is lost. A task that shows another prompt has no order.
     """
     concealed = work.families.get(comparison.id, "") in campaign.concealed
     order = order_on_screen(campaign.interface, comparison, data, concealed)
@@ -288,5 +287,5 @@ def _check_privacy(campaign: Campaign, comparisons: Sequence[Comparison]) -> Non
         kinds = ", ".join(f"{n} {kind}" for kind, n in counted.items() if n and kind != "any")
         raise BadInput(
             f"{counted['any']} of {len(comparisons)} comparisons seem to hold personal data ({kinds}); remove it, or "
-            f"allow it with personal_data_limit={counted['any']} once somebody has looked"
+            f"allow it with personal_data_limit={counted['any']} once somebody has read them"
         )

@@ -71,7 +71,7 @@ class Guideline(NamedTuple):
 
 
 class CampaignStatus(NamedTuple):
-    """Where a campaign stands; ``cost`` and ``pair_cost`` are None without a price or anything to divide by.
+    """A campaign's progress; ``cost`` and ``pair_cost`` are None without a price or anything to divide by.
 
     ``usable`` counts pairs of responses one of which is chosen by more people than anything else (single responses:
     those with a leading label), before pairs are split and cleaned of duplicates.

@@ -1,8 +1,7 @@
-"""Show the records of the `annotate` verbs as lines of text; no other file of the packages prints them.
+"""Show the records of the `annotate` verbs as lines of text.
 
-In: the records that the verbs return. Out: lines, none of which can move a cursor: text that came from a server or a
-file is made visible first. A record without a form of its own is shown by its fields. Not here: sentences that a verb
-returns or raises as they are.
+In: the records that the verbs return. Out: lines, none of which can move a cursor: text from a server or a file is made
+visible first. A record without a function here is shown by its fields.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from annotation.store.lineage import DependentRun, VerifiedStore
 
 @singledispatch
 def lines(result: Any) -> list[str]:
-    """The lines that show a result."""
+    """Return the lines that show a result."""
     if hasattr(result, "_asdict"):
         return [f"{name.replace('_', ' ')}: {value}" for name, value in result._asdict().items()]
     return str(result).split("\n")
@@ -53,9 +52,9 @@ def _(person: Participant) -> list[str]:
 
 
 @lines.register
-def _(found: CalibrationRound) -> list[str]:
-    head = f"{found.n_passed} have passed the calibration round, work is sent when {found.n_needed} have"
-    return [head, *(f"{name} {person.address}: {person.summary}" for name, person in found.people.items())]
+def _(calibration: CalibrationRound) -> list[str]:
+    head = f"{calibration.n_passed} have passed the calibration round, work is sent when {calibration.n_needed} have"
+    return [head, *(f"{name} {person.address}: {person.summary}" for name, person in calibration.people.items())]
 
 
 # --- known answers --------------------------------------------------------------------------------------------
@@ -65,7 +64,7 @@ def _(found: CalibrationRound) -> list[str]:
 def _(added: GoldAdded) -> list[str]:
     text = f"{added.new} known answers are new, {added.corrected} corrected, {added.unchanged} as they were"
     if added.in_queue:
-        text += f"; {added.in_queue} of these comparisons stand in the queue already"
+        text += f"; {added.in_queue} of these comparisons are in the queue already"
     if added.waiting:
         text += f"; {added.waiting} wait for the next push of new work, which mixes them in"
     return [text]
@@ -117,7 +116,7 @@ def _(pushed: PushResult) -> list[str]:
     if pushed.work_waiting:
         shown.append(f"{pushed.work_waiting} tasks wait until enough people have passed the calibration round")
     if pushed.gold_waiting and not pushed.work_waiting:
-        shown.append(f"{pushed.gold_waiting} known answers wait for more new work to stand among (gold_share)")
+        shown.append(f"{pushed.gold_waiting} known answers wait for more new work to be mixed into (gold_share)")
     if pushed.refreshed:
         shown.append(f"{pushed.refreshed} unanswered tasks show these guidelines now")
     if pushed.older_guidelines:
@@ -126,21 +125,21 @@ def _(pushed: PushResult) -> list[str]:
 
 
 @lines.register
-def _(found: Reopened) -> list[str]:
-    maximum = f"judged by as many people as may be, {found.maximum} (maximum=, or all of annotators:)"
+def _(reopened: Reopened) -> list[str]:
+    maximum = f"judged by as many people as may be, {reopened.maximum} (maximum=, or all of annotators:)"
     rest = (
-        (found.waiting, "open already and waiting for a person"),
-        (found.at_maximum, maximum),
-        (found.changed, "changed since the pull"),
-        (found.over_limit, "left for another time by limit="),
+        (reopened.waiting, "open already and waiting for a person"),
+        (reopened.at_maximum, maximum),
+        (reopened.changed, "changed since the pull"),
+        (reopened.over_limit, "left for another time by limit="),
     )
     counted = "".join(f"; {count} {what}" for count, what in rest if count)
-    short = f" ({found.short} for want of votes that count)" if found.short else ""
-    return [f"{found.reopened} of {found.contested} contested tasks{short} re-opened{counted}"]
+    short = f" ({reopened.short} for want of votes that count)" if reopened.short else ""
+    return [f"{reopened.reopened} of {reopened.contested} contested tasks{short} re-opened{counted}"]
 
 
 def poll_line(number: int, is_full: bool, pulled: PullResult, outcomes: Counter[str]) -> str:
-    """One poll of a watch; ``outcomes`` are those since it began."""
+    """Return the line of one poll; ``outcomes`` are those since the watch began."""
     now = ", ".join(f"{count} {outcome}" for outcome, count in pulled.outcomes.items()) or "nothing new"
     back = f", {pulled.taken_back} taken back" if pulled.taken_back else ""
     whole = ", everything read again" if is_full else ""
@@ -280,12 +279,12 @@ def _(verified: Verification) -> list[str]:
 
 
 @lines.register
-def _(found: VerifiedStore) -> list[str]:
-    erased = f"{found.erased} of them erased by {found.erasures} erasures" if found.erasures else "none erased"
+def _(verified: VerifiedStore) -> list[str]:
+    erased = f"{verified.erased} of them erased by {verified.erasures} erasures" if verified.erasures else "none erased"
     return [
-        f"{found.feedback}: intact, {found.entries} entries, {erased}; head {found.head}",
-        f"{found.runs} runs recorded heads of this chain",
-        *found.notes,
+        f"{verified.feedback}: intact, {verified.entries} entries, {erased}; head {verified.head}",
+        f"{verified.runs} runs recorded heads of this chain",
+        *verified.notes,
     ]
 
 

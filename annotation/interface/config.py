@@ -1,9 +1,9 @@
-"""What an annotator is shown and asked: the interface as configuration, and a comparison as the data of one task.
+"""Write what an annotator sees: the interface as configuration, and a comparison as the data of one task.
 
 In: an ``Interface`` and comparisons. Out: the labelling configuration (XML), its hash, and per task a dictionary of
-text that is safe to show. Both speak of responses by their place on screen (``a``, ``b``, ... or ``r0``, ``r1``, ...);
-only the caller knows which response of the comparison is at which place. Nothing of where a response came from goes
-into a task. What comes back is read in ``decode.py``, by the same ``controls``.
+text that is safe to show. Both name responses by their place on screen (``a``, ``b``, ... or ``r0``, ``r1``, ...);
+only the caller knows which response of the comparison is at which place. No task holds where a response came from.
+Answers are read in ``decode.py``, by the same ``controls``.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Interface(Frozen):
             if name in RESERVED or "$" in name or not name.isprintable() or name != name.strip() or not name:
                 raise ValueError(f"{name!r} cannot be a name: reserved, empty, or holds '$' or unprintable characters")
         if len(set(names)) < len(names):
-            raise ValueError("a name stands twice; keep one")
+            raise ValueError("a name is listed twice; keep one")
         return names
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class Interface(Frozen):
 
 
 class Control(NamedTuple):
-    """A control as results speak of it: its type, the object it belongs to, and its valid answers, where listed."""
+    """A control as results name it: its type, the object it belongs to, and its valid answers, where listed."""
 
     type: Literal["choices", "rating", "textarea", "ranker"]
     to_name: str
@@ -105,7 +105,7 @@ class Control(NamedTuple):
 
 
 def controls(interface: Interface) -> dict[str, Control]:
-    """Every control of an interface by name: ratings, the question that must be answered, and what may be added."""
+    """Return every control of an interface by name."""
     by_name = {
         rating_control(name, place): Control("rating", f"response_{LETTERS[place]}")
         for place in range(interface.n_responses)
@@ -128,19 +128,19 @@ def controls(interface: Interface) -> dict[str, Control]:
 
 
 def rating_control(name: str, place: int) -> str:
-    """The control that rates the response at a place on screen."""
+    """Return the name of the control that rates the response at a place on screen."""
     return f"rating_{name}_{LETTERS[place]}"
 
 
 def verdicts(interface: Interface) -> tuple[str, ...]:
-    """The answers to the one question that must be answered; none for a ranking, whose answer is the order."""
+    """Return the answers to the question that must be answered; none for a ranking, whose answer is the order."""
     if interface.kind == "pairwise":
         return (*STRENGTHS, BOTH_BAD)
     return (UP, DOWN) if interface.kind == "thumbs" else interface.labels
 
 
 def words(language: str) -> InterfaceWords:
-    """The interface's words in a language.
+    """Return the interface's words in a language.
 
     Raises:
         BadInput: there is no file of that language, or it lacks a word or holds an unknown one.
@@ -158,45 +158,45 @@ def _read_words(path: Path) -> InterfaceWords:
 
 
 def labeling_config(interface: Interface) -> str:
-    """The labelling configuration: XML of no tags but ``TAGS``, with every word escaped.
+    """Return the labelling configuration: XML of no tags but ``TAGS``, with every word escaped.
 
-    It names the version by which texts are rendered, so that its hash covers all that people are shown and asked.
+    It names the version by which texts are rendered, so that its hash covers everything that people see.
     """
-    say = words(interface.language)
+    wording = words(interface.language)
     root = ElementTree.Element("View", className="pf")
     _add(root, "Style").text = _style(interface)
     context = _add(root, "View", className="pf-context")
     for name in ("guidelines", "history", "prompt"):
         box = _add(context, "View", className=f"pf-box pf-{'guide' if name == 'guidelines' else name}")
-        _add(box, "Header", value=getattr(say, name), size="6")
+        _add(box, "Header", value=getattr(wording, name), size="6")
         _hypertext(box, name)
     main = _add(root, "View", className="pf-main")
     grid = _add(main, "View", className="pf-grid")
     for place in range(interface.n_responses):
-        _add_response(grid, interface, place, say)
+        _add_response(grid, interface, place, wording)
     if interface.flags:
         row = _add(main, "View", className="pf-row")
-        _add(row, "Header", value=say.flags, size="6")
-        _add_choices(row, interface, "flags", say)
-    improve = say.improve if interface.n_responses > 1 else say.improve_single
-    notes = {"rationale": say.rationale, "improved": improve}
+        _add(row, "Header", value=wording.flags, size="6")
+        _add_choices(row, interface, "flags", wording)
+    improve = wording.improve if interface.n_responses > 1 else wording.improve_single
+    notes = {"rationale": wording.rationale, "improved": improve}
     if chosen := [name for name in notes if name in controls(interface)]:
         row = _add(main, "View", className="pf-notes")
         for name in chosen:
             _add_note(row, name, notes[name])
     verdict = _add(main, "View", className=f"pf-verdict{' pf-scale' if interface.kind == 'pairwise' else ''}")
-    _add(verdict, "Header", value=getattr(say, f"ask_{interface.kind}"), size="4")
+    _add(verdict, "Header", value=getattr(wording, f"ask_{interface.kind}"), size="4")
     if interface.kind == "ranking":
-        _add_ranking(verdict, interface, say)
+        _add_ranking(verdict, interface, wording)
     else:
-        _add(verdict, "Header", value=say.keys, size="5")
-        _add_choices(verdict, interface, "verdict", say)
+        _add(verdict, "Header", value=wording.keys, size="5")
+        _add_choices(verdict, interface, "verdict", wording)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def config_hash(xml: str) -> str:
-    """First 16 hex digits of sha256 over a configuration's content: spacing, comments and attribute order aside.
+    """Return the first 16 hex digits of sha256 over a configuration, without spacing, comments and attribute order.
 
     Raises:
         BadInput: it is not XML.
@@ -217,7 +217,7 @@ def task_data(
     *,
     key: str,
 ) -> dict[str, Any]:
-    """The data of one task: ``pair_id`` (the caller's ``key``), a page per box, and the cards of a ranking.
+    """Return the data of one task: ``pair_id`` (the caller's ``key``), a page per box, and the cards of a ranking.
 
     Args:
         shown: canonical response numbers in the order on screen.
@@ -232,24 +232,24 @@ def task_data(
         raise ValueError(
             f"comparison {comparison.id}: {interface.kind} shows {n_shown} responses, got {n_given} in order {shown}"
         )
-    say = words(interface.language)
+    wording = words(interface.language)
     responses = [comparison.responses[index] for index in shown]
     history, prompt = comparison.prompt[:-1], comparison.prompt[-1]
     data: dict[str, Any] = {
         "pair_id": scrub(key),
         "guidelines_html": guidelines_html(guidelines),
-        "history_html": chat_html(history, say, tools=comparison.tools, concealed=concealed),
-        "prompt_html": prompt_html(prompt, say, concealed=concealed),
+        "history_html": chat_html(history, wording, tools=comparison.tools, concealed=concealed),
+        "prompt_html": prompt_html(prompt, wording, concealed=concealed),
     }
     for letter, response in zip(LETTERS, responses, strict=False):
-        data[f"response_{letter}_html"] = response_html(response.messages, say, concealed=concealed)
+        data[f"response_{letter}_html"] = response_html(response.messages, wording, concealed=concealed)
     if interface.kind == "ranking":
-        data["cards"] = [_card(place, response, say, concealed) for place, response in enumerate(responses)]
+        data["cards"] = [_card(place, response, wording, concealed) for place, response in enumerate(responses)]
     return data
 
 
 def shown_hash(data: Mapping[str, Any]) -> str:
-    """Hash of what a task's data shows, regardless of the guidelines (or an export's own fields) beside it."""
+    """Return the hash of what a task's data shows, without its guidelines and the fields that an export adds."""
     pages = {name for name in data if name.endswith("_html") and name != "guidelines_html"}
     return content_hash({name: data[name] for name in (*pages, "cards") if name in data})
 
@@ -257,9 +257,9 @@ def shown_hash(data: Mapping[str, Any]) -> str:
 def order_on_screen(
     interface: Interface, comparison: Comparison, data: Mapping[str, Any], concealed: bool
 ) -> list[int] | None:
-    """The canonical numbers of the responses in the order in which data shows them; None where that is not plain."""
-    say = words(interface.language)
-    pages = [response_html(response.messages, say, concealed=concealed) for response in comparison.responses]
+    """Return the canonical numbers of the responses in the order in which data shows them; None where it is unclear."""
+    wording = words(interface.language)
+    pages = [response_html(response.messages, wording, concealed=concealed) for response in comparison.responses]
     order = []
     for letter in LETTERS[: len(pages)]:
         fitting = [index for index, page in enumerate(pages) if page == data.get(f"response_{letter}_html")]
@@ -269,16 +269,16 @@ def order_on_screen(
     return order if len(set(order)) == len(pages) else None
 
 
-def _card(place: int, response: Response, say: InterfaceWords, concealed: bool) -> dict[str, str]:
+def _card(place: int, response: Response, wording: InterfaceWords, concealed: bool) -> dict[str, str]:
     """A card to drag: the letter of its box and the first words of the response, which the server escapes."""
     text = " ".join(response.text[: 4 * EXCERPT].split())
     excerpt = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
-    body = say.warning if concealed else excerpt
-    return {"id": f"r{place}", "title": _title(place, say), "body": visible(body)}
+    body = wording.warning if concealed else excerpt
+    return {"id": f"r{place}", "title": _title(place, wording), "body": visible(body)}
 
 
-def _title(place: int, say: InterfaceWords) -> str:
-    return f"{say.response} {LETTERS[place].upper()}"
+def _title(place: int, wording: InterfaceWords) -> str:
+    return f"{wording.response} {LETTERS[place].upper()}"
 
 
 def _style(interface: Interface) -> str:
@@ -297,17 +297,17 @@ def _hypertext(parent: ElementTree.Element, name: str) -> None:
     _add(parent, "HyperText", name=name, value=f"${name}_html", valueType="text")
 
 
-def _add_response(grid: ElementTree.Element, interface: Interface, place: int, say: InterfaceWords) -> None:
+def _add_response(grid: ElementTree.Element, interface: Interface, place: int, wording: InterfaceWords) -> None:
     """A response in its scrolling box, and under it what it is rated by."""
     column = _add(grid, "View", className="pf-response")
     box = _add(column, "View", className="pf-box")
     letter = LETTERS[place]
-    title = _title(place, say) if interface.n_responses > 1 else say.response
+    title = _title(place, wording) if interface.n_responses > 1 else wording.response
     _add(box, "Header", value=title, size="5")
     _hypertext(box, f"response_{letter}")
     for name in interface.ratings:
         row = _add(column, "View", className="pf-row")
-        _add(row, "Header", value=say.name(name), size="6")
+        _add(row, "Header", value=wording.name(name), size="6")
         control = rating_control(name, place)
         _add(row, "Rating", name=control, toName=f"response_{letter}", maxRating=str(MAX_RATING))
 
@@ -320,31 +320,31 @@ def _add_note(row: ElementTree.Element, name: str, title: str) -> None:
     _add(note, "TextArea", name=name, toName="response_a", **attributes)
 
 
-def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, say: InterfaceWords) -> None:
+def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, wording: InterfaceWords) -> None:
     """A set of choices; the alias is what comes back, the value is what is shown."""
     control = controls(interface)[name]
     attributes = {"name": name, "toName": control.to_name, "showInline": "true"}
     attributes["choice"] = "multiple" if control.is_multiple else "single-radio"
     if name == "verdict":
-        attributes |= {"required": "true", "requiredMessage": say.required}
+        attributes |= {"required": "true", "requiredMessage": wording.required}
     choices = _add(parent, "Choices", **attributes)
     for number, answer in enumerate(control.answers, 1):
-        choice = _add(choices, "Choice", value=_said(answer, say), alias=answer)
+        choice = _add(choices, "Choice", value=_choice_label(answer, wording), alias=answer)
         if answer == TOO_DISTURBING:
             choice.set("hotkey", str(N_HOTKEYS + 1))
         elif name == "verdict" and number <= N_HOTKEYS:
             choice.set("hotkey", str(number))
 
 
-def _said(answer: str, say: InterfaceWords) -> str:
+def _choice_label(answer: str, wording: InterfaceWords) -> str:
     own = {**STRENGTHS, **{name: name for name in (BOTH_BAD, TOO_DISTURBING, UP, DOWN)}}
-    return str(getattr(say, own[answer])) if answer in own else say.name(answer)
+    return str(getattr(wording, own[answer])) if answer in own else wording.name(answer)
 
 
-def _add_ranking(parent: ElementTree.Element, interface: Interface, say: InterfaceWords) -> None:
+def _add_ranking(parent: ElementTree.Element, interface: Interface, wording: InterfaceWords) -> None:
     """Cards to be put into places; a place may hold several. Cards begin in none, so that no order is a default."""
-    _add(parent, "List", name="cards", value="$cards", title=say.unranked)
+    _add(parent, "List", name="cards", value="$cards", title=wording.unranked)
     ranker = _add(parent, "Ranker", name="ranking", toName="cards", collapsible="false")
-    for place, title in zip(controls(interface)["ranking"].answers, say.places, strict=False):
+    for place, title in zip(controls(interface)["ranking"].answers, wording.places, strict=False):
         _add(ranker, "Bucket", name=place, title=title)
-    _add_choices(parent, interface, "skip", say)
+    _add_choices(parent, interface, "skip", wording)

@@ -1,4 +1,4 @@
-"""Decode the result of an annotation: one person's judgment, by place on screen.
+"""Decode the result of an annotation into one person's judgment, by place on screen.
 
 In: the ``result`` list of an annotation, of which the server checks nothing. Out: a ``ScreenJudgment`` about responses
 by their place on screen (0 is the left or first one), and from it the judgment about canonical responses; the caller
@@ -83,7 +83,7 @@ def judgment_of(
     guideline: str | None,
     source: str,
 ) -> Judgment:
-    """A judgment by place on screen as one by canonical response.
+    """Return a judgment by place on screen as one by canonical response.
 
     Args:
         shown: canonical response numbers in screen order.
@@ -125,7 +125,7 @@ def _values(known: dict[str, Control], result: Any) -> dict[str, Any]:
         if not isinstance(region.name, str) or region.name not in known:
             raise Undecodable(f"unknown control {brief(region.name)}")
         if region.name in values:
-            raise Undecodable(f"control '{region.name}' stands twice")
+            raise Undecodable(f"control '{region.name}' was answered twice")
         values[region.name] = _value(region, known[region.name])
     return values
 

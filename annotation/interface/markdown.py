@@ -40,7 +40,7 @@ IN_WORDS = ("Lu", "Ll", "Lt", "Nd", "Sm")  # letters of scripts with spaces betw
 
 NOTE = "color:#666;font-size:12px"
 CODE = "background:#f5f5f5;padding:6px 8px;margin:4px 0;white-space:pre-wrap;overflow:auto;max-height:480px"
-STYLES = {  # lists leave room on both sides: their items find their own direction, and numbers stand before them
+STYLES = {  # lists leave room on both sides: their items find their own direction, with numbers before them
     "p": "margin:6px 0",
     "h1": "font-size:1.3em;margin:8px 0 4px",
     "h2": "font-size:1.15em;margin:8px 0 4px",
@@ -166,7 +166,7 @@ def _backslash(state: StateInline, silent: bool) -> bool:
 
 
 def _emphasis(state: StateInline, silent: bool) -> bool:
-    """Stars and underscores that may stand for emphasis by what is beside them; the others are text."""
+    """Stars and underscores that can mark emphasis, by what is beside them; the others are text."""
     marker = state.src[state.pos]
     if silent or marker not in "_*":
         return False
@@ -226,7 +226,7 @@ def _shown_formula(
 
 
 def _code_block(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-    """A code block under whatever its first fence said; a language is shown, it sets no class."""
+    """A code block under the words beside its first fence; a language is shown, it sets no class."""
     title = tokens[index].info.strip()
     return (f'<div style="{NOTE}">{escape(title)}</div>' if title else "") + code(tokens[index].content) + "\n"
 

@@ -1,7 +1,7 @@
 """The regions of a result, and cards in places: parsed alike for tasks of the bridge and for tasks made by hand.
 
 In: the ``result`` list of an annotation, of which the server checks nothing. Out: regions, and tie groups of cards.
-What they mean is told by an interface (``decode.py``) or by a stock template (``importers/stock.py``).
+An interface (``decode.py``) or a stock template (``importers/stock.py``) defines what they mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ UNPLACED = "_"  # where the cards of a ranking begin
 
 
 class Undecodable(Exception):
-    """Why a result is no answer to its interface."""
+    """A result is no answer to its interface; the message is the reason."""
 
 
 class Region(NamedTuple):
@@ -26,7 +26,7 @@ class Region(NamedTuple):
 
 
 def regions_of(result: Any) -> list[Region]:
-    """The regions of a result list.
+    """Return the regions of a result list.
 
     Raises:
         Undecodable: it is none, or is empty.
@@ -42,7 +42,7 @@ def regions_of(result: Any) -> list[Region]:
 
 
 def places_of(name: str, value: Any, known: Sequence[str]) -> dict[str, list[str]]:
-    """The cards in each place of a ranking, those in none included.
+    """Return the cards in each place of a ranking, those in none included.
 
     Raises:
         Undecodable: it is none, or holds a place that is not known.
@@ -57,7 +57,7 @@ def places_of(name: str, value: Any, known: Sequence[str]) -> dict[str, list[str
 def tie_groups(
     name: str, places: Mapping[str, list[str]], order: Sequence[str], cards: Mapping[str, int]
 ) -> list[list[int]]:
-    """The cards of a ranking as tie groups of their numbers, best first; places without cards are left out.
+    """Return the cards of a ranking as tie groups of their numbers, best first, without empty places.
 
     Args:
         order: the places, best first.
@@ -73,14 +73,14 @@ def tie_groups(
         if card not in cards:
             raise Undecodable(f"unknown card ({brief(card)} of control '{name}')")
         if placed.count(card) > 1:
-            raise Undecodable(f"a card stands twice ({brief(card)} of control '{name}')")
+            raise Undecodable(f"a card is placed twice ({brief(card)} of control '{name}')")
     if missing := sorted(set(cards) - set(placed)):
         raise Undecodable(f"cards are missing ({brief(missing)} of control '{name}')")
     return [sorted(cards[card] for card in places[place]) for place in order if places.get(place)]
 
 
 def strings(name: str, value: Any) -> list[str]:
-    """A list of texts.
+    """Return a value that is a list of texts.
 
     Raises:
         Undecodable: it is none.
@@ -91,6 +91,6 @@ def strings(name: str, value: Any) -> list[str]:
 
 
 def brief(value: Any) -> str:
-    """A value for a reason: printable, and cut."""
+    """Write a value for a reason: printable, and cut."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:60] + "…"

@@ -4,9 +4,9 @@ In: chat messages and guidelines, which nobody vouches for. Out: HTML of a fixed
 address or form in it. Markdown is shown as it (``markdown.py``); wherever that hides a character of the text, the text
 as it was written can be unfolded above it. Line breaks of messages are kept, those of guidelines join a paragraph.
 What nobody would see (signs of direction, of no width, control characters) is written out: ⟨U+202E⟩. ``RENDERING`` is
-the version of all this, and part of every interface: answers to what was shown differently are told apart.
+the version of all this, and part of every interface: answers to texts that were shown differently are never mixed.
 
-What is folded away (reasoning, tools, concealed items) stands in ``<details>``: plain HTML, no script. The frame
+What is folded away (reasoning, tools, concealed items) is in ``<details>``: plain HTML, no script. The frame
 around a page takes its height once, when it is loaded; a page with something folded therefore keeps a least height,
 and what is unfolded scrolls within it. Not here: who sees what (``config.py``). Never shown: the origin of a response,
 and any key of a message other than role, content, reasoning, tool calls and the name of a tool.
@@ -42,7 +42,7 @@ WARNING = "background:#fff3cd;color:#111;font-weight:600;padding:8px;cursor:poin
 
 
 class InterfaceWords(Record):
-    """What the interface itself says in one language; ``names`` are words for ratings, flags and labels, if any."""
+    """The interface's own words in one language; ``names`` are words for ratings, flags and labels, if any."""
 
     system: str
     user: str
@@ -104,7 +104,7 @@ def scrub(text: str) -> str:
 
 def visible(text: str) -> str:
     """``text`` scrubbed, with every character that nobody would see written out."""
-    return UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", scrub(text))
+    return UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", scrub(text))
 
 
 def chat_html(

@@ -1,4 +1,4 @@
-"""Accounts of an embedded Label Studio: the administrator's token, and annotators under alias addresses.
+"""Make accounts on an embedded Label Studio: the administrator's token, and annotators under alias addresses.
 
 In: a server's address and a password or token. Out: a personal access token, an annotator's log-in. The open-source
 server makes accounts and first tokens through its web forms only, hence the cookies and form fields here. It shows

@@ -1,4 +1,4 @@
-"""Requests to Label Studio with one token: typed calls of its SDK, and raw requests where a repetition would duplicate.
+"""Send requests to Label Studio with one token: typed calls of its SDK, and raw requests for what must not be repeated.
 
 In: a server's address and a token. Out: the data of an answer, or one line. Reads are repeated as long as patience
 lasts. A write is repeated only after its caller has checked whether it was carried out, so the SDK's own repetitions
@@ -32,7 +32,7 @@ ValueT = TypeVar("ValueT")
 
 
 class Missing(BadInput):
-    """The server answers that what was asked for is not there."""
+    """The server has no such project, task or page."""
 
 
 class Connection:
@@ -54,15 +54,15 @@ class Connection:
         self._patience = Patience(url, token, patience, first=FIRST_PATIENCE, pauses=PAUSES, kept=kept)
 
     def query(self, call: Callable[[Any], Any], form: Any = Any) -> Any:
-        """What a typed call of the SDK reads."""
+        """Return what a typed call of the SDK reads."""
         return self._patience.insist(lambda: self.call(call, form))
 
     def read(self, path: str, params: Mapping[str, Any] | None = None, form: Any = Any) -> Any:
-        """What the server shows at a path."""
+        """Return what the server shows at a path."""
         return self._patience.insist(lambda: self.send("GET", path, params, form=form))
 
     def write(self, send: Callable[[], Any], is_done: Callable[[], bool]) -> None:
-        """Send; after a request without an answer, ask whether it was carried out before it is sent again."""
+        """Send; after a request without an answer, send it again only if it was not carried out."""
         is_first = True
 
         def attempt() -> None:
@@ -208,7 +208,7 @@ class _AuthorizedClient(Client):
 
 
 def address(url: str) -> str:
-    """The address of a server with the slash at its end that sub-paths need.
+    """Return the address of a server with the slash at its end that sub-paths need.
 
     Raises:
         BadInput: no http(s) address of a server, or one that holds a user name, password or parameters.
@@ -217,7 +217,7 @@ def address(url: str) -> str:
 
 
 def token_claims(token: str) -> dict[str, Any] | None:
-    """What a personal access token holds; None for a legacy token, which holds nothing."""
+    """Return what a personal access token holds; None for a legacy token, which holds nothing."""
     try:
         part = token.strip().split(".")[1]
         value = parse_json(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
@@ -227,7 +227,7 @@ def token_claims(token: str) -> dict[str, Any] | None:
 
 
 def refusal_text(body: Any) -> str:
-    """The reason of a refusal: its ``detail`` and field errors, or that it sent no data."""
+    """Return the reason of a refusal: its ``detail`` and field errors, or that it sent no data."""
     if isinstance(body, (bytes, str)):
         try:
             body = parse_json(body)

@@ -103,7 +103,7 @@ def template(venv: Path, say: Say) -> Path:
 
 
 def _pip_settings() -> dict[str, str]:
-    """Where packages come from is the user's business: indexes, certificates and proxies pass through to pip."""
+    """Return the user's settings of indexes, certificates and proxies, which pass through to pip."""
     wanted = ("PIP_", "SSL_CERT", "REQUESTS_CA", "HOME", "HTTP", "http", "ALL_PROXY", "NO_PROXY", "no_proxy")
     return {key: value for key, value in os.environ.items() if key.startswith(wanted)}
 
@@ -113,9 +113,9 @@ def _search_paths() -> dict[str, str]:
 
 
 def environment(venv: Path, data: Path) -> dict[str, str]:
-    """Nothing else: Label Studio reads PORT, HOST, USERNAME and the like without a prefix, and secrets stay away.
+    """Return all variables of the server: it reads PORT, HOST, USERNAME and the like, and must see no secrets.
 
-    Git is told to look no further up than the environment: the server shows the last commit it finds to everybody.
+    Git searches no folder above the environment: the server shows the last commit that it finds to everybody.
     """
     own = {
         "HOME": str(data.resolve()),

@@ -1,4 +1,4 @@
-"""An embedded Label Studio for one campaign: installed apart, started on loopback, found again, stopped.
+"""Run an embedded Label Studio for one campaign: start it on loopback, find it again, stop it.
 
 In: a campaign's folder and the environment that Label Studio is installed in (never the project's own). Out: a running
 server. The folder holds ``data/`` (database, media, signing key), ``server.json`` (pid, port, version),
@@ -50,7 +50,7 @@ class Server:
 
 
 class ServerStatus(NamedTuple):
-    """What is known of a campaign's server: it runs, is stopped, or is silent (still starting, or it hangs)."""
+    """The state of a campaign's server; a silent one is still starting, or hangs."""
 
     state: Literal["running", "silent", "stopped"]
     url: str | None
@@ -132,7 +132,7 @@ def _prepare(folder: Path, venv: Path, say: Say) -> bool:
     if data.exists() and not unfinished.exists():
         return False
     tables = template(venv, say)
-    unfinished.touch()  # until the token is kept, nothing of worth can stand in the data
+    unfinished.touch()  # until the token is kept, the data holds nothing of worth
     shutil.rmtree(data, ignore_errors=True)
     try:
         shutil.copytree(tables, data)
@@ -190,7 +190,7 @@ def _launch(folder: Path, venv: Path, port: int, password: str | None, guard: IO
 
 
 def _await(process: subprocess.Popen[bytes], log: Path, url: str, say: Say) -> None:
-    """Wait until this process listens where it was told to (it silently takes the next port when one is busy)."""
+    """Wait until this process listens on its port; it silently takes the next one when that is busy."""
     say("starting Label Studio")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -255,7 +255,7 @@ def _is_held(folder: Path) -> bool:
 
 
 def _end(pid: int, is_gone: Callable[[], bool]) -> None:
-    """End a process group: asked first, made to after a while."""
+    """End a process group by SIGTERM, after a while by SIGKILL."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(pid, kind)

@@ -1,8 +1,8 @@
-"""A Label Studio project as the bridge needs it: tasks that arrive exactly once, and annotations read whole.
+"""Work with a Label Studio project: send tasks exactly once, and read annotations whole.
 
 In: a server's address, a token, rows of task data that hold a ``pair_id``. Out: task ids by ``pair_id``, tasks with
 their annotations, or one line that says what is wrong. A write that got no answer is never repeated blindly: the
-server has no notion of "again", so its tasks are read back by ``pair_id`` and only the missing ones are sent.
+server does not recognise a repeated request, so its tasks are read back and only the missing ones are sent.
 Not here: what tasks mean (``interface/``), what was sent and read before (``ledger.py``), and starting a server
 (``server.py``).
 """
@@ -51,7 +51,7 @@ class Studio:
     """A client of one server; every call returns what it promises or raises BadInput with one line."""
 
     def __init__(self, url: str, token: str, patience: float = PATIENCE) -> None:
-        """Make a client; no project or task is asked for yet.
+        """Make a client; nothing is sent yet.
 
         ``patience`` is how many seconds a silent server is waited for (at most 3 before its first answer).
 
@@ -67,11 +67,11 @@ class Studio:
     # --- projects and people --------------------------------------------------------------------------------
 
     def whoami(self) -> str:
-        """The address of the account that the token belongs to."""
+        """Return the address of the account that the token belongs to."""
         return str(self.connection.query(lambda sdk: sdk.users.whoami().email, str))
 
     def users(self) -> dict[int, str]:
-        """Addresses of all accounts by id."""
+        """Return the addresses of all accounts by id."""
         return dict(
             self.connection.query(
                 lambda sdk: [[user.id, user.email] for user in sdk.users.list()], list[tuple[int, str]]
@@ -79,7 +79,7 @@ class Studio:
         )
 
     def project(self, project: int) -> Project:
-        """A project by id.
+        """Return a project by id.
 
         Raises:
             BadInput: there is none.
@@ -95,7 +95,7 @@ class Studio:
             raise self._no_project(project) from None
 
     def ensure_project(self, title: str, config: str, settings: Mapping[str, Any] | None = None) -> Project:
-        """The project of that title, which is made where there is none; one that is there is left as it is.
+        """Return the project of that title, which is made where there is none; an existing one is left as it is.
 
         ``settings`` are the server's own names, such as ``maximum_annotations``.
 
@@ -120,22 +120,22 @@ class Studio:
         return self.project(first)._replace(created=True)
 
     def set_votes(self, project: int, votes: int) -> None:
-        """Have every task of a project judged by so many people; tasks that were re-opened for more forget it."""
+        """Set how many people judge each task of a project; tasks that were re-opened for more lose that."""
         self._update(project, maximum_annotations=votes)
 
     # --- tasks ----------------------------------------------------------------------------------------------
 
     def count(self, project: int, *, answered: bool = False) -> int:
-        """How many tasks a project holds, or how many of them hold an answer or a skip."""
+        """Count the tasks of a project, or those that hold an answer or a skip."""
         query = {"filters": {"conjunction": "and", "items": [ANSWERED] if answered else []}}
         return self._page(project, TaskChange, {"page_size": 1, "include": "id", "query": json.dumps(query)})["total"]
 
     def keys(self, project: int, wanted: Iterable[str] | None = None) -> dict[str, int]:
-        """Task ids by key, of all tasks or of the wanted ones; of copies, the one that ``import_tasks`` keeps."""
+        """Return task ids by key, of all or the wanted tasks; of copies, the one that ``import_tasks`` keeps."""
         return first_ids(self.keyed(project, wanted))
 
     def keyed(self, project: int, wanted: Iterable[str] | None = None) -> list[CountedTask]:
-        """All tasks that have a key, or the wanted ones, copies included."""
+        """List all tasks that have a key, or the wanted ones, copies included."""
         include = {"fields": "task_only", "include": "id,data,total_annotations,cancelled_annotations"}
         chosen = None if wanted is None else list(wanted)  # some by filters, many by reading all
         filters: list[list[dict[str, Any]]] = [[]]
@@ -146,7 +146,7 @@ class Studio:
         return [row for row in rows if row.key is not None and (keys is None or row.key in keys)]
 
     def import_tasks(self, project: int, rows: Sequence[Mapping[str, Any]], batch: int = 1000) -> Imported:
-        """Bring rows (``{"data": {"pair_id": ...}}``) there that are not there yet, each exactly once.
+        """Send the rows (``{"data": {"pair_id": ...}}``) that are not there yet, each exactly once.
 
         Copies that a lost or repeated request left behind are removed again, unless somebody answered them.
 
@@ -167,10 +167,10 @@ class Studio:
         return Imported({key: ids[key] for key in wanted if key in ids}, len(missing), had_copies)
 
     def answered(self, project: int, since: datetime | None = None) -> dict[int, str]:
-        """When tasks that hold an answer or a skip changed last, by id; since a moment, or all of them.
+        """Return when tasks that hold an answer or a skip changed last, by id; since a moment, or all of them.
 
-        A task counts as changed when an annotation was made, edited, skipped or deleted. The server's clock decides:
-        ask from some minutes before the newest change known.
+        A task counts as changed when an annotation was made, edited, skipped or deleted. The server's clock decides,
+        so ``since`` should be some minutes before the newest change known.
         """
         changed = [condition("tasks:updated_at", "greater_or_equal", "Datetime", moment(since))] if since else []
         include = {"fields": "task_only", "include": "id,updated_at"}
@@ -178,11 +178,11 @@ class Studio:
         return {row.id: row.updated_at for row in rows}
 
     def all_tasks(self, project: int) -> Iterator[StudioTask]:
-        """All tasks with their annotations, in the order of ids."""
+        """Yield all tasks with their annotations, in the order of ids."""
         yield from self._scan(project, StudioTask, [], READ_PAGE, {"fields": "all"})
 
     def tasks(self, project: int, ids: Iterable[int]) -> Iterator[StudioTask]:
-        """Tasks by id with their annotations; those that are gone are left out."""
+        """Yield tasks by id with their annotations; those that are gone are left out."""
         for part in parts(sorted(ids), LIST_LIMIT):
             listed = [condition("tasks:id", "in_list", "List", part)]
             yield from self._scan(project, StudioTask, listed, LIST_LIMIT, {"fields": "all"})
@@ -200,11 +200,11 @@ class Studio:
         )
 
     def unanswered(self, project: int) -> set[str]:
-        """Keys of the tasks that nobody answered or skipped."""
+        """Return the keys of the tasks that nobody answered or skipped."""
         return {row.key for row in self.keyed(project) if row.key is not None and not row.n_answers}
 
     def replace_data(self, task: int, data: Mapping[str, Any]) -> str | None:
-        """Give a task other data; when that was, by the server's clock, or None when there was no answer.
+        """Give a task other data; returns when that was, by the server's clock, or None without an answer.
 
         It is not sent again: then nobody could tell when people began to see it.
 
@@ -277,7 +277,7 @@ class Studio:
         page_size: int,
         params: Mapping[str, Any],
     ) -> Iterator[RowT]:
-        """Rows in the order of ids, page by page from the last id on: nothing is skipped when tasks come or go."""
+        """Yield tasks in the order of ids, page by page from the last id on, so that none is skipped meanwhile."""
         last = 0
         while True:
             after = [condition("tasks:id", "greater", "Number", last)]

@@ -1,7 +1,7 @@
 """The log of the feedback store: what its entries and their bodies hold, and what is wrong with them.
 
 In: rows of the log and of the bodies beside it, in order, or the JSON text of one body. Out: the head of the chain and
-each damage; a comparison with its split hint, a judgment, or the columns that a row is looked up by; and the marks of
+each damage; a comparison with its split hint, a judgment, or the lookup columns of a row; and the marks of
 what was erased. pydantic reads the text itself, which takes a third of the time of ``json`` and a second pass; what it
 does not read (a lone surrogate is text to ``json`` alone) is read that way. Not here: where the rows come from
 (``store.py``).
@@ -28,7 +28,7 @@ BodyT = TypeVar("BodyT")
 
 
 class DamagedBody(ValueError):
-    """A text is not the body it should be."""
+    """A text is no body of its kind."""
 
 
 class ComparisonBody(TypedDict):
@@ -69,7 +69,7 @@ def parse(schema: TypeAdapter[BodyT], text: str) -> BodyT:
 
 
 def lookup_columns(text: str) -> list[str | None]:
-    """The columns that a body is looked up by: kind, comparison id, annotator, source."""
+    """Return the lookup columns of a body: kind, comparison id, annotator, source."""
     body = json.loads(text)
     if "erased" in body:
         return ["erasure", None, None, None]
@@ -115,22 +115,22 @@ class ErasedIds(NamedTuple):
 
 
 def mark(salt: bytes, kind: str, name: str) -> str:
-    """A keyed hash of a name; names of different kinds never share one."""
+    """Return a keyed hash of a name; names of different kinds never share one."""
     return hmac.new(salt, f"{kind}\0{name}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def fingerprint(salt: bytes) -> str:
-    """Hash of the key of an erasure's marks, by which another key is noticed."""
+    """Return the hash of the key of an erasure's marks, by which another key is noticed."""
     return hashlib.sha256(b"salt\0" + salt).hexdigest()
 
 
 def salted_hash(salt: bytes, body: str) -> str:
-    """The hash that the log keeps of a body: without the salt it reveals nothing about the text."""
+    """Return the hash that the log keeps of a body; without the salt it reveals nothing about the text."""
     return hashlib.sha256(salt + body.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def entry_hash(previous: str, salted_hash: str, sequence: int) -> str:
-    """The hash of an entry: of the one before it, its body's salted hash and its place."""
+    """Return the hash of an entry: of the one before it, its body's salted hash and its place."""
     return hashlib.sha256(f"{previous}{salted_hash}{sequence}".encode()).hexdigest()
 
 
@@ -152,7 +152,7 @@ def walk(rows: Iterable[tuple[Any, ...]], erased: set[int]) -> Walk:
 
 
 def body_fault(expected: str, body: Any, salt: Any, columns: list[str | None], is_erased: bool) -> str | None:
-    """The fault of a body (its text, salt and lookup columns), or None."""
+    """Return what is wrong with a body (its text, salt and lookup columns), or None."""
     if body is None:
         return None if is_erased else "its text is gone, and no erasure says so"
     if is_erased:

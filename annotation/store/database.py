@@ -198,7 +198,9 @@ def claim(path: Path) -> IO[str]:
         guard.close()
         who = f"process {holder}" if holder else "another process"
         raise Busy(f"{path}: {who} is writing to this feedback store; wait until it is done") from None
-    with suppress(OSError):  # the number is for the second writer's message; a full disk is told by the store itself
+    with suppress(
+        OSError
+    ):  # the number is for the second writer's message; a full disk is reported by the store itself
         os.ftruncate(guard.fileno(), 0)
         os.write(guard.fileno(), str(os.getpid()).encode())
     return guard

@@ -1,4 +1,4 @@
-"""`annotate erase`: a person's words and name, or a comparison's text, out of a feedback store for good.
+"""`annotate erase`: remove a person's words and name, or a comparison's text, from a feedback store for good.
 
 In: a store, an annotator's name in it or a comparison's id, and a folder of runs. Out: a store without them, whose
 chain still verifies and records the erasure; and a list of everything that was made of them, of files
@@ -207,7 +207,7 @@ def _require_known(store: Store, target: ErasureTarget) -> None:
 
 
 def _traces(store: Store, target: ErasureTarget) -> tuple[list[str], list[int], set[str]]:
-    """Before they go: the words by which they are found elsewhere, their entries, and whatever a person judged.
+    """Return the words that name a target elsewhere, its entries in the log, and the comparisons that a person judged.
 
     Entries that were erased before count too: a second erasure lists all runs again.
     """

@@ -1,4 +1,4 @@
-"""What was sent to a labelling server and what came back: sides, tasks, sync state, quarantine, guidelines.
+"""Keep what was sent to a labelling server and what came back: sides, tasks, sync state, quarantine, guidelines.
 
 It lives in ``feedback.db`` beside the chain of judgments and is written in the same transactions. The order in which
 responses were shown is recorded here and nowhere on the server. Not here: judgments (``store.py``), and the server
@@ -45,12 +45,12 @@ class Ledger:
     # --- the campaign --------------------------------------------------------------------------------------
 
     def state(self) -> CampaignState | None:
-        """Where this campaign lives, or None before its first push."""
+        """Return the campaign's server and project, or None before its first push."""
         rows = select(self.store, CampaignState, "campaigns", "WHERE name = ?", [self.campaign])
         return next(iter(rows), None)
 
     def pushed_state(self) -> CampaignState:
-        """The same of a campaign that was pushed.
+        """Return the server and project of a campaign that was pushed.
 
         Raises:
             BadInput: it was not.
@@ -93,7 +93,7 @@ class Ledger:
             self._set_tasks(("purpose", "answer"), new)
 
     def take_back(self, tasks: Iterable[Task]) -> None:
-        """Put down what tasks on the server were found to show, in place of what was thought."""
+        """Write down what tasks on the server show, in place of what was known of them."""
         new = list(tasks)
         with self.store.transaction():
             self.add_tasks(new)
@@ -117,11 +117,11 @@ class Ledger:
         self._set_by_key("task_id", ids)
 
     def reopened(self) -> dict[str, int]:
-        """How many people in all were asked to judge a task, by key, where that is more than the campaign's votes."""
+        """Return how many people in all judge a task, by key, where that is more than the campaign's votes."""
         return dict(self._rows(tuple[str, int], "reopened", columns=("key", "people")))
 
     def set_reopened(self, people: Mapping[str, int]) -> None:
-        """Remember how many people in all are asked to judge each of these tasks."""
+        """Remember how many people in all judge each of these tasks."""
         rows = [(self.campaign, *row) for row in people.items()]
         self.store.write("INSERT OR REPLACE INTO reopened VALUES (?, ?, ?)", rows)
 

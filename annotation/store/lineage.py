@@ -139,7 +139,7 @@ def descendants(records: Sequence[RunRecord], origins: Mapping[str, DependentRun
 
 
 def _hashes(record: RunRecord) -> set[str]:
-    """What another run's record may say of this one: its artefact, or one of its files."""
+    """Return the hashes by which another run's record can name this one: its artefact, or one of its files."""
     folder = Path(record.path)
     files = [file for file in files_under(folder) if file.suffix in DATA]
     return {file_hash(file) for file in files} | ({record.artefact} if record.artefact else set())
@@ -155,7 +155,7 @@ def _read_path(record: RunRecord) -> Path | None:
 
 
 def _started_anew(store: Store) -> tuple[list[str], str]:
-    """Campaigns that found tasks on the server that the store did not know, and when the last of them began."""
+    """List campaigns whose project held tasks that the store did not know, and when the last of them began."""
     query = (
         "SELECT name, (SELECT MIN(since) FROM guidelines WHERE campaign = name) FROM campaigns "
         "WHERE recovered ORDER BY name"

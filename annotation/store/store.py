@@ -1,8 +1,8 @@
-"""``feedback.db``: comparisons and every judgment ever made of them, in a log that shows when it was edited.
+"""Keep comparisons and every judgment of them in ``feedback.db``, in a log that shows when it was edited.
 
 In: comparisons and judgments. Out: the latest judgment of each person on each comparison, the head of the chain,
-and a verdict on the whole file. One SQLite file in WAL mode; every call that writes is one transaction, so a
-process killed at any moment leaves what stood before it; one writer at a time.
+and a verdict on the whole file. Every call that writes is one transaction, so a process killed at any moment leaves
+the file as it was before; there is one writer at a time.
 
 The log holds hashes only: ``entry = sha256(previous entry + salted hash of the body + sequence)``. The bodies
 (text, names) and their salts are in a second table, so that ``erase`` can remove a person's words and name for
@@ -203,7 +203,7 @@ class Store(Database):
         return self._erased_ids
 
     def erase_bodies(self, sequences: Sequence[int], marks: Sequence[str]) -> None:
-        """Remove bodies with their salts and say so in the chain, with the marks of what is not to come back.
+        """Remove bodies with their salts and record that in the chain, with the marks of what is not taken again.
 
         One part of an erasure, inside its transaction; the rest is ``erasure.py``'s.
         """

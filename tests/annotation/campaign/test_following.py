@@ -30,22 +30,22 @@ def test_polls_survive_silence_and_another_writer(server: Server, campaign: Camp
     impatient = Studio(server.url, server.token, patience=1.0)
     push(campaign, impatient)
     shown = tasks(impatient, campaign)
-    looked = polls(campaign, impatient, full_every=3)
-    first = next(looked)
-    assert first.found is not None and not first.is_full and not first.is_news
+    results = polls(campaign, impatient, full_every=3)
+    first = next(results)
+    assert first.result is not None and not first.is_full and not first.is_news
     with Store.open(campaign.feedback, write=True):
-        assert "is writing to this feedback store" in next(looked).trouble
+        assert "is writing to this feedback store" in next(results).trouble
     stop(server.folder)
     try:
-        silent = next(looked)
-        assert silent.found is None and silent.is_full and "no usable answer" in silent.trouble
+        silent = next(results)
+        assert silent.result is None and silent.is_full and "no usable answer" in silent.trouble
     finally:
         start(server.folder, VENV, say=lambda line: None)
     answer(impatient, shown["0"], [for_good(shown["0"])])
-    back = next(looked)
-    assert back.found and back.is_full and back.is_news  # what was due is made up for
-    assert back.found.outcomes == {"judgment": 1}
-    assert [next(looked).is_full for _ in range(3)] == [False, True, False]
+    back = next(results)
+    assert back.result and back.is_full and back.is_news  # what was due is made up for
+    assert back.result.outcomes == {"judgment": 1}
+    assert [next(results).is_full for _ in range(3)] == [False, True, False]
 
 
 def test_the_first_poll_fails_like_a_pull_and_a_later_one_for_what_is_no_silence(
@@ -56,17 +56,17 @@ def test_the_first_poll_fails_like_a_pull_and_a_later_one_for_what_is_no_silence
     project = push(campaign, studio).project
     with pytest.raises(BadInput, match="no usable answer"):
         next(polls(campaign, Studio("http://127.0.0.1:9/", "x" * 40, patience=0.1)))
-    looked = polls(campaign, studio)
-    next(looked)
+    results = polls(campaign, studio)
+    next(results)
     studio.connection.send("DELETE", f"api/projects/{project}/")
     with pytest.raises(BadInput, match="has no project"):
-        next(looked)
+        next(results)
     with pytest.raises(BadInput, match="every=0"):
         following.pull(campaign, studio, watch=True, every=0)
 
 
 def test_a_plain_line_only_when_something_changed_and_trouble_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def looked() -> Iterator[Poll]:
+    def results() -> Iterator[Poll]:
         yield Poll(1, True, PullResult(0, {}, 0, 0, 7), "")
         yield Poll(2, False, PullResult(0, {}, 0, 0, 7), "")
         yield Poll(
@@ -83,7 +83,7 @@ def test_a_plain_line_only_when_something_changed_and_trouble_once(monkeypatch: 
     monkeypatch.setattr(following.time, "sleep", paused.append)
     out = io.StringIO()
     with pytest.raises(KeyboardInterrupt, match=r"after 6 polls \(2 judgment, 1 skipped\); all .* is kept"):
-        show(looked(), 7, out)
+        show(results(), 7, out)
     first, silent, back, news = [line.partition(" ")[2] for line in out.getvalue().splitlines()]
     assert first.startswith("poll 1: nothing new, everything read again; 7 judgments")
     assert silent == "http://host/: no usable answer for 60 s (refused); going on, it is asked again every 7 s"
