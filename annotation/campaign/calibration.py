@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from align.core.config import BadInput
-from annotation.campaign.known import is_right, known_judgments, stored_items
+from annotation.campaign.known import marks_of, stored_items
 from annotation.campaign.people import people_of
 from annotation.campaign.settings import Campaign
 from annotation.label_studio.studio import Studio
@@ -85,9 +85,8 @@ def calibration_results(campaign: Campaign, ledger: Ledger, people: Mapping[str,
     """
     languages = [comparison.language for _, comparison in stored_items(ledger, "calibration")]
     marks: dict[str, list[bool]] = {}
-    for task, judgment in known_judgments(ledger, "calibration"):
-        if task.answer is not None:
-            marks.setdefault(judgment.annotator, []).append(is_right(task.answer, judgment))
+    for (name, _), rights in marks_of(ledger, "calibration").items():
+        marks.setdefault(name, []).extend(rights)
     results = {}
     for name, address in people.items():
         if address in campaign.annotators or (not campaign.annotators and name in marks):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from align.core.config import BadInput
 from align.core.stats.estimates import Estimate, proportion
-from annotation.campaign.known import is_right, known_judgments, read_items
+from annotation.campaign.known import marks_of, read_items
 from annotation.campaign.settings import Campaign, check_languages, task_key
 from annotation.store.ledger import Ledger, excluded
 from annotation.store.store import Store
@@ -101,14 +101,9 @@ def report(campaign: Campaign) -> GoldReport:
     with Store.open(campaign.feedback) as store:
         ledger = Ledger(store, campaign.name)
         n_items = sum(task.purpose == "gold" for task in ledger.tasks().values())
-        answered, gone = known_judgments(ledger, "gold"), excluded(store)
+        marks, gone = marks_of(ledger, "gold"), excluded(store)
     if not n_items:
         raise BadInput(f"{campaign.feedback}: no answer is known; add some with: align annotate gold add file=F")
-    marks: dict[tuple[str, str], list[bool]] = {}
-    for task, judgment in answered:
-        if task.answer is not None:
-            kind = "attention" if task.answer.is_attention else "gold"
-            marks.setdefault((judgment.annotator, kind), []).append(is_right(task.answer, judgment))
     accuracies = []
     for (annotator, kind), rights in sorted(marks.items()):
         share = proportion(sum(rights), len(rights), len(rights), is_exact=True)

@@ -68,14 +68,15 @@ def stored_items(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Compariso
     return [(task, comparison) for task, comparison in pairs if comparison is not None]
 
 
-def known_judgments(ledger: Ledger, purpose: Purpose) -> list[tuple[Task, Judgment]]:
-    """Return the judgments in force on a campaign's tasks of a purpose, by key and annotator."""
-    return [
-        (task, judgment)
-        for task in ledger.tasks().values()
-        if task.purpose == purpose
-        for judgment in ledger.store.judgments_of(task.comparison_id, source_of(ledger.campaign, task.key))
-    ]
+def marks_of(ledger: Ledger, purpose: Purpose) -> dict[tuple[str, str], list[bool]]:
+    """Return whether each judgment in force on known answers of a purpose is right, by annotator and kind of answer."""
+    marks: dict[tuple[str, str], list[bool]] = {}
+    for task in ledger.tasks().values():
+        if task.purpose == purpose and task.answer is not None:
+            kind = "attention" if task.answer.is_attention else "gold"
+            for judgment in ledger.store.judgments_of(task.comparison_id, source_of(ledger.campaign, task.key)):
+                marks.setdefault((judgment.annotator, kind), []).append(is_right(task.answer, judgment))
+    return marks
 
 
 def is_right(answer: KnownAnswer, judgment: Judgment) -> bool:

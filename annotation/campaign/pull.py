@@ -66,7 +66,7 @@ def pull(campaign: Campaign, studio: Studio, *, full: bool = False) -> PullResul
             with store.transaction():
                 this.miss(set(studio.keys(project.id)))
                 this.reconcile()
-        this.read_again(project.id)
+        this.read_tasks(project.id, this.again)
         ledger.advance(newest)
         outcomes = {name: count for name, count in sorted(this.outcomes.items()) if count}
         in_quarantine = len(ledger.quarantined())
@@ -98,12 +98,12 @@ class _Pull:
     def read(self, project: int, there: Mapping[int, str]) -> None:
         """Read those of the answered tasks that were not seen as they are (``full``: all), page by page."""
         wanted = [task for task, moment in there.items() if self.full or self.stamps.get(task) != moment]
-        self._take_all(project, set(wanted) - self.done)
+        self.read_tasks(project, set(wanted) - self.done)
 
     def lose(self, project: int, ids: Iterable[int]) -> None:
         """Read tasks once more that are no longer listed as answered, and forget those that are gone."""
         gone = set(ids)
-        gone -= self._take_all(project, gone)
+        gone -= self.read_tasks(project, gone)
         with self.ledger.store.transaction():
             for number in gone:
                 self._forget(self.seen[key] for key in self.by_task.get(number, set()))
@@ -142,11 +142,7 @@ class _Pull:
             self._enter(row, own, parsed, annotation)
         self._settle()
 
-    def read_again(self, project: int) -> None:
-        """Read tasks whose answers were doubted; their present answers count."""
-        self._take_all(project, self.again)
-
-    def _take_all(self, project: int, ids: Iterable[int]) -> set[int]:
+    def read_tasks(self, project: int, ids: Iterable[int]) -> set[int]:
         """Read tasks, one transaction per page; returns those that are there."""
         there = set()
         for page in _pages(self.studio.tasks(project, ids), PAGE):

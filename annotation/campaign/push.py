@@ -83,8 +83,8 @@ def push(campaign: Campaign, studio: Studio, *, refresh: bool = False) -> PushRe
         wanted = {task.key: task for task in tasks_of(campaign, this.work, guideline)}
         rows = studio.keyed(project.id, wanted) if project.n_tasks else []
         there = first_ids(rows)
-        known = ledger.tasks()
-        lost = {key: number for key, number in there.items() if not _is_ours(known.get(key), number)}
+        ours = {key: task.task_id for key, task in ledger.tasks().items() if task.shown}  # whose sides are known
+        lost = {key: number for key, number in there.items() if ours.get(key) != number}
         recovered = this.recover(wanted, lost)
         ledger.set_task_ids(there)
         ledger.set_answers(task._replace(shown=[]) for task in wanted.values() if task.purpose == "calibration")
@@ -269,11 +269,6 @@ def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:
             studio.url, project.id, campaign.interface.model_dump_json(), digest, recovered=project.n_tasks > 0
         )
     return project
-
-
-def _is_ours(known: Task | None, number: int) -> bool:
-    """Whether a task on the server is the one that was sent from here, as far as the ledger can tell."""
-    return known is not None and bool(known.shown) and known.task_id == number
 
 
 def _items(campaign: Campaign, ledger: Ledger) -> dict[str, KnownItem]:

@@ -128,8 +128,7 @@ def environment(venv: Path, data: Path) -> dict[str, str]:
 def _run(command: list[str], fault: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=_search_paths() | _pip_settings())
     if done.returncode != 0:
-        output = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise BadInput(f"{fault} ({output[-1].strip()})")
+        raise BadInput(f"{fault} ({last_line(done.stderr or done.stdout)})")
 
 
 def last_line(text: str) -> str:

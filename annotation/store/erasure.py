@@ -40,13 +40,9 @@ NAMES = {  # where the names of targets are listed
     "annotator": "'align annotate people --config F' says who is called what",
     "comparison": "the rows.jsonl of its import, or 'align annotate export', holds the ids of comparisons",
 }
-ON_SERVER = {  # what remains of a target on a labelling server: its number there, the table of these, how to delete it
-    "annotator": (
-        "annotation_id",
-        "pulled",
-        "delete each by itself (DELETE api/annotations/ID/, or the bin in its task), and the account after that",
-    ),
-    "comparison": ("task_id", "tasks", "delete them (Data Manager, or DELETE api/tasks/ID/)"),
+DELETION = {  # how to delete what remains of a target on a labelling server
+    "annotator": "delete each by itself (DELETE api/annotations/ID/, or the bin in its task), then the account",
+    "comparison": "delete them (Data Manager, or DELETE api/tasks/ID/)",
 }
 
 
@@ -59,10 +55,6 @@ class ErasureTarget(NamedTuple):
     @property
     def column(self) -> str:
         return "annotator" if self.kind == "annotator" else "comparison_id"
-
-    def mark(self, store: Store) -> str:
-        """The keyed hash by which the store recognises it from now on."""
-        return mark(store.salt(), self.kind, self.name)
 
 
 class Erased(NamedTuple):
@@ -166,7 +158,7 @@ def remove(store: Store, target: ErasureTarget) -> int:
             if target.kind == "comparison":
                 tasks = store.read("SELECT DISTINCT key FROM tasks WHERE comparison_id = ?", (target.name,))
             marks = sorted(mark(store.salt(), "task", row[0]) for row in tasks)
-            store.erase_bodies(sequences, [target.mark(store), *marks])
+            store.erase_bodies(sequences, [mark(store.salt(), *target), *marks])
             for table, condition in _conditions(store, target.column).items():
                 change = "UPDATE pulled SET " + FORGOTTEN if table == "pulled" else f"DELETE FROM {table}"
                 store.write(f"{change} WHERE {condition}", [(target.name,)])
@@ -211,7 +203,7 @@ def _traces(store: Store, target: ErasureTarget) -> tuple[list[str], list[int], 
 
     Entries that were erased before count too: a second erasure lists all runs again.
     """
-    own = target.mark(store)
+    own = mark(store.salt(), *target)
     before = [number for e in store.erasures() if own in e.get("kept_out", ()) for number in e["erased"]]
     query = f"SELECT sequence, comparison_id, kind, body FROM bodies WHERE {target.column} = ? ORDER BY sequence"
     rows = store.read(query, (target.name,))
@@ -232,15 +224,14 @@ def _texts(comparison: Comparison) -> list[str]:
 
 def _on_server(store: Store, target: ErasureTarget) -> list[str]:
     """The annotations or tasks that remain on labelling servers, by campaign, and how to delete them there."""
-    number, table, how = ON_SERVER[target.kind]
-    query = (
-        f"SELECT {number} FROM {table} WHERE campaign = ? AND {target.column} = ? AND {number} IS NOT NULL ORDER BY 1"
-    )
+    number, table = ("annotation_id", "pulled") if target.kind == "annotator" else ("task_id", "tasks")
+    wanted = f"campaign = ? AND {target.column} = ? AND {number} IS NOT NULL"
+    query = f"SELECT {number} FROM {table} WHERE {wanted} ORDER BY 1"
     remaining = []
     for name, url, project in store.read("SELECT name, url, project FROM campaigns ORDER BY name"):
         if ids := ", ".join(str(row[0]) for row in store.read(query, (name, target.name))):
             kind = number.replace("_id", "s")
-            remaining.append(f"{url} project {project} (campaign {name}): {kind} {ids}: {how}")
+            remaining.append(f"{url} project {project} (campaign {name}): {kind} {ids}: {DELETION[target.kind]}")
     return remaining
 
 

@@ -97,7 +97,8 @@ def export(
         _conceal(salt, [*tables["judgments"], *tables["quarantine"]])
     with suppress(OSError):  # reported when the first table is written
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for table, rows in tables.items():
+    for table, whole in tables.items():
+        rows = [{column: row.get(column) for column in COLUMNS[table]} for row in whole]
         for other in {"jsonl", "parquet"} - {format}:
             (out / f"{table}.{other}").unlink(missing_ok=True)  # an older export's, perhaps with names
         if format == "jsonl":
@@ -127,8 +128,7 @@ def _conceal(salt: bytes, rows: Rows) -> None:
 
 def _comparisons(store: Store) -> Rows:
     splits = store.splits()
-    rows = [{**comparison.model_dump(), "split": splits[comparison.id]} for comparison in store.comparisons()]
-    return [{column: row.get(column) for column in COLUMNS["comparisons"]} for row in rows]
+    return [{**comparison.model_dump(), "split": splits[comparison.id]} for comparison in store.comparisons()]
 
 
 def _judgments(store: Store) -> Rows:
@@ -136,25 +136,22 @@ def _judgments(store: Store) -> Rows:
         "SELECT sequence, kind, comparison_id, annotator, source, body FROM bodies "
         "WHERE kind IN ('judgment', 'withdrawal') ORDER BY sequence"
     )
-    rows: dict[int, dict[str, Any]] = {}
+    rows: Rows = []
     last: dict[tuple[Any, ...], int] = {}  # by person, comparison and source
     for sequence, kind, *key, body in store.read(query):
         last[tuple(key)] = sequence
         if kind == "judgment":
-            rows[sequence] = {"sequence": sequence, **store.parse(JUDGMENT, body)["judgment"].model_dump()}
-    standing = set(last.values())
-    whole = [{**row, "stands": sequence in standing} for sequence, row in rows.items()]
-    return [{column: row.get(column) for column in COLUMNS["judgments"]} for row in whole]
+            rows.append({"sequence": sequence, **store.parse(JUDGMENT, body)["judgment"].model_dump()})
+    in_force = set(last.values())
+    return [{**row, "stands": row["sequence"] in in_force} for row in rows]
 
 
 def _tasks(store: Store) -> Rows:
-    rows = []
-    for campaign, tasks in tasks_by_campaign(store).items():
-        for task in tasks:
-            answer = task.answer._asdict() if task.answer else None
-            row = {"campaign": campaign, **task._asdict(), "answer": answer}
-            rows.append({column: row[column] for column in COLUMNS["tasks"]})
-    return rows
+    return [
+        {"campaign": campaign, **task._asdict(), "answer": task.answer._asdict() if task.answer else None}
+        for campaign, tasks in tasks_by_campaign(store).items()
+        for task in tasks
+    ]
 
 
 def _quarantine(store: Store, names: bool) -> Rows:
@@ -168,19 +165,13 @@ def _parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes
     import pyarrow
     from pyarrow import parquet
 
-    text, integer = pyarrow.string(), pyarrow.int64()
-    types = {
-        "string": text,
-        "json": text,
-        "int64": integer,
-        "float64": pyarrow.float64(),
-        "bool": pyarrow.bool_(),
-        "list<int64>": pyarrow.list_(integer),
-        "list<list<int64>>": pyarrow.list_(pyarrow.list_(integer)),
-        "list<string>": pyarrow.list_(text),
-    }
+    def type_of(kind: str) -> pyarrow.DataType:
+        if kind.startswith("list<"):
+            return pyarrow.list_(type_of(kind[5:-1]))
+        return pyarrow.type_for_alias("string" if kind == "json" else kind)
+
     kinds = {name: TYPE_OF.get(name, "string") for name in columns}
-    schema = pyarrow.schema([(name, types[kind]) for name, kind in kinds.items()])
+    schema = pyarrow.schema([(name, type_of(kind)) for name, kind in kinds.items()])
     values = [{name: _value(row[name], kind) for name, kind in kinds.items()} for row in rows]
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(values, schema=schema), buffer)
