@@ -89,7 +89,7 @@ class Client(httpx.Client):
             raise Unanswered(f"{type(error).__name__}: {error}") from None
 
     def _read(self, answer: httpx.Response) -> httpx.Response:
-        """The same answer with its body in memory, unpacked."""
+        """Return the same answer with its body in memory, unpacked."""
         ends, content = time.monotonic() + LONGEST_ANSWER, bytearray()
         where = answer.url.copy_with(query=None)
         coding = answer.headers.get("Content-Encoding", "identity").strip().lower()
@@ -174,7 +174,7 @@ class Patience:
 
 
 def server_address(url: str, name: str, example: str, secret: str) -> str:
-    """The address of a server without a slash at its end.
+    """Return the address of a server without a slash at its end.
 
     Args:
         name: where the address was set, for the message; ``secret`` is where its key belongs.
@@ -196,7 +196,7 @@ def server_address(url: str, name: str, example: str, secret: str) -> str:
 
 
 def redact(text: str, *secrets: str | None) -> str:
-    """One line of at most 200 characters without keys, tokens, cookies and passwords, in whatever case they stand."""
+    """Return one line of at most 200 characters without keys, tokens, cookies and passwords, in whatever case."""
     for secret in filter(None, secrets):
         text = without_secret(text, secret)
     for pattern in SECRETS:
@@ -206,7 +206,7 @@ def redact(text: str, *secrets: str | None) -> str:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header: a number or a date (RFC 9110, section 10.2.3).
+    """Return the seconds to wait by a Retry-After header: a number or a date (RFC 9110, section 10.2.3).
 
     None where it asks for no wait: nothing, a time that is past, or what is neither a number nor a date.
     """

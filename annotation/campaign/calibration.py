@@ -45,7 +45,7 @@ class CalibrationResult(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """How far they are, for a line that names them."""
+        """Return how far they are, for a line that names them."""
         if not self.n_asked:
             return "no item is in a language of theirs"
         if not self.is_done:

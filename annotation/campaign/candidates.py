@@ -52,7 +52,7 @@ def read_candidates(paths: Sequence[Path], drop: Drop, *, keep_unended: bool, at
 
 
 def compare(prompt: CandidatePrompt, responses: Sequence[dict[str, Any]], drop: Drop) -> Comparison | None:
-    """A comparison of some of a prompt's responses; None, counted, where it cannot be one."""
+    """Return a comparison of some of a prompt's responses; None, counted, where it cannot be one."""
     try:
         sides = [Response.of(response) for response in responses]
         if any(side.is_empty for side in sides):
@@ -65,7 +65,7 @@ def compare(prompt: CandidatePrompt, responses: Sequence[dict[str, Any]], drop: 
 
 
 def choose_groups(texts: Sequence[str], size: int, limit: int | None, seed: int, prompt: str) -> list[tuple[int, ...]]:
-    """Groups of ``size`` responses (by number): all of them, or ``limit`` drawn by seed and content."""
+    """Return groups of ``size`` responses, by number: all of them, or ``limit`` drawn by seed and content."""
     groups = list(combinations(range(len(texts)), size))
     if limit is None or limit >= len(groups):
         return groups
@@ -73,7 +73,7 @@ def choose_groups(texts: Sequence[str], size: int, limit: int | None, seed: int,
 
 
 def lot(seed: int, *parts: str) -> int:
-    """A 64-bit number drawn from a seed and texts: the same whatever else is drawn."""
+    """Draw a 64-bit number from a seed and texts, which does not depend on other draws."""
     return int.from_bytes(hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()[:8], "big")
 
 
@@ -93,7 +93,7 @@ def _row(row: dict[str, Any], where: str) -> tuple[str, list[dict[str, Any]]]:
 def _distinct(
     row: dict[str, Any], responses: Sequence[dict[str, Any]], drop: Drop, keep_unended: bool
 ) -> CandidatePrompt:
-    """Equal responses merged (the first that ended, else the first), cut ones left out unless wanted."""
+    """Merge equal responses (the first that ended, else the first), and leave out cut ones unless wanted."""
     merged: dict[str, dict[str, Any]] = {}
     for response in responses:
         response = {**response, "ended": bool(response.get("ended", True))}

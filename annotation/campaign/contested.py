@@ -99,13 +99,13 @@ def open_contested(
 
 
 def own_judgments(ledger: Ledger) -> list[Judgment]:
-    """The judgments on a campaign's tasks that are in force, as of the last pull."""
+    """Return the judgments on a campaign's tasks that are in force, as of the last pull."""
     own = {source_of(ledger.campaign, key) for key in ledger.tasks()}
     return [judgment for judgment in ledger.store.judgments() if judgment.source in own]
 
 
 def contested_tasks(ledger: Ledger, sources: Collection[str]) -> list[str]:
-    """Keys of those of the sources that are work on the server: no known answers, no repetitions."""
+    """Return the keys of the sources that are work on the server: no known answers, no repetitions."""
     return [key for key in _work_tasks(ledger) if source_of(ledger.campaign, key) in sources]
 
 
@@ -149,7 +149,7 @@ def task_states(
 
 
 def _on_server(ledger: Ledger, studio: Studio, project: int, keys: Sequence[str]) -> dict[str, StudioTask]:
-    """Those of the tasks that hold on the server what was read of them, by key in the order given."""
+    """Return the tasks, by key, whose answers on the server are those that were read."""
     known, read = ledger.tasks(), _read_answers(ledger)
     numbers = {number: key for key in keys if (number := known[key].task_id) is not None}
     unchanged = {
@@ -168,7 +168,7 @@ def _read_answers(ledger: Ledger) -> Mapping[int, set[tuple[int, str]]]:
 
 
 def _people(task: StudioTask) -> int:
-    """Answers that the server counts towards a task's people: all but skips."""
+    """Count the answers that the server counts towards a task's people: all but skips."""
     return sum(not annotation.was_cancelled for annotation in task.annotations)
 
 

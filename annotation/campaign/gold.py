@@ -48,7 +48,7 @@ class Accuracy(NamedTuple):
 
     @property
     def right(self) -> str:
-        """``11 of 12``."""
+        """Return the counts, such as ``11 of 12``."""
         return f"{round((self.share.value or 0) * self.share.n)} of {self.share.n}"
 
 

@@ -40,7 +40,7 @@ class Day(NamedTuple):
 
 
 def days(answers: Iterable[Pulled], cap: float = CAP) -> list[Day]:
-    """Hours by annotator and day; an answer counts at most ``cap`` seconds."""
+    """Return hours by annotator and day; an answer counts at most ``cap`` seconds."""
     grouped: dict[tuple[str, str], list[Pulled]] = {}
     for answer in answers:
         grouped.setdefault((answer.annotator, answer.created_at[:10]), []).append(answer)
@@ -53,7 +53,7 @@ def days(answers: Iterable[Pulled], cap: float = CAP) -> list[Day]:
 
 
 def seconds_of(answer: Pulled) -> float | None:
-    """The time on a task, None where the server gives none that can be."""
+    """Return the time on a task, None where the server gives no valid one."""
     seconds = answer.seconds
     return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else None
 
@@ -83,7 +83,7 @@ def _holds_hours(path: Path) -> bool:
 
 
 def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: one that begins like one is quoted as text."""
+    """Quote a cell that a spreadsheet would take for a formula."""
     return "'" + cell if cell.startswith(FORMULA) else cell
 
 
@@ -97,7 +97,7 @@ class Projection(NamedTuple):
 
 
 def project_end(moments: Iterable[datetime], missing: int, now: datetime) -> Projection:
-    """When ``missing`` more answers will be there, at the pace of the last seven days before ``now``.
+    """Project when ``missing`` more answers will be there, at the pace of the last seven days before ``now``.
 
     A campaign that is younger is taken from its first answer on.
     """

@@ -80,7 +80,7 @@ def marks_of(ledger: Ledger, purpose: Purpose) -> dict[tuple[str, str], list[boo
 
 
 def is_right(answer: KnownAnswer, judgment: Judgment) -> bool:
-    """Whether a judgment agrees with the known answer: its label, or its order of every two responses."""
+    """Return whether a judgment agrees with the known answer: its label, or its order of every two responses."""
     if answer.ranking is None:
         return judgment.label == answer.label
     hits = [orders_alike(vote, answer.ranking) for vote in votes_of([judgment])]
@@ -88,7 +88,7 @@ def is_right(answer: KnownAnswer, judgment: Judgment) -> bool:
 
 
 def _comparison(row: Mapping[str, Any], interface: Interface, where: str) -> tuple[Comparison, list[int]]:
-    """The comparison, and the canonical number of each response of the row."""
+    """Return the comparison, and the canonical number of each response of the row."""
     try:
         given = [Response.of(response) for response in row["responses"]]
         shared = {key: row[key] for key in ("id", "tools", "template_arguments", "language") if row.get(key)}
@@ -107,7 +107,7 @@ def _comparison(row: Mapping[str, Any], interface: Interface, where: str) -> tup
 
 
 def _answer(row: Mapping[str, Any], order: list[int], interface: Interface, where: str) -> KnownAnswer:
-    """The answer by canonical response numbers."""
+    """Return the answer by canonical response numbers."""
     named = [name for name in ANSWERS if row.get(name) is not None]
     wanted = ("label",) if interface.n_responses == 1 else ("ranking", "best")
     if len(named) != 1 or named[0] not in wanted:

@@ -113,7 +113,7 @@ class AnnotationParser:
 
 
 def _is_copied(task: StudioTask, annotation: Annotation) -> bool:
-    """Whether the server made it from an answer to another task, or from a prediction."""
+    """Return whether the server made it from an answer to another task, or from a prediction."""
     parent, body = annotation.body.get("parent_annotation"), annotation.body
     is_from_elsewhere = parent is not None and parent not in {a.id for a in task.annotations}
     made = body.get("parent_prediction") is not None or body.get("last_action") == "propagated_annotation"

@@ -78,12 +78,12 @@ def post(server: Server, campaign: Campaign, panels: Mapping[str, Sequence[str]]
 
 
 def invite(server: Server, name: str) -> Account:
-    """An account for a person, made once and kept in the server's folder, readable by its owner."""
+    """Make an account for a person, once, and keep it in the server's folder, readable by its owner."""
     return Account(**_kept(server, name, lambda account: account._asdict()))
 
 
 def _enrol(server: Server, studio: Studio, name: str) -> _SimulatedPerson:
-    """The account of a simulated person, made once. One whose token was lost in a kill never posted: it is left."""
+    """Return the account of a simulated person, which is made once; one without a token never posted and is left."""
 
     def log_in(account: Account) -> dict[str, str]:
         return {"email": account.email, "token": create_token(server.url, account.email, account.password)}
@@ -97,7 +97,7 @@ def _enrol(server: Server, studio: Studio, name: str) -> _SimulatedPerson:
 
 
 def _kept(server: Server, name: str, secret: Callable[[Account], dict[str, str]]) -> dict[str, str]:
-    """What the server's folder keeps of a person; an account is made where it keeps nothing."""
+    """Return what the server's folder keeps of a person; an account is made where it keeps nothing."""
     file = server.folder / "people" / name
     if not file.exists():
         taken = set(Studio(server.url, server.token).users().values())
@@ -114,7 +114,7 @@ def _turns(
     panels: Mapping[str, Sequence[str]],
     people: Sequence[_SimulatedPerson],
 ) -> dict[str, list[Turn]]:
-    """What each person still has to judge, in the order of tasks on the server."""
+    """Return what each person still has to judge, in the order of tasks on the server."""
     with Store.open(campaign.feedback) as store:
         known = Ledger(store, campaign.name).tasks()
         comparisons = {comparison.id: comparison for comparison in store.comparisons()}
@@ -138,7 +138,7 @@ def _post_all(
     turns: Mapping[str, list[Turn]],
     judge: Judge,
 ) -> None:
-    """Everybody at once, each at their own tasks; the first fault stops all."""
+    """Let everybody judge at once, each their own tasks; the first fault stops all."""
     stopped = threading.Event()
 
     def work(person: _SimulatedPerson, progress: Any) -> None:

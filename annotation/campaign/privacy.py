@@ -17,14 +17,14 @@ def _digits(text: str) -> str:
 
 
 def _luhn(text: str) -> bool:
-    """The check digit of payment cards (ISO/IEC 7812-1)."""
+    """Check the check digit of payment cards (ISO/IEC 7812-1)."""
     digits = [int(digit) for digit in _digits(text)][::-1]
     doubled = [2 * digit - 9 * (digit > 4) for digit in digits[1::2]]
     return 13 <= len(digits) <= 19 and (sum(digits[::2]) + sum(doubled)) % 10 == 0
 
 
 def _iban(text: str) -> bool:
-    """The check digits of an international bank account number (ISO 13616): 1 modulo 97."""
+    """Check the check digits of an international bank account number (ISO 13616): 1 modulo 97."""
     compact = re.sub(r"\s", "", text).upper()
     moved = compact[4:] + compact[:4]
     return 15 <= len(compact) <= 34 and int("".join(str(int(character, 36)) for character in moved)) % 97 == 1
@@ -48,7 +48,7 @@ PATTERNS: Mapping[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
 
 
 def find(text: str) -> set[str]:
-    """The kinds of personal data that a text seems to hold."""
+    """Return the kinds of personal data that a text seems to hold."""
     return {
         kind
         for kind, (pattern, holds) in PATTERNS.items()
@@ -57,7 +57,7 @@ def find(text: str) -> set[str]:
 
 
 def count(comparisons: Iterable[Comparison]) -> dict[str, int]:
-    """Comparisons that seem to hold each kind of personal data, by kind; ``any`` counts each of them once."""
+    """Count the comparisons that seem to hold each kind of personal data; ``any`` counts each of them once."""
     counts = dict.fromkeys([*PATTERNS, "any"], 0)
     for comparison in comparisons:
         messages = [*comparison.prompt, *(message for r in comparison.responses for message in r.messages)]

@@ -168,7 +168,7 @@ class _Push:
         return len(recovered)
 
     def outdated(self) -> list[Task]:
-        """Tasks that nobody answered and that show other guidelines than today's."""
+        """Return the tasks that nobody answered and that show other guidelines than today's."""
         tasks = self.ledger.tasks().values()
         old = [task for task in tasks if task.task_id is not None and task.guideline != self.guideline]
         unanswered = self.studio.unanswered(self.project.id) if old else set()
@@ -212,7 +212,7 @@ class _Push:
         self.n_new += imported.new
 
     def _open_calibration(self) -> None:
-        """Everybody is to meet the round, whoever met it before."""
+        """Open the round for everybody, also for people who join later."""
         for task in self.ledger.tasks().values():
             if task.purpose == "calibration" and task.task_id is not None:
                 self.studio.reopen(task.task_id, EVERYBODY)
@@ -232,7 +232,7 @@ def _change_votes(campaign: Campaign, ledger: Ledger, studio: Studio, project: P
 
 
 def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:
-    """The campaign's project, made at the first push; its interface must be the campaign's own.
+    """Open the campaign's project, made at the first push; its interface must be the campaign's own.
 
     Raises:
         BadInput: the interface was edited on the server, or differs from the one the campaign began with.
@@ -272,7 +272,7 @@ def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:
 
 
 def _items(campaign: Campaign, ledger: Ledger) -> dict[str, KnownItem]:
-    """Everything whose answer is known: gold that the store keeps, and the calibration round's file.
+    """Return everything whose answer is known: gold that the store keeps, and the calibration round's file.
 
     Raises:
         BadInput: a comparison is in both.

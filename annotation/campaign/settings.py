@@ -112,16 +112,16 @@ class Campaign(Frozen):
 
     @property
     def people_to_pass(self) -> int:
-        """How many people have to pass the calibration round before work is sent."""
+        """Return how many people have to pass the calibration round before work is sent."""
         return (self.calibration.people if self.calibration else None) or len(self.annotators)
 
     def speaks(self, address: str, language: str) -> bool:
-        """Whether an annotator lists a language; who lists none judges any."""
+        """Return whether an annotator lists a language; who lists none judges any."""
         return not isinstance(self.annotators, dict) or is_among(language, self.annotators.get(address, ()))
 
     @property
     def group_size(self) -> int:
-        """How many responses meet in a task."""
+        """Return how many responses a task shows."""
         return self.interface.n_responses
 
 
@@ -192,7 +192,7 @@ def work_of(campaign: Campaign, stored: Sequence[Comparison], drop: Drop, items:
 
 
 def is_among(language: str, languages: Iterable[str]) -> bool:
-    """Whether a language is one of a list or a variety of one: ``en`` takes in ``en-GB`` (RFC 4647, 3.3.1)."""
+    """Return whether a language is one of a list or a variety of one: ``en`` takes in ``en-GB`` (RFC 4647, 3.3.1)."""
     return any(f"{language}-".lower().startswith(f"{wanted}-".lower()) for wanted in languages)
 
 
@@ -257,7 +257,7 @@ def shown_order(campaign: Campaign, comparison: Comparison, data: dict[str, Any]
 
 
 def interface_of(campaign: Campaign) -> tuple[str, str]:
-    """The labelling configuration and its hash."""
+    """Return the labelling configuration and its hash."""
     xml = labeling_config(campaign.interface)
     return xml, config_hash(xml)
 

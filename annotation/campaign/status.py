@@ -184,7 +184,7 @@ class _CampaignData:
         self.guideline = _guideline(ledger, self.tasks.values())
 
     def projection(self) -> Projection:
-        """When all open tasks will be answered."""
+        """Project when all open tasks will be answered."""
         answered = [answer for answer in self.answers if answer.key in self.asked and answer.outcome in ANSWERED]
         given = Counter(key for key, _ in {(a.key, a.annotator) for a in answered})
         missing = sum(max(0, people - given[key]) for key, people in self.asked.items())
@@ -193,7 +193,7 @@ class _CampaignData:
         return project_end((_moment(answer.created_at) for answer in answered), missing, self.pulled_at)
 
     def people(self, listed: Iterable[Day], agreed: Agreement) -> list[AnnotatorStatus]:
-        """Everybody who answered or skipped something, who judged most first."""
+        """Return everybody who answered or skipped something, who judged most first."""
         judged, spent = _by_name(self.judgments), _by_name(listed)
         known = {}
         if any(task.purpose == "gold" for task in self.tasks.values()):

@@ -188,7 +188,7 @@ def _(plan: Plan) -> list[str]:
 
 @lines.register
 def _(status: CampaignStatus) -> list[str]:
-    """The campaign line by line, then its people as a table."""
+    """Show the campaign line by line, then its people as a table."""
     as_of = f"as of the last pull, {_time(status.pulled_at)}" if status.pulled_at else "never pulled"
     work = status.work
     shown = [
@@ -237,7 +237,7 @@ def _share(share: Estimate) -> str:
 
 
 def _hits(share: Estimate | None) -> str:
-    """A share as a percentage and its count."""
+    """Write a share as a percentage and its count."""
     return "–" if share is None or share.value is None else f"{100 * share.value:.0f} % of {share.n_scored}"
 
 

@@ -91,7 +91,7 @@ class Interface(Frozen):
 
     @property
     def n_responses(self) -> int:
-        """How many responses a task shows."""
+        """Return how many responses a task shows."""
         return self.k or (2 if self.kind == "pairwise" else 1)
 
 
@@ -270,7 +270,7 @@ def order_on_screen(
 
 
 def _card(place: int, response: Response, wording: InterfaceWords, concealed: bool) -> dict[str, str]:
-    """A card to drag: the letter of its box and the first words of the response, which the server escapes."""
+    """Return a card to drag: the letter of its box and the first words of the response, which the server escapes."""
     text = " ".join(response.text[: 4 * EXCERPT].split())
     excerpt = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
     body = wording.warning if concealed else excerpt
@@ -282,7 +282,7 @@ def _title(place: int, wording: InterfaceWords) -> str:
 
 
 def _style(interface: Interface) -> str:
-    """The layout: a single response has the page for itself, a few stand side by side, four are two rows of two."""
+    """Return the layout: a single response has all the page, a few are side by side, four are two rows of two."""
     columns = {1: 1, 2: 2, 4: 2}.get(interface.n_responses, 3)
     height = 36 if interface.n_responses <= 2 else 26  # of a row at least, in hundredths of the window
     layout = STYLE_FILE.read_text("utf-8").replace("COLUMNS", str(columns)).replace("ROWvh", f"{height}vh")
@@ -298,7 +298,7 @@ def _hypertext(parent: ElementTree.Element, name: str) -> None:
 
 
 def _add_response(grid: ElementTree.Element, interface: Interface, place: int, wording: InterfaceWords) -> None:
-    """A response in its scrolling box, and under it what it is rated by."""
+    """Add a response in its scrolling box, and its ratings below."""
     column = _add(grid, "View", className="pf-response")
     box = _add(column, "View", className="pf-box")
     letter = LETTERS[place]
@@ -313,7 +313,7 @@ def _add_response(grid: ElementTree.Element, interface: Interface, place: int, w
 
 
 def _add_note(row: ElementTree.Element, name: str, title: str) -> None:
-    """A text to write, which is sent as it is: without a button of its own, that people would forget to press."""
+    """Add a text to write, sent as it is: without a button of its own, that people would forget to press."""
     note = _add(row, "View", className="pf-note")
     _add(note, "Header", value=title, size="5")
     attributes = {"rows": "4", "maxSubmissions": "1", "editable": "true", "showSubmitButton": "false"}
@@ -321,7 +321,7 @@ def _add_note(row: ElementTree.Element, name: str, title: str) -> None:
 
 
 def _add_choices(parent: ElementTree.Element, interface: Interface, name: str, wording: InterfaceWords) -> None:
-    """A set of choices; the alias is what comes back, the value is what is shown."""
+    """Add a set of choices; the alias is what is sent back, the value is what is shown."""
     control = controls(interface)[name]
     attributes = {"name": name, "toName": control.to_name, "showInline": "true"}
     attributes["choice"] = "multiple" if control.is_multiple else "single-radio"
@@ -342,7 +342,7 @@ def _choice_label(answer: str, wording: InterfaceWords) -> str:
 
 
 def _add_ranking(parent: ElementTree.Element, interface: Interface, wording: InterfaceWords) -> None:
-    """Cards to be put into places; a place may hold several. Cards begin in none, so that no order is a default."""
+    """Add cards and places; a place may hold several, and cards begin in none, so that no order is a default."""
     _add(parent, "List", name="cards", value="$cards", title=wording.unranked)
     ranker = _add(parent, "Ranker", name="ranking", toName="cards", collapsible="false")
     for place, title in zip(controls(interface)["ranking"].answers, wording.places, strict=False):

@@ -117,7 +117,7 @@ def judgment_of(
 
 
 def _values(known: dict[str, Control], result: Any) -> dict[str, Any]:
-    """The value of each control that was used, checked by its type."""
+    """Return the value of each control that was used, checked by its type."""
     values: dict[str, Any] = {}
     for region in regions_of(result):
         if region.type == "pairwise":
@@ -131,7 +131,7 @@ def _values(known: dict[str, Control], result: Any) -> dict[str, Any]:
 
 
 def _value(region: Region, control: Control) -> Any:
-    """The value of a region: chosen answers, a rating, a text (None when blank) or places of cards."""
+    """Return the value of a region: chosen answers, a rating, a text (None when blank) or places of cards."""
     name, value, key = region.name, region.value, VALUE_KEYS[control.type]
     if region.type != control.type:
         raise Undecodable(f"control '{name}' has type {brief(region.type)}, expected '{control.type}'")
@@ -172,7 +172,7 @@ def _text(name: str, control: Control, value: Any) -> str | None:
 
 
 def _chosen(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
-    """The answer on two responses, or the label of a single one."""
+    """Return the answer on two responses, or the label of a single one."""
     if "verdict" not in values:
         raise Undecodable("control 'verdict' was not answered")
     choice = values["verdict"][0]
@@ -192,7 +192,7 @@ def _ranked(interface: Interface, values: dict[str, Any]) -> ScreenJudgment:
 
 
 def _ratings(interface: Interface, values: dict[str, Any]) -> dict[str, list[int | None]]:
-    """By name, one value per place; a name that nobody rated by is left out."""
+    """Return one value per place, by name; a name that nobody rated by is left out."""
     places = range(interface.n_responses)
     by_name = {name: [values.get(rating_control(name, place)) for place in places] for name in interface.ratings}
     return {name: ratings for name, ratings in by_name.items() if any(rating is not None for rating in ratings)}

@@ -62,7 +62,7 @@ class Rendered(NamedTuple):
 
 
 def markdown(text: str, *, breaks: bool = True) -> Rendered:
-    """Text as HTML; ``breaks``: each line of it is a line on the page, else only paragraphs are."""
+    """Render text as HTML; ``breaks``: each line of it is a line on the page, else only paragraphs are."""
     parser = LINES if breaks else JOINED
     tokens = parser.parse(text) if len(text) <= MARKDOWN_LIMIT else []
     if _substance(text) != sum(map(_token_substance, tokens)) or not _numbers_stand(tokens):
@@ -74,28 +74,28 @@ def markdown(text: str, *, breaks: bool = True) -> Rendered:
 
 
 def as_written(text: str) -> str:
-    """Text in a monospaced block, every character as it is."""
+    """Show text in a monospaced block, every character as it is."""
     return f'<pre dir="auto" style="{CODE}"><code>{escape(text)}</code></pre>'
 
 
 def code(text: str) -> str:
-    """The same of code, which runs from left to right."""
+    """Show code in such a block, from left to right."""
     return f'<pre dir="ltr" style="{CODE}"><code>{escape(text)}</code></pre>'
 
 
 def _substance(text: str) -> int:
-    """How many characters of a text are not Markdown's own: they must all be on the page."""
+    """Count the characters of a text that are not Markdown's own: they must all be on the page."""
     return len(SYNTAX.sub("", text))
 
 
 def _token_substance(token: Token) -> int:
-    """The same of a block: its text, what stood beside a fence, and the number of a list item."""
+    """Count them in a block: in its text, beside its fence, and in the number of a list item."""
     leaves = token.children or [token]
     return _substance(token.info) + sum(_substance(leaf.content) for leaf in leaves)
 
 
 def _numbers_stand(tokens: Iterable[Token]) -> bool:
-    """Whether every ordered list counts on by one, as it will be shown, from the number of its first item."""
+    """Return whether every ordered list counts by one from the number of its first item, as it will be shown."""
     due: list[int] = []
     for token in tokens:
         if token.type == "ordered_list_open":
@@ -115,7 +115,7 @@ def _numbers_stand(tokens: Iterable[Token]) -> bool:
 
 
 def _plain_text(tokens: Sequence[Token]) -> str | None:
-    """The text of a page that holds nothing but paragraphs; None of any other."""
+    """Return the text of a page that holds nothing but paragraphs; None of any other."""
     if any(token.type not in ("paragraph_open", "inline", "paragraph_close") for token in tokens):
         return None
     leaves = [token.children or [] for token in tokens if token.type == "inline"]
@@ -125,7 +125,7 @@ def _plain_text(tokens: Sequence[Token]) -> str | None:
 
 
 def _dress(token: Token) -> None:
-    """Each block finds its own direction of writing, and tables and quotations their lines."""
+    """Give each block its own direction of writing, and tables and quotations their lines."""
     if token.nesting == 1:
         token.attrSet("dir", "auto")
         if token.tag in STYLES:
@@ -133,7 +133,7 @@ def _dress(token: Token) -> None:
 
 
 def _formula(state: StateInline, silent: bool) -> bool:
-    """A formula within a line is text as it was written."""
+    """Keep a formula within a line as it was written."""
     start = state.pos
     mark = next((mark for mark in FORMULAS if state.src.startswith(mark, start)), None)
     if mark is None:
@@ -154,7 +154,7 @@ def _formula(state: StateInline, silent: bool) -> bool:
 
 
 def _backslash(state: StateInline, silent: bool) -> bool:
-    """A backslash stays, and the sign after it is text."""
+    """Keep a backslash, and the sign after it as text."""
     if state.src[state.pos] != "\\":
         return False
     follows = state.src[state.pos + 1 : min(state.pos + 2, state.posMax)]
@@ -166,7 +166,7 @@ def _backslash(state: StateInline, silent: bool) -> bool:
 
 
 def _emphasis(state: StateInline, silent: bool) -> bool:
-    """Stars and underscores that can mark emphasis, by what is beside them; the others are text."""
+    """Take stars and underscores for emphasis only where what is beside them allows it."""
     marker = state.src[state.pos]
     if silent or marker not in "_*":
         return False
@@ -187,14 +187,14 @@ def _emphasis(state: StateInline, silent: bool) -> bool:
 
 
 def _may_border(sign: str, allowed: str) -> bool:
-    """Whether emphasis may begin after, or end before, a sign; '' is the end of the text."""
+    """Return whether emphasis may begin after, or end before, a sign; '' is the end of the text."""
     if sign.isascii():
         return not sign or sign.isspace() or sign in allowed
     return unicodedata.category(sign) not in IN_WORDS
 
 
 def _formula_block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
-    """Lines from one that begins with ``\\[``, ``$$`` or ``\\begin{..}`` to one that ends with its end, as written."""
+    """Keep lines as written from one that begins with ``\\[``, ``$$`` or ``\\begin{..}`` to the end of that formula."""
     if state.is_code_block(first):
         return False
     text = state.src[state.bMarks[first] + state.tShift[first] : state.eMarks[first]]
@@ -226,7 +226,7 @@ def _shown_formula(
 
 
 def _code_block(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-    """A code block under the words beside its first fence; a language is shown, it sets no class."""
+    """Render a code block under the words beside its first fence; a language is shown, it sets no class."""
     title = tokens[index].info.strip()
     return (f'<div style="{NOTE}">{escape(title)}</div>' if title else "") + code(tokens[index].content) + "\n"
 

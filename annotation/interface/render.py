@@ -86,24 +86,24 @@ class InterfaceWords(Record):
     @field_validator("*")
     @classmethod
     def _shown_as_it_is(cls, value: Any) -> Any:
-        """No word is empty, and none holds a dollar sign, which would name a field of the task."""
+        """Refuse an empty word, and a dollar sign, which would name a field of the task."""
         words = [value] if isinstance(value, str) else list(value.values()) if isinstance(value, dict) else value
         if not all(word.strip() and "$" not in word for word in words):
             raise ValueError("words must not be empty or hold '$'")
         return value
 
     def name(self, name: str) -> str:
-        """The word for a rating, flag or label: as the language file has it, else the name with spaces."""
+        """Return the word for a rating, flag or label: as the language file has it, else the name with spaces."""
         return self.names.get(name, name.replace("_", " "))
 
 
 def scrub(text: str) -> str:
-    """``text`` with every lone surrogate and NUL replaced by U+FFFD: no server or database holds those."""
+    """Return ``text`` with every lone surrogate and NUL replaced by U+FFFD: no server or database holds those."""
     return str(scrubbed(text, [0]))
 
 
 def visible(text: str) -> str:
-    """``text`` scrubbed, with every character that nobody would see written out."""
+    """Return ``text`` scrubbed, with every character that nobody would see written out."""
     return UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", scrub(text))
 
 
@@ -114,7 +114,7 @@ def chat_html(
     tools: Sequence[dict[str, Any]] | None = None,
     concealed: bool = False,
 ) -> str:
-    """A page of messages under bars with their roles, before them the tools (folded) that the assistant could call.
+    """Return a page of messages under bars with their roles, after the (folded) tools that the assistant could call.
 
     ``concealed`` folds all of it behind the warning.
     """
@@ -124,27 +124,27 @@ def chat_html(
 
 
 def response_html(messages: Sequence[Message], words: InterfaceWords, *, concealed: bool = False) -> str:
-    """A page of one response: as ``chat_html``, without a bar over a single message."""
+    """Return a page of one response: as ``chat_html``, without a bar over a single message."""
     if len(messages) > 1:
         return chat_html(messages, words, concealed=concealed)
     return _page("".join(_message_body(message, words) for message in messages), words, concealed)
 
 
 def prompt_html(message: Message, words: InterfaceWords, *, concealed: bool = False) -> str:
-    """A page of the message to answer, under a bar with its role unless the user speaks."""
+    """Return a page of the message to answer, under a bar with its role unless the user speaks."""
     page = response_html if message["role"] == "user" else chat_html
     return page([message], words, concealed=concealed)
 
 
 def guidelines_html(text: str) -> str:
-    """The guidelines, which are Markdown, as a page."""
+    """Return the guidelines, which are Markdown, as a page."""
     if not text.strip():
         return _nothing("")
     return f'<div dir="auto" style="{PAGE}">{markdown(visible(text), breaks=False).html}</div>'
 
 
 def message_html(message: Message, words: InterfaceWords) -> str:
-    """One message under a bar with its role (and the tool's name); an unknown role is shown as it is."""
+    """Return one message under a bar with its role (and the tool's name); an unknown role is shown as it is."""
     role = str(message["role"])
     title = getattr(words, role) if role in ("system", "user", "assistant", "tool") else role
     if role == "tool" and message.get("name"):
@@ -153,7 +153,7 @@ def message_html(message: Message, words: InterfaceWords) -> str:
 
 
 def _message_body(message: Message, words: InterfaceWords) -> str:
-    """Reasoning (folded), content (a tool's as code) and tool calls, in that order; what is missing is left out."""
+    """Return reasoning (folded), content (a tool's as code) and tool calls, in that order, without what is missing."""
     content = str(message.get("content") or "")
     parts = []
     if reasoning := message.get("reasoning_content"):
@@ -184,7 +184,7 @@ def _page(body: str, words: InterfaceWords, concealed: bool) -> str:
 
 
 def _nothing(note: str) -> str:
-    """A page that says nothing: it alone begins with a paragraph, by which its box is known and left out."""
+    """Return an empty page: it alone begins with a paragraph, by which its box is recognised and left out."""
     return f'<p dir="auto" style="{PAGE};{NOTE}">{_text(note)}</p>'
 
 
@@ -193,7 +193,7 @@ def _folded(title: str, body: str) -> str:
 
 
 def _written(text: str, words: InterfaceWords) -> str:
-    """What somebody wrote as Markdown; where that hides something of it, under the text as it was written, folded."""
+    """Render text as Markdown, after the text as it was written, folded, where Markdown hides something of it."""
     text = visible(text)
     rendered = markdown(text)
     return (_folded(words.as_written, as_written(text)) if rendered.hides else "") + rendered.html

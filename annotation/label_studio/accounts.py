@@ -34,7 +34,7 @@ class Account(NamedTuple):
 
 
 def is_healthy(url: str) -> bool:
-    """Whether a Label Studio answers there."""
+    """Return whether a Label Studio answers there."""
     try:
         with Client(url, most=MOST_ANSWER, timeout=5.0) as client:
             return "UP" in client.get(url + "health").text
@@ -99,7 +99,7 @@ def check_alias(alias: str) -> None:
 
 
 def _by_cookie(request: httpx.Request) -> None:
-    """A session is known by its cookie: another authorization beside it would be refused."""
+    """Remove the authorization: a session is known by its cookie, and the server refuses both together."""
     request.headers.pop("Authorization", None)
 
 

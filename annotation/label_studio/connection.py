@@ -74,7 +74,7 @@ class Connection:
         self._patience.insist(attempt)
 
     def call(self, call: Callable[[Any], Any], form: Any = Any) -> Any:
-        """One typed call of the SDK, sent once; what it takes from the answer is checked, as the SDK itself does not.
+        """Send one typed call of the SDK, once, and check what it takes from the answer, as the SDK does not.
 
         Raises:
             Unanswered, Missing, BadInput: as ``send``.
@@ -99,7 +99,7 @@ class Connection:
         body: Any = None,
         form: Any = Any,
     ) -> Any:
-        """One raw request, sent once (again only when it was turned away at the door), and the data of its answer.
+        """Send one raw request, once (again only with a renewed access token), and return the data of its answer.
 
         Where the data repeats the token, it is replaced by ``[key]``.
 

@@ -23,7 +23,7 @@ TIMEOUT = 10.0
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """Address and token from the environment.
+    """Return address and token from the environment.
 
     Raises:
         BadInput: one of them is not set.
@@ -65,7 +65,7 @@ def doctor(url: str, token: str) -> Iterator[str]:
 
 
 def _release(base: str) -> str | None:
-    """The version that answers at an address; None when what answers is no Label Studio.
+    """Return the version that answers at an address; None when what answers is no Label Studio.
 
     Raises:
         BadInput: nothing answers.
@@ -87,7 +87,7 @@ def _release(base: str) -> str | None:
 
 
 def _beginning(base: str) -> str | None:
-    """The shortest address above (or at) this one where Label Studio answers: it does so at pages below it too."""
+    """Return the shortest address above (or at) this one where Label Studio answers, as it does at its pages too."""
     parts = urlsplit(base)
     steps = parts.path.strip("/").split("/") if parts.path != "/" else []
     for depth in range(len(steps) + 1):
@@ -99,7 +99,7 @@ def _beginning(base: str) -> str | None:
 
 
 def _kind(token: str) -> str:
-    """What a token calls itself."""
+    """Return what kind of token it is."""
     payload = token_claims(token)
     if payload is None:
         return "legacy token"

@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 
 def is_installed(venv: Path = VENV) -> bool:
-    """Whether this version of Label Studio was installed there to the end."""
+    """Return whether this version of Label Studio was installed there to the end."""
     try:
         return (venv / ".done").read_text().strip() == PACKAGE
     except OSError:
@@ -78,7 +78,7 @@ def install(venv: Path = VENV, say: Say = print) -> None:
 
 
 def template(venv: Path, say: Say) -> Path:
-    """A data folder with the tables of this version and nothing else, made once (migrating takes half a minute)."""
+    """Return a data folder with the tables of this version and nothing else, made once (it takes half a minute)."""
     made = venv / f"template-{VERSION}"
     if made.is_dir():
         return made
@@ -132,5 +132,5 @@ def _run(command: list[str], fault: str) -> None:
 
 
 def last_line(text: str) -> str:
-    """The last line of a program's output."""
+    """Return the last line of a program's output."""
     return (text.strip().splitlines() or ["no output"])[-1].strip()

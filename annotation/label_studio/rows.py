@@ -114,7 +114,7 @@ class StudioTask(TaskRow):
 
     @property
     def is_open(self) -> bool:
-        """Whether the server waits for more people to judge it."""
+        """Return whether the server waits for more people to judge it."""
         return not self.is_labeled
 
 

@@ -110,7 +110,7 @@ def stop(folder: Path) -> bool:
 
 
 def status(folder: Path) -> ServerStatus:
-    """Whether a campaign's server runs, where, and whether it answers."""
+    """Return whether a campaign's server runs, where, and whether it answers."""
     state = _state(folder)
     if not _is_held(folder) or "pid" not in state:
         return ServerStatus("stopped", None, None)
@@ -153,7 +153,7 @@ def _choose_port(wanted: int, last: int) -> int:
 
 
 def _free_port(port: int) -> int:
-    """The port if nobody has it (any free one for 0), else 0."""
+    """Return the port if nobody has it (any free one for 0), else 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -231,7 +231,7 @@ def _state(folder: Path) -> dict[str, Any]:
 
 
 def _claim(folder: Path) -> IO[str] | None:
-    """The campaign's lock, or None while a server (or one that is being started) holds it."""
+    """Return the campaign's lock, or None while a server (or one that is being started) holds it."""
     file = open(folder / "server.lock", "a+")  # noqa: SIM115 (held by the caller, then by the server)
     for _ in range(5):  # somebody may be looking at it this very moment
         with suppress(OSError):
@@ -243,7 +243,7 @@ def _claim(folder: Path) -> IO[str] | None:
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether a server holds the lock; any number of processes may ask at once."""
+    """Return whether a server holds the lock; any number of processes may ask at once."""
     try:
         with open(folder / "server.lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

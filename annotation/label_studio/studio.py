@@ -336,6 +336,6 @@ class Studio:
 
 
 def _titles(page: int, sdk: Any) -> list[Any]:
-    """How many projects there are, and ids and titles on one page of their list."""
+    """Return how many projects there are, and ids and titles on one page of their list."""
     pager = sdk.projects.list(page=page, page_size=100, include="id,title")
     return [pager.response.count, [[project.id, project.title] for project in pager.items]]

@@ -110,12 +110,12 @@ class Database:
             self.guard.close()
 
     def read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        """Rows of a query."""
+        """Return rows of a query."""
         with self.reading():
             return self.connection.execute(query, values).fetchall()
 
     def rows(self, query: str) -> Iterator[Any]:
-        """Rows of a query one by one: a whole table need not fit into memory."""
+        """Yield the rows of a query one by one: a whole table need not fit into memory."""
         with self.reading():
             yield from self.connection.execute(query)
 
@@ -249,17 +249,17 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
 
 
 def _reason(error: Exception) -> str:
-    """SQLite's own message, in one line and without the text that it was reading."""
+    """Return SQLite's own message, in one line and without the text that it was reading."""
     return " ".join(str(error).partition(" with text")[0].split())[:200]
 
 
 def _is_still(path: Path) -> bool:
-    """Whether nobody is writing, in a folder that is read-only to us: there SQLite cannot even note that it reads."""
+    """Return whether nobody writes, in a folder that is read-only to us: there SQLite cannot even note a reader."""
     return not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
 
 
 def _version(path: Path, connection: sqlite3.Connection, write: bool) -> int:
-    """The schema that a file was written by."""
+    """Return the schema that a file was written by."""
     if not write:
         connection.execute("BEGIN")  # the first read below fixes the moment that this reader sees
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])

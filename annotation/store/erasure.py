@@ -167,7 +167,7 @@ def remove(store: Store, target: ErasureTarget) -> int:
 
 
 def _conditions(store: Store, column: str) -> dict[str, str]:
-    """Which rows of which table belong to a target, read from the schema, so that no table is forgotten.
+    """Return which rows of each table belong to a target, read from the schema, so that no table is forgotten.
 
     Tables that know a comparison by its tasks come before the tasks.
     """
@@ -182,7 +182,7 @@ def _conditions(store: Store, column: str) -> dict[str, str]:
 
 
 def _columns(store: Store) -> dict[str, list[str]]:
-    """The columns of each table, the tasks last."""
+    """Return the columns of each table, the tasks last."""
     tables = store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'tasks', name")
     return {table: [row[1] for row in store.read(f"PRAGMA table_info({table})")] for (table,) in tables}
 
@@ -223,7 +223,7 @@ def _texts(comparison: Comparison) -> list[str]:
 
 
 def _on_server(store: Store, target: ErasureTarget) -> list[str]:
-    """The annotations or tasks that remain on labelling servers, by campaign, and how to delete them there."""
+    """List the annotations or tasks that remain on labelling servers, and how to delete them there."""
     number, table = ("annotation_id", "pulled") if target.kind == "annotator" else ("task_id", "tasks")
     wanted = f"campaign = ? AND {target.column} = ? AND {number} IS NOT NULL"
     query = f"SELECT {number} FROM {table} WHERE {wanted} ORDER BY 1"
@@ -236,7 +236,7 @@ def _on_server(store: Store, target: ErasureTarget) -> list[str]:
 
 
 def _mentions(store: Store, words: Sequence[str]) -> list[str]:
-    """Where the store still holds these words, by table and column, with the comparisons of those rows."""
+    """List where the store still holds these words, by table and column, with the comparisons of those rows."""
     pattern = _pattern(words)
     mentions = []
     for table, columns in sorted(_columns(store).items()):
@@ -255,14 +255,14 @@ def _mentions(store: Store, words: Sequence[str]) -> list[str]:
 
 
 def _holding(folder: Path, words: Sequence[str]) -> list[Path]:
-    """Text and Parquet files under a folder that hold one of the words."""
+    """List text and Parquet files under a folder that hold one of the words."""
     pattern = _pattern(words)
     files = [file for file in files_under(folder) if file.suffix in (*TEXT_FILES, ".parquet")]
     return [file for file in files if any(pattern.search(part) for part in _contents(file))]
 
 
 def _contents(file: Path) -> Iterator[bytes]:
-    """The contents of a file: its bytes, and the rows of a Parquet file, which is compressed, as JSON too."""
+    """Yield the bytes of a file, and the rows of a Parquet file, which is compressed, as JSON too."""
     yield file.read_bytes()
     if file.suffix == ".parquet":
         from pyarrow import ArrowException
@@ -274,7 +274,7 @@ def _contents(file: Path) -> Iterator[bytes]:
 
 
 def _pairs_of(folder: Path, comparisons: set[str]) -> list[Path]:
-    """Files to train on, under a folder, that name one of these comparisons."""
+    """List files to train on, under a folder, that name one of these comparisons."""
     paths = []
     for file in files_under(folder) if comparisons else []:
         rows = file.read_bytes() if file.suffix == ".jsonl" else b""
@@ -285,7 +285,7 @@ def _pairs_of(folder: Path, comparisons: set[str]) -> list[Path]:
 
 
 def _pattern(words: Sequence[str]) -> re.Pattern[bytes]:
-    """A pattern of the words in plain text, JSON, JSON within JSON, or HTML, and not as a part of longer words."""
+    """Return a pattern of whole words in plain text, JSON, JSON within JSON, or HTML."""
     forms: dict[str, None] = {}
     for word in words:
         escaped = json.dumps(word)[1:-1]

@@ -113,12 +113,12 @@ def export(
 
 
 def alias(salt: bytes, annotator: str) -> str:
-    """What an annotator is called in exports of the store that holds the salt."""
+    """Return the name of an annotator in exports of the store that holds the salt."""
     return f"annotator-{mark(salt, 'alias', annotator)[:12]}"
 
 
 def _conceal(salt: bytes, rows: Rows) -> None:
-    """Aliases in place of names, also where a name is part of a judgment's source."""
+    """Put aliases in place of names, also where a name is part of a judgment's source."""
     known = {name: alias(salt, name) for row in rows if (name := row["annotator"])}
     for row in rows:
         if (name := row["annotator"]) and name in (row.get("source") or ""):
@@ -179,7 +179,7 @@ def _parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes
 
 
 def _value(value: Any, kind: str) -> Any:
-    """A value as Parquet takes it."""
+    """Return a value as Parquet takes it."""
     if value is None:
         return None
     if kind == "json":

@@ -72,7 +72,7 @@ class Ledger:
     # --- tasks ---------------------------------------------------------------------------------------------
 
     def tasks(self) -> dict[str, Task]:
-        """Every task of the campaign by key, sent or about to be."""
+        """Return every task of the campaign by key, sent or about to be."""
         return {task.key: task for task in self._rows(Task, "tasks", f"{OWN} ORDER BY key")}
 
     def add_tasks(self, tasks: Iterable[Task]) -> None:
@@ -100,20 +100,20 @@ class Ledger:
             self._set_tasks(("shown", "guideline", "task_id", "pages"), new)
 
     def know_again(self, keys: Iterable[str]) -> None:
-        """Tasks whose sides were not known, and are."""
+        """Release tasks from quarantine whose sides are known again."""
         rows = [(self.campaign, key) for key in keys]
         self.store.write(f"DELETE FROM quarantine {OWN} AND key = ? AND annotation_id = 0", rows)
 
     def set_pages(self, pages: Mapping[str, str]) -> None:
-        """What tasks show, by key."""
+        """Write down what tasks show, by key."""
         self._set_by_key("pages", pages)
 
     def set_guideline(self, keys: Iterable[str], guideline: str) -> None:
-        """Which guidelines these tasks show."""
+        """Write down which guidelines these tasks show."""
         self._set_by_key("guideline", dict.fromkeys(keys, guideline))
 
     def set_task_ids(self, ids: Mapping[str, int | None]) -> None:
-        """Which task on the server carries which key (None: it is gone)."""
+        """Write down which task on the server has which key (None: it is gone)."""
         self._set_by_key("task_id", ids)
 
     def reopened(self) -> dict[str, int]:
@@ -128,7 +128,7 @@ class Ledger:
     # --- what came back ------------------------------------------------------------------------------------
 
     def pulled(self) -> dict[tuple[int, str], Pulled]:
-        """Every annotation that was read and is still on the server, by (id, creation time)."""
+        """Return every annotation that was read and is still on the server, by (id, creation time)."""
         return {(row.annotation_id, row.created_at): row for row in self._rows(Pulled, "pulled")}
 
     def note(self, rows: Iterable[Pulled]) -> None:
@@ -136,14 +136,14 @@ class Ledger:
         insert(self.store, "pulled", rows, campaign=self.campaign)
 
     def forget(self, keys: Iterable[tuple[int, str]]) -> None:
-        """Annotations that are gone from the server, with what was in quarantine of them."""
+        """Forget annotations that are gone from the server, also in quarantine."""
         gone = list(keys)
         rows = [(self.campaign, *key) for key in gone]
         self.store.write(f"DELETE FROM pulled {OWN} AND annotation_id = ? AND created_at = ?", rows)
         self.release(gone)
 
     def stamps(self) -> dict[int, str]:
-        """Tasks that held an answer when they were last read, by id, with the server's time of their last change."""
+        """Return when tasks that hold an answer changed last, by id, by the server's clock, as they were last read."""
         return dict(self._rows(tuple[int, Moment], "stamps", columns=("task_id", "updated_at")))
 
     def stamp(self, task: int, moment: str | None) -> None:
@@ -158,25 +158,25 @@ class Ledger:
         insert(self.store, "quarantine", rows, campaign=self.campaign)
 
     def release(self, keys: Iterable[tuple[int, str]]) -> None:
-        """Annotations that can be read now leave quarantine."""
+        """Release annotations from quarantine that can be read now."""
         rows = [(self.campaign, *key) for key in keys]
         self.store.write(f"DELETE FROM quarantine {OWN} AND annotation_id = ? AND created_at = ?", rows)
 
     def quarantined(self) -> list[Quarantined]:
-        """Everything in quarantine, in the order of annotation ids."""
+        """Return everything in quarantine, in the order of annotation ids."""
         return self._rows(Quarantined, "quarantine", f"{OWN} ORDER BY annotation_id, created_at")
 
     # --- guidelines ----------------------------------------------------------------------------------------
 
     def guideline(self, text: str) -> tuple[str, int]:
-        """Hash and version number (from 1) of a guideline text; a text that is new starts a new version."""
+        """Return hash and version number (from 1) of a guideline text; a new text starts a new version."""
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         insert(self.store, "guidelines", [GuidelineVersion(self.campaign, digest, _now())], keep=True, text=text)
         known = [version.sha256 for version in self.guidelines()]
         return digest, known.index(digest) + 1
 
     def guidelines(self) -> list[GuidelineVersion]:
-        """The versions of this campaign's guidelines, from the first."""
+        """List the versions of the guidelines, from the first."""
         return self._rows(GuidelineVersion, "guidelines", f"{OWN} ORDER BY version")
 
     def begin_refresh(self, keys: Iterable[str]) -> None:
@@ -202,7 +202,7 @@ class Ledger:
             self.store.write(statement, [(moment, self.campaign, key)])
 
     def refreshes(self) -> dict[str, list[Refresh]]:
-        """By key, when tasks came to show other guidelines, oldest first; one that was not finished comes last."""
+        """Return when tasks came to show other guidelines, by key, oldest first, an unfinished change last."""
         by_key: dict[str, list[Refresh]] = {}
         for row in self._rows(Refresh, "refreshed", f"{OWN} ORDER BY key, moment IS NULL, moment"):
             by_key.setdefault(row.key, []).append(row)
@@ -222,40 +222,40 @@ class Ledger:
 
 
 def source_of(campaign: str, key: str) -> str:
-    """The source of judgments on a task, as the store records it."""
+    """Return the source of judgments on a task, as the store records it."""
     return f"label-studio:{campaign}:{key}"
 
 
 def pseudonym(url: str, account: int | str | None) -> str:
-    """The name of an account in the store: never its address."""
+    """Return the name of an account in the store, never its address."""
     return f"person-{hashlib.sha256(f'{url}#{account}'.encode()).hexdigest()[:8]}"
 
 
 def campaigns(store: Store) -> list[str]:
-    """The names of all campaigns that were pushed from a store."""
+    """Return the names of all campaigns that were pushed from a store."""
     return [row[0] for row in store.read("SELECT name FROM campaigns ORDER BY name")]
 
 
 def labels(store: Store) -> dict[str, tuple[str, ...]]:
-    """The labels that each campaign of the store offers, where it asks for one."""
+    """Return the labels that each campaign of the store offers, where it asks for one."""
     rows = select(store, tuple[str, Json[OfferedLabels]], "campaigns", columns=("name", "interface"))
     return {name: tuple(interface.get("labels") or ()) for name, interface in rows}
 
 
 def tasks_by_campaign(store: Store) -> dict[str, list[Task]]:
-    """Every task of a store, by campaign and key."""
+    """Return every task of a store, by campaign and key."""
     names = [row[0] for row in store.read("SELECT DISTINCT campaign FROM tasks ORDER BY campaign")]
     return {name: list(Ledger(store, name).tasks().values()) for name in names}
 
 
 def purposes(store: Store) -> list[tuple[str, str, str, Purpose]]:
-    """Campaign, key, comparison id and purpose of every task of the store that is more than work."""
+    """List campaign, key, comparison id and purpose of every task of the store that is more than work."""
     columns = ("campaign", "key", "comparison_id", "purpose")
     return select(store, tuple[str, str, str, Purpose], "tasks", "WHERE purpose != 'work'", columns=columns)
 
 
 def guidelines(store: Store) -> list[GuidelineVersion]:
-    """Every version of the guidelines of every campaign, in the order in which they came up."""
+    """List the versions of the guidelines, from the first."""
     return select(store, GuidelineVersion, "guidelines", "ORDER BY version")
 
 
@@ -276,13 +276,13 @@ def check(store: Store) -> list[str]:
 
 
 def sources(store: Store, purpose: Purpose) -> set[str]:
-    """The sources of judgments on tasks of a purpose, in every campaign of the store."""
+    """Return the sources of judgments on tasks of a purpose, in every campaign of the store."""
     rows = store.read("SELECT campaign, key FROM tasks WHERE purpose = ?", (purpose,))
     return {source_of(campaign, key) for campaign, key in rows}
 
 
 def gold_rankings(store: Store) -> dict[str, list[list[int]]]:
-    """The right ranking of every comparison that is a gold task of some campaign of a store, by comparison id."""
+    """Return the right ranking of each comparison that is a gold task of some campaign, by comparison id."""
     condition, columns = "WHERE purpose = 'gold' ORDER BY campaign, key", ("comparison_id", "answer")
     rows = select(store, tuple[str, Json[KnownAnswer | None] | None], "tasks", condition, columns=columns)
     return {comparison: answer.ranking for comparison, answer in rows if answer and answer.ranking is not None}
@@ -301,13 +301,13 @@ def include(store: Store, annotator: str) -> None:
 
 
 def excluded(store: Store) -> dict[str, str]:
-    """Annotators that were excluded, with the reason."""
+    """Return the annotators who were excluded, with the reason."""
     columns = ("annotator", "reason")
     return dict(select(store, tuple[str, str], "excluded", "ORDER BY annotator", columns=columns))
 
 
 def was_pulled(store: Store, annotator: str) -> bool:
-    """Whether an annotation of this person was ever read."""
+    """Return whether an annotation of this person was ever read."""
     return bool(store.read("SELECT 1 FROM pulled WHERE annotator = ? LIMIT 1", (annotator,)))
 
 

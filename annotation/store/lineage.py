@@ -90,7 +90,7 @@ def verify(*, feedback: Path = Path("feedback.db"), runs: Path = Path("runs")) -
 
 
 def read_records(folder: Path) -> tuple[list[RunRecord], list[str]]:
-    """The records of all runs under a folder by path, and what is wrong with those that cannot be read."""
+    """Read the records of all runs under a folder, and list what is wrong with those that cannot be read."""
     records: list[RunRecord] = []
     unreadable: list[str] = []
     for file in [file for file in files_under(folder) if file.name == "run.json"]:
@@ -104,12 +104,12 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[str]]:
 
 
 def places(store: Store) -> dict[str, int]:
-    """How many entries the chain had at each of its heads."""
+    """Return how many entries the chain had at each of its heads."""
     return {GENESIS: 0, **dict(store.read("SELECT entry_hash, sequence FROM log"))}
 
 
 def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequence[int]) -> dict[str, DependentRun]:
-    """Runs by path that read a store when some of these entries stood in it.
+    """Return runs by path that read a store when some of these entries stood in it.
 
     Args:
         at: ``places`` of the store.
@@ -123,7 +123,7 @@ def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequ
 
 
 def descendants(records: Sequence[RunRecord], origins: Mapping[str, DependentRun]) -> dict[str, DependentRun]:
-    """Runs by path that were made from others, directly or through further runs, by hashes or by path."""
+    """Return runs by path that were made from others, directly or through further runs, by hashes or by path."""
     dependent = dict(origins)
     waiting = [record for record in records if record.path in origins]
     while waiting:

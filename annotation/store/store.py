@@ -131,44 +131,44 @@ class Store(Database):
             )
 
     def comparisons(self) -> list[Comparison]:
-        """All comparisons that were not erased, by id."""
+        """Return all comparisons that were not erased, by id."""
         with _collector_paused():
             bodies = sorted(self._comparison_bodies().items())
             return [self.parse(COMPARISON, body)["comparison"] for _, body in bodies]
 
     def comparison(self, comparison_id: str) -> Comparison | None:
-        """One comparison by id; None where it is not there or was erased."""
+        """Return one comparison by id; None where it is not there or was erased."""
         body = self._comparison_body(comparison_id)
         return None if body is None else self.parse(COMPARISON, body)["comparison"]
 
     def splits(self) -> dict[str, Split | None]:
-        """The split hint of each comparison, by id."""
+        """Return the split hint of each comparison, by id."""
         bodies = sorted(self._comparison_bodies().items())
         return {key: self.parse(OUTLINE, body)["split"] for key, body in bodies}
 
     def judgments(self) -> list[Judgment]:
-        """The latest version of each judgment that was not withdrawn, by comparison, annotator and source."""
+        """Return the latest version of each judgment that was not withdrawn, by comparison, annotator and source."""
         with _collector_paused():  # by the table, which the chain vouches for, and not by its index
             return self._latest("bodies NOT INDEXED", "", ())
 
     def judgments_of(self, comparison_id: str, source: str) -> list[Judgment]:
-        """The same of one comparison and one source, by annotator."""
+        """Return the same of one comparison and one source, by annotator."""
         return self._latest("bodies", "AND comparison_id = ? AND source = ?", (comparison_id, source))
 
     def sources(self) -> set[str]:
-        """The sources of all judgments that were ever made."""
+        """Return the sources of all judgments that were ever made."""
         return {row[0] for row in self.read("SELECT DISTINCT source FROM bodies WHERE kind = 'judgment'")}
 
     def holds_entry(self, head: str) -> bool:
-        """Whether the chain has an entry of this hash."""
+        """Return whether the chain has an entry of this hash."""
         return bool(self.read("SELECT 1 FROM log WHERE entry_hash = ?", (head,)))
 
     def head(self) -> str:
-        """Hash of the last entry of the chain (64 zeros when it is empty): what lineage records."""
+        """Return the hash of the last entry of the chain (64 zeros when it is empty): what lineage records."""
         return self._tip()[1]
 
     def counts(self) -> Counts:
-        """How much is in the store."""
+        """Count what is in the store."""
         row = self.read(
             "SELECT COUNT(DISTINCT CASE kind WHEN 'comparison' THEN comparison_id END),"
             " COALESCE(SUM(kind = 'judgment'), 0), COUNT(DISTINCT annotator) FROM bodies"
@@ -180,14 +180,14 @@ class Store(Database):
         return Counts(row[0], latest[0], row[1], row[2], len(self._erased()))
 
     def salt(self) -> bytes:
-        """The store's own secret: the key of pseudonyms and of the marks of what was erased."""
+        """Return the store's own secret: the key of pseudonyms and of the marks of what was erased."""
         match self.read("SELECT salt FROM secret"):
             case [(bytes(salt),)]:
                 return salt
         raise self.damaged()
 
     def erasures(self) -> list[dict[str, Any]]:
-        """The contents of erasures; a damaged one erases nothing (``verify`` names it by its hash)."""
+        """Return the contents of erasures; a damaged one erases nothing (``verify`` names it by its hash)."""
         erasures = []
         for (body,) in self.read("SELECT body FROM bodies WHERE kind = 'erasure'"):
             with suppress(ValueError, TypeError, KeyError):
@@ -196,7 +196,7 @@ class Store(Database):
         return erasures
 
     def erased_ids(self) -> ErasedIds:
-        """The marks of what was erased."""
+        """Return the marks of what was erased."""
         if self._erased_ids is None:
             marks = frozenset(mark for erasure in self.erasures() for mark in erasure.get("kept_out", []))
             self._erased_ids = ErasedIds(self.salt() if marks else b"", marks)
@@ -287,7 +287,7 @@ class Store(Database):
         return [self.parse(JUDGMENT, body)["judgment"] for kind, body in latest.values() if kind == "judgment"]
 
     def _size(self, comparison_id: str) -> int | None:
-        """How many responses a comparison has; None where it is not in the store."""
+        """Return how many responses a comparison has; None where it is not in the store."""
         body = self._comparison_body(comparison_id)
         return None if body is None else len(self.parse(OUTLINE, body)["comparison"]["responses"])
 
@@ -296,7 +296,7 @@ class Store(Database):
         return next((body for (body,) in self.read(query, (comparison_id,))), None)
 
     def _versions(self, key: tuple[str, str, str]) -> list[Any]:
-        """(kind, body) of a person's judgments and withdrawals under one source, the newest first."""
+        """Return (kind, body) of a person's judgments and withdrawals under one source, the newest first."""
         query = (
             "SELECT kind, body FROM bodies WHERE kind IN ('judgment', 'withdrawal') AND comparison_id = ? "
             "AND annotator = ? AND source = ? ORDER BY sequence DESC"
@@ -318,7 +318,7 @@ class Store(Database):
         return sequence - start
 
     def _tip(self) -> tuple[int, str]:
-        """How long the chain is, and the hash of its last entry."""
+        """Return how long the chain is, and the hash of its last entry."""
         rows = self.read("SELECT length, head FROM tip")
         match rows:
             case []:
@@ -328,13 +328,13 @@ class Store(Database):
         raise self.damaged()
 
     def _comparison_bodies(self) -> dict[str, str]:
-        """The last body of each comparison by id."""
+        """Return the last body of each comparison by id."""
         return dict(
             self.read("SELECT comparison_id, body FROM bodies NOT INDEXED WHERE kind = 'comparison' ORDER BY sequence")
         )
 
     def _erased(self) -> set[int]:
-        """Sequences of erased bodies."""
+        """Return sequences of erased bodies."""
         return {sequence for erasure in self.erasures() for sequence in erasure["erased"]}
 
     def parse(self, schema: TypeAdapter[BodyT], text: str) -> BodyT:
@@ -345,13 +345,13 @@ class Store(Database):
             raise self.damaged() from None
 
     def damaged(self) -> BadInput:
-        """The error of a row that this store cannot have written."""
+        """Return the error of a row that this store cannot have written."""
         return BadInput(f"{self.path}: holds a damaged row; 'align annotate verify' names it")
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """No garbage collection while very many objects are made that all stay: it took two thirds of the time."""
+    """Pause garbage collection while very many objects are made that all stay: it took two thirds of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -362,6 +362,6 @@ def _collector_paused() -> Iterator[None]:
 
 
 def store_head(path: Path) -> dict[str, str]:
-    """The chain head of a store as a stage's ``input_hashes``: what it read is identified by this, not by bytes."""
+    """Return the head of a store's chain, by which a stage identifies what it read, as ``input_hashes``."""
     with Store.open(path) as store:
         return {"feedback": store.head()}
