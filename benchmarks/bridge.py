@@ -1,6 +1,6 @@
 """Measure the labelling bridge on a real Label Studio: faults, kills, scale. Writes benchmarks/BRIDGE.md.
 
-    PYTHONPATH=tests python benchmarks/bridge.py    about ten minutes on two cores; it uses what stands beside the tests
+    python benchmarks/bridge.py    about ten minutes on two cores
 
 Every bound is written down here before anything is measured; one that does not hold is printed as such and makes the
 exit code 1. Those on seconds are for a machine that does nothing else.
@@ -44,7 +44,7 @@ IMPORT_GROWTH = 2.5
 
 
 class Cost(NamedTuple):
-    """What a command took: wall seconds and peak memory."""
+    """The cost of a command: wall seconds and peak memory."""
 
     seconds: float
     megabytes: float
@@ -75,15 +75,8 @@ def faults(page: Page, server: Server, work: Path) -> None:
 
 def kills(page: Page, times: int) -> None:
     page.say(f"\n## kill -9 at {times} random moments of push and of pull\n")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(ROOT / "tests" / "engine" / "test_kills.py"),
-    ]
+    tests = str(ROOT / "tests" / "engine" / "test_kills.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
     done = subprocess.run(command, env={**os.environ, "ALIGN_KILLS": str(times)}, cwd=ROOT)
     page.demand(done.returncode == 0, f"{times} kills of each: the next one completes, nothing lost or doubled")
 
@@ -132,7 +125,7 @@ def statistics(page: Page, work: Path) -> None:
 
 
 def imports(page: Page, work: Path) -> None:
-    """Votes made elsewhere: their import takes time that grows as their number does."""
+    """Check that the time of an import grows as the number of votes does."""
     page.say("\n## Votes of a file\n")
     cost = {}
     for n in (20_000, 40_000):
@@ -147,7 +140,7 @@ def imports(page: Page, work: Path) -> None:
 
 
 def crowd(page: Page, work: Path, folder: Path) -> None:
-    """Published crowd votes (llmfao, CC BY 4.0), by the same two commands that a user types."""
+    """Measure published crowd votes (llmfao, CC BY 4.0), by the same two commands that a user types."""
     page.say("\n## Crowd votes of llmfao\n")
     feedback = f"feedback={work / 'crowd.db'}"
     columns = ("columns.annotator=worker", "columns.item=id", "columns.label=winner")
@@ -155,20 +148,20 @@ def crowd(page: Page, work: Path, folder: Path) -> None:
         "import", str(folder / "crowd-comparisons.csv"), "format=votes", *columns, feedback, f"run={work / 'votes'}"
     )
     _command("annotate", "agreement", feedback, f"run={work / 'crowd'}")
-    found = json.loads((work / "crowd" / "agreement.json").read_text())
-    alpha, votes = found["alpha"]["value"], found["votes"]
+    measured = json.loads((work / "crowd" / "agreement.json").read_text())
+    alpha, votes = measured["alpha"]["value"], measured["votes"]
     page.demand((round(alpha, 5), votes) == (0.29060, 8931), f"nominal alpha {alpha:.5f} of {votes} votes")
 
 
 def _fill(path: Path) -> None:
-    """Ten people of different care judge each of 10,000 pairs."""
+    """Have ten people of different care judge each of 10,000 pairs."""
     draw = random.Random(0)
     comparisons = [_comparison(number) for number in range(JUDGMENTS // 10)]
-    said = []
+    judgments = []
     for comparison in comparisons:
         for person in range(10):
             better = int(draw.random() < 0.95 - 0.03 * person)
-            said.append(
+            judgments.append(
                 Judgment(
                     comparison_id=comparison.id,
                     annotator=f"person {person}",
@@ -180,7 +173,7 @@ def _fill(path: Path) -> None:
             )
     with Store.open(path, write=True) as store:
         store.add_comparisons(comparisons)
-        store.add_judgments(said)
+        store.add_judgments(judgments)
 
 
 def _comparison(number: int) -> Comparison:
@@ -201,7 +194,7 @@ def _command(*words: str) -> Cost:
 
 
 def _speed() -> float:
-    """What seconds on this page are to be read against: the best of five loops."""
+    """Measure the speed of this machine, to compare seconds on this page with: the best of five loops."""
 
     def loop() -> None:
         total = 0

@@ -40,22 +40,22 @@ def candidates(folder: Path, n: int) -> Path:
 
 
 def new_campaign(folder: Path, n: int) -> Campaign:
-    """A campaign of its own with n comparisons."""
+    """Return a campaign of its own with n comparisons."""
     interface = Interface(rationale=True, improve=True, ratings=("helpful",))
     name = f"bridge {random.randrange(10**9)}"
     return Campaign(name=name, feedback=folder / "feedback.db", candidates=[candidates(folder, n)], interface=interface)
 
 
 def tasks(studio: Studio, campaign: Campaign) -> dict[str, Any]:
-    """The tasks on the server by question number."""
+    """Return the tasks on the server by question number."""
     with Store.open(campaign.feedback) as store:
         state = Ledger(store, campaign.name).state()
     assert state is not None
-    found = {}
+    shown = {}
     for task in studio.all_tasks(state.project):
         number = task.data["prompt_html"].split("question ")[1].split(" ")[0]
-        found[number] = task
-    return found
+        shown[number] = task
+    return shown
 
 
 def choice(value: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def answer(studio: Studio, task: Any, result: Sequence[dict[str, Any]], **facts:
 
 
 def for_good(task: Any, strength: int = 2) -> dict[str, Any]:
-    """A verdict for the good answer, wherever it stands on screen."""
+    """Return a verdict for the good answer, wherever it is on screen."""
     good_is_left = GOOD in task.data["response_a_html"]
     return choice(str(-strength if good_is_left else strength))
 
