@@ -232,7 +232,7 @@ def test_what_the_resampled_curves_disagree_on_is_left_open(tmp_path: Path) -> N
 
 def test_what_no_curve_shows_is_not_said(tmp_path: Path) -> None:
     flat = reward_run(tmp_path / "flat", [0.300, 0.305, 0.302, 0.299], held_out=400)
-    assert plan(accuracy=0.8, curve=flat).text.startswith("cannot be said: from 500 to 4,000 pairs")
+    assert plan(accuracy=0.8, curve=flat).text.startswith("not known: from 500 to 4,000 pairs")
     reached = plan(accuracy=0.65, curve=flat, seconds=30, rate=20)
     assert reached.needed == 500 and (reached.judgments, reached.hours, reached.price) == (0, 0, 0)
     short = reward_run(tmp_path / "short", [0.4, 0.3, 0.25], [100, 200, 400])
