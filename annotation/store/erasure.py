@@ -183,7 +183,7 @@ def _conditions(store: Store, column: str) -> dict[str, str]:
 
 def _columns(store: Store) -> dict[str, list[str]]:
     """Return the columns of each table, the tasks last."""
-    tables = store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'tasks', name")
+    tables = store.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'tasks'")
     return {table: [row[1] for row in store.read(f"PRAGMA table_info({table})")] for (table,) in tables}
 
 
