@@ -341,7 +341,7 @@ BROKEN: list[tuple[Interface, Any, str]] = [
     (PAIRWISE, [], "the result is empty"), (PAIRWISE, {}, "not a list"), (PAIRWISE, ["1"], "not an object"),
     (PAIRWISE, [{"x": 1}], "unknown control None"), (PAIRWISE, [BOGUS], "unknown control 'banana'"),
     (PAIRWISE, [{**BOGUS, "from_name": ["verdict"]}], "unknown control"), (PAIRWISE, [STOCK], "stock Pairwise"),
-    (PAIRWISE, said(["1"]) * 2, "answered twice"), (PAIRWISE, said(["1"], ("flags", ["a"])), "'flags' has no choice 'a'"),
+    (PAIRWISE, said(["1"]) * 2, "twice"), (PAIRWISE, said(["1"], ("flags", ["a"])), "'flags' has no choice 'a'"),
     (PAIRWISE, [region(PAIRWISE, "verdict", ["1"], type="rating")], "type 'rating', expected 'choices'"),
     (PAIRWISE, [region(PAIRWISE, "verdict", ["1"], to_name="response_b")], "belongs to 'response_b'"),
     (PAIRWISE, [region(PAIRWISE, "verdict", ["1"], value={"choices": ["1"], "text": []})], "expected only 'choices'"),
