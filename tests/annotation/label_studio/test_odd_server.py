@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_an_odd_head_of_an_answer_is_one_line(odd: Odd, status: int, headers: di
     with pytest.raises(BadInput) as error:
         Studio(odd.url, TOKEN).keys(1)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ask", [lambda studio: studio.keys(1), lambda studio: studio.whoami()], ids=["raw", "sdk"])
+@pytest.mark.parametrize(
+    ("coding", "told"), [("gzip", "went on beyond 64 KiB"), ("gzip, gzip", "is packed as 'gzip, gzip' and not as gzip")]
+)
+def test_a_packed_answer_is_held_to_the_limit(odd: Odd, ask: Callable[[Studio], Any], coding: str, told: str) -> None:
+    odd.headers, odd.content = {"Content-Encoding": coding}, gzip.compress(b" " * (1 << 20))
+    with pytest.raises(BadInput, match=told):
+        ask(Studio(odd.url, TOKEN))
 
 
 def test_a_token_that_an_answer_repeats_is_taken_out(odd: Odd) -> None:
