@@ -64,7 +64,8 @@ def write_hours(path: Path, listed: Sequence[Day]) -> None:
     Raises:
         BadInput: a file is there that holds no hours, or it cannot be written.
     """
-    if path.exists() and not _holds_hours(path):
+    head = ",".join(COLUMNS).encode()
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(head)):
         raise BadInput(f"{path}: is there and holds no hours; name another file with hours=")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -72,14 +73,6 @@ def write_hours(path: Path, listed: Sequence[Day]) -> None:
     for row in listed:
         writer.writerow((harmless(row.annotator), harmless(row.day), row.tasks, f"{row.hours:.4f}"))
     write_text(path, text.getvalue())
-
-
-def _holds_hours(path: Path) -> bool:
-    head = ",".join(COLUMNS).encode()
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(head)) == head
 
 
 def harmless(cell: str) -> str:

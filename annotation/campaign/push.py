@@ -23,8 +23,8 @@ from align.core.records import content_hash
 from annotation.campaign.calibration import EVERYBODY, CalibrationRound, calibration_results
 from annotation.campaign.known import KnownItem, read_items, stored_items
 from annotation.campaign.people import people_of
-from annotation.campaign.settings import Campaign, Work, interface_of, shown_order, task_row, tasks_of, work_of
-from annotation.interface.config import config_hash, shown_hash
+from annotation.campaign.settings import Campaign, Work, shown_order, task_row, tasks_of, work_of
+from annotation.interface.config import config_hash, labeling_config, shown_hash
 from annotation.interface.render import guidelines_html
 from annotation.label_studio.rows import Project, first_ids
 from annotation.label_studio.studio import Studio
@@ -237,7 +237,8 @@ def open_project(campaign: Campaign, ledger: Ledger, studio: Studio) -> Project:
     Raises:
         BadInput: the interface was edited on the server, or differs from the one the campaign began with.
     """
-    xml, digest = interface_of(campaign)
+    xml = labeling_config(campaign.interface)
+    digest = config_hash(xml)
     state = ledger.state()
     if state is not None:
         if state.config_hash != digest:

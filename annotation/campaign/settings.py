@@ -22,8 +22,6 @@ from annotation.campaign.candidates import Drop, choose_groups, compare, read_ca
 from annotation.campaign.known import KnownItem
 from annotation.interface.config import (
     Interface,
-    config_hash,
-    labeling_config,
     order_on_screen,
     shown_hash,
     task_data,
@@ -254,12 +252,6 @@ def shown_order(campaign: Campaign, comparison: Comparison, data: dict[str, Any]
         return None
     expected = task_data(campaign.interface, comparison, order, work.guidelines, concealed, key="")
     return order if shown_hash(expected) == shown_hash(data) else None
-
-
-def interface_of(campaign: Campaign) -> tuple[str, str]:
-    """Return the labelling configuration and its hash."""
-    xml = labeling_config(campaign.interface)
-    return xml, config_hash(xml)
 
 
 def _task(comparison: Comparison, guideline: str, purpose: Purpose, answer: KnownAnswer | None = None) -> Task:
