@@ -1,7 +1,7 @@
-"""`align annotate VERB`: a labelling campaign from its server to its judgments, one line a verb.
+"""Run `align annotate VERB`: a labelling campaign from its server to its judgments, one line per verb.
 
 The server is the one that LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name, else the embedded one of ``server=DIR``.
-Unlike stages these verbs are repeated at will; what they did stands in the feedback store and on the server. Each is
+Unlike stages these verbs are repeated at will; what they did is in the feedback store and on the server. Each is
 one function that a notebook can call too; its keyword-only arguments are the verb's settings, the rest of a line
 overrides the campaign's YAML.
 """
@@ -132,7 +132,7 @@ def up(folder: Path) -> str:
     lines = [f"Label Studio answers at {server.url}; stop it with: align annotate down server={folder}"]
     if server.password:
         lines.append(f"administrator {server.email}, password {server.password} (shown this once)")
-    return "\n".join([*lines, f"the bridge's token stands in {folder / 'token'}, readable by you alone"])
+    return "\n".join([*lines, f"the bridge's token is in {folder / 'token'}, readable by you alone"])
 
 
 def down(folder: Path) -> str:
@@ -143,7 +143,7 @@ def down(folder: Path) -> str:
 
 
 def _folder(verb: str, words: Sequence[str]) -> Path:
-    """The folder of the embedded server: a word as it stands, not read as YAML."""
+    """Return the folder of the embedded server: a word as it is written, not read as YAML."""
     if len(words) > 1:
         raise BadInput(f"align annotate {verb}: server= stands {len(words)} times; keep one")
     folder = words[0].partition("=")[2] if words else FOLDER
@@ -161,7 +161,7 @@ def _check_meant(verb: str, name: str, annotation: Any, value: Any) -> None:
 
 
 def _given(verb: str, config: Path | None, assignments: Sequence[str], folder: Path) -> tuple[Any, ...]:
-    """What a verb's function takes before its settings."""
+    """Return what a verb's function takes before its settings."""
     given = VERBS[verb].given
     if given == "settings":
         return ()
@@ -182,7 +182,7 @@ def _given(verb: str, config: Path | None, assignments: Sequence[str], folder: P
 
 
 def _server(folder: Path) -> tuple[str, str]:
-    """Address and token: the environment's, else the embedded server's."""
+    """Return address and token: the environment's, else the embedded server's."""
     from annotation.label_studio.doctor import settings
     from annotation.label_studio.server import start, status
 
@@ -205,7 +205,7 @@ def _keywords(function: Callable[..., Any]) -> list[str]:
 
 
 def _settings(function: Callable[..., Any], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The words that are a function's own settings, read as YAML, and the others."""
+    """Return the words that are a function's own settings, read as YAML, and the others."""
     known = _keywords(function)
     own = [word for word in words if word.partition("=")[0] in known]
     return override({}, own), [word for word in words if word not in own]
@@ -230,7 +230,7 @@ def _call(verb: str, function: Callable[..., Any], given: Sequence[Any], setting
 
 
 def _print(result: Any) -> None:
-    """A result as lines; of several, each as it comes."""
+    """Print a result as lines; of several, each as it is made."""
     for part in result if isinstance(result, Iterator) else [result]:
         if not isinstance(part, str):
             from annotation.campaign.text import lines
