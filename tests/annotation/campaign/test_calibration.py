@@ -165,7 +165,7 @@ def test_a_judgment_counts_in_the_languages_of_its_annotator(studio: Studio, ser
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"annotators": ["a@b", "a@b"]}, "stands twice"),
+        ({"annotators": ["a@b", "a@b"]}, "listed twice"),
         ({"annotators": ["annotator-1"]}, "'annotator-1' is no address"),
         ({"annotators": {"a@b": []}}, "at least 1 item"),
         ({"annotators": {"a@b": ["english"]}}, "match pattern"),

@@ -207,7 +207,7 @@ def test_rankings_by_order_and_by_bucket(studio: Studio, tmp_path: Path) -> None
             "zero", "one", "two", "three"
         ]  # fmt: skip
         assert reasons(loaded) == [
-            "a card stands twice", "cards are missing", "the order is the one that was shown", "unknown card"
+            "a card is placed twice", "cards are missing", "the order is the one that was shown", "unknown card"
         ]  # fmt: skip
     assert len(votes_of(loaded.judgments)) == 6
 
