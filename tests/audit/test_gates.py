@@ -385,6 +385,7 @@ def test_gates_at_the_edge_of_what_is_refused_are_valid() -> None:
         METRICS["kl"]
     )
     gate(metric="gold_utility", margin=1.0, range=(-2.0, 3.0)).check_scale(METRICS["gold_utility"])
+    gate(metric="kl", type="improves", margin=None, gain=2.0, range=(-3.0, 9.0)).check_scale(METRICS["kl"])
 
 
 def test_a_finding_of_nothing_counts_nothing() -> None:
@@ -448,6 +449,8 @@ def test_a_finding_repeats_what_was_demanded() -> None:
         ("gates:\n- {name: a, suite: s, metric: kl, type: at_most, limit: 20, range: [0, 9]}", "hold the limit 20"),
         ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, range: [-1, 1]}", "its own"),
         ("gates:\n- {name: a, suite: s, metric: kl, against: base, margin: 2, range: [-9, 2]}", "beyond the"),
+        ("gates:\n- {name: a, suite: s, metric: kl, against: base, type: improves, range: [2, 9]}", "beyond 0 on both"),
+        ("gates:\n- {name: a, suite: s, metric: accuracy, against: base, margin: 0.1, chance: -0.5}", "chance"),
         ("gates:\n- {name: a, suite: s, metric: kl, against: base, margin: 2, range: [-.inf, 9]}", "finite"),
         ("gates:\n- {name: a, suite: s, metric: kl, against: base, margin: 2, chance: 0.5}", "kl has none"),
         ("gates:\n- &g {name: a, suite: s, metric: accuracy, against: base, margin: 0.1}\n- *g", "named 'a'"),
