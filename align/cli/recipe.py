@@ -8,7 +8,6 @@ anew. A finished step with another config or other inputs stops the recipe, whic
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import shutil
 import sys
@@ -21,6 +20,7 @@ from pydantic import Field
 from align.cli.stages import find, run_stage, stage_config
 from align.core.config import BadInput, Frozen, StageConfig, build, override
 from align.core.files import lock
+from align.core.problems import nearest
 from align.core.run_record import RunRecord, is_ours, is_run
 from align.core.runs import check_folder
 
@@ -80,8 +80,7 @@ def _check_defaults(recipe: RecipeConfig, where: str) -> None:
     verbs = [find(step.stage, f"{where}: step '{step.name}'") for step in recipe.steps]
     known = {key for verb in verbs for key in _fields(verb.module, verb.config)}
     if strange := sorted(set(recipe.defaults) - known):
-        near = difflib.get_close_matches(strange[0], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else "remove it"
+        hint = nearest(strange[0], known, "remove it")
         raise BadInput(f"{where}: key 'defaults.{strange[0]}' is no setting of any step; {hint}")
 
 

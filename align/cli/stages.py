@@ -67,7 +67,7 @@ STAGES: Mapping[str, StageVerb] = {
         "rewards.run",
         "RewardConfig",
         "reward",
-        "pairs to a reward model, its accuracy beside floors and ceiling; --curve: its learning curve",
+        "pairs to a reward model, its accuracy beside baselines and ceiling; --curve: its learning curve",
         "gold",
     ),
     "dpo": StageVerb("align.train.dpo", "DPOConfig", "dpo", "pairs to a policy adapter", "gold"),

@@ -8,7 +8,6 @@ chooses it is validated by the class's own schema, and its methods do the work. 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -23,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from pydantic import Field, PydanticUserError, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from align.core.config import BadInput, Frozen
-from align.core.problems import explain
+from align.core.problems import explain, nearest
 
 RewardFunction = Callable[..., list[float | None]]  # TRL's signature: f(prompts, completions, **columns)
 
@@ -75,8 +74,7 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
     if not isinstance(kind, str):
         raise ValueError(f"{kind!r} is no kind of {seam.what}; write {_known(seam)}")
     if kind not in seam.shipped and ":" not in kind:
-        near = difflib.get_close_matches(kind, seam.shipped, n=1, cutoff=0.75)
-        hint = f"did you mean '{near[0]}'?" if near else f"write {_known(seam)}"
+        hint = nearest(kind, seam.shipped, f"write {_known(seam)}", cutoff=0.75)
         raise ValueError(f"'{kind}' is no kind of {seam.what}; {hint}")
     try:
         part = load(seam.shipped.get(kind, kind))

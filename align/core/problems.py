@@ -7,7 +7,7 @@ In: pydantic's problems. Out: one line with the keys as the user wrote them. Not
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -59,14 +59,19 @@ def problem_text(problem: Mapping[str, Any], key: str = "") -> str:
     return text + (f" (given: {given!r})" if _is_short(given) else "")
 
 
+def nearest(name: str, known: Iterable[str], otherwise: str, cutoff: float = 0.5) -> str:
+    """Ask whether the nearest of the known names was meant; where none is near, return what to do ``otherwise``."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"did you mean '{near[0]}'?" if near else otherwise
+
+
 def _line(problem: Mapping[str, Any], place: _Place) -> str:
     key = ".".join(place.keys)
     if problem["type"] == "missing":
         return f"key '{key}' is missing; add it"
     if problem["type"] == "extra_forbidden":
         known = sorted(place.section.model_fields) if place.section else []
-        near = difflib.get_close_matches(place.keys[-1], known, n=1, cutoff=0.5)
-        return f"unknown key '{key}'; " + (f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(known)}")
+        return f"unknown key '{key}'; " + nearest(place.keys[-1], known, "valid keys: " + ", ".join(known))
     text = problem_text(problem, place.keys[-1] if place.keys else "")
     return f"key '{key}': {text}" if key else text
 
