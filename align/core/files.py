@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from align.core.config import BadInput
 from align.core.limits import TooLong, bounded_lines, parse_json
+from align.core.problems import explain
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
@@ -123,9 +124,7 @@ def read_rows(path: Path, schema: type[SchemaT], what: str) -> list[SchemaT]:
         try:
             rows.append(schema.model_validate(row))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise BadInput(f"{path}:{number}: not {what} ({place}{': ' if place else ''}{first['msg']})") from None
+            raise BadInput(explain(schema, error, f"{path}:{number}: not {what}", row)) from None
     return rows
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from align.core.config import BadInput
 from align.core.files import read_jsonl
 from align.core.plugins import calling, choose
+from align.core.problems import explain
 from align.evals.items import Item
 from align.evals.suite import SUITES, Suite
 
@@ -95,6 +96,4 @@ def _item(row: dict[str, Any], where: str, suites: Sequence[Suite]) -> Item:
         try:
             return schemas[name].model_validate(row)
         except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(map(str, problem["loc"])) or "item"
-            raise BadInput(f"{where}: {key}: {problem['msg'].removeprefix('Value error, ')}") from None
+            raise BadInput(explain(schemas[name], error, where, row)) from None

@@ -237,10 +237,16 @@ def test_candidates_without_ids_stay_readable(tmp_path: Path, qwen3: Chat) -> No
 @pytest.mark.parametrize(
     ("response", "problem"),
     [
-        ("yes", "not a row of candidates (responses: Value error, responses are a list of objects"),
-        ({"origin": "p"}, "responses.0.messages: Field required"),
-        ({"messages": [{"role": "assistant", "content": "a"}], "tokens": {"ids": ["x"]}}, "responses.0.tokens.ids.0: "),
-        ({"messages": [{"role": "assistant", "content": "a"}], "ended": "perhaps"}, "responses.0.ended: "),
+        ("yes", "not a row of candidates : key 'responses': responses are a list of objects"),
+        ({"origin": "p"}, "key 'responses.0.messages' is missing; add it"),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}], "tokens": {"ids": ["x"]}},
+            "'responses.0.tokens.ids.0': expected a whole number",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}], "ended": "perhaps"},
+            "'responses.0.ended': expected true or false",
+        ),
     ],
 )
 def test_what_is_no_candidate_is_named(tmp_path: Path, qwen3: Chat, response: Any, problem: str) -> None:

@@ -268,7 +268,7 @@ def test_an_evaluation_records_how_it_asked(tmp_path: Path, model_folder: ModelF
         ({"kind": "options", "options": ["a", "b"]}, "0 to 1"),
         ({"kind": "generate"}, "suite forgetting takes kind options or perplexity"),
         ({"kind": "perplexity", "prompt": None}, "needs a 'text'"),
-        ({"kind": "options", "choices": ["a"]}, "choices: Extra inputs"),
+        ({"kind": "options", "choices": ["a"]}, "unknown key 'choices'"),
         ({"kind": "perplexity", "prompt": None, "text": "a", "id": "first"}, "id 'first' occurs twice"),
         (
             {"kind": "perplexity", "prompt": None, "text": " A\u00a0"},

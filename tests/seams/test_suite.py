@@ -73,7 +73,7 @@ def test_its_settings_and_items_are_validated_by_their_own_schemas(tmp_path: Pat
     with pytest.raises(BadInput, match=r"suite toy_suite:WordLimit: unknown key 'slck'; did you mean 'slack'"):
         evaluated(tmp_path, subject, suite=[{"kind": TOY, "slck": 1}])
     write_jsonl(tmp_path / "odd.jsonl", [{"id": "a", "suite": "word-limit", "kind": "generate", "prompt": "hi"}])
-    with pytest.raises(BadInput, match=r"odd\.jsonl:1: most_words: Field required"):
+    with pytest.raises(BadInput, match=r"odd\.jsonl:1: key 'most_words' is missing; add it"):
         evaluate(evaluated(tmp_path, subject, run=tmp_path / "odd", items=tmp_path / "odd.jsonl"))
     both = [{"id": "a", "suite": "safety", "kind": "generate", "family": "harm", "prompt": "hello"},
             {"id": "b", "suite": "word-limits", "kind": "generate", "prompt": "hello"}]  # fmt: skip
