@@ -237,7 +237,7 @@ def test_candidates_without_ids_stay_readable(tmp_path: Path, qwen3: Chat) -> No
 @pytest.mark.parametrize(
     ("response", "problem"),
     [
-        ("yes", "not a row of candidates : key 'responses': responses are a list of objects"),
+        ("yes", "not a row of candidates: key 'responses': responses are a list of objects"),
         ({"origin": "p"}, "key 'responses.0.messages' is missing; add it"),
         (
             {"messages": [{"role": "assistant", "content": "a"}], "tokens": {"ids": ["x"]}},
