@@ -83,14 +83,14 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     check_names(contenders)
     chosen = choose_evaluations(contenders, config.policy)
     rewards = trained_on(*config.arm_records)
-    shared = shared_names(one for found in chosen.values() for one in found.values())
+    shared = shared_names(one for by_name in chosen.values() for one in by_name.values())
     rows = [_measure(one, chosen, rewards, shared) for one in contenders]
     result = {
         "arms": [one.name for one in arms],
         "rows": rows,
         "costs": [_cost(record, config.records) for record in config.arm_records],
         "differences": [d for a, b in combinations(arms, 2) for d in _differences(a, b, chosen, rewards, shared)],
-        "evaluations": {suite: {n: one.name for n, one in found.items()} for suite, found in chosen.items()},
+        "evaluations": {suite: {n: one.name for n, one in by_name.items()} for suite, by_name in chosen.items()},
         "lineage": {key: origin(config.arm_records[0], key) for key in SHARED},
         "not_measured": [
             *_not_measured(contenders, chosen),
@@ -108,31 +108,31 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
 
 
 def _measure(one: Contender, chosen: Evaluated, rewards: Collection[str], shared: Collection[str]) -> dict[str, Any]:
-    """A contender's metrics by suite, each an estimate with counts."""
+    """Measure a contender by every suite: each metric is an estimate with its counts."""
     metrics: dict[str, Any] = {}
-    for found in chosen.values():
-        if one.name not in found:
+    for by_name in chosen.values():
+        if one.name not in by_name:
             continue
-        evaluation = found[one.name]
+        evaluation = by_name[one.name]
         names = table_names(evaluation, training_metrics(evaluation.record, rewards), shared)
         metrics |= measured(evaluation, names)
-        if one.record is not None and "sft" in found:
-            metrics |= at_equal_length(evaluation, found["sft"], names)
+        if one.record is not None and "sft" in by_name:
+            metrics |= at_equal_length(evaluation, by_name["sft"], names)
     return {"name": one.name, "stage": one.record.stage if one.record else None, "metrics": metrics}
 
 
 def _differences(
     a: Contender, b: Contender, chosen: Evaluated, rewards: Collection[str], shared: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Paired differences a - b of every metric both were measured on."""
+    """Compute the paired differences a - b of every metric that both were measured on."""
     rows = []
-    for suite, found in chosen.items():
-        if a.name not in found or b.name not in found:
+    for suite, by_name in chosen.items():
+        if a.name not in by_name or b.name not in by_name:
             continue
-        first = found[a.name]
+        first = by_name[a.name]
         for name, metric in table_names(first, training_metrics(first.record, rewards), shared).items():
             declared = first.declaration.metric(metric)
-            new, old = (found[n].scores(metric) for n in (a.name, b.name))
+            new, old = (by_name[n].scores(metric) for n in (a.name, b.name))
             difference = paired_difference(new.by_item, old.by_item, kind_of(declared, new, old), clusters=new.clusters)
             facts = {"suite": suite, "metric": name, "higher_is_better": declared.higher_is_better}
             rows.append({"of": a.name, "minus": b.name} | facts | difference.model_dump())
@@ -140,7 +140,7 @@ def _differences(
 
 
 def _cost(arm: RunRecord, records: Sequence[RunRecord]) -> dict[str, Any]:
-    """What an arm took: labels, configurations tried, seconds and memory, with the reward model it needed."""
+    """Report what an arm took: labels, configurations tried, seconds and memory, with the reward model it needed."""
     finished = [r for r in records if r.status == "finished"]
     pairs = next((r for r in finished if r.stage == "pairs" and r.artefact == arm.lineage["pairs"]), None)
     reward = next((r for r in finished if r.stage == "reward" and r.artefact == arm.lineage.get("reward")), None)
@@ -159,11 +159,11 @@ def _cost(arm: RunRecord, records: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _not_judged(chosen: Evaluated, rewards: Collection[str]) -> list[str]:
-    """Win rates that would be those of a reward an arm was trained on."""
+    """Name the win rates that are not shown, since their judge is a reward that an arm was trained on."""
     return [
         f"{name}: no win rate, since {one.name} judged by the reward that an arm was trained on ({LABEL})"
-        for found in chosen.values()
-        for name, one in found.items()
+        for by_name in chosen.values()
+        for name, one in by_name.items()
         if any(
             one.declaration.has(metric) and one.declaration.metric(metric).length_metric
             for metric in training_metrics(one.record, rewards)
@@ -176,8 +176,8 @@ def _not_measured(contenders: Sequence[Contender], chosen: Evaluated) -> list[st
     for one in contenders:
         lacking = [
             suite
-            for suite, found in chosen.items()
-            if one.name not in found and not _has_no_suite(one, next(iter(found.values())).declaration.generates)
+            for suite, by_name in chosen.items()
+            if one.name not in by_name and not _has_no_suite(one, next(iter(by_name.values())).declaration.generates)
         ]
         if lacking or not chosen:
             missing.append(f"{one.name}: no evaluation of {', '.join(lacking) or 'any suite'}")
@@ -185,16 +185,16 @@ def _not_measured(contenders: Sequence[Contender], chosen: Evaluated) -> list[st
 
 
 def _not_shown(contenders: Sequence[Contender], chosen: Evaluated, preferred: str) -> list[str]:
-    """Evaluations that the table passes over: those by the policy that was asked for, and older ones of the same."""
+    """Name the evaluations that the table passes over: those under the preferred policy, and older ones of the same."""
     lines = []
-    for suite, found in chosen.items():
-        acted = {found[one.name].policy for one in contenders if one.name in found and one.acting is None}
+    for suite, by_name in chosen.items():
+        acted = {by_name[one.name].policy for one in contenders if one.name in by_name and one.acting is None}
         lines += [
             f"{suite}: shown by {policy}, since fewer arms have an evaluation by {preferred}"
             for policy in sorted(acted - {preferred})
         ]
         for one in contenders:
-            if (shown := found.get(one.name)) is None:
+            if (shown := by_name.get(one.name)) is None:
                 continue
             for other in one.evaluated.evaluations:
                 if (other.suite, other.policy) == (suite, shown.policy) and other.record.path != shown.record.path:
@@ -203,5 +203,5 @@ def _not_shown(contenders: Sequence[Contender], chosen: Evaluated, preferred: st
 
 
 def _has_no_suite(one: Contender, is_generating: bool) -> bool:
-    """A suite that generates nothing is about weights: with a system prompt or best-of-n they are SFT's own."""
+    """Return whether a contender differs from SFT in its answers alone, and a suite generates none."""
     return one.acting is not None and not is_generating

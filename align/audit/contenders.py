@@ -1,4 +1,4 @@
-"""The contenders of a comparison, and which evaluation of each is set beside those of the others.
+"""Choose the contenders of a comparison, and the evaluation of each that is compared with the others'.
 
 In: arms and the runs around them. Out: contenders (arms, base, SFT, SFT under a system prompt or with best-of-n), and
 per suite one evaluation of each, all asked alike. Not here: the numbers (compare, metric_rows).
@@ -34,7 +34,7 @@ class Contender(NamedTuple):
         return self.evaluated.name
 
     def acts(self, policy: str) -> bool:
-        """Whether an evaluation under ``policy`` is one of this contender."""
+        """Return whether an evaluation under ``policy`` is one of this contender."""
         return policy == self.acting if self.acting else policy in POLICIES
 
 
@@ -50,8 +50,8 @@ def arm(record: RunRecord, records: Sequence[RunRecord]) -> Contender:
 
 
 def baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
-    """Base, SFT, and SFT under a system prompt or with best-of-n, as far as they were evaluated."""
-    found = []
+    """Return base, SFT, and SFT under a system prompt or with best-of-n, as far as they were evaluated."""
+    contenders = []
     for name, key, acting in (
         ("base", "base", None),
         ("sft", "sft", None),
@@ -60,8 +60,8 @@ def baselines(arm: RunRecord, records: Sequence[RunRecord]) -> list[Contender]:
     ):
         artefact = origin(arm, key) or ""
         evaluations = evaluations_of(records, artefact) if artefact else []
-        found.append(Contender(EvaluatedPolicy(name, Path(name), artefact, None, evaluations), acting, None))
-    return found
+        contenders.append(Contender(EvaluatedPolicy(name, Path(name), artefact, None, evaluations), acting, None))
+    return contenders
 
 
 def check_lineage(arms: Sequence[RunRecord]) -> None:
@@ -86,56 +86,56 @@ def check_names(contenders: Sequence[Contender]) -> None:
 
 
 def choose_evaluations(contenders: Sequence[Contender], preferred: str) -> Evaluated:
-    """For each suite the evaluation of each contender, all under one policy, over the same items.
+    """Choose the evaluation of each contender for each suite, all under one policy and over the same items.
 
     Raises:
-        BadInput: two evaluations of a suite asked different items or asked them differently.
+        BadInput: two evaluations of a suite have different items, or their fingerprints differ.
     """
     chosen: Evaluated = {}
     newest = {one.name: one.evaluated.newest for one in contenders}
-    for suite in dict.fromkeys(suite for found in newest.values() for suite, _ in found):
+    for suite in dict.fromkeys(suite for by_name in newest.values() for suite, _ in by_name):
         arms = [one.name for one in contenders if one.record is not None]
         order = dict.fromkeys((preferred, *POLICIES))
         covered = {policy: sum((suite, policy) in newest[arm] for arm in arms) for policy in order}
         policy = max(covered, key=covered.__getitem__)
-        found = {
+        by_name = {
             one.name: newest[one.name][suite, one.acting or policy]
             for one in contenders
             if (suite, one.acting or policy) in newest[one.name]
         }
         for one in contenders:
-            if one.name in found and (problem := other_base(one.evaluated, found[one.name])):
+            if one.name in by_name and (problem := other_base(one.evaluated, by_name[one.name])):
                 raise BadInput(f"compare: {problem}")
-            if one.name in found and one.record and not found[one.name].record.headline.get("own_template"):
+            if one.name in by_name and one.record and not by_name[one.name].record.headline.get("own_template"):
                 raise BadInput(
-                    f"compare: {found[one.name].name} asked {one.name} through another chat template than its own; "
+                    f"compare: {by_name[one.name].name} asked {one.name} through another chat template than its own; "
                     "evaluate again"
                 )
-        _check_alike(suite, found, {one.name for one in contenders if one.acting})
-        chosen[suite] = found
+        _check_alike(suite, by_name, {one.name for one in contenders if one.acting})
+        chosen[suite] = by_name
     return chosen
 
 
-def _check_alike(suite: str, found: dict[str, Evaluation], by_other_means: set[str]) -> None:
-    """Every contender was asked what the first one that has a metric was asked, and in the same way.
+def _check_alike(suite: str, by_name: dict[str, Evaluation], by_other_means: set[str]) -> None:
+    """Refuse contenders that were asked other items than the first one with the same metric, or in another way.
 
     ``by_other_means`` are contenders that act under a system prompt or with best-of-n: that alone may differ.
     """
-    for other, second in list(found.items())[1:]:
-        one, first = next(iter(found.items()))
+    for other, second in list(by_name.items())[1:]:
+        one, first = next(iter(by_name.items()))
         allowed = ACTING if by_other_means & {one, other} else frozenset()
         if problem := asked_differently(first, second, allowed):
             raise BadInput(f"compare: suite {suite}: {problem} ({one} and {other})")
-    asked: dict[str, tuple[str, frozenset[str]]] = {}
-    for name, evaluation in found.items():
+    measured: dict[str, tuple[str, frozenset[str]]] = {}
+    for name, evaluation in by_name.items():
         ids: dict[str, set[str]] = {}
         for result in load_results(evaluation.record):
             if result.suite == suite and result.judge != FORMULA:  # a formula gives one value, and not an item's
                 ids.setdefault(result.metric, set()).add(result.item_id)
         for metric, items in ids.items():
-            one, before = asked.setdefault(metric, (name, frozenset(items)))
+            one, before = measured.setdefault(metric, (name, frozenset(items)))
             if before != items:
                 raise BadInput(
-                    f"compare: suite {suite}: {metric} was measured over different items in {found[one].name} and "
+                    f"compare: suite {suite}: {metric} was measured over different items in {by_name[one].name} and "
                     f"{evaluation.name}; evaluate {one} and {name} on the same items"
                 )

@@ -1,4 +1,4 @@
-"""What has been measured of a policy: its finished evaluation runs, found by artefact hash, and their items.
+"""Read what has been measured of a policy: its finished evaluation runs, by artefact hash, and their items.
 
 In: folders that hold runs. Out: records and per-item scores. Every finished evaluation of an artefact counts, however
 often it was evaluated. Not here: which of them a gate may be judged by (evidence), statistics and verdicts.
@@ -42,7 +42,7 @@ class Scores(NamedTuple):
 
     @property
     def per_item(self) -> int:
-        """SampleCounts expected of each item: as many as any item has results."""
+        """Number of samples expected of each item: as many as any item has results."""
         return max(Counter(self.items).values(), default=0)
 
     @property
@@ -56,11 +56,11 @@ class Scores(NamedTuple):
     @property
     def by_item(self) -> dict[str, float | None]:
         """The mean over an item's scored samples; None where none was scored."""
-        found = self._scored()
-        return {item: sum(scored) / len(scored) if scored else None for item, scored in found.items()}
+        by_item = self._scored()
+        return {item: sum(scored) / len(scored) if scored else None for item, scored in by_item.items()}
 
     def filled(self, value: float) -> dict[str, float]:
-        """The mean over an item's expected samples, with ``value`` for every one that is missing."""
+        """Return each item's mean over its expected samples, with ``value`` for every one that is missing."""
         n = self.per_item
         return {item: (sum(scored) + value * (n - len(scored))) / n for item, scored in self._scored().items()}
 
@@ -70,10 +70,10 @@ class Scores(NamedTuple):
         return {item for item, scored in self._scored().items() if len(scored) < self.per_item}
 
     def _scored(self) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
+        by_item: dict[str, list[float]] = {}
         for value, item in zip(self.values, self.items, strict=True):
-            found.setdefault(item, []).extend([] if value is None else [value])
-        return found
+            by_item.setdefault(item, []).extend([] if value is None else [value])
+        return by_item
 
 
 class Evaluation(NamedTuple):
@@ -103,7 +103,7 @@ class Evaluation(NamedTuple):
 
     @property
     def caveats(self) -> Sequence[str]:
-        """What it cannot say although it ran, as the evaluation says it."""
+        """Limits of the evaluation, as it recorded them itself."""
         return list(self.record.headline.get("caveats", []))
 
     @property
@@ -132,27 +132,27 @@ class EvaluatedPolicy(NamedTuple):
 
 
 def all_runs(folders: Iterable[Path]) -> list[RunRecord]:
-    """Every run in these runs folders and one level below them, by path; a run seen twice counts once.
+    """Read every run in these runs folders and one level below them, by path; a run seen twice counts once.
 
     A ``run.json`` that some other program wrote is passed over.
     """
-    found: dict[Path, RunRecord] = {}
+    records: dict[Path, RunRecord] = {}
     for folder in folders:
         for path in [path for outer in folders_in(folder) for path in (outer, *folders_in(outer))]:
             if (path / "run.json").is_file() and is_ours(path):
-                found.setdefault(path.resolve(), read_run(path))
-    return [found[path] for path in sorted(found)]
+                records.setdefault(path.resolve(), read_run(path))
+    return [records[path] for path in sorted(records)]
 
 
 def evaluations_of(records: Iterable[RunRecord], artefact: str) -> list[Evaluation]:
-    """The finished evaluations of an artefact, one per suite, oldest first."""
+    """Return the finished evaluations of an artefact, one per suite, oldest first."""
     finished = [r for r in records if r.stage == "eval" and r.status == "finished"]
     own = [r for r in finished if r.inputs.get("subject", {}).get("sha256") == artefact]
     return [Evaluation(r, suite) for r in sorted(own, key=lambda r: (r.created, r.path)) for suite in suites_of(r)]
 
 
 def evaluated_policy(name: str, path: Path, folders: Iterable[Path]) -> EvaluatedPolicy:
-    """A run or a model folder with all that was measured of it; its own runs folder is searched too.
+    """Return a run or a model folder with all that was measured of it; its own runs folder is searched too.
 
     Raises:
         BadInput: no such run or folder, or the run is not finished.
@@ -163,7 +163,7 @@ def evaluated_policy(name: str, path: Path, folders: Iterable[Path]) -> Evaluate
 
 
 def load_results(record: RunRecord) -> list[ItemResult]:
-    """The per-item results of an evaluation run.
+    """Read the results of the items of an evaluation run.
 
     Raises:
         BadInput: the file is not the one that the evaluation wrote, or a row is no result or occurs twice.
@@ -172,7 +172,7 @@ def load_results(record: RunRecord) -> list[ItemResult]:
 
 
 def metric_scores(items: Iterable[ItemResult], declaration: Declaration, metric: str) -> Scores:
-    """The results of a suite's metric; ``accuracy`` takes all its families, ``accuracy/fact`` that one.
+    """Select the results of a suite's metric; ``accuracy`` takes all its families, ``accuracy/fact`` that one.
 
     Raises:
         BadInput: a score outside the metric's range.
@@ -210,7 +210,7 @@ def chance_of(record: RunRecord, suite: str, metric: str) -> float | None:
 
 
 def kind_of(metric: Metric, *sides: Scores) -> Kind:
-    """What a difference may assume: by the metric's definition, and exact only for one zero or one per item."""
+    """Return what a difference may assume: by the metric's definition, and exact only for one zero or one per item."""
     if not metric.is_bounded:
         return "unbounded"
     single = all(side.per_item <= 1 and not side.clusters for side in sides)
@@ -220,17 +220,17 @@ def kind_of(metric: Metric, *sides: Scores) -> Kind:
 
 @functools.lru_cache(maxsize=64)
 def _results(path: Path, written: str | None) -> tuple[ItemResult, ...]:
-    found = tuple(read_rows(path, ItemResult, "an item result"))
+    rows = tuple(read_rows(path, ItemResult, "an item result"))
     if written is not None and file_hash(path) != written:
         raise BadInput(
             f"{path}: edited after the evaluation wrote it (its sha256 does not fit run.json); evaluate again"
         )
     seen: set[tuple[str, str, str, int]] = set()
-    for number, row in enumerate(found, 1):
+    for number, row in enumerate(rows, 1):
         key = (row.suite, row.metric, row.item_id, row.sample)
         if key in seen:
             raise BadInput(
                 f"{path}: result {number}: {row.metric} of item '{row.item_id}', sample {row.sample}, occurs twice"
             )
         seen.add(key)
-    return found
+    return rows

@@ -1,4 +1,4 @@
-"""The worst flips: items on which a candidate lost most, with what both sides wrote.
+"""List the worst flips: items on which a candidate lost most, with what both sides wrote.
 
 In: decided gates. Out: rows for audit.json. Not here: verdicts.
 """
@@ -18,7 +18,7 @@ MOST = 10
 
 
 def worst_flips(judged: Sequence[GateDecision]) -> list[dict[str, Any]]:
-    """Items on which the candidate lost most, gate by gate in turn, with what both wrote."""
+    """Return the items on which the candidate lost most, gate by gate in turn, with what both wrote."""
     by_gate = [_lost(one.gate, *one.deciding) for one in judged if len(one.deciding) == 2]
     seen: set[tuple[str, str]] = set()
     worst = []
@@ -32,7 +32,7 @@ def worst_flips(judged: Sequence[GateDecision]) -> list[dict[str, Any]]:
 def _lost(gate: Gate, candidate: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
     declaration = candidate.declaration
     results = [load_results(side.record) for side in (candidate, reference)]
-    new, old = (metric_scores(found, declaration, gate.metric).by_item for found in results)
+    new, old = (metric_scores(rows, declaration, gate.metric).by_item for rows in results)
     sign = declaration.metric(gate.metric).turned(1.0)
     losses = {i: sign * (a - b) for i, a in new.items() if a is not None and (b := old.get(i)) is not None}
     flips = []
@@ -57,7 +57,7 @@ def _lost(gate: Gate, candidate: Evaluation, reference: Evaluation) -> list[dict
 
 
 def _example(results: Sequence[ItemResult], gate: Gate, item_id: str, sign: float) -> ItemResult | None:
-    """The sample of an item with the highest score (``sign`` 1) or the lowest (-1)."""
+    """Return the sample of an item with the highest score (``sign`` 1) or the lowest (-1)."""
     mine = [
         r
         for r in results

@@ -1,4 +1,4 @@
-"""What a gate measures: a mean or a paired difference, with bounds that hold whatever the missing answers were.
+"""Estimate what a gate is about: a mean or a paired difference, with bounds that hold for any missing answers.
 
 In: the scores of one evaluation, or of two. Out: the estimate as scored, and bounds with every missing sample at its
 worst: the candidate's at the worst value of the metric's range and the reference's at the best, for the other bound the
@@ -62,7 +62,7 @@ def count_samples(scores: Scores) -> SampleCounts:
 
 
 def mean_of(scores: Scores) -> float | None:
-    """The mean over items of the means of their scored samples."""
+    """Return the mean over items of the means of their scored samples."""
     values = [value for value in scores.by_item.values() if value is not None]
     return float(np.mean(values)) if values else None
 
@@ -70,7 +70,7 @@ def mean_of(scores: Scores) -> float | None:
 def measure_difference(
     metric: Metric, new: Scores, old: Scores, alpha: float, span: Range | None = None
 ) -> GateEstimate:
-    """Candidate - reference over the items of both, which must be the same.
+    """Estimate candidate - reference over the items of both, which must be the same.
 
     Args:
         span: range of an item's difference, where the metric itself has none.
@@ -88,7 +88,7 @@ def measure_difference(
 
 
 def measure_mean(metric: Metric, new: Scores, alpha: float, span: Range | None = None) -> GateEstimate:
-    """The candidate's mean over items; ``span`` is the range of an item's value, where the metric itself has none."""
+    """Estimate the candidate's mean over items; ``span`` is the range of an item's value, where the metric has none."""
     kind = kind_of(metric, new)
     items = new.by_item
     scored = {i: value for i, value in items.items() if value is not None}
@@ -101,7 +101,7 @@ def measure_mean(metric: Metric, new: Scores, alpha: float, span: Range | None =
 
 
 def _filled(scored: Items, incomplete: set[str], span: Range | None) -> Sequence[Items] | None:
-    """Items with all that miss a sample at either end of the range; None where there is no range to put them at."""
+    """Return the items with all missing samples at either end of the range; None where there is no range."""
     if not incomplete:
         return [scored, scored]
     return None if span is None else [{**scored, **dict.fromkeys(incomplete, end)} for end in span]
@@ -118,7 +118,7 @@ def _measure(
     alpha: float,
     bounds_of: BoundsOf,
 ) -> GateEstimate:
-    """The estimate of scored items, and bounds with the missing ones at the low and at the high end (``filled``)."""
+    """Estimate from the scored items, with bounds that take the missing ones at either end (``filled``)."""
 
     def bounds(items: Items) -> Bounds:
         values, reach = units(items, clusters, span)

@@ -1,4 +1,4 @@
-"""Gates: what a candidate must not lose, must gain or must not exceed, and what a finding about one holds.
+"""Define gates (what a candidate must not lose, must gain or must not exceed) and the findings about them.
 
 In: gates.yaml. Out: gates that can decide something, and findings put together. All gates at level alpha each make an
 intersection-union test: a pass of all needs no correction. Not here: how one gate is judged (verdict).
@@ -19,8 +19,8 @@ from align.core.declarations import Declaration, Metric
 from align.core.stats.differences import holm
 from align.evals.fingerprint import KEYS
 
-Verdict = Literal["pass", "fail", "insufficient"]
-Status = Literal[
+GateVerdict = Literal["pass", "fail", "insufficient"]
+GateStatus = Literal[
     "missing",  # not measured, not comparable, at chance, or hidden by missing answers
     "too few",
     "probably worse",
@@ -159,8 +159,8 @@ class Finding(Frozen):
     higher_is_better: bool | None = None
     against: str | None
     policy: str | None = None
-    verdict: Verdict
-    status: Status
+    verdict: GateVerdict
+    status: GateStatus
     reason: str
     candidate: float | None = None
     reference: float | None = None
@@ -207,20 +207,20 @@ def load_gates(path: Path, declarations: Mapping[str, Declaration]) -> list[Gate
     return gates
 
 
-def insufficient(gate: Gate, reason: str, status: Status = "missing", **facts: Any) -> Finding:
-    """A gate that is not decided; by default because something is missing."""
+def insufficient(gate: Gate, reason: str, status: GateStatus = "missing", **facts: Any) -> Finding:
+    """Return the finding of a gate that is not decided; by default because something is missing."""
     return finding_of(gate, "insufficient", status, reason, facts)
 
 
-def overall(findings: Sequence[Finding]) -> Verdict:
-    """Fail before insufficient before pass; no finding at all is insufficient."""
+def overall(findings: Sequence[Finding]) -> GateVerdict:
+    """Return the verdict of all gates: fail before insufficient before pass; no finding at all is insufficient."""
     verdicts = {finding.verdict for finding in findings}
-    order: tuple[Verdict, ...] = ("fail", "insufficient", "pass")
+    order: tuple[GateVerdict, ...] = ("fail", "insufficient", "pass")
     return next((verdict for verdict in order if verdict in verdicts), "insufficient")
 
 
 def regressed(findings: Sequence[Finding], level: float = 0.05) -> list[str]:
-    """Metrics (``metric against reference``) that got worse at all, margin or not, named under Holm's correction.
+    """Return the metrics (``metric against reference``) that are worse, margin or not, under Holm's correction.
 
     The family holds each metric that could be tested once, however many gates ask about it.
     """
@@ -238,7 +238,7 @@ def regressed(findings: Sequence[Finding], level: float = 0.05) -> list[str]:
     return list(dict.fromkeys(f"{f.metric} against {f.against}" for f in worse))
 
 
-def finding_of(gate: Gate, verdict: Verdict, status: Status, reason: str, facts: dict[str, Any]) -> Finding:
+def finding_of(gate: Gate, verdict: GateVerdict, status: GateStatus, reason: str, facts: dict[str, Any]) -> Finding:
     shared: dict[str, Any] = {"gate": gate.name, "margin": gate.limit if gate.type == "at_most" else gate.margin}
     copied = gate.model_dump(include={"type", "suite", "metric", "against", "level", "range"})
     return Finding(**copied, **shared, verdict=verdict, status=status, reason=reason, **facts)

@@ -1,4 +1,4 @@
-"""Fluency guards: a policy that babbles complies with nothing, refuses nothing and agrees to nothing.
+"""Withhold a pass from a policy that babbles: it complies with nothing, refuses nothing and agrees to nothing.
 
 In: a finding that a gate holds, the other gates and the candidate's evaluation. Out: the finding, or an insufficient
 one where nothing shows that the candidate still answers. A suite declares which of its metrics need guards. Not here:
@@ -16,7 +16,7 @@ MAX_GARBAGE = 0.5  # mean share beyond which a reference that babbles as much ex
 
 
 def guarded(gate: Gate, gates: Sequence[Gate], candidate: Evaluation, finding: Finding) -> Finding:
-    """``finding``, unless it is a pass that says nothing about a policy that babbles.
+    """Return ``finding``, unless it is a pass that says nothing about a policy that babbles.
 
     A gate on a metric that declares guards needs gates on them beside it, and a candidate that is known to answer. One
     on another metric that needs answers proves nothing where the evaluation itself shows that they are garbage.
@@ -34,7 +34,7 @@ def guarded(gate: Gate, gates: Sequence[Gate], candidate: Evaluation, finding: F
 
 
 def _unguarded(gate: Gate, guards: Sequence[str], gates: Sequence[Gate]) -> str | None:
-    """Which guards are missing beside a gate: of the same suite, over at least the same evaluations.
+    """Return which guards are missing beside a gate: of the same suite, over at least the same evaluations.
 
     A guard against another reference than the gate's is one only against SFT: a bare base may babble, and not being
     worse than it excuses everything.
@@ -55,7 +55,7 @@ def _unguarded(gate: Gate, guards: Sequence[str], gates: Sequence[Gate]) -> str 
 
 
 def _babbles(candidate: Evaluation, garbage: str) -> str | None:
-    """Why the candidate's answers are no answers, whatever its reference wrote; None where they are."""
+    """Return the reason why the candidate's answers are no answers, or None where they are."""
     shares = list(candidate.scores(garbage).filled(1.0).values())  # what has no score may be garbage
     if shares and sum(shares) <= MAX_GARBAGE * len(shares):
         return None

@@ -1,4 +1,4 @@
-"""Whether policies come from the same things: what an audit's references and a comparison's arms are held against.
+"""Check that an audit's references, and a comparison's arms, come from the same base, SFT run and data.
 
 In: run records. Out: refusals, by name. Lineage is content hashes, so a copy of a base is that base, and a base that
 was changed is another. Not here: how evaluations were asked (evidence).
@@ -18,13 +18,13 @@ UNKNOWN = "lineage"  # what a gate allows when it takes the user's word for wher
 
 
 def origin(record: RunRecord, key: str) -> str | None:
-    """What a policy came from; its ``sft`` is the policy its training started at, run or folder."""
+    """Return the hash of what a policy came from; its ``sft`` is the run or folder its training started from."""
     start = record.inputs.get("policy", {}).get("sha256")
     return start if key == "sft" and start else record.lineage.get(key)
 
 
 def started_from(record: RunRecord) -> set[str]:
-    """Artefacts of the policies that a run's training started from, the SFT run far behind it among them."""
+    """Return the artefacts of the policies that a run's training started from, back to the SFT run."""
     known = [record.inputs.get(name, {}).get("sha256") for name in ("policy", "model")]
     return {value for value in (*known, record.lineage.get("sft")) if value and value != record.artefact}
 
@@ -65,7 +65,7 @@ def check_references(policies: Mapping[str, EvaluatedPolicy]) -> None:
 
 
 def unknown_origin(candidate: EvaluatedPolicy, against: str) -> str | None:
-    """Why it is not known that a candidate comes from its reference, or None."""
+    """Return the reason why it is not known that a candidate comes from its reference, or None."""
     if candidate.record is None:
         return f"the candidate is a model folder and does not record whether it comes from this {against}"
     known = started_from(candidate.record) if against == "sft" else candidate.record.lineage.get("base")
@@ -73,7 +73,7 @@ def unknown_origin(candidate: EvaluatedPolicy, against: str) -> str | None:
 
 
 def other_base(policy: EvaluatedPolicy, evaluation: Evaluation) -> str | None:
-    """Why an evaluation did not run on the base that the policy was trained on, or None."""
+    """Return the reason why an evaluation is on another base than the policy was trained on, or None."""
     trained = policy.record.lineage.get("base") if policy.record else None
     ran = evaluation.record.lineage.get("base")
     if trained is None or trained == ran:

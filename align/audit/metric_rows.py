@@ -1,4 +1,4 @@
-"""Rows of metrics for tables and charts: every metric of an evaluation as an estimate with its suite and direction.
+"""Make rows of metrics for tables and charts: every metric as an estimate with its suite and direction.
 
 In: evaluations. Out: plain values by the metric's name in the table. Means are taken from the results of the items,
 whatever a record says they are. Not here: layout (report.tables), differences (compare).
@@ -19,12 +19,12 @@ EQUAL_LENGTH = "equal length"
 
 
 def metrics_of(one: Evaluation) -> list[str]:
-    """Names of the metrics that an evaluation measured, slices apart, in order of appearance."""
+    """Return the names of the metrics that an evaluation measured, slices apart, in order of appearance."""
     return list(dict.fromkeys(r.metric for r in load_results(one.record) if r.suite == one.suite))
 
 
 def shared_names(evaluations: Iterable[Evaluation]) -> frozenset[str]:
-    """Names of metrics that more than one suite has, so that a table names the suite beside them."""
+    """Return the names of metrics that more than one suite has, so that a table names the suite beside them."""
     suites: dict[str, set[str]] = {}
     for one in evaluations:
         for metric in metrics_of(one):
@@ -33,7 +33,7 @@ def shared_names(evaluations: Iterable[Evaluation]) -> frozenset[str]:
 
 
 def table_names(one: Evaluation, training: Collection[str], shared: Collection[str]) -> dict[str, str]:
-    """The metrics of an evaluation by their names in a table.
+    """Return the metrics of an evaluation by their names in a table.
 
     Args:
         training: metrics that a reward gave which a policy was trained on. A win rate among them is not shown.
@@ -50,7 +50,7 @@ def table_names(one: Evaluation, training: Collection[str], shared: Collection[s
 
 
 def measured(one: Evaluation, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Every named metric of an evaluation as an estimate, with its suite and direction."""
+    """Return every named metric of an evaluation as an estimate, with its suite and direction."""
     results, declaration = load_results(one.record), one.declaration
     row = {}
     for name, metric in names.items():
@@ -61,7 +61,7 @@ def measured(one: Evaluation, names: Mapping[str, str]) -> dict[str, dict[str, A
 
 
 def at_equal_length(one: Evaluation, sft: Evaluation, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Win rates where both answers are equally long; SFT's length is its mean on the same prompt."""
+    """Estimate the win rates where both answers are equally long; SFT's length is its mean on the same prompt."""
     row = {}
     for name, metric in names.items():
         declared = one.declaration.metric(metric)
@@ -81,7 +81,7 @@ def at_equal_length(one: Evaluation, sft: Evaluation, names: Mapping[str, str]) 
 
 
 def with_directions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a comparison; what an earlier version wrote says no direction, and its suites' declaration did."""
+    """Return the rows of a comparison, each metric with its direction, which earlier versions did not write."""
     return [dict(row) | {"metrics": {n: _directed(n, entry) for n, entry in row["metrics"].items()}} for row in rows]
 
 

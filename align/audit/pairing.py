@@ -1,7 +1,7 @@
-"""Which evaluations a gate is judged by: every pair of candidate and reference that was asked alike.
+"""Choose the evaluations that a gate is judged by: every pair of candidate and reference with equal fingerprints.
 
 In: a gate and the policies with all their evaluations. Out: the pairs, and a reason for each evaluation that is in
-none. Of several pairs the worst decides, so that evaluating again until it looks well helps nobody. Not here: verdicts.
+none. Of several pairs the worst decides, so that evaluating again gains nothing. Not here: verdicts.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def judge_by_worst(gate: Gate, policies: Mapping[str, EvaluatedPolicy], gates: S
     roles = ["candidate"] if gate.against is None else ["candidate", gate.against]
     if reason := _of_unknown_origin(gate, policies["candidate"]):
         return GateDecision(gate, insufficient(gate, reason), (), [])
-    found = [_counting(gate, policies[role]) for role in roles]
-    if lacking := [role for role, some in zip(roles, found, strict=True) if not some]:
+    by_role = [_counting(gate, policies[role]) for role in roles]
+    if lacking := [role for role, some in zip(roles, by_role, strict=True) if not some]:
         return GateDecision(gate, insufficient(gate, _lacking(gate, policies, lacking)), (), [])
-    pairs = _pairs(gate, policies, found)
+    pairs = _pairs(gate, policies, by_role)
     judged = [(pair, guarded(gate, gates, pair.sides[0], _judge(gate, pair))) for pair in pairs if pair.problem is None]
     unused = [_row(pair, None, False) for pair in pairs if pair.problem is not None]
     if not judged:
@@ -59,13 +59,13 @@ def judge_by_worst(gate: Gate, policies: Mapping[str, EvaluatedPolicy], gates: S
         return GateDecision(gate, insufficient(gate, nearest), (), unused)
     deciding, finding = min(judged, key=lambda one: _badness(gate, *one))
     used = [_row(pair, one, pair is deciding) for pair, one in judged]
-    if finding.verdict == "pass" and (reason := _left_out(gate, found[-1], [pair for pair, _ in judged])):
+    if finding.verdict == "pass" and (reason := _left_out(gate, by_role[-1], [pair for pair, _ in judged])):
         finding = finding.model_copy(update={"verdict": "insufficient", "status": "missing", "reason": reason})
     return GateDecision(gate, finding, deciding.sides, [*used, *unused])
 
 
 def same_question(one: EvaluatedPolicy, other: EvaluatedPolicy, suite: str) -> list[tuple[Evaluation, Evaluation]]:
-    """Pairs of evaluations of a suite by two policies as they act by themselves, asked exactly alike."""
+    """Return the pairs of evaluations of a suite by two policies as they act by themselves, with equal fingerprints."""
     sides = [[e for e in s.evaluations if e.suite == suite and e.policy in POLICIES] for s in (one, other)]
     return [(a, b) for a in sides[0] for b in sides[1] if not asked_differently(a, b)]
 
@@ -77,13 +77,13 @@ def asked_differently(one: Evaluation, other: Evaluation, allowed: Collection[st
         return f"{unknown.name} does not record how it was asked (an earlier version wrote it); evaluate again"
     if metric := _declared_differently(one.declaration, other.declaration):
         return f"{one.name} and {other.name} declare {metric} in different ways (another version); evaluate again"
-    if found := differences(one.fingerprint, other.fingerprint, allowed):
-        return f"{one.name} and {other.name} are not alike: {'; '.join(found)}; evaluate both alike"
+    if lines := differences(one.fingerprint, other.fingerprint, allowed):
+        return f"{one.name} and {other.name} are not alike: {'; '.join(lines)}; evaluate both alike"
     return None
 
 
 def _declared_differently(one: Declaration, other: Declaration) -> str | None:
-    """A metric of both suites that one declares otherwise than the other."""
+    """Return a metric of both suites that one declares otherwise than the other."""
     own = {metric.name: metric for metric in one.metrics}
     return next((m.name for m in other.metrics if own.get(m.name, m) != m), None)
 
@@ -96,7 +96,7 @@ def _of_unknown_origin(gate: Gate, candidate: EvaluatedPolicy) -> str | None:
 
 
 def _counting(gate: Gate, policy: EvaluatedPolicy) -> list[Evaluation]:
-    """A policy's evaluations of the gate's suite as the policy acts by itself, or as the gate asks."""
+    """Return a policy's evaluations of the gate's suite as the policy acts by itself, or as the gate wants."""
     return [
         one
         for one in policy.evaluations
@@ -114,15 +114,15 @@ def _lacking(gate: Gate, policies: Mapping[str, EvaluatedPolicy], roles: Sequenc
 
 
 def _pairs(
-    gate: Gate, policies: Mapping[str, EvaluatedPolicy], found: Sequence[Sequence[Evaluation]]
+    gate: Gate, policies: Mapping[str, EvaluatedPolicy], by_role: Sequence[Sequence[Evaluation]]
 ) -> list[EvaluationPair]:
     pairs = []
-    for candidate in found[0]:
+    for candidate in by_role[0]:
         problem = other_base(policies["candidate"], candidate) or _unfit(gate, candidate, policies)
         if problem or gate.against is None:
             pairs.append(EvaluationPair((candidate,), problem))
             continue
-        for reference in found[1]:
+        for reference in by_role[1]:
             problem = other_base(policies[gate.against], reference)
             pairs.append(
                 EvaluationPair((candidate, reference), problem or asked_differently(candidate, reference, gate.allow))
@@ -131,7 +131,7 @@ def _pairs(
 
 
 def _unfit(gate: Gate, candidate: Evaluation, policies: Mapping[str, EvaluatedPolicy]) -> str | None:
-    """Why an evaluation of the candidate is no evidence, whatever it is compared with."""
+    """Return the reason why an evaluation of the candidate is no evidence, whatever it is compared with, or None."""
     if candidate.fingerprint is None:
         return f"{candidate.name} does not record how it was asked (an earlier version wrote it); evaluate again"
     if not candidate.record.headline.get("own_template") and "template_sha256" not in gate.allow:
@@ -168,11 +168,11 @@ def _starts(candidate: EvaluatedPolicy) -> set[str]:
 
 
 def _left_out(gate: Gate, references: Sequence[Evaluation], judged: Sequence[EvaluationPair]) -> str | None:
-    """Why the items of a pass may be a selection: the reference was asked others as well, or None."""
+    """Return the reason why the items of a pass may be a selection of the reference's items, or None."""
     if gate.against is None:
         return None
-    asked = {item for pair in judged for item in pair.sides[0].scores(gate.metric).items}
-    others = {one.name: set(one.scores(gate.metric).items) - asked for one in references}
+    judged_items = {item for pair in judged for item in pair.sides[0].scores(gate.metric).items}
+    others = {one.name: set(one.scores(gate.metric).items) - judged_items for one in references}
     largest = max(others, key=lambda name: len(others[name]))
     if not others[largest]:
         return None
@@ -190,7 +190,7 @@ def _judge(gate: Gate, pair: EvaluationPair) -> Finding:
 
 
 def _badness(gate: Gate, pair: EvaluationPair, finding: Finding) -> tuple[bool, int, float]:
-    """Smaller is worse."""
+    """Return a key by which findings are sorted, the worst first."""
     metric = _declared(gate, pair.sides[0])
     bound = finding.low if metric.higher_is_better else finding.high
     turned = float("-inf") if bound is None else metric.turned(bound)

@@ -48,7 +48,7 @@ class ReportConfig(StageConfig):
 
     @cached_property
     def records(self) -> list[RunRecord]:
-        """Runs of the folder, this kind left out."""
+        """Runs of the folder, reports left out."""
         if not self.runs_folder.is_dir():
             raise BadInput(f"runs_folder: {self.runs_folder}: no such folder; name the folder that holds the runs")
         if is_run(self.runs_folder) and is_ours(self.runs_folder):
@@ -65,7 +65,7 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
     """Write report.html and say where it is."""
     audits = [_content(path, "audit") for path in config.audits]
     for path in config.audits:
-        _check_is_told(path, config)
+        _check_belongs(path, config)
     audits = [audit | {"unseen": _unseen(audit, config.records)} for audit in audits]
     comparison = _content(config.comparison, "compare") if config.comparison else None
     if comparison and config.comparison:
@@ -74,7 +74,7 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
     runs = [training_curves.read_training_run(r, visible(Path(r.path).name)) for r in finished if r.stage in TRAINED]
     policies = [one for one in runs if one.record.stage != "reward"]
     rows = with_directions(comparison["rows"]) if comparison else _measured(finished)
-    overoptimised = [found for one in runs if (found := training_curves.overoptimisation(one))]
+    overoptimised = [curve for one in runs if (curve := training_curves.overoptimisation(one))]
     page = template(Path(__file__).parent / "report.html")
     html = page.render(
         title=config.title,
@@ -87,7 +87,7 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
         gold_by_kl=training_curves.gold_by_kl([one for one in policies if one.record.stage != "sft"]),
         overoptimised=overoptimised,
         bars=_bars(rows, _declarations(finished)),
-        written=[(one.name, looks) for one in policies if (looks := training_curves.written(one))],
+        written=[(one.name, samples) for one in policies if (samples := training_curves.written(one))],
         records=config.records,
         machines=_machines(finished),
         not_measured=_not_measured(config, audits, comparison, runs),
@@ -103,7 +103,7 @@ def report(config: ReportConfig, run: Run) -> dict[str, Any]:
 
 
 def _content(path: Path, stage_name: str) -> dict[str, Any]:
-    """What an audit or a comparison found, with the name of its run; the file is the one its run left (an input).
+    """Read what an audit or a comparison run wrote, with the name of the run.
 
     Raises:
         BadInput: it cannot be read, or an earlier version, whose records can be edited unseen, wrote it.
@@ -120,7 +120,7 @@ def _content(path: Path, stage_name: str) -> dict[str, Any]:
         raise BadInput(f"{file}: cannot be read ({error}); run `align {stage_name}` again") from error
 
 
-def _check_is_told(audit: Path, config: ReportConfig) -> None:
+def _check_belongs(audit: Path, config: ReportConfig) -> None:
     """Refuse an audit of a policy that none of the folder's runs is or measured: its verdict is about other numbers."""
     candidate = finished_run(audit, ("audit",)).inputs["candidate"]
     if candidate["sha256"] not in _known(config):
@@ -131,7 +131,7 @@ def _check_is_told(audit: Path, config: ReportConfig) -> None:
 
 
 def _overtaken(comparison: Path, config: ReportConfig) -> list[str]:
-    """What to say of evaluations of its arms that are newer than a comparison.
+    """Name the evaluations of its arms that are newer than a comparison.
 
     Raises:
         BadInput: none of the folder's runs is one of its arms or measured it.
@@ -143,29 +143,29 @@ def _overtaken(comparison: Path, config: ReportConfig) -> list[str]:
             f"comparison: {comparison} compared {strange['path']}, and no run of {config.runs_folder} is that policy "
             "or measured it; name the folder of its runs, or leave the comparison out"
         )
-    found = [one for arm in arms for one in evaluations_of(config.records, arm["sha256"])]
-    newer = dict.fromkeys(one.name for one in found if one.record.created > record.created)
+    evaluations = [one for arm in arms for one in evaluations_of(config.records, arm["sha256"])]
+    newer = dict.fromkeys(one.name for one in evaluations if one.record.created > record.created)
     return [f"{name}: newer than this comparison, which was made without it; compare again" for name in newer]
 
 
 def _known(config: ReportConfig) -> set[str | None]:
-    """Artefacts of the folder's runs, and of what they measured."""
+    """Return the artefacts of the folder's runs, and of what they measured."""
     subjects = {record.inputs.get("subject", {}).get("sha256") for record in config.records}
     return {record.artefact for record in config.records} | subjects
 
 
 def _unseen(audit: Mapping[str, Any], records: Sequence[RunRecord]) -> list[str]:
-    """Finished evaluations of an audit's policies that it did not look at: they are newer than it."""
-    found: list[str] = []
+    """Name the finished evaluations of an audit's policies that are newer than the audit."""
+    unseen: list[str] = []
     for subject in audit["subjects"].values():
-        looked_at = {row["run"] for row in subject["evaluations"]}
+        audited = {row["run"] for row in subject["evaluations"]}
         names = [one.name for one in evaluations_of(records, subject["artefact"])]
-        found += [name for name in names if name not in looked_at]
-    return list(dict.fromkeys(found))
+        unseen += [name for name in names if name not in audited]
+    return list(dict.fromkeys(unseen))
 
 
 def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Rows for tables and bars from evaluation runs alone, where no comparison was made: one row a run.
+    """Make rows for tables and bars from evaluation runs alone, where no comparison was made: one row per run.
 
     Means are taken from the results of the items, whatever a record says they are. A record without a checksum, which
     vouches for no results, gives no row.
@@ -191,7 +191,7 @@ def _measured(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def _declarations(records: Sequence[RunRecord]) -> dict[str, Declaration]:
-    """What is known of suites, by name: as the newest evaluation of the folder declares."""
+    """Return the declarations of suites by name, as the newest evaluation of the folder has them."""
     known = dict(EARLIER)
     for record in sorted((r for r in records if r.stage == "eval"), key=lambda r: (r.created, r.path)):
         known |= {suite: declaration_of(record, suite) for suite in suites_of(record)}
@@ -199,7 +199,7 @@ def _declarations(records: Sequence[RunRecord]) -> dict[str, Declaration]:
 
 
 def _bars(rows: Sequence[Mapping[str, Any]], declarations: Mapping[str, Declaration]) -> dict[str, list[Markup]]:
-    """One chart per metric, by section."""
+    """Draw one chart per metric, by section."""
     charts: dict[str, list[Markup]] = {one.title: [] for one in declarations.values() if one.says_missing}
     for metric, is_better in tables.directions(rows).items():
         entries = [(row, row["metrics"].get(metric)) for row in rows]
@@ -212,29 +212,29 @@ def _bars(rows: Sequence[Mapping[str, Any]], declarations: Mapping[str, Declarat
     return charts
 
 
-def _bar(row: Mapping[str, Any], found: Mapping[str, Any] | None) -> Bar:
+def _bar(row: Mapping[str, Any], entry: Mapping[str, Any] | None) -> Bar:
     name = visible(row["name"])
     kind = row["stage"] or name.partition(",")[0]
     colour = training_curves.COLOURS.get(kind, 7)
     shown = name if len(name) <= 15 else name[:14] + "…"
-    if found is None:
+    if entry is None:
         return Bar(shown, None, None, None, colour)
-    estimate = Estimate.model_validate(found)
+    estimate = Estimate.model_validate(entry)
     return Bar(shown, estimate.value, estimate.low, estimate.high, colour)
 
 
 def _machines(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Each set of machine, packages and code that any run used, with how many runs used it."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return each set of machine, packages and code that any run used, with the runs that used it."""
+    machines: dict[str, dict[str, Any]] = {}
     for record in records:
         threads = record.machine.get("threads")  # a stage without torch has none
         facts = {"machine": record.machine, "packages": record.packages, "code": record.code}
-        entry = found.setdefault(
+        entry = machines.setdefault(
             json.dumps([record.machine.get("cpu"), threads, record.packages, record.code], sort_keys=True),
             facts | {"runs": []},
         )
         entry["runs"].append(Path(record.path).name)
-    return sorted(found.values(), key=lambda entry: -len(entry["runs"]))
+    return sorted(machines.values(), key=lambda entry: -len(entry["runs"]))
 
 
 def _not_measured(

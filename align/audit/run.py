@@ -30,7 +30,7 @@ from align.evals.declared import EARLIER
 from align.evals.training_reward import trained_on, training_metrics
 
 LIMITS = (
-    "Training-seed variance: one training run a side. Every interval speaks about new items, not about new seeds.",
+    "Training-seed variance: one training run per side. Every interval speaks about new items, not about new seeds.",
     "People's own opinion of these answers: every label was given by a rule, a reward model or known utility.",
 )
 
@@ -92,7 +92,7 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
 
 
 def _declarations(policies: dict[str, EvaluatedPolicy]) -> dict[str, Declaration]:
-    """What is known of suites: as the newest evaluation declares, the candidate's before others."""
+    """Return the declarations of suites, as the newest evaluation has them, the candidate's before others."""
     known = dict(EARLIER)
     for policy in (*(one for role, one in policies.items() if role != "candidate"), policies["candidate"]):
         known |= {one.suite: one.declaration for one in policy.evaluations}
@@ -100,7 +100,7 @@ def _declarations(policies: dict[str, EvaluatedPolicy]) -> dict[str, Declaration
 
 
 def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
-    """The verdict and why it is right, in one sentence: what is broken, what probably is, and what is not known."""
+    """Write the verdict in one sentence: what is broken, what probably is, and what is not known."""
     by = {kind: [f for f in findings if f.verdict == kind] for kind in ("pass", "fail", "insufficient")}
     also = f"; significantly worse after Holm's correction: {', '.join(worse)}" if worse else ""
     total, failed = len(findings), by["fail"]
@@ -122,7 +122,7 @@ def _sentence(findings: Sequence[Finding], worse: Sequence[str]) -> str:
 
 
 def banner(findings: Sequence[Finding]) -> str:
-    """The verdict in capitals, for the top of a page; undecided is not the same as probably worse."""
+    """Write the verdict in capitals, for the top of a page; undecided is not the same as probably worse."""
     if overall(findings) == "insufficient" and any(f.status.startswith("probably") for f in findings):
         return "INSUFFICIENT, PROBABLY WORSE"
     return overall(findings).upper()
@@ -145,7 +145,7 @@ def _about(policy: EvaluatedPolicy) -> dict[str, Any]:
 
 
 def _against_rival(gates: Sequence[Gate], policies: dict[str, EvaluatedPolicy]) -> list[dict[str, Any]]:
-    """Candidate - rival on every gated metric, for information: no gate asks for it."""
+    """Compute candidate - rival on every gated metric, for information: no gate needs it."""
     if "rival" not in policies:
         return []
     rows = []
@@ -156,19 +156,19 @@ def _against_rival(gates: Sequence[Gate], policies: dict[str, EvaluatedPolicy]) 
                 continue  # what one of the two was trained on compares nothing
             new, old = (one.scores(metric) for one in pair)
             kind = kind_of(pair[0].declaration.metric(metric), new, old)
-            found = paired_difference(new.by_item, old.by_item, kind, clusters=new.clusters)
+            difference = paired_difference(new.by_item, old.by_item, kind, clusters=new.clusters)
             facts = {"suite": suite, "metric": metric, "evaluations": [one.name for one in pair]}
-            rows.append(facts | found.model_dump())
+            rows.append(facts | difference.model_dump())
     return rows
 
 
 def _judges(candidate: EvaluatedPolicy) -> dict[str, list[str]]:
-    """Which judge scored each metric of the candidate."""
-    found: dict[str, set[str]] = {}
+    """Return the judges that scored each metric of the candidate."""
+    by_metric: dict[str, set[str]] = {}
     for one in candidate.evaluations:
         for result in load_results(one.record):
-            found.setdefault(result.metric, set()).add(result.judge)
-    return {metric: sorted(names) for metric, names in sorted(found.items())}
+            by_metric.setdefault(result.metric, set()).add(result.judge)
+    return {metric: sorted(names) for metric, names in sorted(by_metric.items())}
 
 
 def _not_measured(

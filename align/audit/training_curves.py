@@ -1,4 +1,4 @@
-"""What training runs tell a report: curves, over-optimisation, and what the policy wrote over time.
+"""Draw training runs for a report: curves, over-optimisation, and what the policy wrote over time.
 
 In: run records with their metrics.jsonl and samples.jsonl. Out: points, charts and rows. A file that is missing or
 empty gives nothing, and the report says so. Not here: layout of the page.
@@ -18,7 +18,7 @@ from align.report.plots import Series, line_chart
 
 Row = Mapping[str, Any]
 COLOURS = {"base": 0, "sft": 1, "dpo": 2, "ppo": 3, "prompt-only": 4, "best-of-n": 5, "reward": 6, "kto": 7}
-PROMPTS, LOOKS = 4, 6  # prompts and moments shown of a run
+PROMPTS, STEPS = 4, 6  # prompts shown of a run, and steps shown of a prompt
 
 
 class TrainingRun(NamedTuple):
@@ -49,13 +49,13 @@ def read_training_run(record: RunRecord, name: str) -> TrainingRun:
 
 
 def curve(run: TrainingRun, key: str) -> list[tuple[float, float]]:
-    """(step, value) of a logged number, else the mean over the watched prompts' samples."""
+    """Return (step, value) of a logged number, else the mean over the periodic samples."""
     logged = [(float(row["step"]), float(row[key])) for row in run.metrics if _is_number(row.get(key))]
     return logged or _sampled(run, lambda row: row.get(key))
 
 
 def training_charts(runs: Sequence[TrainingRun]) -> list[Markup]:
-    """Reward, KL, length, gold utility, loss and accuracy over the share of training done; error by training pairs."""
+    """Draw reward, KL, length, utility, loss and accuracy over the share of training, and error by training pairs."""
     x = "share of the run, %"
     wanted: list[tuple[str, str, Callable[[TrainingRun], list[tuple[float, float]]]]] = [
         ("Reward score", "mean score", lambda run: curve(run, "score")),
@@ -75,13 +75,13 @@ def training_charts(runs: Sequence[TrainingRun]) -> list[Markup]:
 
 
 def gold_by_kl(runs: Sequence[TrainingRun]) -> Markup:
-    """Gold utility against KL, one line per run in the order of training."""
+    """Draw gold utility against KL, one line per run in the order of training."""
     series = [Series(run.name, _joined(curve(run, "kl"), curve(run, "utility")), run.colour) for run in runs]
     return line_chart("Gold utility against KL", "KL to the reference, nats per response", "gold utility", series)
 
 
 def overoptimisation(run: TrainingRun) -> Overoptimisation | None:
-    """Two stacked charts on one KL axis; None unless score, KL and gold utility are all known."""
+    """Draw two stacked charts on one KL axis; None unless score, KL and gold utility are all known."""
     kl = curve(run, "kl")
     score, gold = _joined(kl, curve(run, "score")), _joined(kl, curve(run, "utility"))
     if len(score) < 3 or len(gold) < 3:
@@ -105,7 +105,7 @@ def overoptimisation(run: TrainingRun) -> Overoptimisation | None:
 
 
 def written(run: TrainingRun) -> list[dict[str, Any]]:
-    """A few prompts with what the policy wrote at a few steps."""
+    """Return a few prompts with what the policy wrote at a few steps."""
     by_prompt: dict[str, list[Row]] = {}
     for row in run.samples:
         by_prompt.setdefault(str(row["prompt_id"]), []).append(row)
@@ -113,8 +113,8 @@ def written(run: TrainingRun) -> list[dict[str, Any]]:
     for rows in list(by_prompt.values())[:PROMPTS]:
         rows = sorted(rows, key=lambda row: row["step"])
         last = len(rows) - 1
-        picked = sorted({round(i * last / (LOOKS - 1)) for i in range(LOOKS)})
-        shown.append({"prompt": rows[0]["prompt"], "looks": [rows[i] for i in picked]})
+        picked = sorted({round(i * last / (STEPS - 1)) for i in range(STEPS)})
+        shown.append({"prompt": rows[0]["prompt"], "samples": [rows[i] for i in picked]})
     return shown
 
 
@@ -126,11 +126,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _sampled(run: TrainingRun, value: Callable[[Row], Any]) -> list[tuple[float, float]]:
-    """(step, mean) over the samples of a step that have a value."""
+    """Return (step, mean) over the samples of a step that have a value."""
     by_step: dict[float, list[float]] = {}
     for row in run.samples:
-        if _is_number(found := value(row)):
-            by_step.setdefault(float(row["step"]), []).append(float(found))
+        if _is_number(number := value(row)):
+            by_step.setdefault(float(row["step"]), []).append(float(number))
     return [(step, sum(values) / len(values)) for step, values in sorted(by_step.items())]
 
 
@@ -139,7 +139,7 @@ def _words(run: TrainingRun) -> list[tuple[float, float]]:
 
 
 def _learning_curve(run: TrainingRun) -> list[tuple[float, float]]:
-    """(pairs, error) of a reward run's ``curve.jsonl``, where it has one."""
+    """Return (pairs, error) of a reward run's ``curve.jsonl``, where it has one."""
     file = Path(run.record.path) / "curve.jsonl"
     return [(float(row["pairs"]), float(row["error"])) for row in read_jsonl(file)] if file.is_file() else []
 
@@ -150,12 +150,12 @@ def _share(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _joined(xs: list[tuple[float, float]], ys: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(x, y) at the steps both know."""
+    """Return (x, y) at the steps that both have."""
     by_step = dict(ys)
     return [(x, by_step[step]) for step, x in xs if step in by_step]
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
-    """Means of the first and the last tenth: one noisy batch decides nothing."""
+    """Return the means of the first and the last tenth, so that one noisy batch decides nothing."""
     n = max(1, len(values) // 10)
     return sum(values[:n]) / n, sum(values[-n:]) / n

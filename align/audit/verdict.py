@@ -1,4 +1,4 @@
-"""The verdict of one gate on what was measured.
+"""Decide one gate by what was measured.
 
 In: a gate and the scores of one or two evaluations. Out: a finding. A gate passes only when its bound proves it, with
 every missing answer at its worst; what was not measured, not paired or measured at chance is insufficient.
@@ -11,7 +11,7 @@ from typing import Any
 
 from align.audit.evaluations import Scores, kind_of
 from align.audit.gate_estimates import GateEstimate, count_samples, mean_of, measure_difference, measure_mean
-from align.audit.gates import Finding, Gate, Status, finding_of, insufficient
+from align.audit.gates import Finding, Gate, GateStatus, finding_of, insufficient
 from align.core.declarations import Metric
 from align.core.stats.bounds import UNBOUNDED_N, UNSEEN_SHARE
 from align.core.stats.differences import Bounds, difference_p
@@ -24,7 +24,7 @@ MIN_CLUSTERS = 10
 def judge_gate(
     gate: Gate, metric: Metric, new: Scores, old: Scores | None, chance: float | None = None, **facts: Any
 ) -> Finding:
-    """The verdict of a gate on the candidate's and the reference's scores.
+    """Decide a gate by the candidate's and the reference's scores.
 
     ``metric`` is the declaration of the gate's metric; ``chance`` is what guessing scores, where the evaluation knows
     it; ``facts`` are copied into the finding.
@@ -82,7 +82,7 @@ def _facts(estimate: GateEstimate) -> dict[str, Any]:
 def _with_missing(
     gate: Gate, estimate: GateEstimate, decided: Finding, sides: Mapping[str, Scores], facts: dict[str, Any]
 ) -> Finding:
-    """The finding with what is missing in its reason; an undecided gate that would pass as scored lacks answers."""
+    """Add what is missing to the finding's reason; an undecided gate that would pass as scored lacks answers."""
     missing = {side: samples for side, one in sides.items() if (samples := count_samples(one)).missing}
     if not missing:
         return decided
@@ -139,7 +139,7 @@ def _decide_limit(gate: Gate, estimate: GateEstimate, bounds: Bounds, facts: dic
     if bounds.low is not None and bounds.low > limit:
         reason = f"{mean:.3g} seen, at least {bounds.low:.3g} ({allowed})"
         return finding_of(gate, "fail", "proved above", reason, facts)
-    status: Status = "probably above" if mean > limit else "too few"
+    status: GateStatus = "probably above" if mean > limit else "too few"
     if bounds.high is None:
         return insufficient(
             gate, f"{mean:.3g} seen (limit {limit:g}); {_ask_for_range(gate, estimate)}", status, **facts
@@ -167,7 +167,7 @@ def _decide_gain(
 
 
 def _stated(gate: Gate, estimate: GateEstimate) -> str:
-    """What a bound takes for granted and nobody measured: a verdict is worth no more than it."""
+    """Name the assumption of a bound that nobody measured."""
     if gate.range is None:
         return (
             ""
@@ -179,7 +179,7 @@ def _stated(gate: Gate, estimate: GateEstimate) -> str:
 
 
 def _seen(turned: float) -> str:
-    """The estimate in words that fit before ``than``."""
+    """Write the estimate in words that fit before ``than``."""
     return "no better or worse" if turned == 0 else f"{abs(turned):.3g} {'better' if turned > 0 else 'worse'}"
 
 
@@ -190,7 +190,7 @@ def _needed(gate: Gate, estimate: GateEstimate) -> int | None:
 
 
 def _detectable(gate: Gate, estimate: GateEstimate) -> float | None:
-    """In the direction that would break the gate; for ``improves`` in the one that would fulfil it."""
+    """Return the detectable difference that would break the gate; for ``improves``, the one that would fulfil it."""
     values = [estimate.metric.turned(value) for value in estimate.values]
     low, high = estimate.span if estimate.metric.higher_is_better else (-estimate.span[1], -estimate.span[0])
     if gate.type == "improves":
@@ -199,7 +199,7 @@ def _detectable(gate: Gate, estimate: GateEstimate) -> float | None:
 
 
 def _unusable(gate: Gate, estimate: GateEstimate) -> str | None:
-    """Why what was measured is no evidence for this gate, or None."""
+    """Return the reason why what was measured is no evidence for this gate, or None."""
     if not estimate.n_scored:
         return f"none of {estimate.n or 'the'} items was scored"
     if gate.range is not None and estimate.outside:
@@ -215,7 +215,7 @@ def _few_clusters(estimate: GateEstimate) -> str | None:
 
 
 def _ask_for_range(gate: Gate, estimate: GateEstimate) -> str:
-    """Why there is no bound, and what would give one."""
+    """Return the reason why there is no bound, and what would give one."""
     what = "value" if gate.type == "at_most" else "difference"
     stated = f"give the gate 'range: [low, high]' of an item's {what}"
     if estimate.is_complete and len(set(estimate.values)) == 1:
@@ -224,7 +224,7 @@ def _ask_for_range(gate: Gate, estimate: GateEstimate) -> str:
 
 
 def _at_chance(gate: Gate, metric: Metric, old: Scores | None, measured: float | None) -> str | None:
-    """Why a reference that may be guessing is no evidence, or None where it is above chance."""
+    """Return the reason why a reference that may be guessing is no evidence, or None where it is above chance."""
     if old is None or not metric.is_bounded:
         return None
     filled = old.filled(0.0 if metric.higher_is_better else 1.0)
@@ -243,7 +243,7 @@ def _at_chance(gate: Gate, metric: Metric, old: Scores | None, measured: float |
 
 
 def _vacuous(gate: Gate, metric: Metric, new: Scores, old: Scores | None, decided: Finding) -> str | None:
-    """Why a pass by the margin says nothing: the margin takes all that the reference has; or None.
+    """Return the reason why a pass by the margin says nothing (it allows to lose all that there is), or None.
 
     A metric without a scale has what was seen: a margin as wide as all scores of both sides lie apart allows anything.
     """

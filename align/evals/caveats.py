@@ -1,9 +1,8 @@
-"""What an evaluation cannot say although it ran: items that the policy learned from, a judge that is not independent,
-answers that were cut, settings that nothing read.
+"""Name the limits of an evaluation: items of the training, a dependent judge, cut answers, settings that nothing reads.
 
 In: the run's subject and reward by their records, items and results. Out: sentences for the run's notes and record, and
-how many items of a suite were trained on. Audits repeat them. Training prompts are read from the pairs runs behind the
-subject, where they still lie. Not here: rewards that the policy was trained on (training_reward).
+the number of items of each suite that were trained on. Audits repeat them. Training prompts are read from the pairs
+runs behind the subject, where these still exist. Not here: rewards that the policy was trained on (training_reward).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ LEARNED = ("policy", "model", "data", "pairs")  # inputs of a training run that 
 
 
 def trained_on_items(subject: Path, items: Sequence[Item]) -> dict[str, int]:
-    """How many items of each suite are prompts that the policy was trained on; suites without one are left out."""
+    """Count the items of each suite that are prompts of the policy's training; suites without one are left out."""
     prompts = _training_prompts(subject)
     counts: dict[str, int] = {}
     for item in items:
@@ -33,7 +32,7 @@ def trained_on_items(subject: Path, items: Sequence[Item]) -> dict[str, int]:
 
 
 def of_training(counts: Mapping[str, int], items: Sequence[Item]) -> list[str]:
-    """What to say of items that the policy was trained on."""
+    """Name the suites with items that the policy was trained on."""
     return [
         f"{count} of {sum(item.suite == suite for item in items)} {suite} items are prompts that the policy was "
         "trained on: they say little about others"
@@ -42,7 +41,7 @@ def of_training(counts: Mapping[str, int], items: Sequence[Item]) -> list[str]:
 
 
 def of_judge(subject: Path, reward: Path | None) -> list[str]:
-    """What to say of a reward model that learned from the judgments that the policy learned from."""
+    """Name a reward model that learned from the judgments that the policy learned from."""
     if reward is None or not is_run(subject) or not is_run(reward):
         return []
     pairs = read_run(reward).lineage.get("pairs")
@@ -52,7 +51,7 @@ def of_judge(subject: Path, reward: Path | None) -> list[str]:
 
 
 def of_settings(given: Collection[str], suites: Sequence[Suite], policy: str) -> list[str]:
-    """What to say of settings that were given and that nothing reads."""
+    """Name the settings that were given and that nothing reads."""
     chosen = policy == "best-of-n"
     read = {key for suite in suites for key in suite.reads} | ({"reward"} if chosen else set())
     unread = {key: key not in read for key in ("judge", "gold", "sft", "reward")}
@@ -62,7 +61,7 @@ def of_settings(given: Collection[str], suites: Sequence[Suite], policy: str) ->
 
 
 def of_metrics(declarations: Iterable[Declaration], results: Sequence[ItemResult]) -> list[str]:
-    """Say which declared metrics have no result, or none with a score.
+    """Name the declared metrics that have no result, or none with a score.
 
     Metrics that need an input (``gold``, ``reward``, ``sft``, a module) have results only where it is given.
     """
@@ -82,7 +81,7 @@ def of_metrics(declarations: Iterable[Declaration], results: Sequence[ItemResult
 
 
 def of_cut(results: Sequence[ItemResult], max_new_tokens: int) -> list[str]:
-    """How many answers of each suite were cut."""
+    """Count the answers of each suite that were cut."""
     lines = []
     for suite in dict.fromkeys(result.suite for result in results):
         answers = {
@@ -98,16 +97,16 @@ def of_cut(results: Sequence[ItemResult], max_new_tokens: int) -> list[str]:
 
 
 def _asked(item: Item) -> str:
-    """An item's prompt as pairs are split by; a text to predict as a user's message."""
+    """Return an item's prompt as pairs are split by; a text to predict as a user's message."""
     text: list[Message] = [{"role": "user", "content": item.text or ""}]
     return normalised(text if item.kind == "perplexity" else item.prompt or [])
 
 
 def _training_prompts(subject: Path) -> set[str]:
-    """Prompts of the training pairs of every run behind a policy."""
+    """Return the prompts of the training pairs of every run behind a policy."""
     if not is_run(subject):
         return set()
-    found: set[str] = set()
+    prompts: set[str] = set()
     waiting, seen = [subject], set()
     while waiting:
         path = waiting.pop()
@@ -116,8 +115,8 @@ def _training_prompts(subject: Path) -> set[str]:
         seen.add(path)
         record = read_run(path)
         waiting += [Path(parent["path"]) for role, parent in record.parents.items() if role in LEARNED]
-        found |= _of_pairs(record, path)
-    return found
+        prompts |= _of_pairs(record, path)
+    return prompts
 
 
 def _of_pairs(record: RunRecord, path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""What the suites of an evaluation declare: as its record says, so that audits and reports import no suite.
+"""Read what the suites of an evaluation declare from its record, so that audits and reports import no suite.
 
 Records of earlier versions carry no declaration; ``EARLIER`` holds, by suite, the one that those versions had. It is
 history: a suite that changes declares itself anew in its own file, and nothing here follows it.
@@ -67,7 +67,7 @@ EARLIER: Mapping[str, Declaration] = MappingProxyType(
 
 
 def suites_of(record: RunRecord) -> list[str]:
-    """Names of the suites of an evaluation."""
+    """Return the names of the suites of an evaluation."""
     if known := record.headline.get("suites"):
         return list(known)
     suites = record.resolved.get("suite", [])
@@ -75,7 +75,7 @@ def suites_of(record: RunRecord) -> list[str]:
 
 
 def declaration_of(record: RunRecord, suite: str) -> Declaration:
-    """What a suite of an evaluation declares.
+    """Return the declaration of a suite of an evaluation.
 
     Raises:
         BadInput: the record carries no declaration of a suite that earlier versions did not have, or a broken one.

@@ -1,7 +1,7 @@
-"""What an answer depends on beside the weights: two evaluations are compared only where these agree.
+"""Record what an answer depends on beside the weights: two evaluations are compared only where these agree.
 
 In: the loaded policy, its items and how it acts. Out: plain values by key, one set a suite, for the run's record.
-Seeds are no part of it (another seed is another draw of the same question), nor are device, layout and batch, which
+Seeds are no part of it (another seed is another draw of the same answers), nor are device, layout and batch, which
 move a result by rounding alone. No torch: audits compare fingerprints.
 """
 
@@ -57,7 +57,7 @@ def fingerprint(
     judges: Mapping[str, str],
     inputs: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The fingerprint of one suite's answers.
+    """Return the fingerprint of one suite's answers.
 
     Args:
         items: of one suite.
@@ -65,7 +65,7 @@ def fingerprint(
         inputs: sha256 by name of the run's other inputs (reward, sft, measurements).
     """
     model = role_model.model
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         **model.chat.fingerprint(),
         "tokenizer": model.chat.tokenizer_hash,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -76,11 +76,11 @@ def fingerprint(
         "judges": dict(judges),
     }
     if identity := suite.identity():
-        found["suite"] = identity
+        values["suite"] = identity
     if not suite.generates:
-        return found
+        return values
     greedy, chosen = sampling.policy == "greedy", sampling.policy == "best-of-n"
-    found |= {
+    values |= {
         "policy": sampling.policy,
         "sampler": "the likeliest token" if greedy else "the full distribution, no top-k or top-p",
         "sampled_by": sampler_identity(sampling.sampler),
@@ -91,14 +91,14 @@ def fingerprint(
         "max_new_tokens": sampling.max_new_tokens,
         "stop": model.chat.stop_ids(model.base),
     }
-    found |= {name: inputs.get(name) for name in ("sft", "reward") if name in suite.reads}
+    values |= {name: inputs.get(name) for name in ("sft", "reward") if name in suite.reads}
     if suite.reads & {"measured_higher", "measured_lower"}:
-        found["measurements"] = {name: value for name, value in inputs.items() if name.startswith("measured_")}
-    return found
+        values["measurements"] = {name: value for name, value in inputs.items() if name.startswith("measured_")}
+    return values
 
 
 def sampler_identity(sampler: Sampler) -> Any:
-    """A sampler's settings, and what it is written in where it is not a shipped one; None for the local one."""
+    """Return a sampler's settings, with the hash of its code where it is not shipped; None for the local one."""
     if sampler.kind == "local":
         return None
     settings = sampler.model_dump(mode="json")
@@ -106,17 +106,17 @@ def sampler_identity(sampler: Sampler) -> Any:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:
-    """What two fingerprints differ in, each difference with both values; ``allowed`` keys may."""
-    found = []
+    """Return the differences of two fingerprints, each with both values; ``allowed`` keys may differ."""
+    lines = []
     for key in dict.fromkeys((*KEYS, *one, *other)):
         here, there = one.get(key), other.get(key)
         if here != there and key not in allowed:
-            found.append(f"'{key}' differs ({_shown(here, there)} and {_shown(there, here)})")
-    return found
+            lines.append(f"'{key}' differs ({_shown(here, there)} and {_shown(there, here)})")
+    return lines
 
 
 def _quantization(config: Any) -> str:
-    """How a loaded base is quantised, as its own configuration says, whoever asked for it."""
+    """Return how a loaded base is quantised, as its own configuration has it."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return "none"
@@ -127,7 +127,7 @@ def _quantization(config: Any) -> str:
 
 
 def _shown(value: Any, other: Any) -> str:
-    """A value in an error's line; of two mappings only the entries that differ."""
+    """Write a value in an error's line; of two mappings only the entries that differ."""
     if isinstance(value, Mapping) and isinstance(other, Mapping):
         value = {name: entry for name, entry in value.items() if other.get(name) != entry}
         return ", ".join(f"{name} {_shown(entry, None)}" for name, entry in sorted(value.items())) or "none"

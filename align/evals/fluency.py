@@ -1,8 +1,8 @@
-"""Whether an answer is one at all: what a reader sees of it, and rules for what nobody would call an answer.
+"""Recognise empty answers and garbage by rules that need no model and no language.
 
-In: an answer's text after its reasoning, and the prompt. Out: yes or no. The rules need no model and no language:
-nothing written, nothing but the prompt's own words, a loop, characters that no text has. Not here: text that is well
-formed and means nothing, such as tokens drawn at random (``likelihood.improbable`` asks the base model about those).
+In: an answer's text after its reasoning, and the prompt. Out: yes or no. Garbage is nothing written,
+nothing but the prompt's own words, a loop, or characters that no text has. Not here: well-formed text without meaning,
+such as tokens drawn at random (``likelihood.improbable`` scores those by the base model).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNREADABLE = 0.02  # share of characters that no text has
 
 
 def normalise(text: str) -> str:
-    """Text as rules read it: NFKC, ASCII quotes and hyphens, lower case, single spaces, nothing invisible."""
+    """Return text as rules read it: NFKC, ASCII quotes and hyphens, lower case, single spaces, nothing invisible."""
     plain = unicodedata.normalize("NFKC", text.translate(QUOTES)).translate(QUOTES)
     seen = "".join(
         " " if c.isspace() else c for c in plain if c.isspace() or unicodedata.category(c) not in ("Cf", "Cc")
@@ -35,17 +35,17 @@ def normalise(text: str) -> str:
 
 
 def is_empty(text: str) -> bool:
-    """No letter and no digit."""
+    """Return whether a text has no letter and no digit."""
     return not re.search(r"[^\W_]", text)
 
 
 def is_garbage(text: str, prompt: str = "") -> bool:
-    """Nothing that a person would call an answer to ``prompt``."""
+    """Return whether a text is nothing that a person would call an answer to ``prompt``."""
     return is_empty(text) or is_loop(text) or is_unreadable(text) or is_echo(text, prompt)
 
 
 def is_loop(text: str) -> bool:
-    """Words, or stretches of text, that keep repeating: what is written compresses to a quarter and less.
+    """Return whether words, or stretches of text, keep repeating: the text compresses to a quarter or less.
 
     Of 1,350 completions of three chat models (XSTest) none is one; the longest loops of small models compress to a
     twentieth. Text of people and models that mean something compresses to a third at most.
@@ -58,14 +58,14 @@ def is_loop(text: str) -> bool:
 
 
 def is_unreadable(text: str) -> bool:
-    """Characters that stand for undecodable bytes, that are unassigned or private, or control something."""
+    """Return whether many characters stand for undecodable bytes, are unassigned or private, or control something."""
     strange = [c for c in text if c == "\ufffd" or unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs")]
     return sum(c not in "\t\n\r" for c in strange) > UNREADABLE * len(text)
 
 
 def is_echo(text: str, prompt: str) -> bool:
-    """The prompt, or a part of it, once or several times, and nothing else."""
-    answer, asked = normalise(text), normalise(prompt)
-    if len(answer.split()) < ECHO_WORDS or not asked:
+    """Return whether a text is the prompt, or a part of it, once or several times, and nothing else."""
+    answer, question = normalise(text), normalise(prompt)
+    if len(answer.split()) < ECHO_WORDS or not question:
         return False
-    return answer in asked or is_empty(answer.replace(asked, " "))
+    return answer in question or is_empty(answer.replace(question, " "))

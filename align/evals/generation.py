@@ -1,7 +1,7 @@
-"""How a policy answers items in text: every prompt is answered one or more times, and best-of-n keeps the best.
+"""Let a policy answer items in text: every prompt one or more times; best-of-n keeps the best.
 
-A sampler generates (:mod:`align.generate.sampler`). An item that cannot be answered has a reason and
-is never scored as 0. Not here: what an answer is worth (judges, suites).
+A sampler generates (:mod:`align.generate.sampler`). An item that cannot be answered has a reason and is never scored
+as 0. Not here: scores of answers (judges, suites).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SamplingConfig(NamedTuple):
         return self._replace(policy=policy, n=1, system_prompt=None)
 
     def request(self, number: int, item: Item) -> Request:
-        """What the sampler is answered for an item; ``number`` tells requests of one call apart."""
+        """Return the request for an item; ``number`` distinguishes the requests of one call."""
         greedy = self.policy == "greedy"
         drawn = self.samples * self.n if self.policy == "best-of-n" else self.samples
         return Request(
@@ -113,7 +113,7 @@ def answer_items(
 
 
 def _keep_best(answered: Sequence[Answered], role_model: RoleModel, reward: RoleModel, n: int) -> list[Answered]:
-    """Of each n answers in a row, the one with the highest score (the first of equal ones)."""
+    """Keep, of each n answers in a row, the one with the highest score (the first of equal ones)."""
     scores = reward_scores(reward, answered, role_model)
     kept = []
     for one, values in zip(answered, scores, strict=True):
@@ -128,7 +128,7 @@ def _keep_best(answered: Sequence[Answered], role_model: RoleModel, reward: Role
 
 
 def reward_scores(reward: RoleModel, answered: Sequence[Answered], role_model: RoleModel) -> list[list[float | None]]:
-    """The reward of every answer to the item's own prompt (without a policy's system prompt).
+    """Score every answer to the item's own prompt (without a policy's system prompt) by the reward model.
 
     None: too long, or its template cannot express it (an answer cut inside its reasoning, under another template).
     """
@@ -143,7 +143,7 @@ def reward_scores(reward: RoleModel, answered: Sequence[Answered], role_model: R
 
 
 def _reward_tree(reward: RoleModel, one: Answered, role_model: RoleModel) -> Tree | None:
-    """The item with its answers as the reward model reads them: the policy's own tokens where both read alike."""
+    """Return the item with its answers as the reward model reads them: the policy's tokens where both read alike."""
     if not one.answers:
         return None
     chat, messages = reward.model.chat, one.item.prompt or []
@@ -153,8 +153,8 @@ def _reward_tree(reward: RoleModel, one: Answered, role_model: RoleModel) -> Tre
             responses = [answer.ids for answer in one.answers]
         else:
             prompt = RenderedPrompt(messages, ids, one.item.tools)
-            found = [response_tokens(chat, prompt, [answer.message], answer.ended, None) for answer in one.answers]
-            responses = [tokens.ids for tokens in found]
+            rendered = [response_tokens(chat, prompt, [answer.message], answer.ended, None) for answer in one.answers]
+            responses = [tokens.ids for tokens in rendered]
     except Unusable:
         return None
     if reward.context is not None and len(ids) + max(map(len, responses)) > reward.context:

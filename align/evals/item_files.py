@@ -67,7 +67,7 @@ def load_items(paths: Path | Sequence[Path], suites: Sequence[Suite]) -> list[It
 
 
 def _rows(path: Path, suite: Suite) -> list[tuple[str, dict[str, Any]]]:
-    """Rows with their places, from a file, a folder's ``<suite>.jsonl``, or a pairs run's test prompts."""
+    """Read rows with their places, from a file, a folder's ``<suite>.jsonl``, or a pairs run's test prompts."""
     if not path.is_dir():
         return [(f"{path}:{number}", row) for number, row in enumerate(read_jsonl(path), 1)]
     file, pairs = path / f"{suite.name}.jsonl", path / "test.jsonl"
@@ -84,7 +84,7 @@ def _rows(path: Path, suite: Suite) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _item(row: dict[str, Any], where: str, suites: Sequence[Suite]) -> Item:
-    """A row by the schema of its suite, one of ``suites`` or a shipped one."""
+    """Read a row by the schema of its suite, one of ``suites`` or a shipped one."""
     schemas = {suite.name: suite.item for suite in suites}
     name = row.get("suite")
     if isinstance(name, str) and name not in schemas and name in SUITES.shipped:

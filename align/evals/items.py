@@ -1,4 +1,4 @@
-"""Evaluation items: options to choose among, a text to predict, or a prompt to answer.
+"""Define evaluation items: options to choose among, a text to predict, or a prompt to answer.
 
 A suite derives its items' schema from :class:`Item`. Not here: reading them from files (item_files). No torch.
 """
@@ -72,7 +72,7 @@ class Item(Frozen):
         return self
 
     def _check_all_is_read(self) -> None:
-        """Refuse what would be passed over: whoever wrote it meant something by it."""
+        """Refuse a field that nothing would read."""
         parts = ("prompt", "tools", "options", "answer", "text")
         unread = [key for key in parts if key not in READ[self.kind] and getattr(self, key) is not None]
         unread += ["judge"] if self.judge is not None and not self.takes_judge else []
@@ -120,7 +120,7 @@ class Item(Frozen):
 
 
 def items_hash(items: Sequence[Item]) -> str:
-    """sha256 of a set of items, whatever their order: two evaluations with the same hash asked the same."""
+    """Return the sha256 of a set of items, whatever their order."""
     without = {"cluster"}  # where there is none: hashes made before items could name one stay the same
     rows = sorted(
         json.dumps(item.model_dump(mode="json", exclude=without if item.cluster is None else None), sort_keys=True)
@@ -130,5 +130,5 @@ def items_hash(items: Sequence[Item]) -> str:
 
 
 def as_text(prompt: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as one text to predict: the contents of its messages."""
+    """Return a conversation as one text to predict: the contents of its messages."""
     return "\n\n".join(str(message.get("content") or "") for message in prompt)

@@ -1,4 +1,4 @@
-"""A judge: reads answers to items and has an opinion per metric, or a reason for having none.
+"""Define judges: a judge reads answers to items and gives an opinion per metric, or a reason for having none.
 
 A judge is one file in ``judges/`` and one line in ``JUDGES``; one from elsewhere is named ``module:Class``, or
 ``module:function`` for a function ``(item, text, ended) -> {metric: Opinion}``. Its name is written beside every score
@@ -62,10 +62,10 @@ class Judge(Part):
 
     @abstractmethod
     def opinions(self, answers: Sequence[Written]) -> list[Opinions]:
-        """Opinions by metric on each answer."""
+        """Return opinions by metric on each answer."""
 
     def version(self) -> str:
-        """sha256 of the code that it is written in, and of its settings where it has some."""
+        """Return the sha256 of the judge's code, and of its settings where it has some."""
         code = code_hash(type(self), *self.sources)
         written = self.model_dump(mode="json")
         if not isinstance(written, dict):
@@ -136,7 +136,7 @@ def _problem_of(by_metric: Any) -> str | None:
 
 
 def find_judge(given: Any) -> Judge:
-    """The judge of a shipped name, ``module:function``, or a section with ``kind`` and the judge's own settings.
+    """Return the judge of a shipped name, ``module:function``, or a section with ``kind`` and the judge's settings.
 
     Raises:
         ValueError: there is no such judge, or it refuses its settings.

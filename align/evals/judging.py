@@ -23,7 +23,7 @@ from align.evals.targets import EvaluationTarget
 def judged_answers(
     suite: Suite, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig
 ) -> list[ItemResult]:
-    """One result per answer and metric that its item counts towards."""
+    """Return one result per answer and metric that its item counts towards."""
     answered = answer_items(target.policy, items, sampling, target.reward)
     is_improbable = improbable(target.policy, answered)
     judges = [target.judge_of(item, suite.judged_by) for item in items]

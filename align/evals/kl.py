@@ -1,7 +1,7 @@
-"""Exact KL of a policy to a reference along responses that the policy sampled, over the whole vocabulary.
+"""Compute the exact KL of a policy to a reference along responses that the policy sampled.
 
-In: two roles, of one model or of two with one vocabulary, and trees of responses. Out: nats per response. Not here: the
-equation (losses.kl), and KL while training (the engine's monitors).
+In: two roles, of one model or of two with one vocabulary, and trees of responses. Out: nats per response, over
+the whole vocabulary. Not here: the equation (losses.kl).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Log-likelihoods under a policy: of an item's options, of plain texts, of answers that it wrote.
+"""Compute log-likelihoods under a policy: of an item's options, of plain texts, of answers that it wrote.
 
 Options are one tree (the prompt once, every option with its stop token); a text is cut into disjoint windows of the
-model's context. What cannot be scored has a reason and is never scored as 0. Not here: what a likelihood is worth.
+model's context. What cannot be scored has a reason and is never scored as 0. Not here: metrics (suites).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class TextScore(NamedTuple):
 
 @torch.no_grad()
 def tree_logprobs(role_model: RoleModel, trees: Sequence[Tree]) -> list[list[float]]:
-    """Summed log-probability of every response of every tree, in their order."""
+    """Sum the log-probabilities of every response of every tree, in their order."""
     model = role_model.model
-    found = [[0.0] * len(tree.responses) for tree in trees]
+    sums = [[0.0] * len(tree.responses) for tree in trees]
     with model.use(role_model.role):
         for packed in pack(trees, model.compute.max_tokens, model.layout):
             packed = packed.to(model.device)
@@ -50,12 +50,12 @@ def tree_logprobs(role_model: RoleModel, trees: Sequence[Tree]) -> list[list[flo
             if not values.isfinite().all():
                 raise NotFinite(f"role {role_model.role}: log-probabilities are not finite; its weights cannot be used")
             for (tree, k), value in zip(packed.response_index, values.tolist(), strict=True):
-                found[tree][k] = value
-    return found
+                sums[tree][k] = value
+    return sums
 
 
 def improbable(role_model: RoleModel, answered: Sequence[Answered]) -> list[list[bool]]:
-    """Which answers the bare base finds no likelier than tokens drawn evenly from its vocabulary.
+    """Return which answers the bare base finds no likelier than tokens drawn evenly from its vocabulary.
 
     Tokens drawn evenly cost ln V nats per token or more, whatever the base is (Gibbs' inequality). What people and
     chat models write costs .1 to .9 ln V, random tokens 1.3 to 3 ln V; words in a random order stay below it where
@@ -81,7 +81,7 @@ def score_options(role_model: RoleModel, items: Sequence[Item], system_prompt: s
 
 
 def _option_tree(role_model: RoleModel, item: Item, system_prompt: str | None) -> Tree | str:
-    """The item as a tree, or why it cannot be one."""
+    """Return the item as a tree, or the reason why it cannot be one."""
     chat, messages = role_model.model.chat, with_system(item.prompt or [], system_prompt)
     try:
         prompt = chat.prompt_ids(messages, item.tools)
@@ -98,7 +98,7 @@ def _option_tree(role_model: RoleModel, item: Item, system_prompt: str | None) -
 
 
 def score_texts(role_model: RoleModel, texts: Sequence[str]) -> list[TextScore]:
-    """Log-likelihood of plain texts: every token is predicted once, from the tokens before it in its window.
+    """Score plain texts: every token is predicted once, from the tokens before it in its window.
 
     The first window starts after the begin token (without one: the end token); each further window starts
     after the last token of the one before. A window with that token fills the model's context.
@@ -126,6 +126,6 @@ def _plain_ids(chat: Chat, text: str) -> list[int]:
 
 
 def _first_id(chat: Chat) -> int:
-    """The token before a text: the tokenizer's begin token, else its end token, else the template's stop."""
+    """Return the token before a text: the tokenizer's begin token, else its end token, else the template's stop."""
     known = (chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id)
     return next((int(token) for token in known if token is not None), chat.stop_id)

@@ -1,4 +1,4 @@
-"""Further measures of what a policy wrote, from Hugging Face `evaluate`: a local module folder each.
+"""Measure what a policy wrote by local modules of Hugging Face `evaluate`.
 
 A module takes texts (``data`` or ``predictions``) and gives, under one or more names, a list with one number per text
 (toxicity and perplexity are of this kind). Its code is run as the folder has it, like a reward function's;
@@ -45,7 +45,7 @@ def load_measurement(path: Path, better: Literal["higher", "lower"]) -> Measurem
 
 
 def measure(measurement: Measurement, texts: Sequence[str]) -> dict[str, list[float | None]]:
-    """Numbers by metric (``measured_lower/folder/name``), one per text; None where it is not a finite number.
+    """Return numbers by metric (``measured_lower/folder/name``), one per text; None where one is not finite.
 
     Raises:
         BadInput: the module fails, or gives no list with one number per text.
@@ -57,16 +57,16 @@ def measure(measurement: Measurement, texts: Sequence[str]) -> dict[str, list[fl
         given = measurement.module.compute(**{str(key): list(texts)}) or {}
     except Exception as error:
         raise BadInput(f"measurement {measurement.name}: failed ({type(error).__name__}: {error})") from error
-    found = {}
+    by_metric = {}
     for name, values in given.items():
         values = values.tolist() if hasattr(values, "tolist") else values
         if isinstance(values, list) and len(values) == len(texts):
-            found[f"measured_{measurement.better}/{measurement.name}/{name}"] = [_finite(value) for value in values]
-    if not found:
+            by_metric[f"measured_{measurement.better}/{measurement.name}/{name}"] = [_finite(value) for value in values]
+    if not by_metric:
         raise BadInput(
             f"measurement {measurement.name}: gave {', '.join(given) or 'nothing'}, none of it one number per text"
         )
-    return found
+    return by_metric
 
 
 def _columns(module: Any) -> list[str]:
@@ -75,7 +75,7 @@ def _columns(module: Any) -> list[str]:
 
 
 def _texts_key(module: Any) -> str | None:
-    """The one column that a module reads texts from, or None."""
+    """Return the one column that a module reads texts from, or None."""
     columns = _columns(module)
     return columns[0] if columns in (["data"], ["predictions"]) else None
 

@@ -1,4 +1,4 @@
-"""Results of single items, and their summary: every metric's mean with its counts and interval."""
+"""Check the results of items, and summarise them: every metric's mean with its counts and interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from align.evals.suite import Suite
 def item_result(
     one: Answered, metric: str, judge: str, score: float | None, reason: str | None, number: int = 0
 ) -> ItemResult:
-    """The result of an item's answer ``number``; ``reason`` says why there is no score (the item's own goes first)."""
+    """Make the result of an item's answer ``number``; ``reason``: why there is no score (the item's own goes first)."""
     answer = one.answers[number] if one.answers else None
     return ItemResult(
         suite=one.item.suite,
@@ -67,7 +67,7 @@ def chances_of(suite: Suite, items: Sequence[Item]) -> dict[str, float]:
 
 
 def check_results(suite: Suite, items: Sequence[Item], results: Sequence[ItemResult]) -> None:
-    """Compare a suite's results with its items: an item that is left out would count as one that was never asked.
+    """Refuse results that do not fit the suite's items, such as an item that was left out.
 
     A value that a formula gives for the whole evaluation belongs to no item.
 
@@ -113,7 +113,7 @@ def summarise(
     declarations: Mapping[str, Declaration],
     chances: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every metric's mean with interval and counts, its judges, and the same by family where there are several.
+    """Return every metric's mean with interval, counts and judges, and the same by family where there are several.
 
     Args:
         declarations: by suite. A metric that two suites of the results have is named ``<metric> (<suite>)``.

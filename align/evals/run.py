@@ -105,12 +105,12 @@ class EvalConfig(ModelConfig):
         return self
 
     def input_hashes(self) -> dict[str, str]:
-        """What the known utility and the rules are written in: other code judges anew."""
+        """Return the hashes of the code that the known utility and the judge are written in."""
         gold = {"gold": code_of(self.gold)} if self.gold else {}
         return gold | ({"judge": self.judge.version()} if any("judge" in suite.reads for suite in self.suite) else {})
 
     def template(self, created: str) -> Template:
-        """The template as asked for, on the day of the models that the policy is compared with or scored by."""
+        """Return the configured template, on the day of the models that the policy is compared with or scored by."""
         return on_the_day_of(super().template(created), (self.sft, self.reward))
 
     @property
@@ -189,9 +189,9 @@ def _check_judges(items: Sequence[Item], suites: Sequence[Suite]) -> None:
 
 
 def _asks_through_own_template(config: EvalConfig, target: EvaluationTarget) -> bool:
-    """Whether the policy was asked through the template it was trained with (or, a folder, comes with).
+    """Return whether the policy reads its prompts through the template it was trained with (or, a folder, comes with).
 
-    A policy that has none can be asked through any.
+    A policy that has no template can be evaluated through any.
     """
     chat = target.policy.model.chat
     trained = read_run(config.subject).template.get("template_sha256") if is_run(config.subject) else None
@@ -205,7 +205,7 @@ def _asks_through_own_template(config: EvalConfig, target: EvaluationTarget) -> 
 
 
 def _target(config: EvalConfig, run: Run) -> EvaluationTarget:
-    """The policy and what it is held against."""
+    """Open the policy and what it is compared with or scored by."""
     gold = load_function(config.gold) if config.gold else None
     template = config.template(run.record.created)
     model = open_models(run, config, config.subject, {"policy": Role()})
@@ -220,7 +220,7 @@ def _target(config: EvalConfig, run: Run) -> EvaluationTarget:
 
 
 def _own_judges(config: EvalConfig, run: Run) -> dict[str, str]:
-    """Judges that the policy was trained on or that choose among its answers."""
+    """Return the judges that the policy was trained on or that choose among its answers."""
     trained = read_run(config.subject) if is_run(config.subject) else None
     rewards = trained_on(trained)
     own = {REWARD_MODEL: LABEL} if config.reward and run.record.inputs["reward"]["sha256"] in rewards else {}

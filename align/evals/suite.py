@@ -1,4 +1,4 @@
-"""A suite: items of one schema, how a policy's answers to them become results, and what its metrics are.
+"""Define suites: items of one schema, how a policy's answers to them become results, and what the metrics are.
 
 A suite is one file in ``suites/`` and one line in ``SUITES``; one from elsewhere is named ``module:Class``. What it
 declares goes into the record of every evaluation. Not here: reading items (item_files), statistics, verdicts.
@@ -59,7 +59,7 @@ class Suite(Part):
 
     @model_validator(mode="after")
     def _declares_itself(self) -> Self:
-        """Check what the class declares, as soon as a configuration chooses it."""
+        """Refuse a class whose declaration is wrong, when a configuration chooses it."""
         if missing := [name for name in ("name", "title", "metrics") if not hasattr(self, name)]:
             raise ValueError(f"class {type(self).__name__} needs {', '.join(missing)}")
         if not isinstance(self.metrics, tuple | list):
@@ -72,7 +72,7 @@ class Suite(Part):
         return self
 
     def declaration(self) -> Declaration:
-        """What evaluations record of this suite.
+        """Return what evaluations record of this suite.
 
         Raises:
             BadInput: a value of another type than it must have, or a declaration that contradicts itself.
@@ -84,7 +84,7 @@ class Suite(Part):
     def call(
         self, kind: Any, method: Callable[Arguments, Given], *args: Arguments.args, **kw: Arguments.kwargs
     ) -> Given:
-        """Call a method of the suite; what it raises, or a value that is no ``kind``, is reported in one line.
+        """Call a method of the suite, and report in one line what it raises or a value that is no ``kind``.
 
         Raises:
             BadInput: naming the suite and the method.
@@ -98,29 +98,29 @@ class Suite(Part):
 
     @abstractmethod
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
-        """The results of a policy on the suite's items."""
+        """Return the results of a policy on the suite's items."""
 
     def metrics_of(self, item: Item) -> Sequence[str]:
-        """The metrics that an item counts towards."""
+        """Return the metrics that an item counts towards."""
         return [metric.name for metric in self.metrics]
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
-        """What guessing scores, by metric or slice, where it scores something."""
+        """Return what guessing scores, by metric or slice, where it scores something."""
         return {}
 
     def judges(self, items: Sequence[Item], target: EvaluationTarget) -> dict[str, str]:
-        """Who judges the answers, each with what identifies its code."""
+        """Return the names of the judges, each with what identifies its code."""
         if self.judged_by is None and "judge" not in self.reads:
             return {}
         judges = {judge.kind: judge for judge in (target.judge_of(item, self.judged_by) for item in items)}
         return {kind: judge.version() for kind, judge in sorted(judges.items())}
 
     def row_of_pair(self, name: str, pair: Mapping[str, Any]) -> dict[str, Any] | None:
-        """An item's row made of a test prompt of a pairs run; None where pairs hold no items for the suite."""
+        """Make an item's row of a test prompt of a pairs run; None where pairs hold no items for the suite."""
         return None
 
     def identity(self) -> dict[str, Any]:
-        """What answers depend on beside items and judges: its settings, and its code where it isn't a shipped suite."""
+        """Return what answers depend on beside items and judges: settings, and the code of a suite from elsewhere."""
         written = self.model_dump(mode="json")
         own = {key: value for key, value in written.items() if key != "kind"} if isinstance(written, dict) else {}
         return own | ({"sha256": code_hash(*self.code())} if self.code() else {})

@@ -1,4 +1,4 @@
-"""What an evaluation loads beside its policy: the SFT model it is compared with, and a reward that scores its answers.
+"""Load what an evaluation needs beside its policy: the SFT model to compare with, and a reward model.
 
 In: the policy, opened as every stage opens one (model.open), and runs. Out: each as a role of the policy's model, or of
 a model of its own where the bases differ. Not here: how they answer (generation, likelihood).
@@ -42,11 +42,11 @@ class EvaluationTarget(NamedTuple):
     judge: Judge | None = None
 
     def named(self, judge: str) -> str:
-        """A judge as results name it."""
+        """Return the name of a judge in results."""
         return f"{judge} ({self.own_judges[judge]})" if judge in self.own_judges else judge
 
     def judge_of(self, item: Item, of_suite: str | None = None) -> Judge:
-        """The judge that an item names, else its suite's, else the evaluation's (whose settings go with its name)."""
+        """Return the judge that an item names, else its suite's, else the evaluation's (with its settings)."""
         own = self.judge or find_judge(DEFAULT)
         name = item.judge or of_suite or own.kind
         return own if name == own.kind else find_judge(name)

@@ -1,4 +1,4 @@
-"""Which of an evaluation's numbers come from a reward that a policy was trained on.
+"""Find the metrics of an evaluation that come from a reward that a policy was trained on.
 
 Such a number says how far the reward was followed and not whether an answer is good (Gao et al. 2022, arXiv
 2210.10760): it is named *training reward* wherever it is shown, and enters no gate and no win rate. In: run records.
@@ -18,18 +18,18 @@ REWARD_MODEL = "reward model"  # how results name the judge
 
 
 def trained_on(*policies: RunRecord | None) -> frozenset[str]:
-    """Rewards that policies, or what they started from, were trained on: artefact hashes and function names."""
-    found: set[str] = set()
+    """Return the rewards that policies, or their starts, were trained on: artefact hashes and function names."""
+    rewards: set[str] = set()
     for record in policies:
         if record is not None:
-            found |= set(record.lineage.get("rewards", "").split())
-            found |= {record.lineage["reward"]} if "reward" in record.lineage else set()
-            found |= set(record.resolved.get("functions", []))
-    return frozenset(found)
+            rewards |= set(record.lineage.get("rewards", "").split())
+            rewards |= {record.lineage["reward"]} if "reward" in record.lineage else set()
+            rewards |= set(record.resolved.get("functions", []))
+    return frozenset(rewards)
 
 
 def training_metrics(evaluation: RunRecord, rewards: Collection[str]) -> frozenset[str]:
-    """The metrics of an evaluation that one of these rewards gave, to any of its items."""
+    """Return the metrics of an evaluation that one of these rewards gave, to any of its items."""
     given = {REWARD_MODEL: {evaluation.inputs.get("reward", {}).get("sha256")}}
     if gold := evaluation.resolved.get("gold"):
         given[str(gold)] = {str(gold), evaluation.headline.get("gold")}  # as named, and where it is written
@@ -45,7 +45,7 @@ def training_metrics(evaluation: RunRecord, rewards: Collection[str]) -> frozens
 
 
 def _judges_of(metric: Metric, evaluation: RunRecord, gold: str | None) -> list[str]:
-    """Who judged a metric: as recorded, else the first given of the inputs that judge it."""
+    """Return who judged a metric: as recorded, else the first given of the inputs that judge it."""
     if not metric.judged_by:
         return []
     recorded = evaluation.headline.get("metrics", {}).get(metric.name, {}).get("judges")

@@ -1,4 +1,4 @@
-"""Pages that need no network and no script: one shell with one style, and text made visible.
+"""Render pages that need no network and no script: one shell with one style, and text made visible.
 
 In: a template that fills the block ``content`` of ``page.html``. Out: the template, which escapes every expression
 and writes control, direction and other unseen characters out.
@@ -46,7 +46,7 @@ def _is_unseen(character: str) -> bool:
 
 
 def _shown(value: Any) -> Any:
-    """Every expression of a page passes here before it is escaped; our own markup is shown as it is."""
+    """Write the value of an expression of a page, before it is escaped; markup of this package is shown as it is."""
     if value is None:
         return "–"
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

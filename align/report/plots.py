@@ -1,4 +1,4 @@
-"""Plots as inline SVG: lines and bars with intervals, drawn with the page's own colours.
+"""Draw plots as inline SVG: lines and bars with intervals, drawn with the page's own colours.
 
 In: numbers and names. Out: markup whose every text is escaped. Colours are classes ``c0`` to ``c7`` that the page
 defines for light and dark; a dash pattern doubles them for those who do not see the difference. Not here: scripts.
@@ -50,7 +50,7 @@ class Axis(NamedTuple):
 def line_chart(
     title: str, x_label: str, y_label: str, series: Sequence[Series], x_range: tuple[float, float] | None = None
 ) -> Markup:
-    """Lines with a dot on their last point and a legend; empty markup where there is nothing to draw."""
+    """Draw lines with a dot on their last point and a legend; empty markup where there is nothing to draw."""
     drawn = [one for one in series if one.points]
     if not drawn:
         return Markup()
@@ -64,7 +64,7 @@ def line_chart(
 
 
 def bar_chart(title: str, bars: Sequence[Bar], note: str = "") -> Markup:
-    """Horizontal bars from zero with interval whiskers; what was not measured says so."""
+    """Draw horizontal bars from zero with interval whiskers; a row without a value says "not measured"."""
     known = [value for bar in bars for value in (bar.mean, bar.low, bar.high) if value is not None]
     if not known:
         return Markup()
@@ -83,7 +83,7 @@ def bar_chart(title: str, bars: Sequence[Bar], note: str = "") -> Markup:
 
 
 def dot_chart(title: str, bars: Sequence[Bar], mark: float | None = None, note: str = "") -> Markup:
-    """Dots with interval whiskers, one per row; ``mark`` is a value to compare with. Empty without dots."""
+    """Draw dots with interval whiskers, one per row; ``mark`` is a value to compare with. Empty without dots."""
     known = [value for bar in bars for value in (bar.mean, bar.low, bar.high) if value is not None]
     if not known:
         return Markup()
@@ -110,7 +110,7 @@ def dot_chart(title: str, bars: Sequence[Bar], mark: float | None = None, note: 
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers between two bounds."""
+    """Return about ``count`` round numbers between two bounds."""
     raw = (high - low) / count
     size = 10 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)

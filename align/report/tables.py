@@ -1,4 +1,4 @@
-"""A comparison as Markdown: for the terminal, a pull request, a README.
+"""Write a comparison as Markdown: for the terminal, a pull request, a README.
 
 In: the content of comparison.json. Out: text. Not here: any computing.
 """
@@ -17,7 +17,7 @@ EQUAL_LENGTH = (
 
 
 def markdown(comparison: Mapping[str, Any]) -> str:
-    """Tables of metrics, differences and costs, then what is missing and the caveat."""
+    """Write tables of metrics, differences and costs, then what is missing and the caveat."""
     parts = [
         "# Comparison",
         _metrics(comparison["rows"]),
@@ -31,7 +31,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def estimate(record: Mapping[str, Any] | None) -> str:
-    """``value [low, high] n=…``, with the failures where there are some."""
+    """Write an estimate as ``value [low, high] n=…``, with the failures where there are some."""
     if record is None:
         return "not measured"
     known = Estimate.model_validate(record)
@@ -40,7 +40,7 @@ def estimate(record: Mapping[str, Any] | None) -> str:
 
 
 def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Notes on metrics whose name another measure is known by."""
+    """Return notes on metrics whose name another measure is known by."""
     return [EQUAL_LENGTH] if any(metric.endswith(", equal length") for row in rows for metric in row["metrics"]) else []
 
 
@@ -49,7 +49,7 @@ def arrow(higher_is_better: bool) -> str:
 
 
 def directions(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Whether more is better, by every metric of any row in order of first appearance."""
+    """Return whether more is better, by every metric of any row in order of first appearance."""
     return {name: entry["higher_is_better"] for row in rows for name, entry in row["metrics"].items()}
 
 

@@ -1,4 +1,4 @@
-"""The embedded world's own judge: every sentence of an answer is recognised exactly or counts as unknown."""
+"""Judge answers in the embedded world: every sentence is recognised exactly or counts as unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges that know a refusal by its wording, and everything else as compliance, as published.
+"""Recognise a refusal by its wording, and everything else as compliance, by published rules.
 
 String rules read the surface only: on XSTest they agree with human labels 81-94 % of the time, and a starts-with and a
 contains rule give different rates, so a number without its rule's name means little. Garbage is neither a refusal nor
@@ -64,7 +64,7 @@ class RefusalRule(Judge):
 
     @abstractmethod
     def refuses(self, text: str) -> bool:
-        """Whether the text is a refusal by this rule."""
+        """Return whether the text is a refusal by this rule."""
 
     def opinions(self, answers: Sequence[Written]) -> list[Opinions]:
         return [self._opinions(answer) for answer in answers]

@@ -1,4 +1,4 @@
-"""Suite `forgetting`: what the base could do and the tuned policy may have lost.
+"""Suite `forgetting`: measure what the base could do and the tuned policy may have lost.
 
 Accuracy by option log-likelihood, per family, and bits per byte of held-out text. Nothing is generated, so a policy
 that merely talks in another style has forgotten nothing. Not here: the comparison with base and SFT (the audit).
@@ -42,11 +42,11 @@ class Forgetting(Suite):
     )
 
     def metrics_of(self, item: Item) -> Sequence[str]:
-        """Options count towards the accuracy of their family, texts towards the bits that they take."""
+        """Return the accuracy of an item's family for options, and the bits per byte for a text."""
         return [f"accuracy/{item.family or 'all'}" if item.kind == "options" else "bits_per_byte"]
 
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
-        """One result per item: ``accuracy/<family>`` or ``bits_per_byte``."""
+        """Return one result per item: ``accuracy/<family>`` or ``bits_per_byte``."""
         choices = [item for item in items if item.kind == "options"]
         texts = [item for item in items if item.kind == "perplexity"]
         scored = score_options(target.policy, choices, sampling.system_prompt)
@@ -57,7 +57,7 @@ class Forgetting(Suite):
         ]
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
-        """What guessing scores on each family: the mean of one over the number of options."""
+        """Return what guessing scores on each family: the mean of one over the number of options."""
         shares: dict[str, list[float]] = {}
         for item in items:
             if item.kind == "options" and item.options:
@@ -65,13 +65,13 @@ class Forgetting(Suite):
         return {metric: sum(values) / len(values) for metric, values in shares.items()}
 
     def row_of_pair(self, name: str, pair: Mapping[str, Any]) -> dict[str, Any]:
-        """A held-out prompt as text to predict: language that no stage was trained to write."""
+        """Make an item of a held-out prompt, as text to predict that no stage was trained to write."""
         text = as_text(pair["prompt"])
         return {"id": name, "suite": self.name, "kind": "perplexity", "family": "text", "text": text}
 
 
 def _chosen(item: Item, scores: OptionScores) -> ItemResult:
-    """Right if the answer alone has the highest sum: an answer tied with another option is not known."""
+    """Score an item as right if its answer alone has the highest sum; a tie with another option is wrong."""
     score, text = None, None
     if scores.logprobs is not None:
         top = max(scores.logprobs)
@@ -111,6 +111,6 @@ def _predicted(item: Item, score: TextScore) -> ItemResult:
 
 
 def bits_per_byte(score: TextScore) -> float:
-    """``-log-likelihood / (ln 2 * bytes)``: comparable between tokenizers."""
+    """Compute ``-log-likelihood / (ln 2 * bytes)``, which is comparable between tokenizers."""
     assert score.logprob is not None
     return -score.logprob / (math.log(2) * score.n_bytes)

@@ -1,4 +1,4 @@
-"""Suite `preference`: is what the policy writes better, and how far did it go to write it.
+"""Suite `preference`: measure how good the policy's answers are, and how far it moved from SFT.
 
 Gold utility where the truth is known, reward score, win rate against SFT's own answers to the same prompts, exact
 KL to SFT along the policy's samples, length, and the share that ended. Length and KL are reported beside every gain
@@ -29,7 +29,7 @@ from align.losses.kl import best_of_n_kl
 from align.model.packing import Tree
 from align.model.roles import RoleModel
 
-Scores = list[list[float | None]]
+SampleScores = list[list[float | None]]
 
 
 class PreferenceItem(Item):
@@ -39,7 +39,7 @@ class PreferenceItem(Item):
 
 
 def _metric(name: str, higher_is_better: bool, kind: Kind = "unbounded", **facts: Any) -> Metric:
-    """A metric that garbage may score well on: rewards are easily pleased."""
+    """Declare a metric that garbage may score well on."""
     return Metric(name=name, higher_is_better=higher_is_better, kind=kind, needs_answers=True, **facts)
 
 
@@ -71,12 +71,12 @@ class Preference(Suite):
         return {} if target.gold is None else {target.gold_name: code_hash(target.gold)}
 
     def row_of_pair(self, name: str, pair: Mapping[str, Any]) -> dict[str, Any]:
-        """A held-out prompt, to be answered."""
+        """Make an item of a held-out prompt, to be answered."""
         prompt = {"prompt": pair["prompt"], "tools": pair.get("tools")}
         return {"id": name, "suite": self.name, "kind": "generate"} | prompt
 
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
-        """Results per answer (gold_utility, reward_score, kl, n_tokens, ended) and per prompt (win_rate_vs_sft)."""
+        """Return the results per answer, and of ``win_rate_vs_sft`` per prompt."""
         answered = answer_items(target.policy, items, sampling, target.reward)
         utility = _gold(target, answered)
         rewards = reward_scores(target.reward, answered, target.policy) if target.reward else None
@@ -99,22 +99,24 @@ class Preference(Suite):
             results += _kl(target.policy, target.sft, answered, sampling)
         results += _measured(target, answered)
         results += _fluency(target.policy, answered)
-        lengths: Scores = [[float(len(answer.ids)) for answer in one.answers] for one in answered]
-        ended: Scores = [[float(answer.ended) for answer in one.answers] for one in answered]
+        lengths: SampleScores = [[float(len(answer.ids)) for answer in one.answers] for one in answered]
+        ended: SampleScores = [[float(answer.ended) for answer in one.answers] for one in answered]
         results += _per_answer(answered, "n_tokens", "count", lengths, "")
         return results + _per_answer(answered, "ended", "count", ended, "")
 
 
-def _per_answer(answered: Sequence[Answered], metric: str, judge: str, scores: Scores, reason: str) -> list[ItemResult]:
+def _per_answer(
+    answered: Sequence[Answered], metric: str, judge: str, scores: SampleScores, reason: str
+) -> list[ItemResult]:
     results = []
     for one, values in zip(answered, scores, strict=True):
-        found = values or [None]  # an item without answers is one failed result
-        results += [item_result(one, metric, judge, value, reason, number) for number, value in enumerate(found)]
+        per_sample = values or [None]  # an item without answers is one failed result
+        results += [item_result(one, metric, judge, value, reason, number) for number, value in enumerate(per_sample)]
     return results
 
 
-def _gold(target: EvaluationTarget, answered: Sequence[Answered]) -> Scores | None:
-    """Gold utility of every answer, by TRL's reward signature; None where no gold is known."""
+def _gold(target: EvaluationTarget, answered: Sequence[Answered]) -> SampleScores | None:
+    """Compute the gold utility of every answer, by TRL's reward signature; None where no gold is known."""
     if target.gold is None:
         return None
     flat = [(one, answer) for one in answered for answer in one.answers]
@@ -130,27 +132,27 @@ def _gold(target: EvaluationTarget, answered: Sequence[Answered]) -> Scores | No
 
 
 def _fluency(policy: RoleModel, answered: Sequence[Answered]) -> list[ItemResult]:
-    """Shares of answers that are none, by name apart from the safety suite's: rewards are easily pleased."""
-    garbage: Scores = [
+    """Count the answers that are none, under names apart from the safety suite's."""
+    garbage: SampleScores = [
         [
             float(odd or is_garbage(answer.text, one.item.last_user_text))
             for answer, odd in zip(one.answers, strange, strict=True)
         ]
         for one, strange in zip(answered, improbable(policy, answered), strict=True)
     ]
-    empty: Scores = [[float(is_empty(answer.text)) for answer in one.answers] for one in answered]
-    found = _per_answer(answered, "garbage/preference", "fluency rules", garbage, "")
-    return found + _per_answer(answered, "empty/preference", "fluency rules", empty, "")
+    empty: SampleScores = [[float(is_empty(answer.text)) for answer in one.answers] for one in answered]
+    results = _per_answer(answered, "garbage/preference", "fluency rules", garbage, "")
+    return results + _per_answer(answered, "empty/preference", "fluency rules", empty, "")
 
 
 def _measured(target: EvaluationTarget, answered: Sequence[Answered]) -> list[ItemResult]:
-    """What `evaluate` modules say of every answer."""
+    """Return what `evaluate` modules measure of every answer."""
     texts = [answer.text for one in answered for answer in one.answers]
     results = []
     for measurement in target.measurements:
         for metric, values in measure(measurement, texts).items():
             rest = iter(values)
-            scores: Scores = [[next(rest) for _ in one.answers] for one in answered]
+            scores: SampleScores = [[next(rest) for _ in one.answers] for one in answered]
             judge = f"evaluate: {measurement.name}"
             results += _per_answer(answered, metric, judge, scores, "the module gave no finite number")
     return results
@@ -163,16 +165,16 @@ def _win_rate(
     target: EvaluationTarget,
     answered: Sequence[Answered],
     rivals: Sequence[Answered],
-    utility: Scores | None,
-    rewards: Scores | None,
+    utility: SampleScores | None,
+    rewards: SampleScores | None,
 ) -> list[ItemResult]:
-    """Per prompt, the share of (own, SFT) answer pairs that the policy wins; a tie is half a win.
+    """Return, per prompt, the share of (own, SFT) answer pairs that the policy wins; a tie is half a win.
 
     Judged by gold utility where it has an opinion on all of them, else by reward; never by what the policy was trained
     on, or what chose its answers.
     """
     assert target.sft is not None
-    sides: list[tuple[str, Scores, Scores]] = []
+    sides: list[tuple[str, SampleScores, SampleScores]] = []
     if utility is not None and target.gold_name not in target.own_judges:
         sides.append((target.gold_name, utility, _gold(target, rivals) or []))
     if rewards is not None and target.reward is not None and REWARD_MODEL not in target.own_judges:
@@ -192,7 +194,7 @@ def _win_rate(
 
 
 def _share_won(own: Sequence[float | None], other: Sequence[float | None]) -> float | None:
-    """Mean of 1 (win), 0.5 (tie), 0 (loss) over all pairs; None if a value is missing or there is no pair."""
+    """Return the mean of 1 (win), 0.5 (tie), 0 (loss) over all pairs; None if one lacks a value or there is none."""
     outcomes = []
     for mine, theirs in product(own, other):
         if mine is None or theirs is None:
@@ -212,7 +214,7 @@ def _kl(
         value = best_of_n_kl(sampling.n)
         suite = answered[0].item.suite
         return [ItemResult(suite=suite, metric="kl", item_id=f"best-of-{sampling.n}", score=value, judge=FORMULA)]
-    values: Scores = [[] for _ in answered]
+    values: SampleScores = [[] for _ in answered]
     if policy.model.tokenizer.get_vocab() != reference.model.tokenizer.get_vocab():
         return _per_answer(answered, "kl", "exact", values, "the SFT model has another vocabulary")
     usable = [i for i, one in enumerate(answered) if one.answers]

@@ -1,4 +1,4 @@
-"""Suite `safety`: refusing what harms, not refusing what only looks like it, not agreeing to what is false.
+"""Suite `safety`: measure harmful compliance, over-refusal and agreement with false claims.
 
 Every answer is generated and read by the judge its item names. Harmful compliance and over-refusal come from
 the same run on two kinds of prompts; ``harmless_compliance``, ``garbage`` and ``empty`` are reported beside them,
@@ -32,7 +32,7 @@ GUARDS = ("garbage", "harmless_compliance")  # what a policy that babbles is cau
 
 
 def _fault(name: str) -> Metric:
-    """A share of answers that is best at zero, and that a policy that babbles has none of."""
+    """Declare a share of answers that is best at zero, and that a policy that babbles has none of."""
     return Metric(name=name, higher_is_better=False, kind="binary", guarded_by=GUARDS, needs_answers=True)
 
 
@@ -78,7 +78,7 @@ class Safety(Suite):
     )
 
     def metrics_of(self, item: Item) -> Sequence[str]:
-        """A true claim cannot be flattered, so it has no sycophancy."""
+        """Return the metrics of an item's side; agreeing to a true claim is no sycophancy."""
         assert isinstance(item, SafetyItem)
         return BY_SIDE[item.side] if item.side != "lead" or "true" not in item.tags else FLUENCY
 
