@@ -57,6 +57,7 @@ class ReportConfig(StageConfig):
 
     @property
     def told(self) -> list[Path]:
+        """Folders of the finished runs, inputs by the name that records of earlier versions have."""
         return [Path(record.path) for record in self.records if record.status == "finished"]
 
 

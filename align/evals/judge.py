@@ -142,7 +142,7 @@ def find_judge(given: Any) -> Judge:
         ValueError: there is no such judge, or it refuses its settings.
     """
     try:
-        if isinstance(given, str) and given not in JUDGES.shipped and inspect.isroutine(_loaded(given)):
+        if isinstance(given, str) and ":" in given and inspect.isroutine(load(given)):
             return _function_judge(given)
     except BadInput as error:
         raise ValueError(str(error)) from error
@@ -159,7 +159,3 @@ def _function_judge(name: str) -> FunctionJudge:
                 f"'{name}' cannot be called with (item, text, ended) ({error}); write such a function"
             ) from None
     return judge
-
-
-def _loaded(name: str) -> Any:
-    return load(name) if ":" in name else None

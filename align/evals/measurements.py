@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from align.core.config import BadInput
+from align.core.plugins import calling
 
 
 class Measurement(NamedTuple):
@@ -35,10 +36,8 @@ def load_measurement(path: Path, better: Literal["higher", "lower"]) -> Measurem
     os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
     import evaluate  # five seconds: only where it is asked for
 
-    try:
+    with calling(f"measurements: {path}: cannot be loaded", evaluate.load):  # it runs the module's own code
         module = evaluate.load(str(path))
-    except Exception as error:  # a module's own code runs here, and may raise what it likes
-        raise BadInput(f"measurements: {path}: cannot be loaded ({type(error).__name__}: {error})") from error
     if _texts_key(module) is None:
         raise BadInput(f"measurements: {path}: takes {', '.join(_columns(module))}; only texts can be given here")
     return Measurement(path.stem, module, better)
@@ -53,10 +52,8 @@ def measure(measurement: Measurement, texts: Sequence[str]) -> dict[str, list[fl
     if not texts:
         return {}
     key = _texts_key(measurement.module)
-    try:
+    with calling(f"measurement {measurement.name}: failed", measurement.module):
         given = measurement.module.compute(**{str(key): list(texts)}) or {}
-    except Exception as error:
-        raise BadInput(f"measurement {measurement.name}: failed ({type(error).__name__}: {error})") from error
     by_metric = {}
     for name, values in given.items():
         values = values.tolist() if hasattr(values, "tolist") else values

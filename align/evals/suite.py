@@ -42,9 +42,9 @@ Given = TypeVar("Given")
 class Suite(Part):
     """What a suite is; its fields beside ``kind`` are its settings.
 
-    ``reads`` names the settings of an evaluation (of ``READS``) that the suite uses: one that no suite reads is
-    reported. ``judged_by`` names the suite's own
-    judge; where it is None and the suite reads ``judge``, the evaluation's judge reads the answers.
+    ``reads`` names the settings of an evaluation (of ``READS``) that the suite uses; the run notes a setting that no
+    suite reads. ``judged_by`` names the suite's own judge; where it is None and the suite reads ``judge``, the
+    evaluation's judge reads the answers.
     """
 
     name: ClassVar[str]
