@@ -24,7 +24,7 @@ class Section(Frozen):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ({"betta": 1}, "f.yaml: unknown key 'betta'; did you mean 'beta'?"),
         ({"optim": {"learning_rate": 1, "lr": 1}}, "unknown key 'optim.learning_rate'; valid keys: betas, eps, lr"),
@@ -46,15 +46,15 @@ class Section(Frozen):
         ({"optim": {"lr": "fast"}}, "key 'optim.lr'"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(data: dict[str, Any], told: str) -> None:
+def test_a_wrong_key_or_value_is_named(data: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as error:
         build(Section, data, "f.yaml")
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).count("f.yaml") == 1, "one fault is reported once"
 
 
 @pytest.mark.parametrize(
-    ("schema", "data", "told"),
+    ("schema", "data", "message"),
     [
         (Section, {"beta": True}, "key 'beta': expected a number, not true or false (given: True)"),
         (Section, {"compute": {"max_tokens": True}}, "key 'compute.max_tokens': expected a number"),
@@ -67,10 +67,10 @@ def test_a_wrong_key_or_value_is_named(data: dict[str, Any], told: str) -> None:
         (StageConfig, {"stage": False, "run": "x"}, "key 'stage': expected text, and YAML reads"),
     ],
 )
-def test_a_value_that_would_be_read_as_another_is_refused(schema: Any, data: dict[str, Any], told: str) -> None:
+def test_a_value_that_would_be_read_as_another_is_refused(schema: Any, data: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as error:
         build(schema, data, "f.yaml")
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_truth_values_stay_truth_values_and_odd_folders_are_folders() -> None:
@@ -124,17 +124,22 @@ def test_overrides_are_dotted_typed_and_leave_the_original_alone() -> None:
     data: dict[str, Any] = {"optim": {"lr": 1.0}, "beta": 0.5}
     changed = override(data, ["optim.lr=1e-6", "compute.max_tokens=64", "optim.betas=[0.8, 0.9]"])
     assert data == {"optim": {"lr": 1.0}, "beta": 0.5}
-    found = build(Section, changed, "f")
-    assert (found.optim.lr, found.optim.betas, found.compute.max_tokens, found.beta) == (1e-6, (0.8, 0.9), 64, 0.5)
+    section = build(Section, changed, "f")
+    assert (section.optim.lr, section.optim.betas, section.compute.max_tokens, section.beta) == (
+        1e-6,
+        (0.8, 0.9),
+        64,
+        0.5,
+    )
 
 
-@pytest.mark.parametrize(("assignment", "told"), [
+@pytest.mark.parametrize(("assignment", "message"), [
     ("beta", "written key=value"), ("=3", "written key=value"), ("beta.x=1", "'beta' holds a value, not a section"),
     ("optim.lr=[1", "not valid YAML"), ("limit=", "override 'limit': holds no value; .* limit=null"),
     ("s.yaml", "named with --config s.yaml"),
 ])  # fmt: skip
-def test_a_wrong_override_is_refused(assignment: str, told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_a_wrong_override_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         override({"beta": 1}, [assignment])
 
 
@@ -146,7 +151,7 @@ def test_an_override_that_undoes_another_is_refused(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "no such config file"),
         (b"- 1\n", "expected 'key: value' lines, found list"),
@@ -156,13 +161,13 @@ def test_an_override_that_undoes_another_is_refused(words: list[str]) -> None:
         (b"a: !!python/object:os.system x\n", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_config_is_named(content: bytes | None, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_config_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(BadInput, match="bad.yaml") as error:
         read_yaml(path)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_config_is_frozen() -> None:
