@@ -6,7 +6,7 @@ that came otherwise (imported, simulated) one counts per person, comparison and 
 
 When a person meets a comparison again (a repeated task, or another campaign), the first task's answer counts. The
 store keeps no time of an answer, so "first" is by purpose: work before its repetition, then by the name of the source.
-The second answer still tells how far people agree with themselves (``agreement/measures.py``). Not here: whom to
+The second answer still measures how far people agree with themselves (``agreement/measures.py``). Not here: whom to
 exclude.
 """
 

@@ -1,4 +1,4 @@
-"""Which questions are contested, how far people agree and which questions have a winner, whatever a task asks.
+"""Find contested questions, how far people agree, and which questions have a winner, for every kind of task.
 
 In: votes, labels of single responses included. Pure functions. A question is which of two responses is better, or what
 a single response is called, in one task; a ranking of k responses answers k(k-1)/2 of them.

@@ -1,4 +1,4 @@
-"""Votes as columns: one row per vote, in one order whatever order they came in, with what each measure reads of it.
+"""Votes as columns: one row per vote, in an order of their own, with what each measure reads.
 
 In: votes, the comparisons they are about, and answers known beforehand. Out: arrays of equal length; NaN where a
 measure has nothing to read (a tie has no side, a time without others has nothing to be compared with).

@@ -76,10 +76,10 @@ def measure(
     seed: int = 0,
     gold: Mapping[str, Ranking] | None = None,
 ) -> dict[str, Any]:
-    """Measure all of agreement.json from votes, whatever order they come in.
+    """Measure all of agreement.json from votes; their order does not matter.
 
     Args:
-        comparisons: give languages, and the texts whose length is looked at.
+        comparisons: give languages, and the texts whose lengths are compared.
         gold: the right ranking by comparison id, for tasks whose answer is known.
     """
     ordered = sorted(votes, key=lambda v: (*v.unit, v.annotator, v.source))
@@ -183,8 +183,8 @@ def _summary(columns: VoteColumns, names: Sequence[str], seed: int) -> dict[str,
 def _couples(once: VoteColumns, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return kappa of every two annotators with answers in common, by name.
 
-    ``n`` counts answers that both gave, ``comparisons`` what these are about: as many observations the interval rests
-    on, since the answers of one ranking hang together. The value is None where both always said the same one thing.
+    ``n`` counts answers that both gave, ``comparisons`` what these are about: the interval has as many observations,
+    since the answers of one ranking are not independent. The value is None where both always gave the same one answer.
 
     Args:
         once: votes without repetitions.

@@ -1,9 +1,9 @@
 """Judgments of a file: who gave them, whether they repeat, and their split, language and strength.
 
-In: the rows of a table, and how one is judged. Out: an ``ImportedFile``. Rows of named people are their votes: the same
-comparison by several people is one comparison, and somebody's second answer is kept apart by its source. Rows without
-a name are read as published: one that repeats another gives nothing, two that contradict each other are both dropped,
-and rows that have ids of their own stay apart although their texts are the same.
+In: the rows of a table, and a function that judges one. Out: an ``ImportedFile``. Rows of named people are their
+votes: what several people judged is one comparison, and a person's second answer is kept apart by its source. Of rows
+without a name, one that repeats another is dropped, two that contradict each other are both dropped, and rows with ids
+of their own stay apart although their texts are the same.
 """
 
 from __future__ import annotations

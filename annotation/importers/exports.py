@@ -1,9 +1,9 @@
 """Exports of a labelling server: tasks with their annotations (JSON and snapshots), or a row per annotation (JSON_MIN).
 
 In: the file. Out: one judgment for each person's last annotation of a task. A task that the bridge made is read
-strictly by its own interface, and its sides are those that the ledger of the store noted when it was sent; where the
-ledger does not know it, by the campaign's YAML, with the sides that the shown texts tell. Any other task is read as one
-of the stock templates. Skipped, empty, superseded and unreadable annotations, drafts and tasks nobody answered are left
+strictly by its own interface, with the sides that the store's ledger noted when it was sent; where the ledger does not
+know it, by the campaign's YAML, with the sides in which it shows the texts. Any other task is read as one of the stock
+templates. Skipped, empty, superseded and unreadable annotations, drafts and tasks nobody answered are left
 out, with their reasons, and so is what a pull has read already. JSON_MIN holds neither skips nor drafts, nor whether
 somebody else edited an annotation. Accounts are pseudonyms, as in a pull; addresses that an export holds are not kept.
 Not here: asking a server (``campaign/pull.py``).
@@ -198,7 +198,7 @@ class _Export:
 
 
 def _annotations(number: int, row: Mapping[str, Any], dropped: list[dict[str, Any]]) -> Iterator[ExportedAnnotation]:
-    """Yield the annotations of a row; what is none goes to ``dropped``."""
+    """Yield the annotations of a row; a row or draft without one is added to ``dropped`` with its reason."""
     task = str(row.get("id", f"row {number}"))
     if "annotations" not in row:
         if row.get("annotation_id") is None:

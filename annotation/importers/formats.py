@@ -97,7 +97,7 @@ def cleaned(
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell holds nothing: null, or the number that is none."""
+    """Return whether a cell holds nothing: null or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -131,7 +131,7 @@ def _line(error: Exception) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Return a file's bytes, unpacked where it begins as gzip does, whatever it is called."""
+    """Return a file's bytes, unpacked where its first bytes are those of gzip."""
     with open(path, "rb") as file:
         is_packed = file.read(len(GZIP)) == GZIP
     return cast(IO[bytes], gzip.open(path, "rb")) if is_packed else open(path, "rb")

@@ -1,4 +1,4 @@
-"""What an importer makes of a file: comparisons with judgments, and the rows left out with their reasons."""
+"""The content of a file that was read: comparisons with judgments, and the rows left out with their reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prompt and its continuations, taken apart from whatever shape a file gives them: text, messages, whole dialogues.
+"""Separate a prompt from its responses, in any form that files have: text, messages, whole dialogues.
 
 In: columns of a row. Out: the prompt and each response as messages, checked, and the comparison they make. Nothing is
 mended: what is no prompt with different responses raises ``UnusableRow`` with a plain reason. Not here: how one cell
@@ -37,7 +37,7 @@ def sides_of(
     """Take a prompt column and two columns of responses apart.
 
     The responses may be whole dialogues: what both begin with is the prompt then. A prompt column beside them must
-    say the same, or be their first or last user turn; white space does not count.
+    hold the same, or their first or last user turn; white space does not count.
 
     Args:
         first_answers: of dialogues that part at their first answer, take that answer; else they are refused.
@@ -63,22 +63,14 @@ def sides_of(
 
 
 def prompt_of(cell: Any) -> list[Message]:
-    """Return a prompt as messages; the mark of the answer's turn at the end of a text of turns is no turn.
-
-    Raises:
-        UnusableRow: it is none.
-    """
+    """Return a prompt as messages; the mark of the answer's turn at the end of a text of turns is no turn."""
     prompt = messages_of(cell, "user", "prompt")
     is_spoken = isinstance(cell, str) and spoken(cell) is not None
     return prompt[:-1] if is_spoken and is_empty(prompt[-1:]) else prompt
 
 
 def with_input(row: dict[str, Any], more: Any) -> dict[str, Any]:
-    """Return a row whose prompt is an instruction with what it is about, an empty line between them.
-
-    Raises:
-        UnusableRow: one of them is no text.
-    """
+    """Return a row whose prompt is an instruction and its input, with an empty line between them."""
     if more is None:
         return row
     if not isinstance(row.get("prompt"), str) or not isinstance(more, str):
@@ -125,7 +117,7 @@ def require_both(row: dict[str, Any], columns: tuple[str, str] = CHOSEN_REJECTED
 
 
 def check(sides: PromptResponses, columns: tuple[str, str] = CHOSEN_REJECTED) -> None:
-    """Check what every usable row fulfils, whatever format it came in."""
+    """Check what every usable row of any format fulfils."""
     if not all(sides.responses):
         raise UnusableRow("a response is empty")
     for message in sides.prompt:

@@ -24,7 +24,7 @@ def stock_regions(result: Any) -> list[Region]:
     """Return the regions of a result of stock templates, their types in lower case.
 
     Raises:
-        Undecodable: it is none, or is empty.
+        Undecodable: it is no list of regions, or is empty.
     """
     regions = regions_of(result)
     if not all(isinstance(r.type, str) and isinstance(r.name, str) and isinstance(r.value, dict) for r in regions):
@@ -55,7 +55,7 @@ def deciding(regions: Sequence[Region], label: str | None) -> Region:
         label: the control whose choices do; None takes the only one with choices.
 
     Raises:
-        Undecodable: there is none, or more than one.
+        Undecodable: no region does, or more than one.
     """
     chosen = [region for region in regions if region.type == "choices" and label in (None, region.name)]
     compared = [region for region in regions if region.type in ("pairwise", "ranker")]
@@ -119,7 +119,7 @@ def cards_of(value: Any) -> dict[str, list[Message]]:
     """Return the responses that a ranking showed by their cards' names, in the order it showed them.
 
     Raises:
-        Undecodable: they are none, or one has no name or no text.
+        Undecodable: it is no list of two or more cards, or a card has no name or no text.
     """
     if not isinstance(value, list) or len(value) < 2:
         raise Undecodable("no list of two or more responses to rank")

@@ -1,4 +1,4 @@
-"""A file of rows with columns, laid out as its readers want it: by a user's map, by a published schema, by own names.
+"""Find the columns of a file of rows: by the user's map, by a published schema, or by their own names.
 
 In: JSON lines, JSON, CSV or Parquet, and the settings of the file. Out: rows whose columns can be found, what the
 columns hold, and which columns nothing was read from. A file that fits no schema is refused with its columns, the

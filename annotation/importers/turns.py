@@ -2,7 +2,7 @@
 
 In: a cell. Out: messages with a role and content. A text is taken for a dialogue only where it begins like one
 (``\\n\\nHuman: ...``) or holds HelpSteer's marks of turns, and a list of texts only where all columns of its row hold
-lists.
+lists. A cell in no such form raises ``UnusableRow``.
 """
 
 from __future__ import annotations
@@ -54,11 +54,7 @@ def messages_of(value: Any, role: str, column: str) -> list[Message]:
 
 
 def tools_of(value: Any) -> list[dict[str, Any]] | None:
-    """Return tools as a list; TRL also takes them as JSON text.
-
-    Raises:
-        UnusableRow: they are no list.
-    """
+    """Return tools as a list; TRL also takes them as JSON text."""
     tools = decoded(value)
     if not tools:
         return None
@@ -68,11 +64,7 @@ def tools_of(value: Any) -> list[dict[str, Any]] | None:
 
 
 def refuse_media(row: Mapping[str, Any]) -> None:
-    """Refuse a row that holds pictures or sound: only text is read, and without them it would be another row.
-
-    Raises:
-        UnusableRow: the row holds such a column, and something in it.
-    """
+    """Refuse a row that holds pictures or sound: only text is read, and without them it would be another row."""
     if column := next((column for column in MEDIA if row.get(column)), None):
         raise UnusableRow(f"holds '{column}', and only text is read here")
 

@@ -2,9 +2,9 @@
 
 In: rows with an annotator, two responses (left and right as they were shown) and a label; the prompt and the responses
 are in the row itself, in a file of items that the row names (``items``), or in a file of texts by their ids
-(``texts``: ``id`` and ``text``). Out: one judgment per row, its sides known. Somebody who votes on a comparison again
-gives a judgment of its own, by which self-consistency is measured; an exact copy of another row gives none. A row with
-a label that nobody explained or a text that is not there is left out, with its reason.
+(``texts``: ``id`` and ``text``). Out: one judgment per row, its sides known. A second vote of
+the same person on a comparison is a judgment of its own, by which self-consistency is measured; an exact copy of
+another row is left out. So is, with its reason, a row whose label has no meaning or whose text is missing.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Products of judgments besides pairs: demonstrations, edited pairs, thumbs and labels.
 
 In: the judgments that count, their comparisons, and the split of each. Out: rows, in an order that depends on their
-content alone, and why others are none. ``demonstrations.jsonl`` and ``thumbs.jsonl`` hold training prompts only, as
-``sft`` and TRL's KTO read the whole file; held-out prompts stand in ``demonstrations-test.jsonl`` and so on. Labels
-are for evaluation: one file, and each row names its split.
+content alone, and counts of what was left out, by reason. ``demonstrations.jsonl`` and ``thumbs.jsonl`` hold training
+prompts only, as ``sft`` and TRL's KTO read the whole file; held-out prompts are in ``demonstrations-test.jsonl`` and
+so on. Labels are for evaluation: one file, and each row names its split.
 
 An improved answer is a demonstration, and beats the answer it was made of. That pair has its author's one vote, weight
-1.0 and no margin: nobody said by how much it is better. ``min_votes`` asks for voters on two given answers and does
-not touch it; where people also voted between the same two texts, their votes decide. It stands in training alone,
+1.0 and no margin, since nobody judged by how much it is better. ``min_votes`` counts votes on two given answers and
+does not apply to it; where people also voted between the same two texts, their votes decide. It is in training alone,
 because a person's text against a model's is an easier choice than those that a reward model's accuracy and the
 annotators' ceiling are measured on. What was written after a tie, or where both are bad, is a demonstration alone:
-it was made of neither. Thumbs and labels go by plain majority, whatever method pairs are made by.
+it was made of neither. Thumbs and labels are decided by plain majority, by any method of pairs.
 """
 
 from __future__ import annotations

@@ -47,7 +47,6 @@ class PairsConfig(StageConfig):
 
     ``judge_share`` of the training prompts are kept from policies: a second run with ``for_judge`` makes pairs of
     those alone, for a reward model that no policy is trained on. Validation and test are the same in both.
-    ``both_bad: drop`` leaves out comparisons of which half the judgments or more say that both responses are bad.
     ``exclude`` names annotators that do not count, beside those whom the store holds excluded. ``min_votes`` holds for
     pairs, thumbs and labels alike.
     """
@@ -55,9 +54,13 @@ class PairsConfig(StageConfig):
     stage: Literal["pairs"] = "pairs"
     feedback: Path = Field(default=Path("feedback.db"), description="the store of judgments")
     method: Method = Field(default="majority", description="how votes become one answer")
-    ties: Ties = Field(default="drop", description="what becomes of ties")
+    ties: Ties = Field(
+        default="drop",
+        description="drop: a tie can win, and then makes no pair; half: a tie is half a vote for either side",
+    )
     both_bad: Literal["keep", "drop"] = Field(
-        default="keep", description="what becomes of pairs whose responses were both called bad"
+        default="keep",
+        description="drop leaves out comparisons of which half the judgments or more call all responses bad",
     )
     min_votes: int = Field(1, ge=1, description="votes that a pair needs")
     validation: float = Field(0.1, ge=0, lt=1, description="share of the prompts")
