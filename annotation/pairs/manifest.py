@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.core.records import Comparison, Judgment, Pair, Record
-from annotation.aggregation.counting import CountingJudgments
 from annotation.aggregation.votes import Vote
 from annotation.agreement.measures import ceiling
 from annotation.pairs.products import Products
@@ -28,14 +27,23 @@ def account(
     votes: Sequence[Vote],
     pairs: Mapping[Split, Sequence[Pair]],
     dropped: Mapping[str, int],
+    made: Products,
     placement: Placement,
 ) -> dict[str, Any]:
-    """Return what was read, the pairs by split, and how far people agree on them; ``policy`` are the settings."""
+    """Return what was read and how far people agree on it, and what was made by split; ``policy`` are the settings.
+
+    Kinds of products without judgments are left out.
+    """
     used = {split: {pair.comparison_id for pair in pairs[split]} for split in SPLITS}
     judged = {judgment.comparison_id for judgment in judgments}
     digest = hashlib.sha256()  # the same in every store that holds the same comparisons and judgments
     for record in (*comparisons, *judgments):
         digest.update(json.dumps(record, sort_keys=True, default=Record.model_dump).encode() + b"\n")
+    products = {}
+    for name, (rows, reasons) in made._asdict().items():
+        if rows or reasons:
+            counted = Counter(placement.split[row.comparison_id] for row in rows)
+            products[name] = {"rows": {s: counted[s] for s in SPLITS}, "dropped": dict(sorted(reasons.items()))}
     seed = policy["seed"]
     return {
         "comparisons": len(comparisons),
@@ -52,24 +60,5 @@ def account(
         },
         "policy": policy,
         "content_sha256": digest.hexdigest(),
+        **products,
     }
-
-
-def account_of_products(made: Products, split: Mapping[str, Split]) -> dict[str, Any]:
-    """Return rows by split and drops by reason; kinds without judgments are left out."""
-    counts = {}
-    for name, (rows, dropped) in made._asdict().items():
-        if rows or dropped:
-            counted = Counter(split[row.comparison_id] for row in rows)
-            counts[name] = {"rows": {s: counted[s] for s in SPLITS}, "dropped": dict(sorted(dropped.items()))}
-    return counts
-
-
-def account_of_people(counting: CountingJudgments, reasons: Mapping[str, str]) -> dict[str, Any]:
-    """Return the guidelines that judgments were made by, and who does not count and why."""
-    guidelines = Counter(judgment.guideline for judgment in counting.judgments if judgment.guideline)
-    excluded = [
-        {"annotator": name, "reason": reasons[name], "judgments": count}
-        for name, count in sorted(counting.excluded.items())
-    ]
-    return {"guidelines": dict(sorted(guidelines.items())), "excluded": excluded}

@@ -32,7 +32,7 @@ from annotation.aggregation.decisions import Method, Ties, called_both_bad, deci
 from annotation.aggregation.votes import FIRST, TIE, Tally, Vote, tallies, votes_of
 from annotation.agreement.measures import measure
 from annotation.pairs.card import guideline_versions, write_card
-from annotation.pairs.manifest import account, account_of_people, account_of_products
+from annotation.pairs.manifest import account
 from annotation.pairs.products import Made, ProductRow, Products, columns, files, pair_key, products, side
 from annotation.pairs.splits import SPLITS, Placement, is_for_judge, place
 from annotation.store.chain import Split
@@ -124,10 +124,13 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
     outputs |= files(made, placement.split)
     _require_rows(config, outputs, voted.dropped, len(comparisons), len(judgments), has_votes=bool(votes))
     manifest = {
-        **account(_policy(config), comparisons, judgments, votes, rows, voted.dropped, placement),
-        **account_of_products(made, placement.split),
+        **account(_policy(config), comparisons, judgments, votes, rows, voted.dropped, made, placement),
         **({_other_side(config): len(others)} if config.judge_share else {}),
-        **account_of_people(counting, reasons),
+        "guidelines": dict(sorted(Counter(j.guideline for j in counting.judgments if j.guideline).items())),
+        "excluded": [
+            {"annotator": name, "reason": reasons[name], "judgments": count}
+            for name, count in sorted(counting.excluded.items())
+        ],
         **estimated,
     }
     for name, lines in outputs.items():
