@@ -23,9 +23,9 @@ TEMPLATE = (
 
 
 def row(chosen: str, rejected: str, **more: Any) -> dict[str, Any]:
-    said = {k: [{"role": "assistant", "content": v}] for k, v in (("chosen", chosen), ("rejected", rejected))}
+    sides = {k: [{"role": "assistant", "content": v}] for k, v in (("chosen", chosen), ("rejected", rejected))}
     ids = {"comparison_id": f"{chosen}-{rejected}", "prompt_id": prompt_id(USER)}
-    return {"prompt": USER, **said, "votes": [1, 0, 0], **ids, **more}
+    return {"prompt": USER, **sides, "votes": [1, 0, 0], **ids, **more}
 
 
 def load(folder: Path, rows: list[dict[str, Any]]) -> Any:

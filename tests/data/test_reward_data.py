@@ -35,25 +35,25 @@ def user(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-def said(text: str) -> list[dict[str, Any]]:
+def assistant(text: str) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": text}]
 
 
 def pair(prompt: str, chosen: str, rejected: str, weight: float = 1.0) -> dict[str, Any]:
     asked = user(prompt)
     return {
-        "prompt": asked, "chosen": said(chosen), "rejected": said(rejected), "votes": [1, 0, 0], "weight": weight,
+        "prompt": asked, "chosen": assistant(chosen), "rejected": assistant(rejected), "votes": [1, 0, 0], "weight": weight,
         "comparison_id": f"{prompt}-{chosen}-{rejected}", "prompt_id": prompt_id(asked),
     }  # fmt: skip
 
 
 def candidate(prompt: str, *responses: Any) -> dict[str, Any]:
-    given = [r if isinstance(r, dict) else {"messages": said(r), "origin": "me", "ended": True} for r in responses]
+    given = [r if isinstance(r, dict) else {"messages": assistant(r), "origin": "me", "ended": True} for r in responses]
     return {"prompt_id": prompt, "prompt": user(prompt), "responses": given}
 
 
 def length(chat: Chat, prompt: str, text: str) -> int:
-    return len(chat.prompt_ids(user(prompt))) + len(chat.response_ids(user(prompt), said(text)))
+    return len(chat.prompt_ids(user(prompt))) + len(chat.response_ids(user(prompt), assistant(text)))
 
 
 def candidates(run: Run, chat: Chat, rows: list[dict[str, Any]], context: int | None = None) -> Any:
@@ -127,7 +127,7 @@ def test_the_hash_of_prompts_knows_no_order(run: Run, chat: Chat) -> None:
 
 
 def test_candidates_keep_their_numbers_whatever_is_dropped_between_them(run: Run, chat: Chat) -> None:
-    cut = {"messages": said("cut here"), "origin": "you", "ended": False}
+    cut = {"messages": assistant("cut here"), "origin": "you", "ended": False}
     rows = [candidate("p", "one", "two " * 40, "three"), candidate("q", "much " * 60), candidate("r", cut, "four")]
     known, trees = candidates(run, chat, rows, 60)
     assert [(row["prompt_id"], row["response"]) for row in known] == [("p", 0), ("p", 2), ("r", 0), ("r", 1)]

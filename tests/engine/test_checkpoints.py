@@ -135,7 +135,7 @@ def a_list_as_state(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "problem"),
     [
         (flip_weight, "tensors.safetensors is not as it was written"),
         (truncate, "tensors.safetensors is not as it was written"),
@@ -149,12 +149,12 @@ def a_list_as_state(folder: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    damage: Callable[[Path], None], told: str, resume: Callable[..., RunRecord], whole: RunRecord
+    damage: Callable[[Path], None], problem: str, resume: Callable[..., RunRecord], whole: RunRecord
 ) -> None:
     record = resume(lambda run: damage(run / "checkpoints"))
     assert record.artefact == whole.artefact and steps(record) == list(range(1, STEPS + 1))
     (note,) = new_notes(record, whole)
-    assert note == f"a checkpoint that cannot be used: {NEWEST} ({told}); the run goes on from step 6"
+    assert note == f"a checkpoint that cannot be used: {NEWEST} ({problem}); the run goes on from step 6"
 
 
 def test_without_a_whole_checkpoint_the_run_starts_again(resume: Callable[..., RunRecord], whole: RunRecord) -> None:
@@ -207,16 +207,16 @@ def reshaped(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "problem"),
     [(renamed, "which this run does not train"), (fewer, "it lacks the weight or a moment"), (reshaped, "the shape")],
 )
 def test_a_checkpoint_of_other_code_is_passed_over(
-    change: Callable[..., dict[str, Any]], told: str, resume: Callable[..., RunRecord], whole: RunRecord
+    change: Callable[..., dict[str, Any]], problem: str, resume: Callable[..., RunRecord], whole: RunRecord
 ) -> None:
     record = resume(lambda run: rewritten(run / "checkpoints" / NEWEST, change))
     assert record.artefact == whole.artefact
     (note,) = new_notes(record, whole)
-    assert told in note and note.endswith("the run goes on from step 6")
+    assert problem in note and note.endswith("the run goes on from step 6")
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def test_pull_survives_kills(line: Line, server: Any, studio: Studio, tmp_path: 
 
     lasts = requests_of("pull", campaign, line, None)
     assert lasts is not None
-    said = {number: best for number, (_, best) in judged(campaign).items()}
-    assert len(said) == N and all(best and best.startswith("a good answer") for best in said.values())
+    answers = {number: best for number, (_, best) in judged(campaign).items()}
+    assert len(answers) == N and all(best and best.startswith("a good answer") for best in answers.values())
     killed, number = 0, 0
     while killed < KILLS:
         number += 1
@@ -141,7 +141,7 @@ def test_pull_survives_kills(line: Line, server: Any, studio: Studio, tmp_path: 
         killed += requests_of("pull", campaign, line, random.randrange(lasts)) is None
         found = pull(campaign, studio)
         assert found.judgments == N
-        assert {number: best for number, (_, best) in judged(campaign).items()} == said
+        assert {number: best for number, (_, best) in judged(campaign).items()} == answers
         with Store.open(campaign.feedback) as read:
             assert read.counts().versions == N
         assert number < 3 * KILLS + 5, "most pulls end before they are killed: this shows nothing"

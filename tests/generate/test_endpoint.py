@@ -376,7 +376,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize(
-    ("faults", "changes", "told"),
+    ("faults", "changes", "problem"),
     [
         (["401"], {}, "refuses the key (status 401"),
         ([], {"model": "gpt-9"}, "has no model 'gpt-9' (The model `gpt-9` does not exist.)"),
@@ -395,7 +395,7 @@ def test_a_fault_that_cannot_be_waited_for_is_one_line_without_the_key(
     monkeypatch: pytest.MonkeyPatch,
     faults: list[str],
     changes: dict[str, str],
-    told: str,
+    problem: str,
 ) -> None:
     monkeypatch.setattr("align.generate.endpoint.FIRST_PATIENCE", 0.1)
     server.faults = faults
@@ -405,7 +405,7 @@ def test_a_fault_that_cannot_be_waited_for_is_one_line_without_the_key(
         words["prompts"] = str(prompts(tmp_path, changes["prompts"]))
     code = main.run(["sample", *(w for k, v in words.items() for w in (f"--{k}", v)), "--run", str(tmp_path / "run")])
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("align: ")]
-    assert code == 2 and len(lines) == 1 and told in lines[0]
+    assert code == 2 and len(lines) == 1 and problem in lines[0]
     assert read_run(tmp_path / "run").status == "failed"
     left = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert left and not any(KEY in text for text in [*left, *lines])
@@ -416,13 +416,13 @@ def test_a_server_that_never_answers_is_waited_for_and_named(
 ) -> None:
     monkeypatch.setattr("align.generate.endpoint.Endpoint", lambda url, model: Endpoint(url, model, patience=0.3))
     server.faults = ["500"] * 99
-    with pytest.raises(BadInput, match=r"no usable answer.*status 500.*what was answered is kept") as told:
+    with pytest.raises(BadInput, match=r"no usable answer.*status 500.*what was answered is kept") as problem:
         run(tmp_path / "run", server.url, prompts(tmp_path, "hello"))
-    assert KEY not in str(told.value) and "[key]" in str(told.value)
+    assert KEY not in str(problem.value) and "[key]" in str(problem.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "problem"),
     [
         ({"endpoint": f"https://me:{KEY}@host/v1", "model": MODEL}, "holds a user name, password or parameters"),
         ({"endpoint": f"https://host/v1?key={KEY}", "model": MODEL}, "holds a user name, password or parameters"),
@@ -432,8 +432,8 @@ def test_a_server_that_never_answers_is_waited_for_and_named(
         ({}, "one of the two"),
     ],
 )
-def test_a_source_that_cannot_be_is_refused_by_the_config(tmp_path: Path, given: dict[str, str], told: str) -> None:
-    with pytest.raises(BadInput, match=told) as error:
+def test_a_source_that_cannot_be_is_refused_by_the_config(tmp_path: Path, given: dict[str, str], problem: str) -> None:
+    with pytest.raises(BadInput, match=problem) as error:
         build(SampleConfig, {"run": tmp_path / "run", "prompts": prompts(tmp_path, "hello"), **given}, "test")
     assert KEY not in str(error.value)
 
@@ -478,7 +478,7 @@ def test_an_odd_answer_is_a_fault_of_the_endpoint_and_one_line(
 ) -> None:
     monkeypatch.setattr("align.generate.endpoint.FIRST_PATIENCE", 0.05)
     monkeypatch.setattr("align.generate.endpoint.MOST_ANSWER", 4096 if name == "too much" else 1 << 16)
-    answer, told = ODD.get(name, (None, "an answer went on beyond 64 KiB"))
+    answer, problem = ODD.get(name, (None, "an answer went on beyond 64 KiB"))
     if name == "endless":
         server.faults = ["endless"]
     else:
@@ -489,11 +489,11 @@ def test_an_odd_answer_is_a_fault_of_the_endpoint_and_one_line(
     code = main.run([*words, "--run", str(tmp_path / "run")])
     lines = capfd.readouterr().err.splitlines()
     assert code == 2 and not any("Traceback" in line for line in lines)
-    assert [told in line for line in lines if line.startswith("align: ")] == [True], lines
+    assert [problem in line for line in lines if line.startswith("align: ")] == [True], lines
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "problem"),
     [
         ({"detail": [{"loc": ["body", "n"], "msg": "too many"}]}, "'n': too many"),
         ({"error": [{"loc": 5, "msg": {}}, "x", {"loc": []}]}, "'5': {}; x; '?': None"),
@@ -502,9 +502,9 @@ def test_an_odd_answer_is_a_fault_of_the_endpoint_and_one_line(
         ([7], "a page and not data"),
     ],
 )
-def test_a_refusal_is_read_whatever_its_form(data: Any, told: str) -> None:
-    assert failure_text(data) == told
-    assert refused_field(data) == ("n" if "'n'" in told else None)
+def test_a_refusal_is_read_whatever_its_form(data: Any, problem: str) -> None:
+    assert failure_text(data) == problem
+    assert refused_field(data) == ("n" if "'n'" in problem else None)
 
 
 @pytest.mark.parametrize(
@@ -523,8 +523,10 @@ def test_a_key_that_an_answer_repeats_is_written_nowhere(
     tmp_path: Path, server: Completions, capfd: pytest.CaptureFixture[str]
 ) -> None:
     record, rows = run(tmp_path / "run", server.url, prompts(tmp_path, "the key", "hello"), k=2)
-    said = rows[0]["responses"][0]["messages"][0]
-    assert said["content"].startswith("the key: [key] or ") and said["reasoning_content"] == "they gave me [key]"
+    received = rows[0]["responses"][0]["messages"][0]
+    assert (
+        received["content"].startswith("the key: [key] or ") and received["reasoning_content"] == "they gave me [key]"
+    )
     assert [note for note in record.notes if "1 answers repeated the key" in note]
     left = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not any(KEY in text for text in [*left, *capfd.readouterr()])

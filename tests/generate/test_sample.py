@@ -176,26 +176,26 @@ def test_a_reward_model_is_no_policy(tmp_path: Path, model_folder: ModelFolder) 
 def test_every_column_of_a_prompt_is_read_or_named(tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     row = {"prompt": "hello", "system": "Be brief.", "tools": json.dumps(tools), "documents": ["x"]}
-    told: list[str] = []
+    notes: list[str] = []
     file = prompts_file(tmp_path, [row | {"chat_template_kwargs": {"enable_thinking": False}}])
-    (prompt,) = read_prompts(file, note=told.append)
+    (prompt,) = read_prompts(file, note=notes.append)
     assert [message["content"] for message in prompt.messages] == ["Be brief.", "hello"]
     assert (prompt.tools, prompt.arguments) == (tools, {"enable_thinking": False})
-    assert told == [f"{file}: columns that are not read, with how many rows have them: 'documents' (1)"]
+    assert notes == [f"{file}: columns that are not read, with how many rows have them: 'documents' (1)"]
     assert read_prompts(prompts_file(tmp_path, [{"prompt": "\n\nHuman: hello\n\nAssistant:"}]))[0].messages == [
         {"role": "user", "content": "hello"}
     ]
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "notes"),
     [
         ('{"prompt": "a", "images": ["x.png"]}', "row 1: holds 'images', and only text is read here"),
         ('{"prompt": "a", "prompt": "b"}', "prompts.jsonl:1: .*key 'prompt' is given twice"),
         ('{"messages": [{"role": "user", "content": "a"}]}', r"row 1: no 'prompt' \(it holds 'messages'\)"),
     ],
 )
-def test_a_prompt_that_is_not_what_it_says_is_refused(row: str, told: str, tmp_path: Path) -> None:
+def test_a_prompt_that_is_not_what_it_says_is_refused(row: str, notes: str, tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text(row + "\n", encoding="utf-8")
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=notes):
         read_prompts(tmp_path)

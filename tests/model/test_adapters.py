@@ -168,9 +168,9 @@ def test_a_router_that_is_a_linear_layer_of_its_own_kind_is_not_adapted(tmp_path
     config = Llama4TextConfig(**shape, intermediate_size_mlp=32)
     model = AdapterModel(save_model(config, tmp_path / "llama-4", tokenizer), CPU)
     model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
-    told: list[str] = []
-    note_layout(model, told.append)
-    assert told[-1].endswith("stays frozen: fused experts (experts.down_proj, experts.gate_up_proj); routers (router)")
+    notes: list[str] = []
+    note_layout(model, notes.append)
+    assert notes[-1].endswith("stays frozen: fused experts (experts.down_proj, experts.gate_up_proj); routers (router)")
     assert not any("router" in name for name in model.parameters("policy"))
     assert model.base.get_decoder() is model.base.model
     (packed,) = pack([Tree([3, 4, 5], [[6, 7]])], 64, "padded")
@@ -185,10 +185,10 @@ def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokeniz
     model = AdapterModel(save_model(GptOssConfig(**shape, num_experts_per_tok=1), tmp_path / "gpt-oss", tokenizer), CPU)
     model.add("policy", adapter=None, tuner=Lora(r=4), trainable=True)
     model.add("reference", adapter=None, tuner=Lora(r=4), trainable=False)
-    told: list[str] = []
-    note_layout(model, told.append)
-    assert told[0].startswith("layout: ")
-    assert told[1:] == [
+    notes: list[str] = []
+    note_layout(model, notes.append)
+    assert notes[0].startswith("layout: ")
+    assert notes[1:] == [
         "policy adapts k_proj (1), o_proj (1), q_proj (1), v_proj (1); stays frozen: fused experts (experts.down_proj, "
         "experts.gate_up_proj)"
     ]
@@ -204,8 +204,8 @@ def test_what_is_adapted_and_what_cannot_be_is_told_once(tmp_path: Path, tokeniz
     with torch.no_grad():
         for role in ("policy", "reference"):
             with known.use(role):
-                told.append(str(known.logprobs(packed_of(TREES)).tolist()))
-    assert told[-1] == told[-2]
+                notes.append(str(known.logprobs(packed_of(TREES)).tolist()))
+    assert notes[-1] == notes[-2]
     dense = make_model("gpt2")
     dense.add("value", adapter=None, tuner=Lora(r=4), trainable=True)
     assert dense.facts() == ["value adapts c_attn (2), c_fc (2), c_proj (4)"]
@@ -265,10 +265,10 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]]
 
 @pytest.mark.parametrize("case", TENSORS)
 def test_an_adapters_tensors_are_all_there_and_no_others(case: str, adapter: Path, make_model: MakeModel) -> None:
-    edit, told = TENSORS[case]
+    edit, notes = TENSORS[case]
     file = adapter / "adapter_model.safetensors"
     save_file(edit(load_tensors(file)), file)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=notes):
         make_model("llama").add("policy", adapter=adapter, trainable=True)
 
 
@@ -281,7 +281,7 @@ def test_the_bases_own_embedding_beside_an_adapter_is_passed_over(adapter: Path,
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "notes"),
     [
         ({"r": 10**9}, "key r: 1000000000 is no rank"),
         ({"r": 0}, "key r: 0 is no rank"),
@@ -311,11 +311,11 @@ def test_the_bases_own_embedding_beside_an_adapter_is_passed_over(adapter: Path,
     ],
 )
 def test_an_adapters_settings_are_read_or_refused(
-    settings: dict[str, Any], told: str, adapter: Path, make_model: MakeModel
+    settings: dict[str, Any], notes: str, adapter: Path, make_model: MakeModel
 ) -> None:
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
-    with pytest.raises(BadInput, match=told) as refused:
+    with pytest.raises(BadInput, match=notes) as refused:
         make_model("llama").add("policy", adapter=adapter, trainable=True)
     assert "\n" not in str(refused.value)
 

@@ -29,7 +29,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "problem"),
     [
         (LONG + END, "does not come to an end .0.5 s of processor time"),
         (LONG + "{{ a }}" + END, "does not come to an end|needs more than 256 MiB"),
@@ -42,9 +42,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         ("{{ 'a' * 1001 }}", "writes 1,001 characters for one conversation"),
     ],
 )
-def test_a_template_without_end_is_named(template: str, told: str) -> None:
+def test_a_template_without_end_is_named(template: str, problem: str) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)
-    with pytest.raises(BadInput, match=told) as refused:
+    with pytest.raises(BadInput, match=problem) as refused:
         Chat(make_tokenizer(template))
     assert "\n" not in str(refused.value)
     assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)) == before

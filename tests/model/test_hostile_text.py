@@ -38,13 +38,13 @@ def campaign(tmp_path: Path) -> Campaign:
     rows = [
         {
             "prompt_id": f"p{number}",
-            "prompt": [{"role": "user", "content": f"question {number} {said[:200]}"}],
+            "prompt": [{"role": "user", "content": f"question {number} {spelled[:200]}"}],
             "responses": [
                 {"messages": [{"role": "assistant", "content": content}], "origin": "run", "ended": True}
-                for content in (f"a good answer {said}", "a bad answer")
+                for content in (f"a good answer {spelled}", "a bad answer")
             ],
         }
-        for number, said in enumerate(HOSTILE.values())
+        for number, spelled in enumerate(HOSTILE.values())
     ]
     write_jsonl(tmp_path / "candidates.jsonl", rows)
     interface = Interface(rationale=True, improve=True)
@@ -59,7 +59,7 @@ def campaign(tmp_path: Path) -> Campaign:
 def test_hostile_text_is_text_all_the_way(campaign: Campaign, studio: Studio) -> None:
     assert push(campaign, studio).new == len(HOSTILE)
     shown = tasks(studio, campaign)
-    for number, (name, said) in enumerate(HOSTILE.items()):
+    for number, (name, spelled) in enumerate(HOSTILE.items()):
         task = shown[str(number)]
         left = "a good answer" in task.data["response_a_html"]
         page = task.data["response_a_html" if left else "response_b_html"]
@@ -67,19 +67,19 @@ def test_hostile_text_is_text_all_the_way(campaign: Campaign, studio: Studio) ->
         assert not any(bad in lowered for bad in ("<script", "<img", "<style", "</textarea", 'href="javascript'))
         plain = html.unescape(page)
         if name in ("script", "braces", "right to left", "formula"):
-            assert visible(said) in plain, name
-        expected = REPLACED.get(name, said)
+            assert visible(spelled) in plain, name
+        expected = REPLACED.get(name, spelled)
         assert "\x00" not in page and "\ud800" not in page
         replies = [choice("-2" if left else "2"), text("rationale", expected[:1000]), text("improved", expected)]
         answer(studio, task, replies)
     found = pull(campaign, studio)
     assert found.outcomes == {"judgment": len(HOSTILE)}
     said_of = judged(campaign)
-    for number, (name, said) in enumerate(HOSTILE.items()):
+    for number, (name, spelled) in enumerate(HOSTILE.items()):
         judgment, best = said_of[str(number)]
-        expected = REPLACED.get(name, said)
+        expected = REPLACED.get(name, spelled)
         assert judgment.improved == expected and judgment.rationale == expected[:1000], name
-        assert best is not None and best == f"a good answer {said}", name
+        assert best is not None and best == f"a good answer {spelled}", name
     assert push(campaign, studio).new == 0
     with Store.open(campaign.feedback) as store:
         assert store.verify().ok

@@ -71,13 +71,13 @@ def test_the_small_copy_has_two_layers_one_of_each_kind_in_fp32_and_runs_no_fore
 
 
 def test_what_was_settled_is_told(make_model: Callable[..., AdapterModel], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, told = make_model("llama"), []
-    verdict = layouts.note_layout(model, told.append)
-    assert told[0] == f"layout: tree ({verdict.reason})" and told[1:] == list(model.facts())
+    model, notes = make_model("llama"), []
+    verdict = layouts.note_layout(model, notes.append)
+    assert notes[0] == f"layout: tree ({verdict.reason})" and notes[1:] == list(model.facts())
     monkeypatch.setattr(model, "facts", lambda: ["what trains", "what does not"])
-    told.clear()
-    layouts.note_layout(model, told.append)
-    assert told[1:] == ["what trains", "what does not"]
+    notes.clear()
+    layouts.note_layout(model, notes.append)
+    assert notes[1:] == ["what trains", "what does not"]
 
 
 def test_a_mask_of_a_kind_that_is_not_known_shows_however_wide_the_models_window_is() -> None:

@@ -77,25 +77,29 @@ FILES: dict[str, tuple[str | Callable[[Path], Path], bytes, str]] = {
 def test_a_file_that_cannot_be_read_is_one_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], small_limits: None
 ) -> None:
-    made, content, told = FILES[name]
+    made, content, problem = FILES[name]
     path = made(tmp_path) if callable(made) else tmp_path / made
     if not callable(made):
         path.write_bytes(content)
     containers: tuple[Container, ...] = ("jsonl", "json", "csv", "parquet")
     container = next(one for one in containers if f".{one}" in path.suffixes)
-    with pytest.raises(BadInput, match=told) as error:
+    with pytest.raises(BadInput, match=problem) as error:
         list(read_rows(path, container))
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     words = ["import", str(path), f"feedback={tmp_path / 'f.db'}", f"run={tmp_path / 'runs' / 'a'}"]
     assert main.run(words) == 2
-    said = capfd.readouterr().err.splitlines()
-    assert sum(line.startswith("align: ") for line in said) == 1 and not any("Traceback" in line for line in said)
+    printed = capfd.readouterr().err.splitlines()
+    assert sum(line.startswith("align: ") for line in printed) == 1 and not any("Traceback" in line for line in printed)
 
 
 def test_json_lines_are_held_to_the_same_limits(tmp_path: Path, small_limits: None) -> None:
-    for content, told in ((b'{"a": ' + DEEP + b"}", "nested deeper"), (LONG, "longer than"), (ROW * 9000, "split it")):
+    for content, problem in (
+        (b'{"a": ' + DEEP + b"}", "nested deeper"),
+        (LONG, "longer than"),
+        (ROW * 9000, "split it"),
+    ):
         (tmp_path / "rows.jsonl").write_bytes(content)
-        with pytest.raises(BadInput, match=f"rows.jsonl.*{told}"):
+        with pytest.raises(BadInput, match=f"rows.jsonl.*{problem}"):
             read_jsonl(tmp_path / "rows.jsonl")
     (tmp_path / "rows.jsonl").write_bytes('{"a": "x\u2028y"}\r\n\n{"a": "z"}'.encode())
     assert read_jsonl(tmp_path / "rows.jsonl") == [{"a": "x\u2028y"}, {"a": "z"}]
@@ -106,7 +110,7 @@ CHAIN = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1,
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         (LAUGHS, "f.yaml:6: spells more than 100,000 values"),
         (CHAIN, "f.yaml:100: spells over 100 levels"),
@@ -116,8 +120,8 @@ CHAIN = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1,
         ("a: " + "9" * 5000, "holds a value that cannot be read"),
     ],
 )
-def test_a_yaml_that_spells_endlessly_much_is_refused(text: str, told: str) -> None:
-    with pytest.raises(BadInput, match=told) as error:
+def test_a_yaml_that_spells_endlessly_much_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem) as error:
         parse_yaml(text, "f.yaml")
     assert "\n" not in str(error.value)
 

@@ -212,8 +212,8 @@ def test_counts_are_said_on_the_terminal_the_commonest_first(tmp_path: Path, cap
         run.drop(f"reason {number}", number + 1)
     run.remark("left out on purpose")
     run.say_counts()
-    said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("[sft] left out: 7 x reason 6; 6 x reason 5; ") and said[0].endswith(
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0].startswith("[sft] left out: 7 x reason 6; 6 x reason 5; ") and printed[0].endswith(
         "2 more reasons, see run.json"
     )
-    assert said[1] == "[sft] remarked on: 1 x left out on purpose"
+    assert printed[1] == "[sft] remarked on: 1 x left out on purpose"

@@ -251,10 +251,10 @@ def test_an_adapter_folder_that_brings_another_template_is_refused(
 
 
 def test_an_argument_of_a_row_that_nothing_reads_is_remarked_on_and_the_day_is_not() -> None:
-    told: list[str] = []
+    notes: list[str] = []
     chat = Chat(make_tokenizer(THINKING))
-    chat.remark = told.append
+    chat.remark = notes.append
     chat.prompt_ids(USER, None, {"date": "2025-02-03", "enable_thinking": False})
-    assert told == []
+    assert notes == []
     chat.prompt_ids(USER, None, {"effort": "low", "enable_thinking": False})
-    assert told == ["template argument 'effort', which the chat template does not read, has no effect"]
+    assert notes == ["template argument 'effort', which the chat template does not read, has no effect"]

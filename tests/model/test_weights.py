@@ -96,8 +96,8 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_weights_that_are_not_the_models_are_refused_by_name(case: str, copied: Callable[..., Path]) -> None:
-    edit, told = REFUSED[case]
-    with pytest.raises(BadInput, match=told) as refused:
+    edit, problem = REFUSED[case]
+    with pytest.raises(BadInput, match=problem) as refused:
         load_base(with_tensors(copied(), edit), CPU)
     assert "\n" not in str(refused.value)
 
@@ -197,7 +197,7 @@ def test_a_config_that_is_no_json_object_is_named(text: str, copied: Callable[..
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "problem"),
     [
         ({"num_hidden_layers": 10**6}, "key num_hidden_layers: 1000000 is no size of a model"),
         ({"text_config": {"num_hidden_layers": 10**9}}, "key text_config.num_hidden_layers: 1000000000 is no size"),
@@ -223,9 +223,9 @@ def test_a_config_that_is_no_json_object_is_named(text: str, copied: Callable[..
     ],
 )
 def test_an_absurd_or_broken_configuration_is_refused(
-    settings: dict[str, Any], told: str, copied: Callable[..., Path]
+    settings: dict[str, Any], problem: str, copied: Callable[..., Path]
 ) -> None:
-    with pytest.raises(BadInput, match=told) as refused:
+    with pytest.raises(BadInput, match=problem) as refused:
         load_base(with_settings(copied(), **settings), CPU)
     assert "\n" not in str(refused.value)
 
@@ -236,7 +236,7 @@ def test_what_a_model_may_have_none_of_is_no_absurd_size(copied: Callable[..., P
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("{", "generation_config.json: cannot be read as JSON"),
         ('{"eos_token_id": "x"}', "generation_config.json: key eos_token_id: 'x' is no token of this model"),
@@ -244,13 +244,15 @@ def test_what_a_model_may_have_none_of_is_no_absurd_size(copied: Callable[..., P
         ('{"eos_token_id": -1}', "key eos_token_id: -1 is no token of this model"),
     ],
 )
-def test_stop_tokens_that_cannot_be_read_are_not_passed_over(text: str, told: str, copied: Callable[..., Path]) -> None:
+def test_stop_tokens_that_cannot_be_read_are_not_passed_over(
+    text: str, problem: str, copied: Callable[..., Path]
+) -> None:
     folder = copied()
     for good in ('{"eos_token_id": [1, 3]}', "{}"):
         (folder / "generation_config.json").write_text(good)
         config_of(folder)
     (folder / "generation_config.json").write_text(text)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=problem):
         load_base(folder, CPU)
 
 

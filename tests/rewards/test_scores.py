@@ -136,8 +136,8 @@ def test_reward_functions_and_gold_read_what_the_reader_sees(
         gold=listening,
     )  # fmt: skip
     assert scored.scores == scored.gold == [[0.0, 1.0]]
-    said = [("no", "yes"), ("yes", "no")]
-    expected = [[{"role": "assistant", "content": c, "reasoning_content": r}] for c, r in said]
+    parts = [("no", "yes"), ("yes", "no")]
+    expected = [[{"role": "assistant", "content": c, "reasoning_content": r}] for c, r in parts]
     assert heard == [*expected, *expected]  # once each by the function and by gold
 
 
@@ -191,6 +191,6 @@ def test_a_run_whose_reward_function_leaves_has_not_passed(
 ) -> None:
     words = [f"pairs={pairs}", f"policy={model_folder('llama')}", "batch=2", "max_new_tokens=2", "iterations=1"]
     assert main.run(["ppo", f"run={tmp_path / 'runs' / 'ppo'}", *words, f"functions=[{__name__}:leaving]"]) == 2
-    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("align: "))
-    assert told.startswith(f"align: reward function {__name__}:leaving: SystemExit: 0 at")
+    (problem,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("align: "))
+    assert problem.startswith(f"align: reward function {__name__}:leaving: SystemExit: 0 at")
     assert read_run(tmp_path / "runs" / "ppo").status == "failed"

@@ -150,7 +150,7 @@ class Silent(TextReward):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "problem"),
     [
         ("ensemble", "'ensemble' is no kind of reward; write one of function, run, or module:Class of your own"),
         ({"kind": "function"}, "reward function: key 'name' is missing"),
@@ -166,8 +166,8 @@ class Silent(TextReward):
         ),
     ],
 )
-def test_what_is_no_reward_is_refused_by_the_config(tmp_path: Path, given: Any, told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_what_is_no_reward_is_refused_by_the_config(tmp_path: Path, given: Any, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
         config_of(tmp_path, tmp_path, tmp_path, rewards=[given])
 
 

@@ -79,7 +79,7 @@ def test_the_shipped_samplers_are_chosen_by_kind_too(tmp_path: Path, model_folde
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reason"),
     [
         ({"sampler": "vllm"}, "'vllm' is no kind of sampler; write one of endpoint, local, or module:Class"),
         ({"sampler": {"kind": "toy_sampler:Echo", "endign": "?"}}, "unknown key 'endign'; did you mean 'ending'"),
@@ -92,8 +92,8 @@ def test_the_shipped_samplers_are_chosen_by_kind_too(tmp_path: Path, model_folde
         ({"sampler": ECHO, "chat_template": "plain"}, "chat_template: sampler toy_sampler:Echo has its own"),
     ],
 )  # fmt: skip
-def test_what_is_no_sampler_here_is_refused_by_the_config(tmp_path: Path, given: dict[str, Any], told: str) -> None:
-    with pytest.raises(BadInput, match=told.replace("(", r"\(")):
+def test_what_is_no_sampler_here_is_refused_by_the_config(tmp_path: Path, given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadInput, match=reason.replace("(", r"\(")):
         build(SampleConfig, {"run": tmp_path, "prompts": tmp_path, **given}, "test")
 
 
@@ -110,10 +110,10 @@ def test_periodic_samples_are_the_samplers_without_what_needs_token_ids(model_fo
 
 
 def test_ppo_and_eval_refuse_a_sampler_without_token_ids_by_name(tmp_path: Path) -> None:
-    told = "sampler toy_sampler:Echo gives no token ids and log-probabilities of the policy; use local"
-    with pytest.raises(BadInput, match=f"key 'sampler': {told}"):
+    reason = "sampler toy_sampler:Echo gives no token ids and log-probabilities of the policy; use local"
+    with pytest.raises(BadInput, match=f"key 'sampler': {reason}"):
         build(PPOConfig, {"run": tmp_path, "policy": tmp_path, "pairs": tmp_path, "sampler": ECHO}, "test")
-    with pytest.raises(BadInput, match=f"key 'sampler': {told}"):
+    with pytest.raises(BadInput, match=f"key 'sampler': {reason}"):
         given = {"run": tmp_path, "subject": tmp_path, "items": tmp_path, "suite": ["safety"], "sampler": ECHO}
         build(EvalConfig, given, "test")
 

@@ -74,7 +74,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "message"),
     [
         (raising(ZeroDivisionError("by\nzero")), r"ZeroDivisionError: by zero at test_guards\.py:\d+"),
         (raising(SystemExit(0)), "SystemExit: 0 at"),
@@ -82,8 +82,8 @@ def raising(error: BaseException) -> Callable[..., Any]:
         (lambda samples: samples, "TypeError: .*unexpected keyword argument 'prompts'"),
     ],
 )
-def test_a_reward_function_that_fails_is_named_in_one_line(function: Any, told: str) -> None:
-    with pytest.raises(BadInput, match=f"^reward function m:f: {told}.*; mend it and run the same command again$"):
+def test_a_reward_function_that_fails_is_named_in_one_line(function: Any, message: str) -> None:
+    with pytest.raises(BadInput, match=f"^reward function m:f: {message}.*; mend it and run the same command again$"):
         rewards_of("m:f", function, REPLY, REPLY, ended=[True, True])
     with pytest.raises(KeyboardInterrupt):
         rewards_of("m:f", raising(KeyboardInterrupt()), REPLY, REPLY)
@@ -99,7 +99,7 @@ def test_rewards_come_back_as_numbers() -> None:
 def test_a_reward_function_cannot_change_what_it_judges() -> None:
     """Many strip or lower a text in place; what is scored, shown and trained on stays what was said."""
     prompts = [[{"role": "user", "content": "Hello"}]]
-    said = [[{"role": "assistant", "content": " Fine. "}]]
+    spoken = [[{"role": "assistant", "content": " Fine. "}]]
 
     def rude(prompts: list[Any], completions: list[Any], ended: list[bool]) -> list[float]:
         prompts[0].clear()
@@ -108,8 +108,8 @@ def test_a_reward_function_cannot_change_what_it_judges() -> None:
         return [1.0]
 
     ended = [True]
-    assert rewards_of("m:f", rude, prompts, said, ended=ended) == [1.0]
-    assert (prompts[0][0]["content"], said[0][0]["content"], ended) == ("Hello", " Fine. ", [True])
+    assert rewards_of("m:f", rude, prompts, spoken, ended=ended) == [1.0]
+    assert (prompts[0][0]["content"], spoken[0][0]["content"], ended) == ("Hello", " Fine. ", [True])
 
 
 def test_reward_functions_are_called_as_trl_calls_them() -> None:
@@ -138,7 +138,7 @@ def test_a_module_of_the_current_folder_can_be_named(tmp_path: Path, monkeypatch
     (tmp_path / "my_leaving_reward.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.chdir(tmp_path)
     assert load_function("my_reward_here:score")(prompts=REPLY, completions=REPLY) == [0.5, 0.5]
-    for name, told in (
+    for name, message in (
         ("json:score", r"json/__init__\.py has no 'score'"),
         (
             "my_broken_reward:score",
@@ -147,7 +147,7 @@ def test_a_module_of_the_current_folder_can_be_named(tmp_path: Path, monkeypatch
         ("my_leaving_reward:score", r"cannot be imported \(SystemExit: 3"),
         ("my_reward_here:scores", "has no 'scores'"),
     ):
-        with pytest.raises(BadInput, match=told):
+        with pytest.raises(BadInput, match=message):
             load_function(name)
 
 
