@@ -119,12 +119,8 @@ def _problem(chat: Chat, exchange: Exchange, context: int | None) -> str | None:
     extra = (exchange.tools, exchange.arguments)
     try:
         prompt = RenderedPrompt(exchange.prompt, chat.prompt_ids(exchange.prompt, *extra), *extra)
-        longest = 0
         for answer in exchange.answers:
-            ids = response_tokens(chat, prompt, answer.messages, answer.ended, answer.tokens).ids
-            longest = max(longest, len(ids))
-        if context is not None and len(prompt.ids) + longest > context:
-            raise Unusable(f"longer than the model's {context} tokens")
+            response_tokens(chat, prompt, answer.messages, answer.ended, answer.tokens, context)
     except Unusable as error:
         return " ".join(str(error).split())[:300]
     return None

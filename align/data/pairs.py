@@ -151,9 +151,7 @@ def candidate_trees(run: Run, path: Path, chat: Chat, context: int | None) -> tu
         responses: list[ResponseTokens] = []
         for index, response in enumerate(row.responses):
             try:
-                tokens = response_tokens(chat, prompt, response.messages, response.ended, response.tokens)
-                if context is not None and len(prompt.ids) + len(tokens.ids) > context:
-                    raise Unusable(f"longer than the model's {context} tokens")
+                tokens = response_tokens(chat, prompt, response.messages, response.ended, response.tokens, context)
             except Unusable as error:
                 run.drop(f"response: {error}")
                 continue
@@ -201,9 +199,7 @@ def _tree(
     def number(messages: list[Message], ended: bool | None, recorded: Tokens | None) -> int:
         key = content_hash([messages, ended is False, recorded and recorded.ids])
         if key not in numbers:
-            tokens = response_tokens(chat, prompt, messages, ended, recorded)
-            if context is not None and len(prompt.ids) + len(tokens.ids) > context:
-                raise Unusable(f"longer than the model's {context} tokens")
+            tokens = response_tokens(chat, prompt, messages, ended, recorded, context)
             used[tokens.source, ended is False] += 1
             numbers[key] = len(responses)
             responses.append(tokens)
@@ -234,7 +230,5 @@ def _tree(
 
 
 def _reasons(dropped: list[dict[str, str]]) -> str:
-    counts: dict[str, int] = {}
-    for row in dropped:
-        counts[row["reason"]] = counts.get(row["reason"], 0) + 1
+    counts = Counter(row["reason"] for row in dropped)
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

@@ -42,15 +42,32 @@ def record_tokens(chat: Chat, prompt_ids: Sequence[int], ids: Sequence[int], mes
 
 
 def response_tokens(
-    chat: Chat, prompt: RenderedPrompt, messages: Sequence[Message], ended: bool | None, recorded: Tokens | None
+    chat: Chat,
+    prompt: RenderedPrompt,
+    messages: Sequence[Message],
+    ended: bool | None,
+    recorded: Tokens | None,
+    context: int | None = None,
 ) -> ResponseTokens:
     """Return the ids of a response for ``chat``.
 
+    Args:
+        context: most tokens of prompt and response; None: no limit.
+
     Raises:
-        Unusable: the template cannot express it, it was cut inside its reasoning (which a template would close), or
-            its text, rendered again, does not give its recorded ids.
+        Unusable: the template cannot express it, it was cut inside its reasoning (which a template would close), its
+            text, rendered again, does not give its recorded ids, or it is longer than ``context``.
         BadInput: a recorded id is beyond the model's embedding.
     """
+    tokens = _response_tokens(chat, prompt, messages, ended, recorded)
+    if context is not None and len(prompt.ids) + len(tokens.ids) > context:
+        raise Unusable(f"longer than the model's {context} tokens")
+    return tokens
+
+
+def _response_tokens(
+    chat: Chat, prompt: RenderedPrompt, messages: Sequence[Message], ended: bool | None, recorded: Tokens | None
+) -> ResponseTokens:
     is_same_chat = recorded is not None and recorded.chat == chat.identity
     if recorded is not None and is_same_chat and recorded.exchange == _exchange(prompt.ids, messages, recorded.ids):
         chat.refuse_beyond(recorded.ids)

@@ -171,9 +171,8 @@ def _rows(
                 row["completion"],
                 row.get("completion_ended"),
                 None if recorded is None else Tokens.model_validate(recorded),
+                context,
             )
-            if context is not None and len(prompt) + len(response) > context:
-                raise Unusable(f"longer than the model's {context} tokens")
         except Unusable as error:
             run.drop(str(error))
             dropped.append({"row": row["row"], "reason": str(error)})

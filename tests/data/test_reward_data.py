@@ -42,8 +42,8 @@ def assistant(text: str) -> list[dict[str, Any]]:
 def pair(prompt: str, chosen: str, rejected: str, weight: float = 1.0) -> dict[str, Any]:
     asked = user(prompt)
     return {
-        "prompt": asked, "chosen": assistant(chosen), "rejected": assistant(rejected), "votes": [1, 0, 0], "weight": weight,
-        "comparison_id": f"{prompt}-{chosen}-{rejected}", "prompt_id": prompt_id(asked),
+        "prompt": asked, "chosen": assistant(chosen), "rejected": assistant(rejected), "votes": [1, 0, 0],
+        "weight": weight, "comparison_id": f"{prompt}-{chosen}-{rejected}", "prompt_id": prompt_id(asked),
     }  # fmt: skip
 
 

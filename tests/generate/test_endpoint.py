@@ -523,10 +523,8 @@ def test_a_key_that_an_answer_repeats_is_written_nowhere(
     tmp_path: Path, server: Completions, capfd: pytest.CaptureFixture[str]
 ) -> None:
     record, rows = run(tmp_path / "run", server.url, prompts(tmp_path, "the key", "hello"), k=2)
-    received = rows[0]["responses"][0]["messages"][0]
-    assert (
-        received["content"].startswith("the key: [key] or ") and received["reasoning_content"] == "they gave me [key]"
-    )
+    shown = rows[0]["responses"][0]["messages"][0]
+    assert shown["content"].startswith("the key: [key] or ") and shown["reasoning_content"] == "they gave me [key]"
     assert [note for note in record.notes if "1 answers repeated the key" in note]
     left = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not any(KEY in text for text in [*left, *capfd.readouterr()])
