@@ -57,3 +57,12 @@ def test_a_class_of_ones_own_is_found_in_the_current_folder(tmp_path: Path, monk
 def test_what_cannot_be_chosen_is_refused_by_name(given: object, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         choose(SEAM, Colour, given)
+
+
+def test_a_setting_without_a_type_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_bare_colours.py").write_text(
+        f"from {__name__} import Colour\n\n\nclass Red(Colour):\n    depth = 3\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"`depth = 3`.* at my_bare_colours.py:4\); write a setting with its type"):
+        choose(SEAM, Colour, "my_bare_colours:Red")

@@ -93,7 +93,7 @@ def test_a_watched_prompt_without_room_for_an_answer_is_left_out(make_model: Cal
     assert [row["prompt"] for row in watched.rows(None)] == ["hello"]
 
 
-def test_a_look_leaves_every_module_in_the_mode_it_was_in(model_folder: ModelFolder) -> None:
+def test_periodic_samples_leave_every_module_in_the_mode_it_was_in(model_folder: ModelFolder) -> None:
     model = AdapterModel(model_folder("gpt2"), Compute(device="cpu"))
     choose_layout(model)
     model.base.train()

@@ -24,7 +24,8 @@ from align.generate.run import SampleConfig, sample
 from align.generate.sampler import Reply, Request, Sample, Sampler, sample_all
 from align.model.adapters import AdapterModel
 from align.model.roles import RoleModel
-from align.train.ppo import PPOConfig, ppo
+from align.train.ppo import PPOConfig, act, ppo
+from align.train.rollouts import TrainingPrompt
 
 ModelFolder = Callable[[str], Path]
 ECHO = {"kind": "toy_sampler:Echo", "ending": "?"}
@@ -134,6 +135,15 @@ def test_ppo_learns_from_a_sampler_that_gives_token_ids(tmp_path: Path, model_fo
         adapters.append((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes())
     assert adapters[0] == adapters[1]
     assert read_run(tmp_path / "toy").resolved["sampler"] == "toy_sampler:Backwards"
+
+
+def test_prompts_of_one_id_keep_their_own_responses(tmp_path: Path, model_folder: ModelFolder) -> None:
+    """Other template arguments make another prompt of the same id."""
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    model.add("policy", adapter=None, trainable=True)
+    config = PPOConfig(run=tmp_path, policy=tmp_path, pairs=tmp_path, samples=2, max_new_tokens=4)
+    prompts = [TrainingPrompt("p", [{"role": "user", "content": "hello"}], ids) for ids in ([5, 6, 7], [8, 9])]
+    assert act(config, model, 1, prompts) == [act(config, model, 1, [prompt])[0] for prompt in prompts]
 
 
 class Mute(Sampler):
