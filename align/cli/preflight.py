@@ -14,12 +14,19 @@ import torch
 
 from align.cli.first_rows import Exchange, FirstRows, RecordedResponse
 from align.core.config import BadInput, Compute, Template
+from align.core.plugins import calling
 from align.data.tokens import RenderedPrompt, response_tokens
 from align.model.chat import Chat, Unusable
 from align.model.layouts import layout_of, small_copy
 from align.model.load import context_length, load_tokenizer, refuse_tokens_beyond, stored_quantization
 from align.model.sources import Source
-from align.model.tuners.tuner import Tuner, default_tuner, read_adapter, refuse_changed_head
+from align.model.tuners.tuner import (
+    Tuner,
+    default_tuner,
+    read_adapter,
+    refuse_changed_head,
+    refuse_other_settings,
+)
 from align.model.weights import check_weights, config_of, reading, skeleton
 
 QUESTION = {"role": "user", "content": "Hello?"}
@@ -50,9 +57,12 @@ def check_source(source: Source, trained: Iterable[tuple[str, Tuner | None]], co
         sentences.add(parent.describe(inherited, "policy") + ", as its parent does")
     for stage, configured in trained:
         tuner = parent or configured or default_tuner()
-        tuned = inherited if parent else tuner.attach(skeleton(config), "policy")
-        if not parent:
-            sentences.add(tuner.describe(tuned, "policy"))
+        with calling(f"tuner {tuner.kind}", tuner):
+            tuned = inherited if parent else tuner.attach(skeleton(config), "policy")
+            if not parent:
+                sentences.add(tuner.describe(tuned, "policy"))
+            elif configured and source.adapter:
+                refuse_other_settings(configured, parent, tuned, "policy", source.adapter)
         if stage == "sft":
             refuse_changed_head(tuner, tuned, "policy")
     for line in sorted(sentences):

@@ -93,7 +93,7 @@ def choose(seam: Seam, base: type[PartT], given: Any) -> PartT:
 
 def one_or_more(given: Any) -> Any:
     """Read a setting that is one part, or a list of parts, as a list."""
-    return given if given is None or isinstance(given, list | tuple) else [given]
+    return given if isinstance(given, list | tuple) else [given]
 
 
 def parts_of(config: Frozen) -> Iterator[tuple[str, Part]]:

@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-class _Damaged(Exception):
+class _DamagedCheckpoint(Exception):
     """Raised with the reason why a checkpoint cannot be used."""
 
 
@@ -76,9 +76,9 @@ def load_checkpoint(run: Run, misfit: Callable[[Checkpoint], str | None]) -> Che
         try:
             checkpoint = _read(folder)
             if reason := misfit(checkpoint):
-                raise _Damaged(reason)
+                raise _DamagedCheckpoint(reason)
             break
-        except _Damaged as problem:
+        except _DamagedCheckpoint as problem:
             refused.append(f"{folder.name} ({problem})")
             checkpoint = None
     if refused:
@@ -105,29 +105,29 @@ def _step(folder: Path) -> int:
 
 
 def _read(folder: Path) -> Checkpoint:
-    """Read a checkpoint; raises _Damaged if a file is not as it was written."""
+    """Read a checkpoint; raises _DamagedCheckpoint if a file is not as it was written."""
     try:
         state = json.loads((folder / STATE).read_bytes())
     except (OSError, ValueError, RecursionError):
-        raise _Damaged(f"{STATE} cannot be read") from None
+        raise _DamagedCheckpoint(f"{STATE} cannot be read") from None
     own = state.pop("sha256", None) if isinstance(state, dict) else None
     if own is None:
-        raise _Damaged(f"{STATE} holds no hash of itself")
+        raise _DamagedCheckpoint(f"{STATE} holds no hash of itself")
     if own != _hash(state):
-        raise _Damaged(f"{STATE} is not as it was written")
+        raise _DamagedCheckpoint(f"{STATE} is not as it was written")
     if state["step"] != _step(folder):
-        raise _Damaged(f"{STATE} is that of step {state['step']}")
+        raise _DamagedCheckpoint(f"{STATE} is that of step {state['step']}")
     for name, digest in state["files"].items():
         try:
             whole = file_hash(folder / name) == digest
         except OSError:
             whole = False
         if not whole:
-            raise _Damaged(f"{name} is not as it was written")
+            raise _DamagedCheckpoint(f"{name} is not as it was written")
     try:
         tensors = load_file(str(folder / TENSORS))
     except (OSError, SafetensorError) as error:
-        raise _Damaged(f"{TENSORS} cannot be read: {error}") from None
+        raise _DamagedCheckpoint(f"{TENSORS} cannot be read: {error}") from None
     return Checkpoint(state["step"], tensors, state)
 
 

@@ -56,7 +56,7 @@ class _Refused(Exception):
         self.field = field
 
 
-class _Reply(NamedTuple):
+class _ServerAnswer(NamedTuple):
     """An answer of the server: its data (None if it is not valid JSON), and whether the key in it was masked."""
 
     status: int
@@ -139,7 +139,7 @@ class Endpoint:
         """Sample ``request.n`` responses, in one HTTP request where the server supports it, else in several."""
         seeds = [seed % 2**31 for seed in request.seeds]
         choices: list[dict[str, Any]] = []
-        replies: list[_Reply] = []
+        replies: list[_ServerAnswer] = []
         refused = None
         while len(choices) < request.n:
             wanted = request.n - len(choices)
@@ -164,7 +164,7 @@ class Endpoint:
             remarks=[unseeded] if "seed" in self.given_up else [],
         )
 
-    def _complete(self, request: Request, n: int, seed: int) -> _Reply:
+    def _complete(self, request: Request, n: int, seed: int) -> _ServerAnswer:
         """Get a completion; if leaving out an unsupported field helps, it is left out of all later requests."""
         without = set(self.given_up)
         while True:
@@ -185,7 +185,7 @@ class Endpoint:
             self.given_up |= without
             return reply
 
-    def _send(self, body: dict[str, Any]) -> _Reply:
+    def _send(self, body: dict[str, Any]) -> _ServerAnswer:
         """Send one request; the answer has at least one choice."""
         reply = self._exchange(json.dumps(body).encode())
         status, data = reply.status, reply.data
@@ -204,7 +204,7 @@ class Endpoint:
         self._patience.has_answered = True
         return reply
 
-    def _exchange(self, content: bytes) -> _Reply:
+    def _exchange(self, content: bytes) -> _ServerAnswer:
         """Send a request, and mask the key in its answer."""
         answer = self._client.post(f"{self.url}/chat/completions", content=content)
         try:
@@ -212,9 +212,9 @@ class Endpoint:
         except ValueError:
             data = None
         clean = masked(data, self._key)
-        return _Reply(answer.status_code, answer.headers, clean, clean != data)
+        return _ServerAnswer(answer.status_code, answer.headers, clean, clean != data)
 
-    def _fault(self, status: int, reply: _Reply) -> Exception:
+    def _fault(self, status: int, reply: _ServerAnswer) -> Exception:
         """Return the error for an answer that is not a completion: repeat the request, drop it, or stop."""
         data = reply.data
         reason = redact(failure_text(data), self._key)

@@ -226,6 +226,11 @@ def test_an_adapter_folder_is_matched_with_its_base(
     policy.save_role("policy", tmp_path / "adapter")
     path = sft_yaml(tmp_path, tmp_path / "adapter", demonstrations(tmp_path / "rows.jsonl"))
     assert "adapter: policy adapts down_proj (2), gate_proj (2)" in told(capsys, ["check", "--config", str(path)], 0)
+    for tuner, problem in (({"r": 3}, "r=3"), ({"target_modules": ["q_proj"]}, "target_modules=['q_proj']")):
+        given = {"lora": {"r": 4, "alpha": 8, **tuner}}
+        for line in check_and_run(capsys, sft_yaml(tmp_path, tmp_path / "adapter", tmp_path / "rows.jsonl", **given)):
+            assert f"tuner lora: {problem}, but training goes on from" in line
+    path = sft_yaml(tmp_path, tmp_path / "adapter", tmp_path / "rows.jsonl")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({**tensors, sorted(tensors)[0]: torch.zeros(2, 2)}, file)

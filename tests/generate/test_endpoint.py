@@ -22,7 +22,7 @@ from align.core.config import BadInput, build
 from align.core.http import retry_after
 from align.core.run_record import RunRecord, read_run
 from align.generate.completions import failure_text, refused_field, request_body, sample_of
-from align.generate.endpoint import Endpoint, _Reply
+from align.generate.endpoint import Endpoint, _ServerAnswer
 from align.generate.run import SampleConfig, sample
 from align.generate.sampler import Request, Sample
 from annotation.campaign.candidates import read_candidates
@@ -308,7 +308,7 @@ def waits(value: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr("align.core.http.time", Clock)
     monkeypatch.setattr("align.core.http.random.uniform", lambda low, high: low)
     endpoint = Endpoint("http://127.0.0.1:9/v1", "m")
-    reply = _Reply(429, httpx.Headers({"Retry-After": value}), {"error": {"message": "slow down"}}, False)
+    reply = _ServerAnswer(429, httpx.Headers({"Retry-After": value}), {"error": {"message": "slow down"}}, False)
     monkeypatch.setattr(endpoint, "_exchange", lambda content: reply)
     monkeypatch.setattr(endpoint._patience, "stop", Stop())
     with pytest.raises(BadInput, match="no usable answer for"):

@@ -245,7 +245,7 @@ def test_a_reward_that_fails_is_named(pairs: Path, model_folder: ModelFolder, tm
 def test_one_reward_needs_no_list(tmp_path: Path) -> None:
     one = config_of(tmp_path, tmp_path, tmp_path, rewards=BREVITY)
     assert one == config_of(tmp_path, tmp_path, tmp_path, rewards=[BREVITY])
-    assert config_of(tmp_path, tmp_path, tmp_path).rewards is None
+    assert config_of(tmp_path, tmp_path, tmp_path, rewards=None).rewards is None
 
 
 def test_a_reward_that_nothing_would_read_is_refused(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
