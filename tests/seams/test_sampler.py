@@ -143,7 +143,9 @@ def test_prompts_of_one_id_keep_their_own_responses(tmp_path: Path, model_folder
     model.add("policy", adapter=None, trainable=True)
     config = PPOConfig(run=tmp_path, policy=tmp_path, pairs=tmp_path, samples=2, max_new_tokens=4)
     prompts = [TrainingPrompt("p", [{"role": "user", "content": "hello"}], ids) for ids in ([5, 6, 7], [8, 9])]
-    assert act(config, model, 1, prompts) == [act(config, model, 1, [prompt])[0] for prompt in prompts]
+    together, apart = act(config, model, 1, prompts), [act(config, model, 1, [prompt])[0] for prompt in prompts]
+    assert [[sample.ids for sample in own] for own in together] == [[sample.ids for sample in own] for own in apart]
+    assert together[0] != together[1]
 
 
 class Mute(Sampler):
