@@ -29,7 +29,8 @@ class ModelConfig(TextConfig):
 class RoleWeights(Protocol):
     """Weights that a role can start from, other than the starting policy of the stage (a reward run)."""
 
-    kind: str
+    @property
+    def kind(self) -> str: ...
 
     def add_to(self, model: AdapterModel, role: str, *, trainable: bool = False) -> None: ...
 
