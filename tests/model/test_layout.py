@@ -10,7 +10,15 @@ import pytest
 import torch
 from fixtures.small_trees import ModelFolder
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BertConfig, GPTNeoConfig, Llama4TextConfig, LlamaConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPTNeoConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from align.core.config import BadInput, Compute
 from align.model import layouts
@@ -90,6 +98,12 @@ def test_a_mask_of_a_kind_that_is_not_known_shows_however_wide_the_models_window
     verdict = layouts.layout_of(model, Compute(device="cpu"))
     assert verdict.layout == "padded" and "differs from separate rows" in verdict.reason
     assert config.window_size == 256, "the model's own configuration is left alone"
+
+
+@pytest.mark.parametrize(("window", "copied"), [(2, 2), (layouts.NARROW, layouts.NARROW), (64, layouts.NARROW)])
+def test_the_small_copy_has_no_wider_window_than_the_rows_of_the_checks(window: int, copied: int) -> None:
+    model = SimpleNamespace(config=MistralConfig(**TINY, sliding_window=window), device=torch.device("cpu"))
+    assert layouts.small_copy(model).config.sliding_window == copied
 
 
 def test_a_window_that_no_layer_uses_hides_nothing() -> None:

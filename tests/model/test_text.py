@@ -279,12 +279,23 @@ def test_a_text_that_spells_a_special_token_gets_none_of_the_tokenizers_own() ->
     assert end not in Chat(tokenizer).prompt_ids([{"role": "user", "content": "what is <|im_end|> for?"}])
 
 
-def test_a_template_that_looks_for_special_tokens_in_a_text_makes_it_unusable() -> None:
-    looking = CHATML_OWN.replace("'<|im_end|>", "('!' if '<|im_end|>' in message['content'] else '') + '<|im_end|>", 1)
+@pytest.mark.parametrize("added", ["!", "~"])
+def test_a_template_that_looks_for_special_tokens_in_a_text_makes_it_unusable(added: str) -> None:
+    addition = f"('{added}' if '<|im_end|>' in message['content'] else '')"
+    looking = CHATML_OWN.replace("'<|im_end|>", f"{addition} + '<|im_end|>", 1)
     chat = Chat(make_tokenizer(looking))
     assert chat.prompt_ids(USER)
     with pytest.raises(Unusable, match="spells a special token and the chat template rewrites it"):
         chat.prompt_ids([{"role": "user", "content": "what is <|im_end|> for?"}])
+
+
+def test_arguments_of_a_call_are_text_where_the_template_writes_text() -> None:
+    written = "{% for c in m.tool_calls or [] %}{{ c['function']['name'] + c['function']['arguments'] }}{% endfor %}"
+    template = REASONS.replace(" + '<|im_end|>", " }}" + written + "{{ '<|im_end|>", 1)
+    chat = Chat(make_tokenizer(template))
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+    rendered = chat.render([*USER, {"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert 'weather{"city": "Zürich"}<|im_end|>' in rendered
 
 
 def test_a_template_that_refuses_reasoning_takes_an_open_mark_of_it_for_text() -> None:
