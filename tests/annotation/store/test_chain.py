@@ -44,6 +44,13 @@ def test_rows_that_are_gone_are_named(gone: list[int], problem: str) -> None:
     assert walk([row for row in rows(6) if row[0] not in gone], set()).problems == [problem]
 
 
+@pytest.mark.parametrize("entry", ["0" * 64, "f" * 64])
+def test_an_entry_that_does_not_follow_is_named_whichever_way_it_differs(entry: str) -> None:
+    changed = rows(3)
+    changed[2] = (*changed[2][:2], entry, *changed[2][3:])
+    assert walk(changed, set()).problems == ["row 3: does not follow from the row before it (changed or reordered)"]
+
+
 def test_only_what_was_erased_is_kept_out() -> None:
     salt = b"key"
     erased_ids = ErasedIds(salt, frozenset({mark(salt, "annotator", "ann"), mark(salt, "comparison", "None")}))
