@@ -38,8 +38,17 @@ def bradley_terry(chosen_P: Tensor, rejected_P: Tensor, weight_P: Tensor, denomi
 
     Bradley & Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155), Eq. 1.
     """
-    margin_P = chosen_P - rejected_P
-    return PairLoss(-(weight_P * logsigmoid(margin_P)).sum() / denominator, margin_P)
+    return _logistic(chosen_P - rejected_P, weight_P, denominator)
+
+
+def implicit_margin(
+    chosen_P: Tensor, rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor, beta: float
+) -> Tensor:
+    """Return the margin ``(P,)`` of the implicit rewards ``beta log(policy / reference)`` of whole responses.
+
+    Rafailov et al. 2023 (arXiv 2305.18290), section 4.
+    """
+    return beta * ((chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P))
 
 
 def dpo_loss(
@@ -55,7 +64,11 @@ def dpo_loss(
 
     Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7. ``margin_P`` is the margin of implicit rewards.
     """
-    margin_P = beta * ((chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P))
+    margin_P = implicit_margin(chosen_P, rejected_P, reference_chosen_P, reference_rejected_P, beta)
+    return _logistic(margin_P, weight_P, denominator)
+
+
+def _logistic(margin_P: Tensor, weight_P: Tensor, denominator: float) -> PairLoss:
     return PairLoss(-(weight_P * logsigmoid(margin_P)).sum() / denominator, margin_P)
 
 
@@ -87,8 +100,8 @@ class PairLogprobs(NamedTuple):
 
     def margin_P(self, beta: float) -> Tensor:
         """Return the margin ``(P,)`` of the implicit rewards ``beta log(policy / reference)``."""
-        chosen_P, rejected_P = self.chosen_P - self.reference_chosen_P, self.rejected_P - self.reference_rejected_P
-        return beta * (chosen_P - rejected_P)
+        sides = (self.chosen_P, self.rejected_P, self.reference_chosen_P, self.reference_rejected_P)
+        return implicit_margin(*sides, beta)
 
 
 class PreferenceLoss(Part):

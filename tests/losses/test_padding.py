@@ -49,6 +49,7 @@ def equations(fill: Fill) -> dict[str, Any]:
         "masked_sum": masked.masked_sum(a, mask),
         "bradley_terry": pairwise.bradley_terry(sums(a), sums(b), one, B),
         "dpo_loss": pairwise.dpo_loss(sums(a), sums(b), sums(c), sums(d), one, 0.1, B),
+        "implicit_margin": pairwise.implicit_margin(sums(a), sums(b), sums(c), sums(d), 0.1),
         "likelihood_loss": pairwise.likelihood_loss(sums(a), mask.sum(1).float(), one, B),
         "token_kl": (kl.token_kl(a, b, "k1"), kl.token_kl(a, b, "k3")),
         "shape_rewards": pg.shape_rewards(scores, a, mask, 0.1),
