@@ -35,6 +35,7 @@ from annotation.label_studio.installation import VENV, VERSION, Say, environment
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
+PORTS = range(20_000, 32_000)  # below those of outgoing connections, which could take the port of a stopped server
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _prepare(folder: Path, venv: Path, say: Say) -> bool:
 def _choose_port(wanted: int, last: int) -> int:
     if wanted and not _free_port(wanted):
         raise BadInput(f"port {wanted} is taken on this machine; name another one, or leave it out")
-    return wanted or (last and _free_port(last)) or _free_port(0)
+    some = secrets.SystemRandom().sample(PORTS, 20)
+    return wanted or (last and _free_port(last)) or next(filter(None, map(_free_port, some)), 0) or _free_port(0)
 
 
 def _free_port(port: int) -> int:
