@@ -49,7 +49,7 @@ FOLDERS = {name.rpartition(".")[0] for name in MODULES}
 
 
 def layer_of(module: str) -> str:
-    """The layer that a module belongs to."""
+    """The layer that a module belongs to; ``align`` itself, whose public names reach every layer, belongs to none."""
     for layer in LAYERS:
         if module == layer or module.startswith(layer + "."):
             return layer
@@ -67,7 +67,7 @@ def imports(module: str, text: str) -> set[str]:
             origin = ".".join([*package, *([node.module] if node.module else [])])
             children = {f"{origin}.{alias.name}" for alias in node.names}
             names |= {child for child in children if child in MODULES or child in FOLDERS} or {origin}
-    names.discard("align")  # the version; the public names are for users
+            names -= {"align"} if children == {"align.__version__"} else set()
     return {name for name in names if name.partition(".")[0] in PACKAGES}
 
 
@@ -82,8 +82,9 @@ def named_as_text(text: str) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in of_tables:
             name = re.fullmatch(rf"((?:{'|'.join(PACKAGES)})\.[\w.]*\w)\.?(:\w+)?", node.value)
-            names |= {name[1]} if name else set()
-    return names & (MODULES.keys() | FOLDERS)
+            names |= {name[1]} & (MODULES.keys() | FOLDERS) if name else set()
+            names |= {"align"} if re.fullmatch(r"align:\w+", node.value) else set()
+    return names
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -105,6 +106,8 @@ def test_imports_go_down(module: str) -> None:
         ("from ..cli import main", "align.cli.main"),
         ("from .. import cli", "align.cli"),
         ("from align import cli", "align.cli"),
+        ("from align import dpo", "align"),
+        ("import align", "align"),
     ],
 )
 def test_the_walk_sees_every_way_to_import(line: str, imported: str) -> None:
@@ -117,6 +120,7 @@ def test_the_walk_sees_every_way_to_import(line: str, imported: str) -> None:
         ("importlib.import_module('align.cli.main')", {"align.cli.main"}),
         ("load('align.cli.main:run')", {"align.cli.main"}),
         ("import_module(f'align.cli.{name}')", {"align.cli"}),
+        ("load('align:dpo')", {"align"}),
         ("TABLE = {'a': 'rewards.model:RewardRun'}", {"rewards.model"}),
         ("SEAM = Seam('suite', {'a': 'rewards.model:RewardRun'})", set()),
         ("raise BadInput('write module:name, for example align.cli.main:run')", set()),

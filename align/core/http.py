@@ -92,15 +92,17 @@ class Client(httpx.Client):
         """Return the same answer with its body in memory, unpacked."""
         ends, content = time.monotonic() + LONGEST_ANSWER, bytearray()
         where = answer.url.copy_with(query=None)
-        coding = answer.headers.get("Content-Encoding", "identity").strip().lower()
-        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if coding == "gzip" else None
+        coding = answer.headers.get("Content-Encoding", "").strip().lower()
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if coding in ("gzip", "x-gzip") else None
         try:
-            if unpacker is None and coding != "identity":
+            if unpacker is None and coding not in ("", "identity"):
                 packed = redact(coding)
                 raise BadInput(f"{where}: an answer is packed as '{packed}' and not as gzip; check the address")
             for block in answer.iter_raw():
                 left = self._most + 1 - len(content)
                 content += unpacker.decompress(block, left) if unpacker else block
+                if unpacker and unpacker.unused_data:
+                    raise httpx.DecodingError("bytes follow the end of what gzip packed")
                 if len(content) > self._most or time.monotonic() > ends:
                     limit = f"{shown_size(self._most)} or {LONGEST_ANSWER / 60:.0f} minutes"
                     raise BadInput(f"{where}: an answer went on beyond {limit}; check that the address is the server's")

@@ -60,9 +60,12 @@ def server() -> Iterator[Answers]:
 def test_an_answer_is_unpacked_once_and_measured_unpacked(server: Answers) -> None:
     server.answers["/"] = (200, {"Content-Encoding": "gzip"}, gzip.compress(b"x" * 5000))
     assert Client(server.url, most=5000, timeout=5.0).get(server.url).content == b"x" * 5000
+    server.answers["/"] = (200, {"Content-Encoding": "x-gzip"}, gzip.compress(b"x" * 5000))
+    assert Client(server.url, most=5000, timeout=5.0).get(server.url).content == b"x" * 5000
     with pytest.raises(BadInput, match="an answer went on beyond 4.88184 KiB or 30 minutes"):
         Client(server.url, most=4999, timeout=5.0).get(server.url)
-    for spoilt in (b"no gzip", gzip.compress(b"x" * 5000)[:-4]):
+    whole = gzip.compress(b"x" * 5000)
+    for spoilt in (b"no gzip", whole[:-4], whole + gzip.compress(b"y"), whole + b"y"):
         server.answers["/"] = (200, {"Content-Encoding": "gzip"}, spoilt)
         with pytest.raises(Unanswered, match="DecodingError"):
             Client(server.url, most=5000, timeout=5.0).get(server.url)
