@@ -17,6 +17,7 @@ from annotation.importers.columns import Columns, Labels
 
 Row = dict[str, Any]
 Layout = tuple[str, ...]  # columns by which a schema is recognised
+RANKED = ("prompt", "responses", "ranks")  # what an importer makes of a row that ranks several responses
 Layouts = Annotated[tuple[Annotated[Layout, Field(min_length=1)], ...], Field(min_length=1)]
 DECLARATIONS: Mapping[str, tuple[TypeAdapter[Any], str]] = {  # of a class: type and example
     "layouts": (TypeAdapter(Layouts), '(("question", "answers"),), one tuple per set of columns'),

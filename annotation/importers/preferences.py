@@ -15,7 +15,7 @@ from annotation.importers.collector import Collector, JudgedRow, hashed_name
 from annotation.importers.columns import cell_of, number_of
 from annotation.importers.formats import HH_TURN, read_hh
 from annotation.importers.imported import ImportedFile, UnusableRow
-from annotation.importers.importer import Row
+from annotation.importers.importer import RANKED, Row
 from annotation.importers.responses import (
     PromptResponses,
     different_prompts,
@@ -31,7 +31,6 @@ from annotation.importers.turns import MESSAGE_KEYS, decoded, messages_of, spoke
 
 CHOSEN_FIRST = ((0,), (1,))
 MARGIN = "margin"  # read where a row has no strength
-RANKED = ("prompt", "responses", "ranks")  # what an importer makes of a row that ranks several responses
 
 
 def read_preferences(table: Table, *, is_hh: bool | None = None) -> ImportedFile:
@@ -105,6 +104,8 @@ class _Preferences:
         self.collector.read(self._judge, self.responses)
         container = self.table.container
         format = "csv" if container in ("csv", "tsv") else "parquet" if container == "parquet" else "trl"
+        if self.table.importer is not None and ":" in self.table.importer.kind:
+            format = self.table.importer.kind
         return self.collector.result("hh" if self.is_hh else format, also_read=(MARGIN,))
 
     def _judge(self, row: Row) -> JudgedRow:

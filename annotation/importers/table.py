@@ -17,7 +17,7 @@ from align.core.plugins import calling
 from annotation.importers.columns import READ, USUAL, Columns, FileKind, FileSettings, Labels
 from annotation.importers.formats import Container, Format, cleaned, container_of, is_missing
 from annotation.importers.imported import UnusableRow
-from annotation.importers.importer import OTHERS, Importer, Row, shipped
+from annotation.importers.importer import OTHERS, RANKED, Importer, Row, shipped
 from annotation.importers.mapping import start_from
 from annotation.importers.turns import decoded
 
@@ -71,8 +71,8 @@ def open_table(path: Path, format: Format | Importer, settings: FileSettings) ->
     if importer is None:
         return Table(path, container, [*raw], frozenset(known), replaced, settings, None)
     _resolve_dots(raw, known, importer.columns)
-    rows = [(number, _rewritten(f"{path}: row {number}", row, importer)) for number, row in raw]
-    known |= {*importer.makes}
+    known |= {*importer.makes} | ({*RANKED} if importer.holds == "rankings" else set())
+    rows = [(number, _rewritten(f"{path}: row {number}", row, importer, known)) for number, row in raw]
     return Table(path, container, rows, frozenset(known), replaced, _completed(settings, importer, known), importer)
 
 
@@ -143,11 +143,11 @@ def _importer(path: Path, known: set[str], columns: Columns, named: Importer | N
     return None
 
 
-def _rewritten(where: str, row: Row, importer: Importer) -> Row | UnusableRow:
+def _rewritten(where: str, row: Row, importer: Importer, known: Collection[str]) -> Row | UnusableRow:
     """Return a row with what its importer makes of it, or the reason why it holds no judgment.
 
     Raises:
-        BadInput: the importer's own code fails, or returns something other than columns.
+        BadInput: the importer's own code fails, or returns something other than columns that are known.
     """
     what = f"{where}: importer {importer.kind}"
     with calling(what, importer):
@@ -157,6 +157,10 @@ def _rewritten(where: str, row: Row, importer: Importer) -> Row | UnusableRow:
             return reason
     if not isinstance(made, dict) or not all(isinstance(column, str) for column in made):
         raise BadInput(f"{what}: rewrite returned {str(made)[:60]}, not columns by name; return a dict, {{}} for none")
+    if undeclared := next((column for column in made if column not in known), None):
+        raise BadInput(
+            f"{what}: rewrite returned column '{undeclared}', which neither the file nor `makes` has; add it to makes"
+        )
     return row | {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in made.items()}
 
 

@@ -77,6 +77,15 @@ class Numbered(Importer):
         return {1: "a"}  # type: ignore[dict-item]
 
 
+class Undeclared(Importer):
+    """Makes a column that `makes` does not name."""
+
+    layouts = LAYOUTS
+
+    def rewrite(self, row: Row) -> Row:
+        return {"split": "test"}
+
+
 class Yields(Importer):
     """Yields where it should return."""
 

@@ -111,6 +111,7 @@ def test_a_class_that_declares_something_else_is_refused_when_it_is_chosen(
         ("Nothing", "rewrite returned None, not columns by name"),
         ("Listed", r"rewrite returned \[1\], not columns by name"),
         ("Numbered", r"rewrite returned {1: 'a'}, not columns by name"),
+        ("Undeclared", "rewrite returned column 'split', which neither the file nor `makes` has; add it to makes"),
         ("Yields", "rewrite returned <generator"),
         ("Ends", "SystemExit: 3 at odd_importers.py:"),
         ("Raises", "KeyError: 'stars' at odd_importers.py:"),
