@@ -305,6 +305,9 @@ def test_pulled_again_it_stays_out(server: Server, studio: Studio, campaign: Cam
     for full in (False, True):
         found = pull(campaign, studio, full=full)
         assert (found.judgments, found.quarantined) == (0, 0)
+    number = answer(studio, shown["1"], [for_good(shown["1"])])  # somebody else's, beside the one that was erased
+    studio.connection.send("PATCH", f"api/annotations/{number}/", body={"completed_by": account})
+    assert pull(campaign, studio).judgments == 1
     for word in (person, SECRET, "banana"):
         assert word.encode() not in on_disk(campaign.feedback)
 
