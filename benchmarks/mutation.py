@@ -54,7 +54,7 @@ OWN_TESTS = {
     "align/model/chat.py": ["test_text", "test_omissions", "test_tokens", "test_turns", "test_template_arguments"],
     "align/data/pairs.py": ["test_reward_data", "test_pair_trees", "test_tokens"],
     "annotation/store/chain.py": ["test_chain", "test_store", "test_store_faults"],
-    "annotation/campaign/pull.py": ["test_bridge", "test_following"],
+    "annotation/campaign/pull.py": ["test_bridge", "test_following", "test_erasure"],
 }
 PRELOADED = ("torch", "transformers", "peft", "trl", "datasets", "scipy.stats", "statsmodels.api", "pydantic", "pytest")
 

@@ -16,6 +16,7 @@ from annotation.campaign.settings import Campaign
 from annotation.campaign.text import lines
 from annotation.interface.decode import EDITED
 from annotation.label_studio.accounts import create_annotator
+from annotation.label_studio.rows import KEY
 from annotation.label_studio.server import Server
 from annotation.label_studio.studio import Studio
 from annotation.store.ledger import Ledger, pseudonym
@@ -145,6 +146,18 @@ def test_a_deleted_task_takes_its_judgment_along(studio: Studio, campaign: Campa
     assert push(campaign, studio).new == 1
     answer(studio, shown["1"], [for_good(shown["1"])])
     assert (pull(campaign, studio).tasks, pull(campaign, studio).tasks) == (1, 0)  # nothing is read in vain
+
+
+def test_an_answer_to_a_task_that_the_bridge_did_not_send_is_set_aside(studio: Studio, campaign: Campaign) -> None:
+    push(campaign, studio)
+    shown = tasks(studio, campaign)["0"]
+    data = shown.data | {KEY: "sent by somebody else"}
+    studio.connection.send("POST", f"api/projects/{pushed_to(campaign)}/import", body=[{"data": data}])
+    stranger = max(row.id for row in studio.keyed(pushed_to(campaign)))
+    assert stranger > shown.id
+    answer(studio, shown.model_copy(update={"id": stranger}), [for_good(shown)])
+    found = pull(campaign, studio)
+    assert (found.outcomes, found.judgments) == ({"quarantine": 1}, 0)
 
 
 def test_changes_that_come_to_light_late_are_read(studio: Studio, campaign: Campaign) -> None:
