@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from align.core.config import BadInput, Optim
+from align.core.config import MOST_EPOCHS, BadInput, Optim
 from align.core.plugins import RewardFunction
 from align.core.records import Message, Pair
 from align.core.runs import Run
@@ -58,7 +58,7 @@ class RewardConfig(TrainingConfig):
         default=None, description="samples of the policy, whose scores shall average 0; without: the pairs' responses"
     )
     batch: int = Field(default=16, ge=1, description="prompts per optimiser step")
-    epochs: int = Field(default=2, ge=1, description="passes over the data")
+    epochs: int = Field(default=2, ge=1, le=MOST_EPOCHS, description="passes over the data")
     optim: Optim = Optim(lr=1e-4)
     min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
     curve: bool = Field(default=False, description="train on 1/8, 1/4 and 1/2 of the prompts too, to curve.jsonl")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -153,12 +153,16 @@ class Compute(Frozen):
     )
 
 
+MOST_EPOCHS = 10_000
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optim(Frozen):
     """AdamW with a warm-up and a schedule."""
 
-    lr: float = Field(default=1e-4, gt=0, description="learning rate at its highest")
+    lr: float = Field(default=1e-4, gt=0, le=1000, description="learning rate at its highest")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's decay rates of the two moments")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="AdamW's decay rates of the two moments")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's term for numerical stability")
     max_grad_norm: float = Field(default=1.0, gt=0, description="clip gradients to this L2 norm")
     schedule: Literal["constant", "linear", "cosine"] = Field(

@@ -28,6 +28,7 @@ from align.core.inputs import (
     input_paths,
     new_record,
 )
+from align.core.messages import scrubbed
 from align.core.run_record import RunRecord, is_ours, is_run, read_run
 
 LEFT_BEHIND = {"run.json.tmp", ".lock"}  # all that a run killed at its very start, or a runs folder, leaves
@@ -52,7 +53,8 @@ class Run:
         self._since = time.monotonic()
 
     def note(self, text: str) -> None:
-        """Record a fact, and print it once."""
+        """Record a fact, and print it once; what parts from elsewhere give is written as text that can be stored."""
+        text = scrubbed(str(text), [0])
         if text not in self.record.notes:
             self.record.notes.append(text)
             if self.is_main:

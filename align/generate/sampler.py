@@ -14,12 +14,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, SerializeAsAny
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+)
 from tqdm import tqdm
 
 from align.core.config import BadInput
-from align.core.messages import NoMessage, read_message
+from align.core.messages import NoMessage, read_message, scrubbed
 from align.core.plugins import Part, Seam, calling, choose
+from align.core.problems import problem_text
 from align.core.records import Message
 from align.core.seeds import sequence_seed
 from align.model.chat import Chat, Unusable
@@ -32,6 +42,9 @@ SAMPLERS = Seam(
     "sampler",
     {"local": "align.generate.local:LocalSampler", "endpoint": "align.generate.endpoint:EndpointSampler"},
 )
+
+
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 class Request(NamedTuple):
@@ -91,14 +104,17 @@ class Reply(NamedTuple):
 
     id: str
     samples: Sequence[Sample]
-    refused: str | None = None
-    prompt_ids: Sequence[int] | None = None
-    withheld: int = 0
-    masked: int = 0
+    refused: NonEmptyText | None = None
+    prompt_ids: Sequence[NonNegativeInt] | None = None
+    withheld: NonNegativeInt = 0
+    masked: NonNegativeInt = 0
     served_by: Sequence[str] = ()
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: NonNegativeInt | None = None
+    completion_tokens: NonNegativeInt | None = None
     remarks: Sequence[str] = ()
+
+
+REPLY = TypeAdapter(Reply, config=ConfigDict(strict=True))  # types as they are declared, and nothing converted
 
 
 class Sampler(Part):
@@ -198,12 +214,18 @@ def _problem(sampler: Sampler, request: Request, reply: Reply, policy: RoleModel
     """Return the reason why a reply cannot be one to its request, or None."""
     if not isinstance(reply.samples, list | tuple):
         return f"its samples are of type {type(reply.samples).__name__}; they are a list"
+    if problem := next(filter(None, (_sample_problem(sampler, request, sample) for sample in reply.samples)), None):
+        return problem
+    try:
+        REPLY.validate_python(reply._asdict())
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))} of a reply: {problem_text(first)}"
     wanted = request.n if reply.refused is None else 0
     if len(reply.samples) + (0 if sampler.GIVES_TOKENS else reply.withheld) != wanted:
         return f"gave {len(reply.samples)} samples, where {wanted} are expected"
-    problems = (_sample_problem(sampler, request, sample) for sample in reply.samples)
-    if problem := next((problem for problem in problems if problem), None):
-        return problem
+    if reply.withheld > request.n:
+        return f"withheld is {reply.withheld} of {request.n} responses"
     is_from_elsewhere = sampler.GIVES_TOKENS and sampler.code()
     return _token_problem(request, reply, policy) if is_from_elsewhere and policy and reply.samples else None
 
@@ -221,10 +243,14 @@ def _sample_problem(sampler: Sampler, request: Request, sample: Any) -> str | No
         read_message({key: value for key, value in message.items() if key != "tool_calls"}, "a sample")
     except NoMessage as error:
         return str(error)
+    if sampler.code() and not sampler.GIVES_TOKENS and scrubbed(message, n := [0]) and n[0]:
+        return f"a message holds {n[0]} characters that cannot be stored (NUL, lone surrogates)"
     if sampler.GIVES_TOKENS and (ids is None or logprobs is None):
         return "gave a sample without ids or logprobs, and declares GIVES_TOKENS"
     if ids is not None and not (ids and all(type(token) is int and token >= 0 for token in ids)):
         return "ids of a sample are token ids, at least one"
+    if ids is not None and len(ids) > request.max_new_tokens:
+        return f"gave {len(ids)} ids, where max_new_tokens is {request.max_new_tokens}"
     if ids is not None and logprobs is not None and (logprobs or request.temperature > 0):
         if len(logprobs) != len(ids):
             return f"gave {len(ids)} ids with {len(logprobs)} logprobs; a drawn sample has one per token id"

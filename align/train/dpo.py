@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from align.core.config import Frozen, Optim, Watch
+from align.core.config import MOST_EPOCHS, Frozen, Optim, Watch
 from align.core.plugins import RewardFunction
 from align.core.problems import explain
 from align.core.runs import Run
@@ -72,7 +72,7 @@ class DPOConfig(TrainingConfig):
         description="{kind: sigmoid, beta: 0.1}, or a list of losses with weights; kind: sigmoid, sft, or module:Class",
     )
     batch: int = Field(default=16, ge=1, description="prompts per optimiser step")
-    epochs: int = Field(default=1, ge=1, description="passes over the data")
+    epochs: int = Field(default=1, ge=1, le=MOST_EPOCHS, description="passes over the data")
     optim: Optim = Optim(lr=5e-5)
     min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")
     watch: Watch = Watch()

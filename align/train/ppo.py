@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from align.core.config import BadInput, Optim, Watch
+from align.core.config import MOST_EPOCHS, BadInput, Optim, Watch
 from align.core.plugins import RewardFunction
 from align.core.runs import Run
 from align.core.stage import stage
@@ -63,10 +63,10 @@ class PPOConfig(TrainingConfig):
         default=None,
         description="one or a list, added up with reward and functions; kind: run, function, or module:Class",
     )
-    iterations: int = Field(default=50, ge=1, description="rounds of sampling and learning")
+    iterations: int = Field(default=50, ge=1, le=1_000_000, description="rounds of sampling and learning")
     batch: int = Field(default=32, ge=1, description="prompts per iteration")
-    samples: int = Field(default=4, ge=1, description="responses per prompt")
-    epochs: int = Field(default=1, ge=1, description="passes over the responses of an iteration")
+    samples: int = Field(default=4, ge=1, le=10_000, description="responses per prompt")
+    epochs: int = Field(default=1, ge=1, le=MOST_EPOCHS, description="passes over the responses of an iteration")
     minibatches: int = Field(default=4, ge=1, description="optimiser steps per epoch")
     kl: float = Field(default=0.05, ge=0, description="coefficient of the per-token KL in the reward")
     kl_max: float | None = Field(default=None, gt=0, description="nats per response; training stops beyond it")
@@ -160,7 +160,7 @@ def _iterate(
             temperature=config.temperature,
             missing_eos_penalty=config.missing_eos_penalty,
             gold=gold,
-            check=iteration == 1,
+            check=iteration == 1 or bool(config.sampler and config.sampler.code()),
         )
         # 3 assign credit
         rollouts = assign_credit(rollouts, config.kl, config.gamma, config.lam, loop.processes)

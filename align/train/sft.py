@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from align.core.config import BadInput, Optim, Watch
+from align.core.config import MOST_EPOCHS, BadInput, Optim, Watch
 from align.core.files import read_jsonl, write_jsonl
 from align.core.plugins import RewardFunction
 from align.core.records import Tokens, is_empty, prompt_id
@@ -54,7 +54,7 @@ class SFTConfig(TrainingConfig):
     model: Path = Field(description="the base: a model folder")
     data: Path = Field(description="demonstrations or pairs: a file, or a run that wrote them")
     batch: int = Field(default=16, ge=1, description="demonstrations per optimiser step")
-    epochs: int = Field(default=2, ge=1, description="passes over the data")
+    epochs: int = Field(default=2, ge=1, le=MOST_EPOCHS, description="passes over the data")
     max_rows: int | None = Field(default=None, ge=1, description="use only the first rows")
     optim: Optim = Optim(lr=2e-4)
     min_rows: int = Field(default=20, ge=1, description="refuse to train on fewer rows")

@@ -30,6 +30,12 @@ def test_a_run_records_what_it_read_and_found(config: CountConfig, data: Path, t
     assert child.inputs["more[0]"]["sha256"] == record.artefact
 
 
+@pytest.mark.parametrize(("given", "noted"), [(5, "5"), ({"a": 1}, "{'a': 1}"), ("a\ud800b", "a\ufffdb")])
+def test_a_note_is_text_and_its_run_stays_readable(config: CountConfig, given: Any, noted: str) -> None:
+    count(config, lambda run: run.note(given))
+    assert read_run(config.run).notes == [noted]
+
+
 def test_a_finished_run_is_returned_untouched(config: CountConfig, data: Path, tmp_path: Path) -> None:
     record = count(config)
     before = everything(config.run)

@@ -137,6 +137,37 @@ def test_ppo_learns_from_a_sampler_that_gives_token_ids(tmp_path: Path, model_fo
     assert read_run(tmp_path / "toy").resolved["sampler"] == "toy_sampler:Backwards"
 
 
+class LateLiar(LocalSampler):
+    """Right in the first iteration; then each log-probability is one nat too high."""
+
+    def sample(self, requests: Sequence[Request], policy: RoleModel | None) -> Iterator[Reply]:
+        is_first = requests[0].key[2] == 1
+        for reply in super().sample(requests, policy):
+            samples = [one._replace(logprobs=[value + 1 for value in one.logprobs or []]) for one in reply.samples]
+            yield reply if is_first else reply._replace(samples=samples)
+
+
+def test_log_probabilities_from_elsewhere_are_compared_in_every_iteration(
+    tmp_path: Path, model_folder: ModelFolder
+) -> None:
+    rows = [(f"is the sky blue {i}", "yes thank you", "no maybe") for i in range(4)]
+    given = {
+        "run": tmp_path / "ppo", "policy": model_folder("llama"),
+        "pairs": write_pairs_run(tmp_path / "pairs", {"train": rows}), "functions": [f"{__name__}:longer"],
+        "sampler": f"{__name__}:LateLiar", "iterations": 2, "batch": 2, "samples": 2, "max_new_tokens": 4,
+        "kl_prompts": 2, "watch": {"prompts": 0},
+    }  # fmt: skip
+    with pytest.raises(BadInput, match=r"ppo: sampler and scorer differ by 1\.00e\+00 nats per token"):
+        ppo(build(PPOConfig, given, "test"))
+
+
+def test_a_number_of_rounds_that_no_machine_ends_is_refused(tmp_path: Path) -> None:
+    given = {"run": tmp_path, "policy": tmp_path, "pairs": tmp_path}
+    for key in ("epochs", "samples", "iterations"):
+        with pytest.raises(BadInput, match=f"key '{key}': must be less than or equal to 10+"):
+            build(PPOConfig, {**given, key: 10**14}, "test")
+
+
 def test_prompts_of_one_id_keep_their_own_responses(tmp_path: Path, model_folder: ModelFolder) -> None:
     """Other template arguments make another prompt of the same id."""
     model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
@@ -205,6 +236,25 @@ class Scripted(Sampler):
         ([with_sample(logprobs=[])], "gave 2 ids with 0 logprobs; a drawn sample has one per token id"),
         ([with_sample(logprobs=[-1.0] * 3)], "gave 2 ids with 3 logprobs"),
         ([with_sample(logprobs=[-1.0, float("nan")])], "logprobs of a sample are finite numbers"),
+        ([with_sample(ids=[4] * 65, logprobs=[-1.0] * 65)], "gave 65 ids, where max_new_tokens is 64"),
+        ([with_sample(ids=(4, 1))], "samples.0.ids of a reply: expected a list"),
+        ([RIGHT._replace(prompt_ids=object())], "prompt_ids of a reply: "),
+        ([RIGHT._replace(prompt_ids=[-1])], "prompt_ids.0 of a reply: must be greater than or equal to 0"),
+        ([RIGHT._replace(withheld=-2)], "withheld of a reply: must be greater than or equal to 0"),
+        ([RIGHT._replace(withheld=1.0)], "withheld of a reply: expected a whole number"),
+        ([RIGHT._replace(withheld=3)], "withheld is 3 of 2 responses"),
+        ([RIGHT._replace(masked="1")], "masked of a reply: expected a whole number"),
+        ([RIGHT._replace(masked=True)], "masked of a reply: expected a whole number"),
+        ([RIGHT._replace(prompt_tokens="7")], "prompt_tokens of a reply: expected a whole number"),
+        ([RIGHT._replace(completion_tokens=1.5)], "completion_tokens of a reply: expected a whole number"),
+        ([RIGHT._replace(served_by=None)], "served_by of a reply: "),
+        ([RIGHT._replace(served_by="gpt")], "served_by of a reply: "),
+        ([RIGHT._replace(served_by=[1, "a"])], "served_by.0 of a reply: expected text"),
+        ([RIGHT._replace(remarks=[{}])], "remarks.0 of a reply: expected text"),
+        ([RIGHT._replace(remarks=[5])], "remarks.0 of a reply: expected text"),
+        ([RIGHT._replace(samples=[], refused=5)], "refused of a reply: expected text"),
+        ([RIGHT._replace(samples=[], refused="")], "refused of a reply: .* at least 1"),
+        ([RIGHT._replace(samples=[], refused={"a": 1})], "refused of a reply: expected text"),
     ],
 )
 def test_a_sampler_that_breaks_its_word_is_stopped_by_name(
@@ -223,6 +273,12 @@ def test_a_reply_that_keeps_to_its_request_passes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Scripted, "GIVES_TOKENS", False)
     monkeypatch.setattr(Scripted, "SCRIPT", [Reply("a", [Sample(MESSAGE, True)], withheld=1)])
     assert sample_all(sampler, ASKED[:1], None)[0].withheld == 1
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a\ud800b"])
+def test_a_text_that_cannot_be_stored_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="request a: a message holds 1 characters that cannot be stored"):
+        sample_all(Echo(kind="toy_sampler:Echo", ending=text), ASKED[:1], None)
 
 
 class Edits(Echo):
