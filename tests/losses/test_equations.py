@@ -52,12 +52,12 @@ def test_value_loss_golden() -> None:
     close(value.value_loss(values, torch.zeros(1, 1), torch.ones(1, 1), mask, clip=9.0, denominator=1).loss, 0.125)
     down = value.value_loss(-values, torch.zeros(1, 1), -torch.ones(1, 1), mask, clip=0.2, denominator=1)
     close(down.loss, 0.32)
-    # steps up and down that are clipped (1.8^2, 2.3^2), and one away from the return, which counts in full (2^2)
-    values, mask = true_mask(2.0, -1.0, 3.0)
-    old, returns = torch.tensor([[1.0, 0.5, 1.0]]), torch.tensor([[3.0, -2.0, 1.0]])
-    several = value.value_loss(values, old, returns, mask, clip=0.2, denominator=3)
-    close(several.loss, 0.5 * (3.24 + 5.29 + 4) / 3)
-    close(several.clip_fraction, 2 / 3)
+    # steps up and down that are clipped (1.8^2, 2.3^2), one away from the return (2^2), and a small one (1.1^2)
+    values, mask = true_mask(2.0, -1.0, 3.0, 1.1)
+    old, returns = torch.tensor([[1.0, 0.5, 1.0, 1.0]]), torch.tensor([[3.0, -2.0, 1.0, 0.0]])
+    several = value.value_loss(values, old, returns, mask, clip=0.2, denominator=4)
+    close(several.loss, 0.5 * (3.24 + 5.29 + 4 + 1.21) / 4)
+    close(several.clip_fraction, 2 / 4)
 
 
 def test_pair_losses_golden() -> None:
