@@ -41,7 +41,9 @@ class Metric(Frozen):
     judged_by: tuple[Literal["gold", "reward"], ...] = Field(
         default=(), description="inputs that judge it: the first of them that is given, unless the record names judges"
     )
-    capped_by: str | None = Field(default=None, description="key of the fingerprint that no value can exceed")
+    capped_by: Literal["best_of", "context", "max_new_tokens", "samples"] | None = Field(
+        default=None, description="key of the fingerprint that no value can exceed"
+    )
     length_metric: str | None = Field(
         default=None, description="of a win rate: the length that tables also read it at equality of"
     )
@@ -57,6 +59,19 @@ class Metric(Frozen):
         if isinstance(given, Mapping) and given.get("kind") in ("binary", "share"):
             return {"low": 0.0, "high": 1.0, "widest": 1.0} | dict(given)
         return given
+
+    @model_validator(mode="after")
+    def _range_holds(self) -> Self:
+        low, high = self.span
+        if self.is_bounded and (low, high) != (0.0, 1.0):
+            raise ValueError(f"metric {self.name}: kind {self.kind} lies from 0 to 1, not from {low:g} to {high:g}")
+        if not low < high:
+            raise ValueError(f"metric {self.name}: 'low' is {low:g} and 'high' is {high:g}; low lies below high")
+        if self.widest is not None and not self.widest > 0:
+            raise ValueError(f"metric {self.name}: 'widest' is {self.widest:g}; a difference is above 0")
+        if self.of_garbage is not None and not low <= self.of_garbage <= high:
+            raise ValueError(f"metric {self.name}: 'of_garbage' is {self.of_garbage:g}, outside {low:g} to {high:g}")
+        return self
 
     @property
     def span(self) -> tuple[float, float]:

@@ -285,7 +285,7 @@ class ItemResult(Record):
     judge: str
     family: str = ""
     cluster: str | None = None
-    sample: int = 0
+    sample: int = Field(default=0, ge=0)
     text: str | None = None
     prompt: str | None = None
     ended: bool | None = None

@@ -27,7 +27,7 @@ KEYS: Mapping[str, str] = {
     "quantization": "none, or how the base is quantised",
     "context": "tokens of a row at most",
     "system_prompt": "put before every conversation",
-    "suite": "settings of the suite, and the sha256 of its code where it comes from elsewhere",
+    "suite": "settings of the suite; its class and the sha256 of its code where it comes from elsewhere",
     "items": "sha256 of the items",
     "judges": "who judged, each with the sha256 of its code",
     "policy": "sample, greedy, prompt-only or best-of-n",

@@ -130,9 +130,17 @@ def _problem_of(by_metric: Any) -> str | None:
             return f"gives {type(opinion).__name__} on '{metric}'"
         if opinion.score is None and not (isinstance(opinion.reason, str) and opinion.reason.strip()):
             return f"gives no score on '{metric}', and no reason"
-        if opinion.score is not None and not (isinstance(opinion.score, Real) and math.isfinite(opinion.score)):
-            return f"gives {opinion.score!r} as its score on '{metric}', which is no finite number"
+        if opinion.score is not None and (strange := _strange(opinion.score)):
+            return f"gives {strange} as its score on '{metric}', which is no finite number"
     return None
+
+
+def _strange(score: Any) -> str | None:
+    """Return how an error names a score that is no finite float; None where it is one."""
+    try:
+        return None if isinstance(score, Real) and math.isfinite(score) else repr(score)
+    except OverflowError:
+        return f"{type(score).__name__} beyond the range of a float"
 
 
 def find_judge(given: Any) -> Judge:

@@ -15,7 +15,7 @@ from align.evals.generation import Answered, SamplingConfig, answer_items
 from align.evals.items import Item
 from align.evals.judge import Judge, Opinion, Opinions, Written, read_answers
 from align.evals.likelihood import improbable
-from align.evals.results import item_result, metrics_by_item
+from align.evals.results import SILENT, item_result, metrics_by_item
 from align.evals.suite import Suite
 from align.evals.targets import EvaluationTarget
 
@@ -23,10 +23,16 @@ from align.evals.targets import EvaluationTarget
 def judged_answers(
     suite: Suite, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig
 ) -> list[ItemResult]:
-    """Return one result per answer and metric that its item counts towards."""
+    """Return one result per answer and metric that its item counts towards.
+
+    Raises:
+        BadInput: the suite declares no judge, or that it generates nothing.
+    """
+    if not suite.generates:
+        raise BadInput(f"suite {suite.kind}: {SILENT}")
+    judges = [target.judge_of(item, suite.judged_by) for item in items]
     answered = answer_items(target.policy, items, sampling, target.reward)
     is_improbable = improbable(target.policy, answered)
-    judges = [target.judge_of(item, suite.judged_by) for item in items]
     metrics, declaration = metrics_by_item(suite, items), suite.declaration()
     opinions = _opinions(declaration, answered, judges, metrics)
     results: list[ItemResult] = []

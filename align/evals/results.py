@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from align.core.config import BadInput
+from align.core.config import BadInput, build
 from align.core.declarations import FORMULA, Declaration, Metric
 from align.core.records import ItemResult
 from align.core.stats.estimates import mean_interval
 from align.evals.generation import Answered
 from align.evals.items import Item
 from align.evals.suite import Suite
+
+SILENT = "it samples answers and declares generates = False; take that out, so that its record says how they were drawn"
 
 
 def item_result(
@@ -54,15 +56,17 @@ def chances_of(suite: Suite, items: Sequence[Item]) -> dict[str, float]:
     """Return what guessing scores, by metric or slice.
 
     Raises:
-        BadInput: the suite does not declare one of the metrics, or a value does not lie from 0 to 1.
+        BadInput: the suite does not declare one of the metrics, or no chance of it; or a value lies outside 0 to 1.
     """
     chances, declaration = suite.call(dict, suite.chance, items), suite.declaration()
     for metric, chance in chances.items():
-        declaration.metric(str(metric))
+        declared = declaration.metric(str(metric))
         if not (isinstance(chance, Real) and 0 <= chance <= 1):
             raise BadInput(
                 f"suite {suite.kind}: chance: gives {chance!r} for {metric}, which lies from 0 to 1; mend it"
             )
+        if not declared.has_chance:
+            raise BadInput(f"suite {suite.kind}: chance: gives one of {metric}; declare it with has_chance=True")
     return chances
 
 
@@ -72,30 +76,36 @@ def check_results(suite: Suite, items: Sequence[Item], results: Sequence[ItemRes
     A value that a formula gives for the whole evaluation belongs to no item.
 
     Raises:
-        BadInput: a result of another suite, of an item that is not there or of an undeclared metric; two results of one
-            answer, metric and judge; a binary score that is neither 0 nor 1; or an item without a result of a metric
-            that it counts towards and that others were measured on.
+        BadInput: a result that contradicts itself, or of another suite, of an item that is not there (or with another
+            family or cluster than the item's) or of an undeclared metric; two results of one answer and metric, or
+            one beside a formula's value; a binary score that is neither 0 nor 1; an answer where none is generated; or
+            an item without a result of a metric that it counts towards and that others were measured on.
     """
     where, declaration = f"suite {suite.name}", suite.declaration()
     if strange := next((r for r in results if not isinstance(r, ItemResult)), None):
         raise BadInput(f"{where}: one of its results is of type {type(strange).__name__}, not an ItemResult")
-    known = {item.id for item in items}
-    seen: set[tuple[str, str, str, int]] = set()
+    known = {item.id: item for item in items}
+    seen: set[tuple[str, str, int]] = set()
     measured: dict[str, set[str]] = {}
+    formulas = [result.metric for result in results if result.judge == FORMULA]
+    if beside := next((m for m in formulas if sum(result.metric == m for result in results) > 1), None):
+        raise BadInput(
+            f"{where}: gives other results of {beside} beside one by '{FORMULA}', which names a formula's one value "
+            "for the whole evaluation; name the judge otherwise"
+        )
     for result in results:
+        build(ItemResult, result.model_dump(warnings=False), where)
         if result.suite != suite.name:
             raise BadInput(f"{where}: gives a result of suite {result.suite}")
         metric = declaration.metric(result.metric)
         if result.judge == FORMULA:
             continue
-        if result.item_id not in known:
+        if (item := known.get(result.item_id)) is None:
             raise BadInput(f"{where}: gives a result of item '{result.item_id}', which is none of its items")
-        what = f"{result.metric} of item '{result.item_id}'"
-        key = (result.item_id, result.metric, result.judge, result.sample)
+        _check_result(suite, item, metric, result)
+        key = (result.item_id, result.metric, result.sample)
         if key in seen:
-            raise BadInput(f"{where}: gives {what}, answer {result.sample}, twice")
-        if metric.kind == "binary" and result.score not in (None, 0.0, 1.0):
-            raise BadInput(f"{where}: gives {result.score:g} as {what}, which is declared to be 0 or 1 (kind binary)")
+            raise BadInput(f"{where}: gives {result.metric} of item '{result.item_id}', answer {result.sample}, twice")
         seen.add(key)
         measured.setdefault(result.metric, set()).add(result.item_id)
     answered = set().union(*measured.values()) if measured else set()
@@ -106,6 +116,19 @@ def check_results(suite: Suite, items: Sequence[Item], results: Sequence[ItemRes
                 f"{where}: gives no result of {lacking[0] if lacking else 'any metric'} for item '{item.id}'; give one "
                 "whose score is None, with the reason"
             )
+
+
+def _check_result(suite: Suite, item: Item, metric: Metric, result: ItemResult) -> None:
+    """Refuse a result that does not fit its item, its metric's kind, or a suite that generates nothing."""
+    gives = f"suite {suite.name}: gives"
+    what = f"{result.metric} of item '{result.item_id}'"
+    for name, given, own in (("family", result.family, item.family), ("cluster", result.cluster, item.cluster)):
+        if given != own:
+            raise BadInput(f"{gives} {what} with {name} {given!r}; the item's is {own!r}: give its own")
+    if not suite.generates and (result.ended is not None or (item.kind == "generate" and result.text is not None)):
+        raise BadInput(f"{gives} {what} with an answer: {SILENT}")
+    if metric.kind == "binary" and result.score not in (None, 0.0, 1.0):
+        raise BadInput(f"{gives} {result.score:g} as {what}, which is declared to be 0 or 1 (kind binary)")
 
 
 def summarise(

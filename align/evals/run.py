@@ -140,8 +140,7 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
     declarations = {suite.name: suite.declaration() for suite in config.suite}
     for suite in config.suite:
         own = [item for item in items if item.suite == suite.name]
-        measured = suite.call(list | tuple, suite.results, own, target, config.sampling)
-        check_results(suite, own, measured)
+        measured = _results(suite, own, target, config)
         results += measured
         hashes = {name: entry["sha256"] for name, entry in run.record.inputs.items()}
         judges = suite.call(dict, suite.judges, own, target)
@@ -175,6 +174,26 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         "trained_on_items": by_suite,
         "own_template": _asks_through_own_template(config, target),
     }
+
+
+def _results(suite: Suite, items: Sequence[Item], target: EvaluationTarget, config: EvalConfig) -> Sequence[ItemResult]:
+    """Return a suite's results; it is given a list of its own, and of the settings of the evaluation what it reads."""
+    reads = suite.reads | ({"reward"} if config.policy == "best-of-n" else set())
+    seen = target._replace(
+        sft=target.sft if "sft" in reads else None,
+        reward=target.reward if "reward" in reads else None,
+        gold=target.gold if "gold" in reads else None,
+        measurements=[one for one in target.measurements if f"measured_{one.better}" in reads],
+        unjudged=None if suite.is_judged else suite.kind,
+    )
+    given, before = list(items), items_hash(items)
+    results = suite.call(list | tuple, suite.results, given, seen, config.sampling)
+    if items_hash(given) != before:
+        raise BadInput(
+            f"suite {suite.kind}: results: the items were changed by the suite or its judge; work on a copy of them"
+        )
+    check_results(suite, items, results)
+    return results
 
 
 def _check_judges(items: Sequence[Item], suites: Sequence[Suite]) -> None:

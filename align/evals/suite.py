@@ -96,6 +96,11 @@ class Suite(Part):
             raise BadInput(f"{what}: gives {type(given).__name__}, not {getattr(kind, '__name__', kind)}; mend it")
         return given
 
+    @property
+    def is_judged(self) -> bool:
+        """Return whether it declares that a judge reads its answers."""
+        return self.judged_by is not None or "judge" in self.reads
+
     @abstractmethod
     def results(self, items: Sequence[Item], target: EvaluationTarget, sampling: SamplingConfig) -> list[ItemResult]:
         """Return the results of a policy on the suite's items."""
@@ -110,7 +115,7 @@ class Suite(Part):
 
     def judges(self, items: Sequence[Item], target: EvaluationTarget) -> dict[str, str]:
         """Return the names of the judges, each with what identifies its code."""
-        if self.judged_by is None and "judge" not in self.reads:
+        if not self.is_judged:
             return {}
         judges = {judge.kind: judge for judge in (target.judge_of(item, self.judged_by) for item in items)}
         return {kind: judge.version() for kind, judge in sorted(judges.items())}
@@ -120,7 +125,7 @@ class Suite(Part):
         return None
 
     def identity(self) -> dict[str, Any]:
-        """Return what answers depend on beside items and judges: settings, and the code of a suite from elsewhere."""
+        """Return what answers depend on beside items and judges: settings; class and code of a suite from elsewhere."""
         written = self.model_dump(mode="json")
         own = {key: value for key, value in written.items() if key != "kind"} if isinstance(written, dict) else {}
-        return own | ({"sha256": code_hash(*self.code())} if self.code() else {})
+        return own | ({"kind": self.kind, "sha256": code_hash(*self.code())} if self.code() else {})

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from align.core.config import Template
+from align.core.config import BadInput, Template
 from align.core.plugins import RewardFunction
 from align.evals.items import Item
 from align.evals.judge import DEFAULT, Judge, find_judge
@@ -29,7 +29,7 @@ class EvaluationTarget(NamedTuple):
     """The policy under evaluation and what it is compared with or scored by, each where it is given.
 
     ``judge`` reads answers to items that name none. ``own_judges`` are judges that the answers were made to please,
-    each with how.
+    each with how. ``unjudged`` names the suite under evaluation where it declares no judge.
     """
 
     policy: RoleModel
@@ -40,13 +40,23 @@ class EvaluationTarget(NamedTuple):
     measurements: Sequence[Measurement] = ()
     own_judges: Mapping[str, str] = MappingProxyType({})
     judge: Judge | None = None
+    unjudged: str | None = None
 
     def named(self, judge: str) -> str:
         """Return the name of a judge in results."""
         return f"{judge} ({self.own_judges[judge]})" if judge in self.own_judges else judge
 
     def judge_of(self, item: Item, of_suite: str | None = None) -> Judge:
-        """Return the judge that an item names, else its suite's, else the evaluation's (with its settings)."""
+        """Return the judge that an item names, else its suite's, else the evaluation's (with its settings).
+
+        Raises:
+            BadInput: the suite does not declare that a judge reads its answers, so that its record would name none.
+        """
+        if self.unjudged:
+            raise BadInput(
+                f"suite {self.unjudged}: a judge reads its answers and it does not declare one; write reads = "
+                'frozenset({"judge"}), or judged_by where it has a judge of its own'
+            )
         own = self.judge or find_judge(DEFAULT)
         name = item.judge or of_suite or own.kind
         return own if name == own.kind else find_judge(name)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fixtures.shipped_suites import DECLARATIONS
+from pydantic import ValidationError
 
 from align.core.config import BadInput
 from align.core.declarations import Declaration, Metric
 from align.core.run_record import RunRecord
 from align.evals.declared import EARLIER, declaration_of, suites_of
+from align.evals.fingerprint import KEYS
 
 METRICS = {metric.name: metric for one in EARLIER.values() for metric in one.metrics}
 
@@ -75,3 +77,25 @@ def test_a_declaration_names_only_its_own_metrics() -> None:
         Declaration(suite="mine", title="Mine", metrics=(metric,))
     with pytest.raises(ValueError, match="declared twice"):
         Declaration(suite="mine", title="Mine", metrics=(metric, metric))
+
+
+def test_an_answer_is_capped_by_a_key_of_the_fingerprint() -> None:
+    (caps, _) = get_args(Metric.model_fields["capped_by"].annotation)
+    assert set(get_args(caps)) <= set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem"),
+    [
+        ({"kind": "share", "high": 100.0}, "metric m: kind share lies from 0 to 1, not from 0 to 100"),
+        ({"kind": "binary", "low": -1.0}, "metric m: kind binary lies from 0 to 1, not from -1 to 1"),
+        ({"low": 5.0, "high": -5.0}, "metric m: 'low' is 5 and 'high' is -5; low lies below high"),
+        ({"widest": -1.0}, "metric m: 'widest' is -1; a difference is above 0"),
+        ({"low": 0.0, "of_garbage": -3.0}, "metric m: 'of_garbage' is -3, outside 0 to inf"),
+        ({"capped_by": "policy"}, "capped_by"),
+        ({"capped_by": "max_tokens"}, "capped_by"),
+    ],
+)
+def test_a_metric_that_contradicts_itself_is_refused(facts: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Metric.model_validate({"name": "m", "higher_is_better": True, "kind": "unbounded"} | facts)

@@ -104,6 +104,7 @@ FUNCTION, CLASS = "def judge(item, text, ended): return", "class Odd(Judge):\n  
         (f"{FUNCTION} {{'harmful_compliance': 0.5}}", "item '0': gives float on 'harmful_compliance'; return"),
         (f"{FUNCTION} {{'harmful_compliance': Opinion('0')}}", "item '0': gives '0' as its score on 'harmful_compli"),
         (f"{FUNCTION} {{'harmful_compliance': Opinion(float('nan'))}}", "item '0': gives nan as its score on 'harm"),
+        (f"{FUNCTION} {{'harmful_compliance': Opinion(10**400)}}", "item '0': gives int beyond the range of a float"),
         (f"{FUNCTION} {{'harmful_compliance': Opinion(None)}}", "item '0': gives no score on 'harmful_compliance', an"),
         (f"{FUNCTION} {{'harm_compliance': Opinion(1.0)}}",
          "item '0': gives an opinion on 'harm_compliance', which suite safety does not declare, and none on 'harmful_"),

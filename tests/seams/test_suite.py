@@ -19,8 +19,10 @@ from align.core.config import BadInput, build
 from align.core.declarations import Declaration
 from align.core.files import write_jsonl, write_text
 from align.core.runs import read_run
+from align.evals.fingerprint import differences
 from align.evals.item_files import load_items
 from align.evals.run import EvalConfig, evaluate
+from align.evals.suite import SUITES
 
 ModelFolder = Callable[[str], Path]
 TOY = "toy_suite:WordLimit"
@@ -55,7 +57,8 @@ def test_it_runs_through_eval_audit_and_report(
     assert Declaration.model_validate(record.headline["suites"]["word-limit"]["declaration"]) == DECLARED
     assert record.resolved["suite"] == [{"kind": TOY, "slack": 0}]
     fingerprint = record.headline["suites"]["word-limit"]["fingerprint"]
-    assert fingerprint["suite"] == {"slack": 0, "sha256": record.inputs["suite[0]"]["sha256"]}, "its code is an input"
+    sha256 = record.inputs["suite[0]"]["sha256"]
+    assert fingerprint["suite"] == {"slack": 0, "kind": TOY, "sha256": sha256}, "its code is an input"
     write_text(gates, GATE)
     audited = AuditConfig(run=tmp_path / "runs" / "audit", base=model_folder("gpt2"), candidate=subject, gates=gates)
     assert audit(audited).headline["verdict"] == verdict
@@ -167,7 +170,13 @@ def odd_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str
     return f"{module}:Odd"
 
 
-ONE = "def results(self, items, *rest): return"
+ONE = "def results(self, items, target, sampling): return"
+ALL = "def results(self, items, *rest): r = [self.result(item, 1.0) for item in items]"
+GIVEN = f"{ONE} [self.result(item, 1.0).model_copy(update=%s) for item in items]"
+JUDGED = """def results(self, items, *rest):
+        from align.evals.judging import judged_answers
+        return judged_answers(self, items, *rest)"""
+GOLD = "align.pocket.utility:utility"
 OTHER = "Metric(name='wrong', higher_is_better=False, kind='binary')"
 
 
@@ -185,11 +194,26 @@ OTHER = "Metric(name='wrong', higher_is_better=False, kind='binary')"
         ("def chance(self, items): return {'right': 1.5}", "chance: gives 1.5 for right, which lies from 0 to 1"),
         ("def chance(self, items): return {'right': '0.5'}", "chance: gives '0.5' for right, which lies from 0 to 1"),
         ("def chance(self, items): return {'rigth': 0.5}", "suite facts has no metric 'rigth'; it has right"),
+        ("def chance(self, items): return {'right': 0.5}", "chance: gives one of right; declare it with has_chance=Tr"),
         ("def metrics_of(self, item): return item['metric']", "metrics_of: TypeError"),
         ("def metrics_of(self, item): return 'right'", r"metrics_of: gives str, not list \| tuple"),
         ("def metrics_of(self, item): return ['rigth']", "suite facts has no metric 'rigth'; it has right"),
         ("def judges(self, items, target): return 1 / 0", "judges: ZeroDivisionError"),
         ("def judges(self, items, target): return None", "judges: gives NoneType, not dict"),
+        (GIVEN % "{'judge': 'formula'}", "other results of right beside one by 'formula', which names a formula's one"),
+        (GIVEN % "{'family': 'x'}", "right of item 'i0' with family 'x'; the item's is '': give its own"),
+        (GIVEN % "{'cluster': 'x'}", "right of item 'i0' with cluster 'x'; the item's is None: give its own"),
+        (GIVEN % "{'sample': -1}", r"key 'sample': .*greater than or equal to 0.* \(given: -1\)"),
+        (GIVEN % "{'score': float('nan')}", "right of item 'i0': a score of nan is none"),
+        (GIVEN % "{'ended': True}", "right of item 'i0' with an answer: it samples answers and declares generates = "),
+        (f"{ONE} [self.result(i, 1.0).model_copy(update={{'judge': j}}) for i in items for j in 'ab']",
+         "gives right of item 'i0', answer 0, twice"),
+        (f"{ALL}; items.pop(); return r", "results: the items were changed by the suite or its judge; work on a copy"),
+        (f"{ALL}; items[0].tags.append('x'); return r", "results: the items were changed by the suite or its judge"),
+        (f"{ONE} [target.judge_of(i) for i in items]", "a judge reads its answers and it does not declare one"),
+        (f"{ONE} [target.judge_of(i, 'refusal-prefix') for i in items]", "a judge reads its answers and it does"),
+        (f"generates = True\n    {JUDGED}", r'a judge reads its answers .* write reads = frozenset\(\{"judge"\}\)'),
+        (f"reads = frozenset({{'judge'}})\n    {JUDGED}", "it samples answers and declares generates = False; take th"),
         ("judged_by = 'refusal-prefixes'", "'refusal-prefixes' is no kind of judge; did you mean 'refusal-prefix'"),
         (f"metrics = ({OTHER}, {OTHER})", "a metric is declared twice"),
         (f"metrics = {OTHER}", "'metrics' is a Metric; write a tuple of Metric"),
@@ -207,6 +231,29 @@ def test_what_is_wrong_in_its_code_is_one_line_that_names_it(
     with pytest.raises(BadInput, match=message) as caught:
         evaluate(evaluated(tmp_path, model_folder("llama"), suite=[kind], items=tmp_path / "facts.jsonl"))
     assert "\n" not in str(caught.value) and "suite" in str(caught.value)
+
+
+def test_two_classes_of_one_file_are_asked_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _, _ = odd_suite(tmp_path, monkeypatch, "pass").partition(":")
+    given = {"run": "r", "subject": "s", "items": "i"}
+    one, other = (
+        build(EvalConfig, given | {"suite": [f"{module}:{name}"]}, "test").suite[0].identity()
+        for name in ("Facts", "Odd")
+    )
+    assert one["sha256"] == other["sha256"] and differences({"suite": one}, {"suite": other})
+    shipped = build(EvalConfig, given | {"suite": list(SUITES.shipped)}, "test").suite
+    assert [suite.identity() for suite in shipped] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize(("declared", "score"), [("", 0.0), ("reads = frozenset({'gold'})", 1.0)])
+def test_it_is_given_what_it_reads_and_nothing_else(
+    tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, declared: str, score: float
+) -> None:
+    results = f"{ONE} [self.result(item, float(target.gold is not None)) for item in items]"
+    kind = odd_suite(tmp_path, monkeypatch, f"{results}\n    {declared}")
+    write_jsonl(tmp_path / "facts.jsonl", [{"id": "a", "suite": "facts", "kind": "perplexity", "text": "a text"}])
+    config = evaluated(tmp_path, model_folder("llama"), suite=[kind], items=tmp_path / "facts.jsonl", gold=GOLD)
+    assert evaluate(config).headline["metrics"]["right"]["value"] == score
 
 
 def test_what_is_wrong_in_its_items_is_one_line_with_their_place(
