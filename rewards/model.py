@@ -73,7 +73,10 @@ def sum_of_roles(model: AdapterModel, rewards: Mapping[str, RoleReward], packed:
                 f"reward {reward.kind}: score_packed gave {given} for {packed.n_responses} responses; it gives a "
                 "tensor with one number per response"
             )
-        scores.append(scores_B)
+        if scores_B.is_complex() or scores_B.device.type != model.device.type:
+            given = f"{str(scores_B.dtype).removeprefix('torch.')} numbers on {scores_B.device}"
+            raise BadInput(f"reward {reward.kind}: score_packed gave {given}; it gives float32 on {model.device}")
+        scores.append(scores_B.float())
     return torch.stack(scores).sum(0)
 
 

@@ -160,7 +160,8 @@ def check_losses(losses: Sequence[PreferenceLoss]) -> None:
     must be the sum of its values on parts of them.
 
     Raises:
-        BadInput: a loss raises, gives no differentiable scalar, or couples pairs without declaring it.
+        BadInput: a loss raises, gives no differentiable scalar, has no gradient, takes no notice of the denominator or
+            of the weights, or couples pairs without declaring it.
     """
     n_pairs, generator = 8, torch.Generator().manual_seed(0)
 
@@ -194,6 +195,24 @@ def check_losses(losses: Sequence[PreferenceLoss]) -> None:
                 "them; a loss that couples pairs declares COUPLES_PAIRS: ClassVar[bool] = True, and any other is a sum "
                 "over pairs, divided by pairs.denominator"
             )
+        _refuse_unscaled(loss, pairs, whole)
+
+
+def _refuse_unscaled(loss: PreferenceLoss, pairs: PairLogprobs, whole: Tensor) -> None:
+    """Refuse a loss whose value on ``pairs``, ``whole``, has no gradient, or ignores the denominator or the weights."""
+    sides = (pairs.chosen_P, pairs.rejected_P)
+    gradients = torch.autograd.grad(whole, sides, retain_graph=True, allow_unused=True)
+    if not any(gradient is not None and gradient.any() for gradient in gradients):
+        raise BadInput(f"loss {loss.kind}: its gradient is zero on random log-probabilities, so nothing would train")
+    half = loss_value(loss, pairs._replace(denominator=2 * pairs.denominator))
+    if not torch.allclose(2 * half, whole, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise BadInput(
+            f"loss {loss.kind}: it is {whole:.6g}, and {half:.6g} with twice the denominator; divide the sum over "
+            "pairs by pairs.denominator"
+        )
+    heavier = (pairs.weight_P + pairs.weight_P * one_P for one_P in torch.eye(len(pairs.weight_P)))
+    if all(torch.equal(loss_value(loss, pairs._replace(weight_P=weight_P)), whole) for weight_P in heavier):
+        raise BadInput(f"loss {loss.kind}: no pair's weight changes it; multiply each pair's term by pairs.weight_P")
 
 
 def loss_value(loss: PreferenceLoss, pairs: PairLogprobs) -> Tensor:

@@ -75,9 +75,15 @@ class AdapterModel:
                 refuse_other_settings(tuner, saved, model, role, adapter)
             if adapter:
                 own.load(model, role, adapter, self.base_path)
-            parameters = own.parameters(model, role)
+            if adapter and own.code():
+                own.refuse_other_values(model, role, adapter)
+        parameters = self._own_tensors(role)
         if trainable and not parameters:
             raise BadInput(f"tuner {own.kind}: parameters() names no tensor of the role {role}, so nothing would train")
+        for other in self.trainable.keys() - {role}:
+            taken = {tensor.data_ptr() for tensor in self._own_tensors(other).values() if tensor.numel()}
+            if shared := [name for name, tensor in parameters.items() if tensor.data_ptr() in taken]:
+                raise BadInput(f"tuner {own.kind}: {shared[0]} is one tensor of the roles {other} and {role}; give two")
         self.base.eval()  # PEFT's new modules are in train mode
         self.trainable[role] = trainable
         for parameter in parameters.values():
@@ -152,16 +158,30 @@ class AdapterModel:
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """Return the tensors of a role, by names that do not depend on the role: adapter first, then head."""
-        with _calling(self.tuners[role]):
-            named = self.tuners[role].parameters(self.wrapped(role), role)
+        named = self._own_tensors(role)
         if role in self.heads:
             named |= {f"head.{name}": parameter for name, parameter in self.heads[role].linear.named_parameters()}
         return named
 
+    def _own_tensors(self, role: str) -> dict[str, nn.Parameter]:
+        """Return the tensors of a role's tuner by name; BadInput if it gives something else, or names one as a head."""
+        tuner = self.tuners[role]
+        with _calling(tuner):
+            named = tuner.parameters(self.wrapped(role), role)
+        is_named = isinstance(named, dict) and all(isinstance(name, str) for name in named)
+        if not (is_named and all(isinstance(tensor, Tensor) for tensor in named.values())):
+            raise BadInput(f"tuner {tuner.kind}: parameters() gives a dict of tensors by name; it gave another value")
+        if heads := [name for name in named if name.startswith("head.")]:
+            raise BadInput(f"tuner {tuner.kind}: {heads[0]} is named as a tensor of the role's head; rename it")
+        return named
+
     def save_role(self, role: str, folder: Path) -> None:
         """Write a role as a flat adapter folder, with ``head.safetensors`` where it has a head."""
-        with _calling(self.tuners[role]):
-            self.tuners[role].save(self.wrapped(role), role, self.base_path, folder)
+        tuner = self.tuners[role]
+        with _calling(tuner):
+            tuner.save(self.wrapped(role), role, self.base_path, folder)
+            if tuner.code():
+                tuner.refuse_other_values(self.wrapped(role), role, folder)
         if role in self.heads:
             write_bytes(folder / "head.safetensors", save(plain(self.heads[role].linear.state_dict())))
 

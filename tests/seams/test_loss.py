@@ -173,6 +173,10 @@ def test_a_loss_that_couples_pairs_says_so(model_folder: ModelFolder, tmp_path: 
         check_losses([Mean()])
 
 
+def weighted(pairs: PairLogprobs) -> Tensor:
+    return (pairs.weight_P * pairs.chosen_P).sum()
+
+
 @pytest.mark.parametrize(
     ("gives", "problem"),
     [
@@ -180,6 +184,9 @@ def test_a_loss_that_couples_pairs_says_so(model_folder: ModelFolder, tmp_path: 
         (lambda pairs: None, "gave a value of type NoneType"),
         (lambda pairs: pairs.chosen_P, r"gave a tensor of shape \[8\]"),
         (lambda pairs: pairs.chosen_P.sum().detach(), "gave a number without a gradient"),
+        (lambda pairs: (0 * pairs.chosen_P).sum(), "its gradient is zero on random log-probabilities"),
+        (lambda pairs: weighted(pairs), "and .* with twice the denominator; divide the sum over pairs by"),
+        (lambda pairs: pairs.chosen_P.sum() / pairs.denominator, "no pair's weight changes it; multiply each pair's"),
         (lambda pairs: pairs.chosen, r"AttributeError: .*'chosen' at test_loss.py:\d+; mend it"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import add_stirred
 from fixtures.pairs_run import write_pairs_run
+from fixtures.small_trees import packed_of
 
 from align.core.config import BadInput, Compute, build
 from align.core.files import write_json
@@ -23,7 +24,7 @@ from align.model.open import open_models
 from align.model.packing import PackedBatch, Tree
 from align.train.ppo import PPOConfig, act, ppo
 from align.train.rollouts import ScoredSamples, TrainingPrompt, load_prompts, score_rollouts, score_samples
-from rewards.model import score, score_by_roles
+from rewards.model import score, score_by_roles, sum_of_roles
 from rewards.reward import Reward, RoleReward, TextReward
 
 ModelFolder = Callable[[str], Path]
@@ -191,6 +192,24 @@ class OneForAll(RoleReward):
         return torch.ones(1)
 
 
+class Typed(OneForAll):
+    """Gives its numbers in some type, on some device."""
+
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def score_packed(self, model: AdapterModel, role: str, packed: PackedBatch) -> torch.Tensor:
+        numbers = torch.arange(packed.n_responses, device=self.device)
+        return numbers.to(getattr(torch, self.dtype))
+
+
+class Ones(OneForAll):
+    """Gives each response a 1."""
+
+    def score_packed(self, model: AdapterModel, role: str, packed: PackedBatch) -> torch.Tensor:
+        return torch.ones(packed.n_responses)
+
+
 class Raises(OneForAll):
     """Raises where it is asked for scores."""
 
@@ -259,3 +278,22 @@ def test_a_role_gives_one_number_per_response(pairs: Path, model_folder: ModelFo
     model, _ = open_run(config)
     with pytest.raises(BadInput, match=r"score_packed gave numbers of shape \[1\] for 2 responses"):
         score_by_roles(model, config.all_rewards.roles, [Tree([4, 5], [[6, 1], [7, 1]])])
+
+
+def test_numbers_of_another_type_are_converted_or_refused(
+    pairs: Path, model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    trees = [Tree([4, 5], [[6, 1], [7, 1]])]
+
+    def scores(**settings: str) -> list[list[float]]:
+        typed = {"kind": f"{__name__}:Typed", **settings}
+        config = config_of(tmp_path / "ppo", model_folder("llama"), pairs, rewards=[typed, f"{__name__}:Ones"])
+        model, _ = open_run(config)
+        assert sum_of_roles(model, config.all_rewards.roles, packed_of(trees)).dtype == torch.float32
+        return score_by_roles(model, config.all_rewards.roles, trees)
+
+    for dtype in ("float32", "float64", "float16", "int64", "bool"):
+        assert scores(dtype=dtype) == [[1.0, 2.0]]
+    for settings, given in (({"dtype": "complex64"}, "complex64 numbers on cpu"), ({"device": "meta"}, "on meta")):
+        with pytest.raises(BadInput, match=f"reward test_reward:Typed: score_packed gave .*{given}; it gives float32"):
+            scores(**settings)

@@ -84,8 +84,26 @@ class Faulty(Scales):
             for factor in self.parameters(model, role).values():
                 factor.requires_grad_(trainable)
 
+    def saved_tensors(self, model: Any, role: str) -> dict[str, Tensor]:
+        own = super().saved_tensors(model, role)
+        ones = {name: torch.ones_like(tensor) for name, tensor in own.items()}
+        return {"saves ones": ones, "saves less": dict(list(own.items())[:1])}.get(self.fault, own)
+
+    def load(self, model: Any, role: str, folder: Path, base: Path) -> None:
+        if self.fault != "loads nothing":
+            super().load(model, role, folder, base)
+
     def parameters(self, model: Any, role: str) -> dict[str, nn.Parameter]:
         own = super().parameters(model, role)
+        first = next(iter(own.values()))
+        if self.fault == "a list":
+            return list(own.values())  # type: ignore[return-value]
+        if self.fault == "a number":
+            return {"n": 3.0}  # type: ignore[dict-item]
+        if self.fault == "numbered":
+            return {0: first}  # type: ignore[dict-item]
+        if self.fault == "head":
+            return {"head.weight": first}
         spare = {"spare": nn.Parameter(torch.ones(1))} if self.fault == "spare" else {}
         return {} if self.fault == "none of them" else own | spare
 
@@ -97,6 +115,12 @@ class Faulty(Scales):
         ("none of them", "parameters() names no tensor of the role policy, so nothing would train"),
         ("frozen", "no tensor of the role policy has a gradient: activate() must set requires_grad"),
         ("unused", "no tensor of the role policy has a gradient"),
+        ("a list", "parameters() gives a dict of tensors by name; it gave another value"),
+        ("a number", "parameters() gives a dict of tensors by name; it gave another value"),
+        ("numbered", "parameters() gives a dict of tensors by name; it gave another value"),
+        ("head", "head.weight is named as a tensor of the role's head; rename it"),
+        ("saves ones", "layers.0.factor is not the same in the role policy and in .*adapter_model.safetensors"),
+        ("saves less", "layers.1.factor is not the same in the role policy and in .*adapter_model.safetensors"),
     ],
 )
 def test_a_tuner_that_would_train_nothing_is_refused_by_name(
@@ -105,6 +129,38 @@ def test_a_tuner_that_would_train_nothing_is_refused_by_name(
     tuner = {"kind": f"{__name__}:Faulty", "fault": fault}
     with pytest.raises(BadInput, match=f"^tuner test_tuner:Faulty: {problem}".replace("()", r"\(\)")):
         dpo(config_of(tmp_path / "run", model_folder("llama"), pairs, tuner=tuner))
+
+
+class Shared(Scales):
+    """Gives every role the same tensors."""
+
+    def attach(self, model: Any, role: str, folder: Path | None = None) -> Any:
+        return model if hasattr(model.model.layers[0].mlp, "factors") else super().attach(model, "all", folder)
+
+    def activate(self, model: Any, role: str | None, trainable: bool = False) -> None:
+        super().activate(model, role and "all", trainable)
+
+    def parameters(self, model: Any, role: str) -> dict[str, nn.Parameter]:
+        return super().parameters(model, "all")
+
+
+def test_two_roles_of_one_tensor_are_refused(model_folder: ModelFolder) -> None:
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    model.add("policy", adapter=None, tuner=Shared(kind="outside:Shared"), trainable=True)
+    with pytest.raises(BadInput, match="tuner outside:Shared: layers.0.factor is one tensor of the roles policy and v"):
+        model.add("value", adapter=None, tuner=Shared(kind="outside:Shared"), trainable=True)
+
+
+def test_a_tuner_that_loads_other_tensors_than_the_files_is_refused(model_folder: ModelFolder, tmp_path: Path) -> None:
+    kind = f"{__name__}:Faulty"
+    model = AdapterModel(model_folder("llama"), Compute(device="cpu"))
+    model.add("policy", adapter=None, tuner=Faulty(kind=kind, fault="loads nothing"), trainable=True)
+    with torch.no_grad():
+        for factor in model.parameters("policy").values():
+            factor += 0.1
+    model.save_role("policy", tmp_path / "adapter")
+    with pytest.raises(BadInput, match=f"^tuner {kind}: layers.0.factor is not the same in the role value and in"):
+        model.add("value", adapter=tmp_path / "adapter", trainable=False)
 
 
 def test_a_tensor_that_no_forward_pass_uses_is_noted(pairs: Path, model_folder: ModelFolder, tmp_path: Path) -> None:

@@ -91,6 +91,17 @@ class Tuner(Part):
         refuse_not_finite(folder / TENSORS, held.items())
         return held
 
+    def refuse_other_values(self, model: Any, role: str, folder: Path) -> None:
+        """Refuse an adapter folder that does not hold the tensors of the role, by name and value."""
+        held, saved, own = load_tensors(folder / TENSORS), self.saved_tensors(model, role), self.parameters(model, role)
+        expected = [*saved.items(), *(own.items() if own.keys() & saved.keys() else ())]  # a file may have other names
+        for name, tensor in expected:
+            if name not in held or not _are_equal(held[name], tensor.detach().cpu()):
+                raise BadInput(
+                    f"tuner {self.kind}: {name} is not the same in the role {role} and in {folder / TENSORS}; save() "
+                    "writes the tensors of parameters(), and load() reads them"
+                )
+
     def load(self, model: Any, role: str, folder: Path, base: Path) -> None:
         """Copy the tensors of an adapter folder into a role; raises BadInput as :meth:`fitting_tensors` does."""
         held = self.fitting_tensors(model, role, folder, base)
@@ -177,6 +188,11 @@ def refuse_misfit(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], fold
         if tensor.shape != wanted[name].shape:
             shapes = f"{list(tensor.shape)} instead of {list(wanted[name].shape)}"
             raise BadInput(f"{misfit}: {name} has the shape {shapes}; name the adapter's own base, or train it again")
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal in the type of either."""
+    return torch.equal(one.to(other.dtype), other) or torch.equal(other.to(one.dtype), one)
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
