@@ -256,6 +256,15 @@ def test_it_is_given_what_it_reads_and_nothing_else(
     assert evaluate(config).headline["metrics"]["right"]["value"] == score
 
 
+def test_an_answer_without_its_ending_is_refused_too_where_none_is_generated(
+    tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = odd_suite(tmp_path, monkeypatch, GIVEN % "{'text': 'yes'}")
+    write_jsonl(tmp_path / "facts.jsonl", [{"id": "a", "suite": "facts", "kind": "generate", "prompt": "hi"}])
+    with pytest.raises(BadInput, match="right of item 'a' with an answer: .* declares generates = False"):
+        evaluate(evaluated(tmp_path, model_folder("llama"), suite=[kind], items=tmp_path / "facts.jsonl"))
+
+
 def test_what_is_wrong_in_its_items_is_one_line_with_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
