@@ -1,4 +1,4 @@
-"""The reward seam: a reward gives each response of a policy in training a number, or None.
+"""The extension point for rewards: a reward gives each response of a policy in training a number, or None.
 
 A reward is chosen by ``kind``: a shipped name, or ``module:Class``. It derives from :class:`TextReward` and reads
 messages, or from :class:`RoleReward` and is another role on the policy's base, which reads the policy's own tokens in

@@ -3,8 +3,8 @@
 Written are docs/cli.md, the README's tables of verbs, the list of files in docs/architecture.md, and in
 docs/extending.md the code of the tests' toy parts and what the schemas and functions beside them take.
 
-    python scripts/write_docs.py          writes them
-    python scripts/write_docs.py --check  writes nothing; exit code 1 names what is not as the code says
+    make docs                                      writes them
+    .venv/bin/python scripts/write_docs.py --check  writes nothing; exit code 1 names what is not as the code says
 
 Verbs, keys, types, defaults and descriptions come from the schemas and functions; the line for each file is the first
 sentence of its module docstring. Text outside the marks in README.md and docs/architecture.md is written by hand.
@@ -15,19 +15,22 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import operator
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from align.audit.gates import Gate
 from align.cli.annotate import VERBS as BRIDGE
-from align.cli.help import GIVEN, Setting, parameters_of, settings_of, text_of
+from align.cli.help import GIVEN, Setting, parameters_of, settings_of, settings_of_stage, text_of
 from align.cli.main import ANNOTATE, WHOLE
+from align.cli.recipe import RecipeConfig, Step
 from align.cli.stages import STAGES
 from align.core.plugins import Part, Seam, load
+from align.evals.items import Item
 from align.evals.judge import JUDGES
 from align.evals.suite import SUITES
 from align.generate.sampler import SAMPLERS
@@ -80,9 +83,9 @@ def cli_page() -> str:
     lines = [
         "# The command line",
         "",
-        "This page is written by `scripts/write_docs.py` from the schemas, and a test holds it to them. A stage's "
-        "settings come from a YAML (`--config F`) and from `key=value` words, which override it; `align VERB --help` "
-        "prints the same list.",
+        "This page is written by `make docs` (`scripts/write_docs.py`) from the schemas, and a test holds it to them. "
+        "A stage's settings come from a YAML (`--config F`) and from `key=value` words, which override it; "
+        "`align VERB --help` prints the same list.",
         "",
         "Exit codes: 0 pass or done, 1 fail, 3 insufficient (audits, and recipes that hold one), 2 bad input or a "
         "named outside fault, 70 internal error, 130 interrupted.",
@@ -93,11 +96,21 @@ def cli_page() -> str:
         "|---|---|",
         *(f"| `align {name}` | {_cell(text)} |" for name, text in WHOLE.items()),
     ]
+    lines += ["", "## A recipe's YAML", "", "What `align run` reads with `--config F`.", ""]
+    lines += ["| key | type | default | meaning |", "|---|---|---|---|", *map(_row, settings_of(RecipeConfig))]
+    lines += [
+        "",
+        "A step:",
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+        *map(_row, settings_of(Step)),
+    ]
     for name, verb in STAGES.items():
         schema: type[BaseModel] = getattr(importlib.import_module(verb.module), verb.config)
         lines += ["", f"## align {'annotate ' if name in ANNOTATE else ''}{name}", "", _sentence(verb.summary)]
         lines += ["", inspect.getdoc(schema) or "", "", "| key | type | default | meaning |", "|---|---|---|---|"]
-        lines += map(_row, settings_of(schema))
+        lines += map(_row, settings_of_stage(name))
     lines += ["", "## A campaign's YAML", "", "What the verbs below read with `--config F`."]
     lines += ["", inspect.getdoc(Campaign) or "", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     lines += map(_row, settings_of(Campaign))
@@ -138,14 +151,18 @@ def gates_section() -> list[str]:
 
 
 def described(name: str) -> str:
-    """What ``module:Name`` takes: fields of a schema or named tuple, class attributes of a part, arguments."""
-    thing = load(name)
+    """What ``module:Name`` takes: fields of a schema or named tuple, class attributes of a part, arguments.
+
+    ``module:Class.method`` is a method.
+    """
+    module, _, path = name.partition(":")
+    thing = operator.attrgetter(path)(importlib.import_module(module))
     doc = inspect.getdoc(thing) or ""
     if inspect.isfunction(thing):
         signature = str(inspect.signature(thing)).replace("'", "")
         return f"```python\n{thing.__name__}{signature}\n```\n{doc}"
     if issubclass(thing, BaseModel) and not issubclass(thing, Part):
-        return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *map(_row, settings_of(thing))])
+        return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *map(_row, _written_in(thing))])
     head, types, defaults = [doc, "", "| field | type | default |"], inspect.get_annotations(thing), vars(thing)
     if issubclass(thing, Part):
         types = {key: kind[9:-1] for key, kind in types.items() if kind.startswith("ClassVar")}
@@ -155,6 +172,16 @@ def described(name: str) -> str:
     shown = {key: getattr(kind, "__forward_arg__", kind) for key, kind in types.items()}
     rows = [f"| `{key}` | `{_cell(kind)}` | {_default(key, defaults)} |" for key, kind in shown.items()]
     return "\n".join([*head, "|---|---|---|", *rows])
+
+
+def _written_in(schema: type[BaseModel]) -> Iterator[Setting]:
+    """The settings of a schema; with defaults as Python writes them where it is Python that users write it in."""
+    for setting in settings_of(schema):
+        field = schema.model_fields[setting.name]
+        if issubclass(schema, Item) or field.is_required():  # items are JSON lines
+            yield setting
+        else:
+            yield setting._replace(default=repr(field.get_default(call_default_factory=True, validated_data={})))
 
 
 def _default(key: str, defaults: Mapping[str, object]) -> str:
@@ -246,7 +273,7 @@ def main() -> int:
     stale = [path for path, text in pages().items() if not path.is_file() or path.read_text() != text]
     for path in stale:
         if "--check" in sys.argv:
-            print(f"{path.relative_to(ROOT)}: not as the code says; run python scripts/write_docs.py")
+            print(f"{path.relative_to(ROOT)}: not as the code says; run make docs")
         else:
             path.write_text(pages()[path])
     return int(bool(stale) and "--check" in sys.argv)

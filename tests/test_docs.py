@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from types import ModuleType
@@ -11,8 +12,10 @@ from fixtures.paths import ROOT, script
 from test_layers import LAYERS, MODULES
 
 from align.cli.annotate import VERBS as BRIDGE
-from align.cli.help import parameters_of, settings_of, text_of
+from align.cli.help import parameters_of, settings_of, settings_of_stage, text_of
+from align.cli.recipe import RecipeConfig, Step
 from align.cli.stages import STAGES
+from align.core.config import parse_yaml
 from align.core.plugins import load
 from annotation.campaign.settings import Campaign
 
@@ -24,13 +27,14 @@ def writer() -> ModuleType:
 
 def test_pages_are_as_the_code_says(writer: ModuleType) -> None:
     stale = [str(path.relative_to(ROOT)) for path, text in writer.pages().items() if path.read_text() != text]
-    assert not stale, f"run python scripts/write_docs.py: {stale} are not as the code says"
+    assert not stale, f"run make docs: {stale} are not as the code says"
 
 
 def test_every_verb_and_every_key_is_in_the_reference() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     for name, verb in STAGES.items():
         section = re.split(r"^## ", page.split(f" {name}\n")[1], maxsplit=1, flags=re.M)[0]
+        assert f"| `run` | `Path` | `runs/{name}` |" in section and (verb.gold is None or "| `gold` |" in section)
         for setting in settings_of(getattr(importlib.import_module(verb.module), verb.config)):
             assert f"| `{setting.name}` |" in section
     assert all(f"## align annotate {name}\n" in page for name in BRIDGE)
@@ -41,6 +45,22 @@ def test_every_key_says_what_it_means(name: str) -> None:
     schema = getattr(importlib.import_module(STAGES[name].module), STAGES[name].config)
     silent = [setting.name for setting in settings_of(schema) if not setting.description]
     assert not silent, f"these keys of {name} have no description"
+
+
+def test_defaults_are_written_as_a_yaml_takes_them() -> None:
+    shown = {(name, setting.name): setting.default for name in STAGES for setting in settings_of_stage(name)}
+    assert shown["eval", "judge"] == "refusal-prefix"
+    losses = [{"kind": "sigmoid", "weight": 1.0, "beta": 0.1}, {"kind": "sft", "weight": 0.2}]
+    assert parse_yaml(str(shown["dpo", "loss"]), "page") == losses
+    assert parse_yaml(str(shown["import", "labels.tie"]), "page") == ["tie", "equal", "draw", "same"]
+    assert shown["sft", "optim.betas"] == "[0.9, 0.999]" and shown["sft", "compute.attention"] == "null"
+    assert not [key for key, default in shown.items() if default and re.search(r"^[(]|None|True|False", default)]
+
+
+def test_every_key_of_a_recipe_says_what_it_means_and_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text().split("## A recipe's YAML")[1].split("\n## ")[0]
+    for setting in (*settings_of(RecipeConfig), *settings_of(Step)):
+        assert setting.description and f"| `{setting.name}` |" in page, setting.name
 
 
 @pytest.mark.parametrize("name", sorted(BRIDGE))
@@ -78,6 +98,15 @@ def test_what_users_write_outside_of_a_config_is_described(schema: str) -> None:
     pages = "".join((ROOT / "docs" / name).read_text() for name in ("cli.md", "extending.md"))
     for setting in settings_of(load(schema)):
         assert setting.description and f"| `{setting.name}` | " in pages
+
+
+def test_every_axis_letter_of_the_code_is_in_the_architecture() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().split("\n## Axis letters\n")[1].split("\n## ")[0]
+    known = set(re.findall(r"(?<=[|] )[A-Z](?= [|])", table))
+    trees = [ast.parse(path.read_text()) for path in MODULES.values()]
+    names = [node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    used = {letter for name in names for letter in "".join(re.findall(r"^[a-z]\w*_([A-Z]+)$", name))}
+    assert "T" in used and used <= known, sorted(used - known)
 
 
 def test_the_architecture_has_the_layers_that_imports_are_held_to(writer: ModuleType) -> None:

@@ -59,7 +59,7 @@ class CompareConfig(StageConfig):
 
     @cached_property
     def arm_records(self) -> list[RunRecord]:
-        return [finished_run(path, ("dpo", "ppo", "kto")) for path in self.arms]
+        return [finished_run(path, ("dpo", "ppo")) for path in self.arms]
 
     @cached_property
     def contenders(self) -> list[Contender]:

@@ -1,7 +1,7 @@
 """Read what has been measured of a policy: its finished evaluation runs, by artefact hash, and their items.
 
 In: folders that hold runs. Out: records and per-item scores. Every finished evaluation of an artefact counts, however
-often it was evaluated. Not here: which of them a gate may be judged by (evidence), statistics and verdicts.
+often it was evaluated. Not here: which of them a gate may be judged by (pairing), statistics and verdicts.
 """
 
 from __future__ import annotations

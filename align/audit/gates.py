@@ -88,17 +88,20 @@ class Gate(Frozen):
             ValueError: naming the key that does not fit.
         """
         if metric.has_slices_only and self.metric == metric.name:
-            raise ValueError(f"metric '{self.metric}' is of many modules; name one: {self.metric}/module/number")
+            raise ValueError(f"metric '{self.metric}' has one slice per module; name one: {self.metric}/module/number")
         if self.chance is not None and not (metric.is_bounded and metric.higher_is_better):
             raise ValueError(f"'chance' is what guessing scores where more is better; {self.metric} has none")
         widest = math.inf if metric.widest is None else metric.widest
         if self.margin is not None and self.margin >= widest / 2:
             raise ValueError(
-                f"margin {self.margin:g} allows half of any worsening or more: {self.metric} has {widest:.3g} "
-                "to lose at most"
+                f"margin {self.margin:g} is at least half of the largest possible loss of {self.metric} "
+                f"({widest:.3g}); choose a margin below {widest / 2:.3g}"
             )
         if self.gain >= widest:
-            raise ValueError(f"gain {self.gain:g} cannot be: {self.metric} has {widest:.3g} to gain at most")
+            raise ValueError(
+                f"gain {self.gain:g} cannot be exceeded: the largest possible gain of {self.metric} is {widest:.3g}; "
+                f"choose a gain below {widest:.3g}"
+            )
         if self.limit is not None:
             self._check_limit(metric, self.limit)
         if self.range is not None:
@@ -108,18 +111,18 @@ class Gate(Frozen):
         low, high = metric.span
         if metric.higher_is_better:
             raise ValueError(
-                f"type at_most passes the less there is of {self.metric}, where more is better; use non_inferior or "
-                "improves"
+                f"type at_most limits a metric where less is better; {self.metric} is better when higher: use "
+                "non_inferior or improves"
             )
         if not low < limit < high:
             raise ValueError(
-                f"limit {limit:g} decides nothing: {self.metric} lies from {low:g} to {high:g}, "
-                "and a limit lies between them"
+                f"limit {limit:g} is passed by every policy or by none: {self.metric} lies from {low:g} to {high:g}; "
+                "choose a limit between the two"
             )
         if metric.is_bounded and limit > (high - low) / 2:
             raise ValueError(
-                f"limit {limit:g} allows more than half of the worst that can be: {self.metric} lies from "
-                f"{low:g} to {high:g}"
+                f"limit {limit:g} is more than half of the largest possible value: {self.metric} lies from {low:g} to "
+                f"{high:g}; choose a limit of at most {(high - low) / 2:g}"
             )
 
     def _check_range(self, metric: Metric, low: float, high: float) -> None:

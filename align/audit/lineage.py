@@ -1,7 +1,7 @@
 """Check that an audit's references, and a comparison's arms, come from the same base, SFT run and data.
 
 In: run records. Out: refusals, by name. Lineage is content hashes, so a copy of a base is that base, and a base that
-was changed is another. Not here: how evaluations were asked (evidence).
+was changed is another. Not here: how evaluations were asked (pairing).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from align.core.config import BadInput
 from align.core.inputs import input_hash
 from align.core.run_record import RunRecord
 
-WRITES = ("sft", "dpo", "ppo", "kto")  # stages that leave a policy
+WRITES = ("sft", "dpo", "ppo")  # stages that leave a policy
 UNKNOWN = "lineage"  # what a gate allows when it takes the user's word for where a candidate comes from
 
 

@@ -31,7 +31,7 @@ from align.report import tables
 from align.report.page import template, visible
 from align.report.plots import Bar, bar_chart
 
-TRAINED = ("sft", "reward", "dpo", "ppo", "kto")
+TRAINED = ("sft", "reward", "dpo", "ppo")
 ORDER = ("fail", "insufficient", "pass")
 
 

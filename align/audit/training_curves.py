@@ -17,7 +17,7 @@ from align.core.run_record import RunRecord
 from align.report.plots import Series, line_chart
 
 Row = Mapping[str, Any]
-COLOURS = {"base": 0, "sft": 1, "dpo": 2, "ppo": 3, "prompt-only": 4, "best-of-n": 5, "reward": 6, "kto": 7}
+COLOURS = {"base": 0, "sft": 1, "dpo": 2, "ppo": 3, "prompt-only": 4, "best-of-n": 5, "reward": 6}
 PROMPTS, STEPS = 4, 6  # prompts shown of a run, and steps shown of a prompt
 
 

@@ -245,7 +245,7 @@ def _at_chance(gate: Gate, metric: Metric, old: Scores | None, measured: float |
 def _vacuous(gate: Gate, metric: Metric, new: Scores, old: Scores | None, decided: Finding) -> str | None:
     """Return the reason why a pass by the margin says nothing (it allows to lose all that there is), or None.
 
-    A metric without a scale has what was seen: a margin as wide as all scores of both sides lie apart allows anything.
+    For an unbounded metric the observed range is used: a margin as wide as that range allows anything.
     """
     if old is None or gate.margin is None or decided.verdict != "pass":
         return None

@@ -36,7 +36,9 @@ def check(config: Path, assignments: Sequence[str]) -> int:
         return _check_campaign(config, assignments)
     settings = override(data, assignments)
     if "stage" not in settings:
-        raise BadInput(f"{config}: key 'stage' is missing; say which stage this configures")
+        is_gates = isinstance(settings.get("gates"), list)
+        what = "a file of gates is checked by 'align audit'" if is_gates else "say which stage this configures"
+        raise BadInput(f"{config}: key 'stage' is missing; {what}")
     settings.setdefault("run", f"runs/{settings['stage']}")
     gold = settings.pop("gold", None) if find(settings["stage"], str(config)).gold else None
     stage = stage_config(settings["stage"], settings, str(config))

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from align.cli.annotate import VERBS as BRIDGE
 from align.cli.stages import STAGES
 from align.core.config import Frozen
+from align.core.plugins import Part
 
+_CAMPAIGN = "a campaign: --config F, whose keys can be overridden"
+_SERVER = "a server: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, or server=DIR"
 GIVEN = {
-    "studio": "a campaign: --config F, whose keys can be overridden; a server: the environment's, or server=DIR",
-    "campaign": "a campaign: --config F, whose keys can be overridden",
-    "address": "a server: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, or server=DIR",
+    "studio": f"{_CAMPAIGN}; {_SERVER}",
+    "campaign": _CAMPAIGN,
+    "address": _SERVER,
     "folder": "server=DIR: the folder of the embedded server (default runs/label-studio)",
     "settings": "",
 }
@@ -55,14 +60,25 @@ def settings_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
     for name, field in schema.model_fields.items():
         if name == "stage":
             continue
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from settings_of(field.annotation, f"{prefix}{name}.")
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel) and not issubclass(section, Part):
+            yield from settings_of(section, f"{prefix}{name}.")
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
         yield _setting(prefix + name, field.annotation, default, field.description or "")
         for section in get_args(field.annotation):
             if isinstance(section, type) and issubclass(section, Frozen) and type(None) in get_args(field.annotation):
                 yield from settings_of(section, f"{prefix}{name}.")
+
+
+def settings_of_stage(name: str) -> Iterator[Setting]:
+    """Yield the settings of a stage's verb: those of its schema, and what the command line takes beside them."""
+    verb = STAGES[name]
+    schema: type[BaseModel] = getattr(importlib.import_module(verb.module), verb.config)
+    for setting in settings_of(schema):
+        yield setting._replace(default=f"runs/{name}") if setting.name == "run" else setting
+    if verb.gold and "gold" not in schema.model_fields:
+        yield Setting("gold", "str | None", "null", "module:function of the known utility, in a world that has one")
 
 
 def parameters_of(function: Any) -> Iterator[Setting]:
@@ -75,8 +91,11 @@ def parameters_of(function: Any) -> Iterator[Setting]:
 
 
 def text_of(function: Any) -> str:
-    """Return the docstring of a function without its arguments."""
-    return _documentation(function)[0]
+    """Return the docstring of a function without its arguments, and with its errors in words for users."""
+    text = _documentation(function)[0].replace("Raises:\n", "It stops with an error:\n")
+    return re.sub(r"^    BadInput: ", "    ", text, flags=re.MULTILINE).replace(
+        "    KeyboardInterrupt: ", "    Ctrl-C: "
+    )
 
 
 def _documentation(function: Any) -> tuple[str, dict[str, str]]:
@@ -90,8 +109,17 @@ def _documentation(function: Any) -> tuple[str, dict[str, str]]:
 
 
 def _setting(name: str, kind: Any, default: Any, description: str) -> Setting:
-    shown = None if default is PydanticUndefined else str(default) if default != "" else "''"
-    return Setting(name, shown_type(kind), shown, description)
+    return Setting(name, shown_type(kind), None if default is PydanticUndefined else _yaml(default), description)
+
+
+def _yaml(default: Any) -> str:
+    """Write a default as a YAML takes it."""
+    value = to_jsonable_python(default, serialize_as_any=True)
+    if isinstance(value, str):
+        return value or "''"
+    if isinstance(value, list | dict):
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).strip()
+    return json.dumps(value)
 
 
 def shown_type(kind: Any) -> str:
@@ -103,7 +131,7 @@ def shown_type(kind: Any) -> str:
     if kind is type(None) or kind is ...:
         return "None" if kind is not ... else "..."
     if origin is Annotated:
-        return shown_type(arguments[0])
+        return next((named for named in arguments[1:] if isinstance(named, str)), shown_type(arguments[0]))
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in (Union, UnionType):
@@ -115,10 +143,9 @@ def shown_type(kind: Any) -> str:
 
 def _stage(name: str, is_annotate: bool) -> Iterator[str]:
     verb = STAGES[name]
-    schema: type[BaseModel] = getattr(importlib.import_module(verb.module), verb.config)
     yield f"align {'annotate ' if is_annotate else ''}{name}: {verb.summary}"
     yield "settings, in a YAML (--config F) or as key=value:"
-    yield from map(_line, settings_of(schema))
+    yield from map(_line, settings_of_stage(name))
 
 
 def _bridge(name: str) -> Iterator[str]:

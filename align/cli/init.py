@@ -68,7 +68,7 @@ def parameters(config: Any) -> int:
 def sizing(size: int, vram: float | None) -> dict[str, Any]:
     """Return dtype, quantization and row budget for a model of ``size`` parameters in ``vram`` GiB.
 
-    The frozen base takes 2 bytes a parameter in bf16 and about 0.6 in NF4; a third of the memory is left to
+    The frozen base takes 2 bytes per parameter in bf16 and about 0.6 in NF4; a third of the memory is left to
     activations, four adapters and the optimiser.
     """
     if vram is None:

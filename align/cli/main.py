@@ -25,8 +25,8 @@ from align.core.config import BadInput, build, check_meant, override, read_yaml
 
 WHOLE = {
     "run": "run a recipe: --config recipe.yaml [step.key=value ...]",
-    "quickstart": "the whole main job on the embedded world, offline, on CPU [--label-studio: with a real server]",
-    "init": "write a recipe for your model and pairs: --model DIR --data FILE [--vram 24]",
+    "quickstart": "the main job on the embedded world, offline, on CPU: [runs=DIR] [--label-studio: a real server]",
+    "init": "write a recipe for your model and pairs: --model DIR --data FILE [--vram 24] [out=recipe.yaml]",
     "check": "validate a YAML without a GPU or the network: --config F",
     "ls": "list the runs of a folder: [runs=DIR]",
 }

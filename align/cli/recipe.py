@@ -31,25 +31,28 @@ Inputs = dict[str, str | list[str]]
 class Step(Frozen):
     """One stage of a recipe."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    stage: str
-    inputs: Inputs = Field(default_factory=dict)
-    config: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the step and the folder of its run")
+    stage: str = Field(description="the verb of the stage: sft, dpo, eval, ...")
+    inputs: Inputs = Field(
+        default_factory=dict,
+        description="inputs by key: model, data, runs, an earlier step, a file of one (step/file), or a path",
+    )
+    config: dict[str, Any] = Field(default_factory=dict, description="settings of the stage")
 
 
 class RecipeConfig(Frozen):
     """``defaults`` are settings for every step whose stage knows them; ``gold`` is the world's own utility."""
 
     stage: Literal["recipe"]
-    runs: Path
-    model: Path | None = None
-    data: Path | None = None
-    seed: int = 0
-    gold: str | None = None
-    until: str | None = None
-    redo: str | None = None
-    defaults: dict[str, Any] = Field(default_factory=dict)
-    steps: list[Step] = Field(min_length=1)
+    runs: Path = Field(description="the folder that the runs of all steps are written to")
+    model: Path | None = Field(default=None, description="a model folder, which steps name as model")
+    data: Path | None = Field(default=None, description="a file of pairs, which steps name as data")
+    seed: int = Field(default=0, description="the seed of every step that sets none")
+    gold: str | None = Field(default=None, description="module:function of the known utility, in a world that has one")
+    until: str | None = Field(default=None, description="run only this step and those that it needs")
+    redo: str | None = Field(default=None, description="run this step again, and those that read it")
+    defaults: dict[str, Any] = Field(default_factory=dict, description="settings for every step whose stage knows them")
+    steps: list[Step] = Field(min_length=1, description="the stages in order, each with the keys below")
 
 
 def load_recipe(data: Mapping[str, Any], assignments: Iterable[str], where: str) -> RecipeConfig:

@@ -136,10 +136,10 @@ class Compute(Frozen):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes the GPU where there is one")
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of weights and activations; adapters are float32"
+        default="float32", description="data type of weights and activations; adapters are float32"
     )
     quantization: Literal["none", "int8", "nf4"] = Field(
-        default="none", description="of the frozen base: int8 and nf4 by bitsandbytes"
+        default="none", description="quantization of the frozen base: int8 and nf4 by bitsandbytes"
     )
     max_tokens: int = Field(default=4096, ge=16, description="rows x length of one forward pass")
     gradient_checkpointing: bool = Field(
@@ -148,7 +148,7 @@ class Compute(Frozen):
     layout: Literal["auto", "tree", "padded"] = Field(
         default="auto", description="how responses of a prompt share its tokens; auto measures which the model allows"
     )
-    attention: str | dict[str, Any] | None = Field(
+    attention: Annotated[str | dict[str, Any], "Attention"] | None = Field(
         default=None, description="who computes attention: dense (the default), or module:Class"
     )
 
@@ -166,7 +166,7 @@ class Optim(Frozen):
     eps: float = Field(default=1e-8, gt=0, description="AdamW's term for numerical stability")
     max_grad_norm: float = Field(default=1.0, gt=0, description="clip gradients to this L2 norm")
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="linear", description="of the learning rate after the warm-up"
+        default="linear", description="course of the learning rate after the warm-up"
     )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
 
@@ -203,12 +203,14 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
 
 def _plain_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     """Read a number, and refuse one that YAML 1.1 reads as few people do: 010 as eight, 1:30 as ninety."""
+    is_whole = node.tag == "tag:yaml.org,2002:int"
+    number = loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)
     text = node.value.lstrip("+-").replace("_", "")
     if ":" in text or re.fullmatch(r"0\d+", text):
         where = f"{node.start_mark.name}:{node.start_mark.line + 1}"
-        raise BadInput(f"{where}: {node.value} can be read as two numbers; write it in base ten, or quote it as a text")
-    is_whole = node.tag == "tag:yaml.org,2002:int"
-    return loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)
+        plain = "as a plain number" if ":" in text else "without the leading zero"
+        raise BadInput(f"{where}: {node.value} means {number} in YAML; write it {plain}, or quote it")
+    return number
 
 
 for _tag in ("int", "float"):
@@ -250,7 +252,7 @@ class _Extent(NamedTuple):
 
 
 def _measure(node: yaml.Node, name: str, known: dict[int, _Extent], around: set[int]) -> _Extent:
-    """Refuse a document whose references spell too many values, or that refers to itself."""
+    """Refuse a document whose references expand to too many values, or that refers to itself."""
     if id(node) in around:
         raise BadInput(f"{name}:{node.start_mark.line + 1}: a value refers to itself; write it out")
     if id(node) in known:
@@ -259,8 +261,8 @@ def _measure(node: yaml.Node, name: str, known: dict[int, _Extent], around: set[
     inner = [] if isinstance(node, yaml.ScalarNode) else [_measure(p, name, known, around | {id(node)}) for p in parts]
     extent = _Extent(1 + sum(part.values for part in inner), 1 + max((part.levels for part in inner), default=0))
     if extent.values > MOST_VALUES or extent.levels > MOST_LEVELS:
-        limit = f"more than {MOST_VALUES:,} values" if extent.values > MOST_VALUES else f"over {MOST_LEVELS} levels"
-        raise BadInput(f"{name}:{node.start_mark.line + 1}: spells {limit}; a config holds fewer")
+        limit = f"{MOST_VALUES:,} values" if extent.values > MOST_VALUES else f"{MOST_LEVELS} levels"
+        raise BadInput(f"{name}:{node.start_mark.line + 1}: expands to more than {limit}; write fewer references")
     known[id(node)] = extent
     return extent
 

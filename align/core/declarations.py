@@ -32,10 +32,12 @@ class Metric(Frozen):
     low: float | None = Field(default=None, description="lowest value; null: nothing bounds it")
     high: float | None = Field(default=None, description="highest value; null: nothing bounds it")
     widest: float | None = Field(
-        default=None, description="a difference that leaves nothing to lose or to gain; a margin must be smaller"
+        default=None, description="the largest possible difference; a margin must be below half of it"
     )
     has_own_scale: bool = Field(default=False, description="a margin means the same for every policy (nats, bits)")
-    has_slices_only: bool = Field(default=False, description="a gate names one of its slices: each has its own unit")
+    has_slices_only: bool = Field(
+        default=False, description="gates must name a slice (metric/slice), because the slices have different units"
+    )
     has_chance: bool = Field(default=False, description="guessing scores something, which the evaluation records")
     against: Literal["sft"] | None = Field(default=None, description="the input that it is measured against")
     judged_by: tuple[Literal["gold", "reward"], ...] = Field(
@@ -45,7 +47,7 @@ class Metric(Frozen):
         default=None, description="key of the fingerprint that no value can exceed"
     )
     length_metric: str | None = Field(
-        default=None, description="of a win rate: the length that tables also read it at equality of"
+        default=None, description="for a win rate: the metric of length; tables also show the win rate at equal length"
     )
     guarded_by: tuple[str, ...] = Field(default=(), description="metrics that need gates beside a gate on this one")
     needs_answers: bool = Field(default=False, description="garbage may score well on it")

@@ -169,7 +169,7 @@ class Judgment(Record):
     ``ranking`` holds tie groups of response indices, best first: ``[[1], [0]]`` prefers response 1,
     ``[[0, 1]]`` is a tie. ``shown`` is the order on screen, left (or top) first. ``seconds`` is time on task.
     ``strength`` is how much better the first is, 0 to 3; ``margin`` the same on another scale, as its source gave it.
-    ``label`` is what a single response was called; ``ratings`` hold one value a response (None: not rated), by name;
+    ``label`` is what a single response was called; ``ratings`` hold one value per response (None: not rated), by name;
     ``improved`` is what the annotator wrote in place of response ``improved_from``, or of none of them (None) where no
     response is better than the others.
     """

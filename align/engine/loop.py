@@ -33,7 +33,7 @@ class TrainingConfig(ModelConfig):
     tuner: TunerSetting | None = Field(
         default=None, description="what is trained: kind: lora, or module:Class; without: as the parent's, or lora"
     )
-    checkpoint_every: int = Field(default=20, ge=1, description="steps")
+    checkpoint_every: int = Field(default=20, ge=1, description="steps between two checkpoints")
     tracker: Tracker = Field(default="none", description="also log to tensorboard, wandb, trackio or mlflow")
 
     @classmethod

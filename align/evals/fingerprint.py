@@ -1,6 +1,6 @@
 """Record what an answer depends on beside the weights: two evaluations are compared only where these agree.
 
-In: the loaded policy, its items and how it acts. Out: plain values by key, one set a suite, for the run's record.
+In: the loaded policy, its items and how it acts. Out: plain values by key, one set per suite, for the run's record.
 Seeds are no part of it (another seed is another draw of the same answers), nor are device, layout and batch, which
 move a result by rounding alone. No torch: audits compare fingerprints.
 """

@@ -1,4 +1,4 @@
-"""The sampler seam: requests in, sampled responses out, from a local policy or from a server.
+"""The extension point for samplers: requests in, sampled responses out, from a local policy or from a server.
 
 A sampler is a class derived from :class:`Sampler`, chosen by ``kind``: a shipped name, or ``module:Class``. It answers
 requests in any order. The local model gives token ids and log-probabilities, an endpoint gives texts. Nothing here

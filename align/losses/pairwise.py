@@ -1,4 +1,4 @@
-"""Losses on pairs of responses, and the seam for further preference losses.
+"""Losses on pairs of responses, and the extension point for further preference losses.
 
 Axis: P pairs. Losses take the ``denominator`` of the whole step (the sum of its pairs' weights), so that the parts of a
 step add up to the same loss and gradient. A loss that couples pairs gets all pairs of a step at once.
@@ -80,7 +80,7 @@ def likelihood_loss(logprob_P: Tensor, n_tokens_P: Tensor, weight_P: Tensor, den
     return -(weight_P * logprob_P / n_tokens_P).sum() / denominator
 
 
-# --- the seam ------------------------------------------------------------------------------------------------
+# --- the extension point -------------------------------------------------------------------------------------
 
 
 class PairLogprobs(NamedTuple):

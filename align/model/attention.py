@@ -1,4 +1,4 @@
-"""The attention seam: the attention masks of packed batches, in the form that an attention implementation takes.
+"""The extension point for attention: masks of packed batches, in the form that an attention implementation takes.
 
 In: a packed batch, whose tokens belong to nodes of a tree that are entered and left in order. Out: the model's
 ``attention_mask``. :class:`Dense` gives boolean masks (SDPA) or additive ones (eager). Not here: block masks, with

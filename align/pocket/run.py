@@ -32,7 +32,9 @@ class PocketConfig(StageConfig):
 
     stage: Literal["pocket"] = "pocket"
     demonstrations: int = Field(default=500, ge=1, description="rows of demonstrations for SFT")
-    prompts: int = Field(default=1200, ge=1, description="training prompts to sample candidates from")
+    prompts: int = Field(
+        default=1200, ge=1, description="prompts of splits train and validation; the first 40 are for validation"
+    )
     held_out_prompts: int = Field(default=300, ge=1, description="held-out prompts for test pairs")
     items: int = Field(default=330, ge=1, description="items of the forgetting and of the safety suite")
     preference_items: int = Field(default=150, ge=1, description="items of the preference suite")

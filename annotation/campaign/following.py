@@ -62,7 +62,7 @@ def pull(
         return once.pull(campaign, studio, full=full)
     every = 30.0 if every is None else every
     if not 1 <= every <= 86400:
-        raise BadInput(f"pull: every={every:g} is in seconds, 1 to 86400 (a day)")
+        raise BadInput(f"pull: every={every:g} must be 1 to 86400 seconds")
     show(polls(campaign, studio, full=full), every, sys.stdout)
     raise AssertionError("polls never end")
 

@@ -69,14 +69,14 @@ def plan(
 
     Args:
         width: the width of the whole interval of a win rate, 0.1 for plus or minus 0.05.
-        confidence: of the intervals.
+        confidence: confidence level of the intervals.
         win_rate: the win rate expected; 0.5 has the widest interval.
         ties: the share of ties expected, half a win each.
         votes: judgments per pair; 1 where it is not given, or for a curve what its pairs run took.
         agreement: how often two votes on one pair are the same, as `align annotate agreement` measures it.
         accuracy: the accuracy that a reward model is to reach.
         curve: a reward run that was made with --curve.
-        seconds: of work per judgment.
+        seconds: seconds of work per judgment.
         rate: the price of an hour of work.
 
     Raises:
@@ -90,7 +90,7 @@ def plan(
     if rate is not None and seconds is None:
         raise BadInput("plan: rate= is the price of an hour; say also how many seconds= a judgment takes")
     if (seconds is not None and not 0 < seconds < math.inf) or (rate is not None and not 0 <= rate < math.inf):
-        raise BadInput("plan: seconds= must be above 0, and rate= not below")
+        raise BadInput("plan: seconds= must be above 0, and rate= must be 0 or more")
     if accuracy is None:
         if curve is not None:
             raise BadInput("plan: curve= goes with accuracy=, not with width=")

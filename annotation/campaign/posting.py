@@ -1,9 +1,9 @@
 """Simulated people at a real server: each logs in as themselves, judges tasks as they are shown, and posts over REST.
 
 In: an embedded server, a campaign, who judges which comparison, and how. Out: annotations on the server, and what
-``pull`` makes of them. Who was killed goes on: what a person answered already is not posted again, and a post without
-an answer is searched for before it is repeated. Their tokens are in the server's folder, in ``people/``, readable by
-its owner alone. Not here: how people vote (``voters.py``), and what is to be judged (``campaign.py``).
+``pull`` makes of them. An interrupted run resumes: what a person answered already is not posted again, and a post
+without an answer is searched for before it is repeated. Their tokens are in the server's folder, in ``people/``,
+readable by its owner alone. Not here: how people vote (``voters.py``), and what is to be judged (``campaign.py``).
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class _Pull:
             self.parser.round = None
 
     def _keep_out(self, key: tuple[int, str], task: int) -> None:
-        """Note that an erased annotation is there, and nothing of it."""
+        """Record that an erased annotation exists, without its content."""
         if key not in self.seen:
             self.outcomes[ERASED] += 1
             self._note(Pulled(*key, task, key=None, annotator="", digest="", outcome=ERASED))

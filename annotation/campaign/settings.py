@@ -73,14 +73,14 @@ class Campaign(Frozen):
         description="e-mail addresses that may judge, or addresses with their languages; none: anybody",
     )
     languages: list[Language] = Field(
-        default_factory=list, description="of the comparisons to judge (`en` includes `en-GB`); none: any"
+        default_factory=list, description="languages of the comparisons to judge (`en` includes `en-GB`); none: any"
     )
     gold_share: float = Field(default=0.1, gt=0, lt=1, description="share of a push that may be known answers")
     gold_bar: float = Field(
         default=0.8, gt=0, lt=1, description="share of known answers that an annotator has to get right"
     )
     calibration: Calibration | None = Field(default=None, description="a round that comes before any work")
-    seed: int = Field(default=0, description="of groups and repetitions")
+    seed: int = Field(default=0, description="fixes the draw of groups and repetitions")
 
     @model_validator(mode="after")
     def _paths(self) -> Self:

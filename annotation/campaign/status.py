@@ -117,7 +117,7 @@ def status(
         BadInput: the campaign was never pushed, or settings that cannot be.
     """
     if not 0 < cap < math.inf or (price is not None and not 0 <= price < math.inf):
-        raise BadInput("status: cap= is in seconds and must be above 0, price= must not be below")
+        raise BadInput("status: cap= must be above 0 seconds, and price= must be 0 or more")
     with Store.open(campaign.feedback) as store:
         data = _CampaignData(campaign, Ledger(store, campaign.name))
     counted, listed = Counter(data.states.values()), days(data.answers, cap)

@@ -48,10 +48,10 @@ def container_of(path: Path, named: Format) -> Container:
         return "json"
     if named == "votes":
         raise BadInput(
-            f"{path}: cannot tell by its name how votes stand in it; end it in .csv, .tsv, .jsonl or .parquet"
+            f"{path}: cannot tell the file format from its name; rename it to end in .csv, .tsv, .jsonl or .parquet"
         )
     raise BadInput(
-        f"{path}: cannot tell its format by its name; set format: trl, csv, parquet, hh, votes or label-studio"
+        f"{path}: cannot tell the file format from its name; set format: trl, csv, parquet, hh, votes or label-studio"
     )
 
 

@@ -1,4 +1,4 @@
-"""The seam of importers: a published schema is one class, known by its columns or named in ``format``.
+"""The extension point for importers: a published schema is one class, known by its columns or named in ``format``.
 
 In: the columns of a file. Out: the importer whose layout it has. A new one is one file, and one line in ``IMPORTERS``;
 one from elsewhere is named ``format: module:Class``. Layouts that hold no comparisons are known too, so that such a
@@ -49,7 +49,7 @@ class Importer(Part):
 
     @model_validator(mode="after")
     def _is_declared(self) -> Self:
-        """Check what the class declares, which no annotation of its author's is needed for."""
+        """Check the class attributes, which need no annotation."""
         for name, (adapter, example) in DECLARATIONS.items():
             value = getattr(self, name, None)
             try:

@@ -63,12 +63,12 @@ class Interface(Frozen):
     kind: Kind = Field(default="pairwise", description="two responses, k to rank, one with a thumb, or one to label")
     ratings: tuple[Name, ...] = Field(default=(), description="names by which each response is rated from 1 to 5")
     rationale: bool = Field(default=False, description="ask for the reason")
-    flags: tuple[str, ...] = Field(default=(), max_length=20, description="to be set for the whole task")
+    flags: tuple[str, ...] = Field(default=(), max_length=20, description="checkboxes for the whole task")
     improve: bool = Field(default=False, description="ask for an improved response")
     labels: tuple[str, ...] = Field(default=(), max_length=20, description="the answers of kind: labels")
     k: int | None = Field(default=None, ge=3, le=6, description="responses of kind: ranking")
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] = Field(
-        default="en", description="of the interface's own words: a file in annotation/interface/words"
+        default="en", description="language of the interface's own words: a file in annotation/interface/words"
     )
 
     @field_validator("ratings", "flags", "labels")

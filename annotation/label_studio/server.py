@@ -128,7 +128,7 @@ def _running(folder: Path) -> Server:
 
 
 def _prepare(folder: Path, venv: Path, say: Say) -> bool:
-    """Bring the data folder there, from the migrated template; True when its administrator is still to be made."""
+    """Create the data folder from the migrated template; return whether its administrator must still be created."""
     data, unfinished = folder / "data", folder / "unfinished"
     if data.exists() and not unfinished.exists():
         return False

@@ -2,7 +2,7 @@
 
 In: the rows by file name, and the run's account of itself. Out: ``card/`` with the same files and ``README.md``, whose
 front matter tells ``datasets.load_dataset(FOLDER)`` the splits and column types; it gives the pairs, the other files
-go by name (``load_dataset(FOLDER, "thumbs")``). No annotator is named, by pseudonym neither: the manifest, which
+go by name (``load_dataset(FOLDER, "thumbs")``). No annotator is named, not even by pseudonym: the manifest, which
 names them, stays behind. Column types are written out because two splits seldom hold the same optional fields.
 """
 

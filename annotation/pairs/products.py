@@ -116,7 +116,7 @@ def side(name: str, response: Response) -> dict[str, Any]:
 
 
 def pair_key(pair: Pair) -> tuple[str, ...]:
-    """Return what two pairs have in common that are about the same two answers, whichever won."""
+    """Return a key that is equal for two pairs about the same two responses, whichever won."""
     sides = sorted((content_hash(pair.chosen), content_hash(pair.rejected)))
     return (pair.prompt_id, *sides, content_hash(pair.template_arguments))
 

@@ -159,7 +159,7 @@ def pairs(config: PairsConfig, run: Run) -> dict[str, Any]:
 def pooled(votes: Iterable[Vote], comparisons: Mapping[str, Comparison]) -> list[Vote]:
     """Return votes in which rows of the same texts, kept apart by names of their own, are one comparison.
 
-    It is the one without a name of its own (the first row's), else the first by id.
+    The merged votes get the id of the comparison without a name of its own, else the smallest id.
     """
     alike: dict[str, list[Comparison]] = {}
     for comparison in comparisons.values():
@@ -240,7 +240,8 @@ def _intact(store: Store, run: Run) -> str:
     """Return the chain head of a store whose log verifies; training on edited votes is refused."""
     chain = store.verify()
     if not chain.ok:
-        raise BadInput(f"{store.path}: edited behind the log's back ({'; '.join(chain.problems[:3])}); restore a copy")
+        problems = "; ".join(chain.problems[:3])
+        raise BadInput(f"{store.path}: was changed by another program ({problems}); restore a copy")
     if chain.erased:
         run.note(f"{chain.erased} entries of the feedback store were erased on request")
     return chain.head

@@ -76,7 +76,7 @@ def export(
     Args:
         out: a new or empty folder, or one that holds an earlier export.
         feedback: the feedback store.
-        format: of the tables.
+        format: file format of the tables.
         names: annotators by their names in the store, not by aliases.
 
     Raises:

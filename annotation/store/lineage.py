@@ -109,7 +109,7 @@ def places(store: Store) -> dict[str, int]:
 
 
 def readers(records: Iterable[RunRecord], at: Mapping[str, int], sequences: Sequence[int]) -> dict[str, DependentRun]:
-    """Return runs by path that read a store when some of these entries stood in it.
+    """Return the runs, by path, that read the store after one of these entries was written.
 
     Args:
         at: ``places`` of the store.

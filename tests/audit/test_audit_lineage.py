@@ -136,5 +136,7 @@ def test_what_is_audited_is_a_policy(world: World, role: str, stage: str) -> Non
     lineage = {"base": input_hash(config.base)}
     other = write_run(config.run.parent, "other", stage, parents={"policy": config.run.parent / "sft"}, lineage=lineage)
     write_evaluation(config.run.parent, "eval-other", other, GOOD)
-    with pytest.raises(BadInput, match=f"{role}: .*other is a run of '{stage}' and no policy; name a run of sft, dpo"):
+    with pytest.raises(
+        BadInput, match=f"{role}: .*other is a run of '{stage}' and no policy; name a run of sft, dpo, ppo or"
+    ):
         audit(AuditConfig(**config.model_dump() | {role: other}))

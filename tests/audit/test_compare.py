@@ -124,7 +124,7 @@ def _at_equal_length(config: CompareConfig) -> dict[str, Any]:
 
 def test_an_sft_run_is_no_arm(world: World) -> None:
     config, runs = compared(world)
-    with pytest.raises(BadInput, match="expected a run of dpo or ppo"):
+    with pytest.raises(BadInput, match="expected a run of dpo or ppo, found"):
         compare(CompareConfig(run=config.run, arms=[runs / "sft", runs / "ppo"]))
 
 

@@ -62,6 +62,14 @@ def told(capsys: pytest.CaptureFixture[str], words: list[str], code: int) -> str
     return shown.out
 
 
+def test_a_file_of_gates_is_sent_to_the_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "gates.yaml"
+    path.write_text("gates: []\n")
+    assert "a file of gates is checked by 'align audit'" in told(capsys, ["check", "--config", str(path)], 2)
+    path.write_text("gates: gates.yaml\n")
+    assert "say which stage this configures" in told(capsys, ["check", "--config", str(path)], 2)
+
+
 def check_and_run(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[str, str]:
     """What ``check`` and the run itself refuse a YAML with."""
     checked = told(capsys, ["check", "--config", str(path)], 2)

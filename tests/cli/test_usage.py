@@ -34,6 +34,7 @@ def test_a_verb_of_the_bridge_lists_its_settings_and_what_it_raises(
     assert verb.summary in said and (inspect.getdoc(function) or "?").splitlines()[0] in said
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert all(f"  {parameter.name} " in said for parameter in own)
+    assert "Raises" not in said and "BadInput" not in said
 
 
 def test_without_a_verb_all_of_them_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,9 +101,18 @@ def test_scientific_notation_is_a_number(text: str) -> None:
     assert isinstance(value, float) and value == pytest.approx(3e-6)
 
 
-@pytest.mark.parametrize("text", ["010", "-007", "1:30", "1:30.5", "+1_0:30"])
-def test_a_number_that_can_be_read_in_two_ways_is_refused(text: str) -> None:
-    with pytest.raises(BadInput, match=r"f:2: .* can be read as two numbers; write it in base ten, or quote it"):
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("010", "8 in YAML; write it without the leading zero"),
+        ("-007", "-7 in YAML; write it without the leading zero"),
+        ("1:30", "90 in YAML; write it as a plain number"),
+        ("1:30.5", "90.5 in YAML; write it as a plain number"),
+        ("+1_0:30", "630 in YAML; write it as a plain number"),
+    ],
+)
+def test_a_number_that_can_be_read_in_two_ways_is_refused(text: str, meaning: str) -> None:
+    with pytest.raises(BadInput, match=rf"f:2: .* means {meaning}, or quote it"):
         parse_yaml(f"a: 1\nlimit: {text}", "f")
     assert parse_yaml(f"limit: '{text}'", "f") == {"limit": text}
 

@@ -112,10 +112,10 @@ CHAIN = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1,
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (LAUGHS, "f.yaml:6: spells more than 100,000 values"),
-        (CHAIN, "f.yaml:100: spells over 100 levels"),
+        (LAUGHS, "f.yaml:6: expands to more than 100,000 values; write fewer references"),
+        (CHAIN, "f.yaml:100: expands to more than 100 levels"),
         ("a: &a {b: *a}", "f.yaml:1: a value refers to itself"),
-        ("a: " + "[" * 150 + "]" * 150, "spells over 100 levels"),
+        ("a: " + "[" * 150 + "]" * 150, "expands to more than 100 levels"),
         ("a: " + "[" * 5000 + "]" * 5000, "nested deeper than 100 levels"),
         ("a: " + "9" * 5000, "holds a value that cannot be read"),
     ],

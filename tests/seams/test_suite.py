@@ -89,7 +89,7 @@ def test_its_settings_and_items_are_validated_by_their_own_schemas(tmp_path: Pat
     ("gate", "message"),
     [
         ("metric: over_limits, against: sft, margin: 0.1", "suite word-limit has no metric 'over_limits'; it has over"),
-        ("metric: over_limit, against: sft, margin: 0.7", "allows half of any worsening"),
+        ("metric: over_limit, against: sft, margin: 0.7", "choose a margin below 0.5"),
         ("metric: over_limit, against: sft, margin: 0.1, chance: 0.2", "where more is better; over_limit has none"),
         ("metric: words, type: at_most, limit: -3", "from 0 to inf"),
     ],

@@ -85,7 +85,7 @@ def detectable(deltas: Sequence[float], kind: Kind, margin: float, alpha: float,
 
 
 def unseen_n(margin: float, alpha: float = 0.05) -> int:
-    """Return how many items without one difference show a change of a share below ``margin``: about 3 / margin."""
+    """Return how many identical items are needed to bound a change below ``margin`` (about 3 / margin)."""
     return math.ceil(math.log(alpha) / math.log1p(-margin)) if margin < 1 else 1
 
 

@@ -1,4 +1,4 @@
-"""The tuner seam: how the weights of a role on a shared base are made, switched, saved and loaded.
+"""The extension point for tuners: how the weights of a role on a shared base are made, switched, saved and loaded.
 
 An adapter folder holds ``adapter_config.json``, which names its tuner and its base, and ``adapter_model.safetensors``
 with the role's own tensors. Not here: a head (``heads.py``), and which roles there are (``adapters.py``).
