@@ -77,6 +77,8 @@ def fingerprint(
     }
     if identity := suite.identity():
         values["suite"] = identity
+    if "gold" in suite.reads and suite.code():  # shipped suites name it among their judges
+        values["gold"] = inputs.get("gold")
     if not suite.generates:
         return values
     greedy, chosen = sampling.policy == "greedy", sampling.policy == "best-of-n"

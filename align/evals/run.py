@@ -143,6 +143,7 @@ def evaluate(config: EvalConfig, run: Run) -> dict[str, Any]:
         measured = _results(suite, own, target, config)
         results += measured
         hashes = {name: entry["sha256"] for name, entry in run.record.inputs.items()}
+        hashes |= {"gold": f"{origin_of(config.gold)} {hashes['gold']}"} if config.gold else {}
         judges = suite.call(dict, suite.judges, own, target)
         how = fingerprint(suite, target.policy, own, config.sampling, judges, hashes)
         chances[suite.name] = chances_of(suite, own)

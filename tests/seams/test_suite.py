@@ -305,3 +305,28 @@ def test_a_class_without_what_a_suite_declares_is_refused(tmp_path: Path, monkey
     module.write_text(FACTS.replace("class Odd(Facts)", "class Nameless(Suite)") + "results = Facts.results\n")
     with pytest.raises(BadInput, match=f"suite {kind}: class Nameless needs name, title, metrics"):
         build(EvalConfig, {"run": "r", "subject": "s", "items": "i", "suite": [kind]}, "test")
+
+
+class GoldLimit(toy_suite.WordLimit):
+    """Reads the known utility."""
+
+    name = "word-limit"
+    reads = frozenset({"gold"})
+
+
+def strict(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+    return [-1.0] * len(completions)
+
+
+def lax(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+    return [1.0] * len(completions)
+
+
+def test_another_known_utility_is_another_evaluation(tmp_path: Path, model_folder: ModelFolder) -> None:
+    asked = []
+    for gold in ("strict", "lax"):
+        changes = {"suite": [f"{__name__}:GoldLimit"], "gold": f"{__name__}:{gold}", "run": tmp_path / "runs" / gold}
+        config = evaluated(tmp_path, model_folder("llama"), **changes)
+        evaluate(config)
+        asked.append(read_run(config.run).headline["suites"]["word-limit"]["fingerprint"])
+    assert differences(*asked) and differences(*asked)[0].startswith("'gold' differs")
