@@ -119,7 +119,7 @@ def test_reward_functions_and_gold_read_what_the_reader_sees(
     """A wish in the reasoning is no answer: content and reasoning come apart, without the stop token."""
     config = PPOConfig(
         run=tmp_path / "ppo", policy=model_folder("llama"), pairs=pairs, functions=[f"{__name__}:listening"], batch=1,
-        samples=2, max_new_tokens=4,
+        samples=2, max_new_tokens=32,
     )  # fmt: skip
     record = RunRecord(id="x", stage="ppo", status="running", path=str(tmp_path), seed=0, given={}, resolved={})
     run = Run(record)
