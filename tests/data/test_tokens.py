@@ -214,7 +214,7 @@ def test_what_a_policy_writes_while_it_trains_is_read_apart(tmp_path: Path, monk
         return [1.0]
 
     watched = SampleLogger(
-        AdapterModel(folder, Compute(device="cpu")), [PromptRow(USER)], Watch(max_new_tokens=4), 0, gold=gold
+        AdapterModel(folder, Compute(device="cpu")), [PromptRow(USER)], Watch(max_new_tokens=len(ids)), 0, gold=gold
     )
     (row,) = watched.rows(None)
     assert (row["response"], row["reasoning_content"]) == ("Hello!", "User says hi.")
