@@ -209,7 +209,7 @@ def test_files_as_other_programs_write_them(tmp_path: Path) -> None:
         ("v.json", "[[1]]", "expected a JSON object, found list"),
         ("v.json", "[" * 100_000, "not JSON that can be read"),
         ("v.jsonl", '{"left": ' + "[" * 800 + "]" * 800 + "}", "v.jsonl:1: not JSON (nested deeper than 100 levels)"),
-        ("v.txt", "a", "end it in .csv, .tsv, .jsonl or .parquet"),
+        ("v.txt", "a", "rename it to end in .csv, .tsv, .jsonl or .parquet"),
         ("none.csv", None, "no such file"),
     ],
 )  # fmt: skip
