@@ -148,7 +148,8 @@ def select(
         BadInput: a row that was never written here.
     """
     rows = []
-    for row in store.read(f"SELECT {', '.join(columns or kind._fields)} FROM {table} {condition}", tuple(values)):  # type: ignore[attr-defined]
+    names = columns or kind._fields  # type: ignore[attr-defined]  # without columns, kind is a named tuple
+    for row in store.read(f"SELECT {', '.join(names)} FROM {table} {condition}", tuple(values)):
         try:
             rows.append(_schema(kind).validate_python(row))
         except (ValueError, TypeError, RecursionError) as error:
